@@ -1,0 +1,193 @@
+"""Write a fitted estimator to one file that can run no code, and read it back.
+
+Enters: a :class:`DKVBClassifier`. Leaves: a ``.npz`` of arrays and JSON whose bytes depend on nothing but the model.
+Must not know: what the state means.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from ._classifier import DKVBClassifier
+from ._version import __version__
+
+FORMAT, FORMAT_VERSION = "dkvb-model", 1
+MAX_BYTES = 64 * 2**30
+_HEADER = "header.json"
+
+
+def save_model(model: DKVBClassifier, path: str | Path, card: Mapping[str, Any] | None = None) -> None:
+    """Write a model, whole or not at all: to a neighbour first, then moved into place.
+
+    ``key_data`` is left out; the keys that were placed from it are there.
+
+    Parameters
+    ----------
+    model : DKVBClassifier
+        With keys, fitted or not.
+    path : str or Path
+        Usually ends in ``.npz``.
+    card : mapping, JSON-able
+        Where the model comes from; :func:`read_card` reads it.
+
+    Raises
+    ------
+    TypeError
+        If a parameter or label is of a type that JSON and NumPy cannot hold without pickle.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from dkvb_estimator import DKVBClassifier, load_model, save_model
+    >>> X, y = np.eye(4, dtype=np.float32), np.array(["a", "b", "a", "b"])
+    >>> model = DKVBClassifier(2, 4, 2, normalize=False, random_state=0).fit(X, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(model, folder + "/model.npz")
+    ...     load_model(folder + "/model.npz").predict(X).tolist()
+    ['a', 'b', 'a', 'b']
+    """
+    arrays: dict[str, np.ndarray] = {}
+    state = {name: _pack(name, value, arrays) for name, value in sorted(_state(model).items())}
+    header = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "written_by": __version__,
+        "card": dict(card or {}),
+        "state": state,
+    }
+    _publish(Path(path), json.dumps(header, sort_keys=True, indent=1, allow_nan=False), arrays)
+
+
+def load_model(path: str | Path) -> DKVBClassifier:
+    """Read a model that :func:`save_model` wrote. Nothing in the file is ever executed or unpickled.
+
+    Raises
+    ------
+    ValueError
+        If the file is not such a model, is damaged, or was written by a newer version.
+    OSError
+        If it cannot be read.
+    """
+    header, arrays = _read(Path(path))
+    state = {name: _unpack(value, arrays) for name, value in header["state"].items()}
+    known = DKVBClassifier().get_params()
+    model = DKVBClassifier(**{name: state.pop(name) for name in list(state) if name in known})
+    model.__setstate__(model.__getstate__() | state)
+    return model
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Return the card that :func:`save_model` was given."""
+    return dict(_read(Path(path))[0]["card"])
+
+
+def _state(model: DKVBClassifier) -> dict[str, Any]:
+    state = model.__getstate__()
+    state["key_data"] = None
+    state.pop("_sklearn_version", None)
+    return state
+
+
+def _pack(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Describe a value in JSON; arrays go into the archive and leave a reference."""
+    if isinstance(value, np.ndarray):
+        return _pack_array(name, value, arrays)
+    if isinstance(value, csr_array):
+        parts = {part: _pack(f"{name}.{part}", getattr(value, part), arrays) for part in ("data", "indices", "indptr")}
+        return {"csr": parts, "shape": list(value.shape)}
+    if isinstance(value, list) and value and all(isinstance(item, np.ndarray) for item in value):
+        return {"list": _pack(name, np.concatenate(value), arrays)}
+    if isinstance(value, dict):
+        return {"dict": [[_plain(name, key), _plain(name, item)] for key, item in value.items()]}
+    return _plain(name, value)
+
+
+def _plain(name: str, value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"{name} is a {type(value).__name__}, which a model file cannot hold without pickle; expected numbers, text, "
+        "arrays or None. Set it to one of these before saving (random_state: an int)."
+    )
+
+
+def _pack_array(name: str, array: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    is_object = array.dtype.kind == "O"
+    if is_object:
+        if not all(isinstance(item, str) for item in array.flat):
+            raise TypeError(
+                f"{name} holds Python objects that are not text; expected labels of text or numbers. Convert them "
+                "before fitting."
+            )
+        array = array.astype(str)
+    arrays[name] = array
+    return {"array": name, "object": is_object}
+
+
+def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        array = arrays[value["array"]]
+        return array.astype(object) if value["object"] else array
+    if "csr" in value:
+        parts = [_unpack(value["csr"][part], arrays) for part in ("data", "indices", "indptr")]
+        return csr_array(tuple(parts), shape=tuple(value["shape"]))
+    if "list" in value:
+        return [_unpack(value["list"], arrays)]
+    return dict(map(tuple, value["dict"]))  # type: ignore[arg-type]
+
+
+def _publish(path: Path, header: str, arrays: Mapping[str, np.ndarray]) -> None:
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with neighbour.open("wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(zipfile.ZipInfo(_HEADER), header)
+                for name, array in arrays.items():
+                    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        neighbour.replace(path)
+    finally:
+        neighbour.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(info.file_size for info in archive.infolist()) > MAX_BYTES:
+                raise ValueError(f"it unpacks to more than {MAX_BYTES >> 30} GiB")
+            header = json.loads(archive.read(_HEADER))
+            _check_header(header)
+            arrays = {
+                name.removesuffix(".npy"): np.lib.format.read_array(
+                    io.BytesIO(archive.read(name)), allow_pickle=False
+                )
+                for name in archive.namelist()
+                if name != _HEADER
+            }
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path.name} is not a readable model file ({error}); expected a file that save_model wrote. Restore it "
+            "from a copy, or run `dvc repro` to make it again."
+        ) from error
+    return header, arrays
+
+
+def _check_header(header: Any) -> None:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError("its header does not name the format " + FORMAT)
+    if header.get("version") != FORMAT_VERSION:
+        raise ValueError(f"it has version {header.get('version')}, this release reads version {FORMAT_VERSION}")

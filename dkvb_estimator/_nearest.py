@@ -1,0 +1,113 @@
+"""Find the nearest keys of each head.
+
+Enters: heads (n, c, d) and keys (c, j, d). Leaves: codes (n, c, m). Must not know: values, labels, where keys come
+from.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+SCORE_BUDGET_BYTES = 32 * 2**20
+"""The n × j scores of as many heads as fit in here are held at a time."""
+
+BLOCK_ROWS = 128
+"""Rows scored at a time, padded with zeros: a fixed shape gives a row the same bits in every batch."""
+
+
+def code_dtype(n_keys: int) -> type[np.unsignedinteger]:
+    """Return the smallest unsigned integer type that holds ``n_keys - 1``."""
+    return np.uint8 if n_keys <= 2**8 else np.uint16
+
+
+def nearest_keys(
+    heads: torch.Tensor, keys: torch.Tensor, n_selected: int, usable: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the positions of the nearest keys of each head, nearest first, ties to the lowest position.
+
+    The nearest key by squared Euclidean distance has the smallest ``½‖key‖² − head·key``. Heads and keys are first
+    centred on the head's mean key: that changes no distance, but without it an offset common to all keys would drown
+    the differences in float32.
+
+    Parameters
+    ----------
+    heads : Tensor of shape (n, c, d), float32
+    keys : Tensor of shape (c, j, d), float32
+    n_selected : int
+        m, the number of keys returned for each head, 1 ≤ m ≤ j.
+    usable : Tensor of shape (c, j), bool, or None
+        Keys that may be returned. Where a head has fewer than m, unusable ones fill the end of its list.
+
+    Returns
+    -------
+    Tensor of shape (n, c, m), int64
+
+    Examples
+    --------
+    >>> heads = torch.tensor([[[0.1]], [[0.9]]])
+    >>> keys = torch.tensor([[[0.0], [1.0]]])
+    >>> nearest_keys(heads, keys, 1).flatten().tolist()
+    [0, 1]
+    """
+    n, n_heads, _ = heads.shape
+    n_keys = keys.shape[1]
+    codes = torch.empty((n_heads, n, n_selected), dtype=torch.int64, device=heads.device)
+    group = max(1, SCORE_BUDGET_BYTES // (4 * BLOCK_ROWS * n_keys))
+    for first in range(0, n_heads, group):
+        part = slice(first, first + group)
+        centred, centre, half_norms = _centre(keys[part], None if usable is None else usable[part])
+        for start in range(0, n, BLOCK_ROWS):
+            rows = heads[start : start + BLOCK_ROWS, part]
+            scores = _score(rows, centre, centred, half_norms)
+            codes[part, start : start + BLOCK_ROWS] = _smallest(scores, n_selected)[:, : len(rows)]
+    return codes.permute(1, 0, 2)
+
+
+def _centre(
+    keys: torch.Tensor, usable: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return centred keys (c, d, j), centres (1, c, d) and half squared norms (c, 1, j), infinite where unusable."""
+    centre = keys.double().mean(dim=1, keepdim=True).float()
+    centred = keys - centre
+    half_norms = (centred.double().square().sum(dim=2) / 2).float()
+    if usable is not None:
+        half_norms = torch.where(usable, half_norms, torch.inf)
+    return centred.transpose(1, 2).contiguous(), centre.transpose(0, 1), half_norms.unsqueeze(1)
+
+
+def _score(
+    rows: torch.Tensor, centre: torch.Tensor, centred: torch.Tensor, half_norms: torch.Tensor
+) -> torch.Tensor:
+    """Return ½‖key‖² − head·key of a block (c, n, j)."""
+    rows = rows - centre
+    if len(rows) < BLOCK_ROWS:
+        rows = torch.cat([rows, rows.new_zeros((BLOCK_ROWS - len(rows), *rows.shape[1:]))])
+    return torch.baddbmm(half_norms, rows.transpose(0, 1), centred, alpha=-1)
+
+
+def _smallest(scores: torch.Tensor, n_selected: int) -> torch.Tensor:
+    """Return the positions of the m smallest scores, ascending, ties to the lowest position."""
+    if n_selected == 1:
+        return scores.argmin(dim=2, keepdim=True)  # documented to return the first of equal minima
+    # topk promises nothing about ties, so each score becomes an integer of the same order with its position in the
+    # low bits: no two are equal. A negative float's bits fall as it grows, hence the flip.
+    bits = (scores + 0.0).view(torch.int32)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
+    position = torch.arange(scores.shape[2], device=scores.device)
+    ranked = ordered * 2**16 + position
+    return torch.topk(ranked, n_selected, dim=2, largest=False, sorted=True).indices
+
+
+def squared_distances(heads: torch.Tensor, keys: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Return the squared distance of each head to its selected keys (n, c, m), by subtraction, not expansion.
+
+    Parameters
+    ----------
+    heads : Tensor of shape (n, c, d)
+    keys : Tensor of shape (c, j, d)
+    codes : Tensor of shape (n, c, m), int64
+    """
+    n_heads = keys.shape[0]
+    chosen = keys[torch.arange(n_heads, device=keys.device)[None, :, None], codes]  # n,c,m,d
+    return (heads.unsqueeze(2) - chosen).square().sum(dim=3)

@@ -1,0 +1,140 @@
+"""Project embeddings into heads. A room of pure functions.
+
+Enters: embeddings (n, f). Leaves: heads (n, c, d). Must not know: keys, values, labels, or that scikit-learn exists.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+
+BLOCK_ROWS = 128
+"""Rows of one matrix product while learning. A product's last bits depend on its shape, so every row goes through
+a product of this same shape, padded with zeros: then its codes depend neither on the batch nor on the position."""
+
+SMALL_BLOCK_ROWS = 8
+"""The same for predicting a handful of rows, where the padding would be most of the work."""
+
+HEAD_LIMIT = 1e18
+"""Head coordinates are clipped here: the square of a larger one would overflow float32."""
+
+Projection = np.ndarray | csr_array
+
+
+def draw_projection(
+    kind: str, n_features: int, n_heads: int, key_dim: int, rng: np.random.Generator
+) -> Projection:
+    """Draw the fixed projection of all heads.
+
+    Parameters
+    ----------
+    kind : {"gaussian", "sparse", "chunk", "identity"}
+        ``gaussian``: independent standard normal entries, every column scaled to unit length over f. ``sparse``: one
+        entry in ``sqrt(f)`` is non-zero, of random sign, columns scaled alike. ``chunk``: head c reads features
+        ``c * d`` to ``(c + 1) * d``. ``identity``: one head that reads all features.
+    n_features, n_heads, key_dim : int
+        The lengths of axes f, c and d.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    ndarray of shape (f, c, d), float32, or scipy.sparse.csr_array of shape (f, c * d) for ``sparse``
+
+    References
+    ----------
+    Träuble et al. (2023), section 3, for unit-length Gaussian columns. Li, Hastie and Church (2006), "Very sparse
+    random projections", for the density.
+
+    Examples
+    --------
+    >>> P = draw_projection("gaussian", 5, 3, 2, np.random.default_rng(0))
+    >>> P.shape, bool(np.allclose((P**2).sum(axis=0), 1))
+    ((5, 3, 2), True)
+    """
+    if kind in ("chunk", "identity"):
+        return np.eye(n_features, dtype=np.float32).reshape(n_features, n_heads, key_dim)
+    if kind == "sparse":
+        return _draw_sparse(n_features, n_heads * key_dim, rng)
+    matrix = rng.standard_normal((n_features, n_heads, key_dim))
+    return (matrix / np.linalg.norm(matrix, axis=0)).astype(np.float32)
+
+
+def _draw_sparse(n_features: int, n_columns: int, rng: np.random.Generator) -> csr_array:
+    """Draw unit-length columns with about ``sqrt(f)`` non-zeros each, and never an empty one."""
+    per_column = np.maximum(1, rng.binomial(n_features, 1 / np.sqrt(n_features), size=n_columns))
+    rows = np.concatenate([rng.choice(n_features, size=count, replace=False) for count in per_column])
+    columns = np.repeat(np.arange(n_columns), per_column)
+    signs = rng.choice(np.array([-1.0, 1.0]), size=len(rows)) / np.sqrt(per_column[columns])
+    return csr_array((signs.astype(np.float32), (rows, columns)), shape=(n_features, n_columns))
+
+
+def select_heads(projection: Projection, heads: slice, n_heads: int) -> Projection:
+    """Return the projection of some heads only, so that many keys can be initialised within a memory budget."""
+    if isinstance(projection, np.ndarray):
+        return projection[:, heads]
+    key_dim = projection.shape[1] // n_heads
+    return projection[:, heads.start * key_dim : heads.stop * key_dim]
+
+
+def normalize_rows(X: torch.Tensor) -> torch.Tensor:
+    """Divide each row (n, f) by its Euclidean length; a zero row stays zero.
+
+    Lengths are taken in float64 after dividing by the largest entry, so no finite float32 row overflows or vanishes.
+    """
+    largest = X.abs().amax(dim=1, keepdim=True).double()
+    scaled = X.double() / torch.where(largest > 0, largest, 1.0)
+    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return (scaled / torch.where(length > 0, length, 1.0)).float()
+
+
+def project(
+    X: torch.Tensor, projection: torch.Tensor | csr_array, shape: tuple[int, int], *, normalize: bool
+) -> torch.Tensor:
+    """Project rows into heads, each row with the same bits whatever its batch or position.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, f), float32
+    projection : Tensor of shape (f, c * d), float32, or csr_array of that shape
+    shape : (c, d)
+    normalize : bool
+        Whether rows are divided by their Euclidean length first.
+
+    Returns
+    -------
+    Tensor of shape (n, c, d), float32, every entry within ±1e18
+    """
+    n = X.shape[0]
+    block = SMALL_BLOCK_ROWS if n <= SMALL_BLOCK_ROWS else BLOCK_ROWS
+    return _project_blocks(X, projection, normalize, block).reshape(n, *shape)
+
+
+def project_for_learning(
+    X: torch.Tensor, projection: torch.Tensor | csr_array, shape: tuple[int, int], *, normalize: bool
+) -> torch.Tensor:
+    """Project as :func:`project` does, always in the large block: one row and a thousand give the same bits."""
+    return _project_blocks(X, projection, normalize, BLOCK_ROWS).reshape(X.shape[0], *shape)
+
+
+def _project_blocks(
+    X: torch.Tensor, projection: torch.Tensor | csr_array, normalize: bool, block: int
+) -> torch.Tensor:
+    heads = X.new_empty((X.shape[0], projection.shape[1]))
+    for start in range(0, X.shape[0], block):
+        rows = X[start : start + block]
+        if len(rows) < block:
+            rows = torch.cat([rows, rows.new_zeros((block - len(rows), rows.shape[1]))])
+        if normalize:
+            rows = normalize_rows(rows)
+        stop = min(start + block, X.shape[0])
+        heads[start:stop] = _multiply(rows, projection)[: stop - start]
+    return torch.nan_to_num_(heads, nan=0.0).clamp_(-HEAD_LIMIT, HEAD_LIMIT)
+
+
+def _multiply(rows: torch.Tensor, projection: torch.Tensor | csr_array) -> torch.Tensor:
+    if isinstance(projection, torch.Tensor):
+        return rows @ projection
+    product = (projection.T @ rows.cpu().numpy().T).T
+    return torch.from_numpy(np.ascontiguousarray(product)).to(rows.device)

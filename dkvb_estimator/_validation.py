@@ -1,0 +1,206 @@
+"""Check what a user passes in: constructor parameters, labels, codes. The only room that refuses them.
+
+Enters: an estimator's parameters, or raw arrays. Leaves: resolved settings and clean arrays, or an error that says
+what came, what is expected and what to do. Must not know: how any of it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+
+MAX_KEYS = 65_536
+MAX_SELECTED = 16
+CHOICES = {
+    "projection": ("gaussian", "sparse", "chunk", "identity"),
+    "key_init": ("kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"),
+    "solver": ("counts", "ridge", "sgd"),
+}
+_INTEGERS = {"n_heads": None, "n_keys": MAX_KEYS, "key_dim": None, "batch_size": None}
+_REALS = {"alpha": True, "smoothing": True, "learning_rate": True, "clip_norm": True, "label_smoothing": False}
+"""Real parameters, and whether zero is refused."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The resolved shape of a codebook: c heads, j keys a head, d coordinates, m keys read."""
+
+    n_heads: int
+    n_keys: int
+    key_dim: int
+    n_selected: int
+
+
+def check_parameters(params: Mapping[str, Any]) -> None:
+    """Refuse constructor parameters that no data could make valid.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the parameter's name, what came and what is expected.
+    """
+    for name, choices in CHOICES.items():
+        if params[name] not in choices:
+            _refuse(name, params[name], "one of " + ", ".join(map(repr, choices)))
+    for name, largest in _INTEGERS.items():
+        check_integer(name, params[name], largest)
+    for name, positive in _REALS.items():
+        _check_real(name, params[name], positive)
+    if params["label_smoothing"] >= 1:
+        _refuse("label_smoothing", params["label_smoothing"], "a number in [0, 1)")
+    if params["max_iter"] is not None:
+        check_integer("max_iter", params["max_iter"])
+    _check_class_weight(params["class_weight"])
+
+
+def check_integer(name: str, value: object, largest: int | None = None) -> None:
+    """Refuse what is not an integer in 1…largest."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a whole number. Pass an int.")
+    if value < 1 or (largest is not None and value > largest):
+        _refuse(name, value, "a whole number ≥ 1" + (f" and ≤ {largest:,}" if largest else ""))
+
+
+def _check_real(name: str, value: object, positive: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a number. Pass a float.")
+    if not np.isfinite(float(value)) or value < 0 or (positive and value == 0):
+        _refuse(name, value, f"a finite number {'>' if positive else '≥'} 0")
+
+
+def _check_class_weight(value: object) -> None:
+    if value is None or value == "balanced":
+        return
+    if not isinstance(value, Mapping):
+        _refuse("class_weight", value, "None, 'balanced' or a dict from label to weight")
+    if any(not np.isfinite(weight) or weight < 0 for weight in value.values()):
+        _refuse("class_weight", value, "finite weights ≥ 0")
+
+
+def _refuse(name: str, value: object, expected: str) -> None:
+    raise ValueError(f"{name}={value!r} is not valid; expected {expected}. Set it with set_params({name}=...).")
+
+
+def resolve_layout(params: Mapping[str, Any], n_features: int) -> Layout:
+    """Return the codebook's shape for embeddings with ``n_features`` features.
+
+    Raises
+    ------
+    ValueError
+        If ``chunk`` or ``identity`` does not fit the number of features, or ``n_selected`` exceeds ``n_keys``.
+    """
+    n_heads, n_keys, key_dim = params["n_heads"], params["n_keys"], params["key_dim"]
+    if params["projection"] == "identity":
+        key_dim = n_features
+        if n_heads != 1:
+            _refuse("n_heads", n_heads, "1 with projection='identity', which has a single head")
+    if params["projection"] == "chunk" and n_heads * key_dim != n_features:
+        raise ValueError(
+            f"projection='chunk' with n_heads={n_heads} and key_dim={key_dim} reads {n_heads * key_dim} features, "
+            f"but X has {n_features}. Choose n_heads × key_dim = {n_features}, or projection='gaussian'."
+        )
+    return Layout(n_heads, n_keys, key_dim, _resolve_n_selected(params, n_keys))
+
+
+def _resolve_n_selected(params: Mapping[str, Any], n_keys: int) -> int:
+    n_selected = params["n_selected"]
+    if isinstance(n_selected, str):
+        if n_selected != "auto":
+            _refuse("n_selected", n_selected, f"'auto' or a whole number from 1 to {MAX_SELECTED}")
+        return min(MAX_SELECTED, max(1, n_keys // 16)) if params["solver"] == "ridge" else 1
+    check_integer("n_selected", n_selected, MAX_SELECTED)
+    if n_selected > n_keys:
+        _refuse("n_selected", n_selected, f"at most n_keys={n_keys}")
+    return int(n_selected)
+
+
+def as_array(X: object) -> Any:
+    """Bring a torch tensor of any device to NumPy; leave everything else to scikit-learn's own checks."""
+    return X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
+
+
+def as_float32(X: np.ndarray) -> np.ndarray:
+    """Convert finite rows (n, f) to float32 in C order.
+
+    Raises
+    ------
+    ValueError
+        If a finite float64 lies beyond the range of float32.
+    """
+    with np.errstate(over="ignore"):
+        narrow = np.ascontiguousarray(X, dtype=np.float32)
+    if X.dtype == np.float64 and not np.isfinite(narrow).all():
+        raise ValueError(
+            f"X holds {np.abs(X).max():.3g}, which float32 cannot; expected magnitudes below 3.4e38. Rescale X."
+        )
+    return narrow
+
+
+def check_codes(codes: object, layout: Layout, n_labels: int | None = None) -> np.ndarray:
+    """Refuse what :meth:`DKVBClassifier.encode` cannot have made.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another dtype, shape or a code that names no key.
+    """
+    codes = np.asarray(as_array(codes))
+    if codes.dtype.kind != "u" or issparse(codes):
+        raise TypeError(
+            f"codes have dtype {codes.dtype}; expected unsigned integers as encode(X) returns. Pass encode(X)."
+        )
+    expected = (n_labels if n_labels is not None else len(codes), layout.n_heads, layout.n_selected)
+    if codes.ndim != 3 or codes.shape != expected:
+        raise ValueError(
+            f"codes have shape {codes.shape}; expected {expected} (samples, heads, selected keys). "
+            "Encode again with this estimator's encode(X)."
+        )
+    if codes.size and int(codes.max()) >= layout.n_keys:
+        raise ValueError(
+            f"codes name key {int(codes.max())}, but a head has {layout.n_keys} keys. Encode again with encode(X)."
+        )
+    return codes
+
+
+def merge_classes(known: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
+    """Return the sorted union of known classes and labels.
+
+    Raises
+    ------
+    ValueError
+        If their types cannot be compared, as text and numbers.
+    """
+    labels = np.unique(labels)
+    if known is None:
+        return labels
+    if _is_text(known) != _is_text(labels):
+        raise ValueError(
+            f"y holds labels such as {labels[0]!r}, but the classes learned so far are such as {known[0]!r}; expected "
+            "one type of label. Convert y to the type of the first call."
+        )
+    return np.union1d(known, labels)
+
+
+def _is_text(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "US" or (labels.dtype.kind == "O" and isinstance(labels.flat[0], str))
+
+
+def class_weights(option: object, classes: np.ndarray, class_counts: np.ndarray) -> np.ndarray | None:
+    """Return the weight of each class (k,), or None where all are one.
+
+    ``"balanced"`` gives n / (number of seen classes × n_k), as scikit-learn does; a class not seen yet gets one.
+    """
+    if option is None:
+        return None
+    if isinstance(option, Mapping):
+        return np.array([float(option.get(label, 1.0)) for label in classes.tolist()])
+    seen = class_counts > 0
+    weights = np.ones(len(classes))
+    weights[seen] = class_counts.sum() / (seen.sum() * class_counts[seen])
+    return weights

@@ -1,0 +1,168 @@
+"""Read and pool values; move the visited ones by gradient steps.
+
+Enters: codes (n, c, m) and a value table (c, j, k). Leaves: logits (n, k), or the table after a step. Must not know:
+embeddings, keys, class labels beyond their positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+READ_BUDGET_ENTRIES = 2**22
+"""Selected keys whose values are pooled at a time: their int64 positions then take at most 32 MiB."""
+
+
+def read_values(codes: torch.Tensor, values: torch.Tensor, usable: torch.Tensor | None = None) -> torch.Tensor:
+    """Pool the selected value rows: the mean over heads of the mean over each head's selected keys.
+
+    Parameters
+    ----------
+    codes : Tensor of shape (n, c, m), int64
+    values : Tensor of shape (c, j, k), float32
+    usable : Tensor of shape (c, j), bool, or None
+        Selected keys outside it are left out of their head's mean.
+
+    Returns
+    -------
+    Tensor of shape (n, k), float32: the logits
+
+    Examples
+    --------
+    >>> values = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[3.0, 0.0], [0.0, 3.0]]])
+    >>> read_values(torch.tensor([[[0], [1]]]), values).tolist()
+    [[0.5, 1.5]]
+    """
+    n, n_heads, n_selected = codes.shape
+    table = values.reshape(-1, values.shape[2])
+    logits = values.new_empty((n, values.shape[2]))
+    rows = max(1, READ_BUDGET_ENTRIES // (n_heads * n_selected))
+    for start in range(0, n, rows):
+        cells = _cells(codes[start : start + rows], values.shape[1])
+        weights = _pool_weights(cells, usable, n_heads, n_selected)
+        logits[start : start + rows] = F.embedding_bag(
+            cells.flatten(1), table, mode="sum", per_sample_weights=weights.to(table.dtype).flatten(1)
+        )
+    return logits
+
+
+def _cells(codes: torch.Tensor, n_keys: int) -> torch.Tensor:
+    """Return the row of the flattened table that each code names (n, c, m)."""
+    return codes + n_keys * torch.arange(codes.shape[1], device=codes.device)[None, :, None]
+
+
+def _pool_weights(
+    cells: torch.Tensor, usable: torch.Tensor | None, n_heads: int, n_selected: int
+) -> torch.Tensor:
+    if usable is None:
+        return torch.full(cells.shape, 1 / (n_heads * n_selected), device=cells.device)
+    taken = usable.flatten()[cells].float()
+    return taken / taken.sum(dim=2, keepdim=True).clamp(min=1) / n_heads
+
+
+@dataclass(frozen=True)
+class GradientSettings:
+    """Settings of the values-only gradient steps.
+
+    Parameters
+    ----------
+    learning_rate : float
+        A hit moves its value row by at most ``learning_rate / (batch_size · c · m)``.
+    batch_size : int
+        Samples of one step; a shorter last batch counts by its samples.
+    label_smoothing : float
+        Share of the target that is spread over all classes, in [0, 1).
+    clip_norm : float
+        Largest Euclidean norm of a step's gradient.
+    n_unseen : int
+        How many times the hidden column for classes to come counts in the softmax; 0 when all were declared.
+    """
+
+    learning_rate: float
+    batch_size: int
+    label_smoothing: float
+    clip_norm: float
+    n_unseen: int
+
+
+def descend_(
+    table: torch.Tensor,
+    codes: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor,
+    settings: GradientSettings,
+    epochs: int,
+    rng: np.random.Generator,
+) -> None:
+    """Run epochs of shuffled gradient steps on the table, in place. Rows that no sample visits keep every bit.
+
+    Parameters
+    ----------
+    table : Tensor of shape (c, j, k + 1), float32
+        Values of k classes, then the hidden column of a class not seen yet.
+    codes : Tensor of shape (n, c, m), int64
+    labels : Tensor of shape (n,), int64
+    weights : Tensor of shape (n,), float32
+    settings : GradientSettings
+    epochs : int
+    rng : numpy.random.Generator
+        Shuffles the samples of each epoch.
+    """
+    for batch in _batches(len(codes), settings.batch_size, epochs, rng):
+        rows = torch.from_numpy(batch).to(codes.device)
+        step_(table, codes[rows], labels[rows], weights[rows], settings)
+
+
+def _batches(n: int, batch_size: int, epochs: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    for _ in range(epochs):
+        order = rng.permutation(n)
+        for start in range(0, n, batch_size):
+            yield order[start : start + batch_size]
+
+
+def step_(
+    table: torch.Tensor,
+    codes: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor,
+    settings: GradientSettings,
+) -> None:
+    """Make one gradient step of the smoothed cross-entropy on the visited rows, in place.
+
+    Parameters are those of :func:`descend_`. The loss is the weighted sum over samples divided by ``batch_size``, so
+    that a sample counts the same in a short batch.
+
+    References
+    ----------
+    Träuble et al. (2023), section 3: only values are learned, by plain gradient descent. Momentum would also move
+    rows that were not visited.
+    """
+    n, n_heads, n_selected = codes.shape
+    residual = _residual(read_values(codes, table), labels, settings) * (weights / settings.batch_size)[:, None]
+    cells, position = _cells(codes, table.shape[1]).flatten().unique(return_inverse=True)
+    gradient = residual.new_zeros((len(cells), table.shape[2]))
+    repeated = (residual / (n_heads * n_selected)).repeat_interleave(n_heads * n_selected, dim=0)
+    gradient.index_add_(0, position, repeated)
+    norm = float(torch.linalg.vector_norm(gradient))
+    scale = settings.learning_rate * min(1.0, settings.clip_norm / norm if norm > 0 else 1.0)
+    table.view(-1, table.shape[2])[cells] -= scale * gradient
+
+
+def _residual(logits: torch.Tensor, labels: torch.Tensor, settings: GradientSettings) -> torch.Tensor:
+    """Return the loss's gradient with respect to the logits (n, k + 1): probability minus target.
+
+    The last column stands for ``n_unseen`` equal classes. Each of them gets the gradient of one, and so does the
+    column: it is the row that a class yet to come starts from.
+    """
+    copies = torch.ones(logits.shape[1], dtype=logits.dtype, device=logits.device)
+    copies[-1] = settings.n_unseen
+    exponent = torch.exp(logits - logits.amax(dim=1, keepdim=True))
+    probability = exponent / (exponent * copies).sum(dim=1, keepdim=True)
+    target = torch.full_like(logits, settings.label_smoothing / float(copies.sum()))
+    target[torch.arange(len(labels), device=labels.device), labels] += 1 - settings.label_smoothing
+    residual = probability - target
+    return residual if settings.n_unseen else residual * copies

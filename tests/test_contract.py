@@ -1,0 +1,93 @@
+"""scikit-learn's own estimator checks, and the habits its users have."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from dkvb_estimator import DKVBClassifier
+from dkvb_estimator.baselines import NearestClassMean
+
+SGD_DEPENDS_ON_ORDER = "sgd depends on the order and grouping of samples, and weights change both"
+SGD_TAKES_SMALL_STEPS = "a few small sgd steps cannot turn a prediction that follows counts by class weights"
+EXPECTED = {
+    "sgd": {
+        "check_sample_weight_equivalence_on_dense_data": SGD_DEPENDS_ON_ORDER,
+        "check_class_weight_classifiers": SGD_TAKES_SMALL_STEPS,
+    }
+}
+
+
+def small(**settings):
+    return DKVBClassifier(**({"n_heads": 24, "n_keys": 32, "key_dim": 4, "random_state": 0} | settings))
+
+
+def failures(estimator, expected):
+    """Run all of scikit-learn's checks; the warning about a small first batch is ours and meant for users."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = check_estimator(estimator, on_fail=None, on_skip=None, expected_failed_checks=expected)
+    assert sum(result["status"] in ("passed", "xfail") for result in results) >= 50
+    return {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
+
+
+@pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
+def test_scikit_learns_checks_pass(solver):
+    assert failures(small(solver=solver), EXPECTED.get(solver, {})) == {}
+
+
+def test_scikit_learns_checks_pass_for_nearest_class_mean():
+    assert failures(NearestClassMean(), {}) == {}
+
+
+def test_it_works_in_a_pipeline_and_a_grid_search():
+    X, y = load_iris(return_X_y=True)
+    search = GridSearchCV(make_pipeline(StandardScaler(), small()), {"dkvbclassifier__n_keys": [8, 32]}, cv=3)
+    assert search.fit(X, y).best_score_ > 0.8
+
+
+def test_pickle_predicts_the_same():
+    X, y = load_iris(return_X_y=True)
+    model = small(solver="ridge").fit(X, y)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), model.predict_proba(X))
+
+
+def test_a_pickle_of_another_state_version_is_refused():
+    state = small().fit(*load_iris(return_X_y=True)).__getstate__() | {"_schema_version": 99}
+    with pytest.raises(ValueError, match="state version 99; this dkvb_estimator reads version 1"):
+        small().__setstate__(state)
+
+
+def test_clone_keeps_key_data_and_forgets_what_was_learned():
+    X, y = load_iris(return_X_y=True)
+    twin = clone(small(key_data=X[:50]).fit(X, y))
+    assert twin.key_data is not None
+    with pytest.raises(NotFittedError):
+        twin.predict(X)
+
+
+def test_data_frames_and_text_labels_are_welcome():
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    names = pd.Series(np.array(["setosa", "versicolor", "virginica"])[y])
+    model = small().fit(X, names)
+    assert model.feature_names_in_.tolist() == X.columns.tolist()
+    assert set(model.predict(X)) <= {"setosa", "versicolor", "virginica"}
+
+
+def test_metadata_routing_carries_sample_weight():
+    import sklearn
+
+    X, y = load_iris(return_X_y=True)
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = small().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        search = GridSearchCV(model, {"n_keys": [16]}, cv=2).fit(X, y, sample_weight=np.ones(len(y)))
+    assert search.best_estimator_.key_counts_.dtype.kind == "f"
