@@ -11,11 +11,13 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from . import _confidence, _counts, _ledger, _ridge
 from ._codebook import Encoder, draw_codebook, fingerprint
+from ._confidence import log_probabilities
 from ._device import DeviceCache, resolve_device, to_tensor
+from ._learned import Learned
+from ._solvers import n_steps, solve_temperature, solve_values, step_table
 from ._validation import (
     Layout,
     as_array,
@@ -23,21 +25,15 @@ from ._validation import (
     check_codes,
     check_integer,
     check_parameters,
-    class_weights,
-    merge_classes,
+    drop_weightless,
     resolve_layout,
 )
-from ._values import GradientSettings, descend_, read_values
+from ._values import read_values
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 FEW_FEATURES = 16
-HELD_OUT_SHARE = 10
-"""One learned row in this many chooses the temperature of ``ridge``."""
-DEFAULT_RIDGE_TEMPERATURE = 0.1
-"""Temperature of ``ridge`` where there are too few rows to hold any out."""
-_LEARNED = ("classes_", "_hits", "_weighted_hits", "_table", "_codes", "_labels", "_weights", "_ledger", "_declared")
 
 
 class DKVBClassifier(ClassifierMixin, BaseEstimator):
@@ -164,8 +160,6 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    # -- learning ------------------------------------------------------------------------------------------------
-
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Forget what was learned, and learn X and y.
 
@@ -184,10 +178,10 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         check_parameters(self.get_params(deep=False))
         given = getattr(self, "_key_source", None) == "init_keys"
         X, y, weights = self._check_learning(X, y, sample_weight, reset=not given)
-        self._forget_learned()
+        self.__dict__.pop("_learned", None)
         if not given:
             self._start_codebook(X, "X")
-        return self._learn(self._encode(X), y, weights, None, self._epochs())
+        return self._learn(self._encode(X), y, weights, None, n_steps(self.get_params(deep=False)))
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Learn more samples; labels never seen before are welcome.
@@ -222,8 +216,8 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         self._check_has_keys("fit_codes")
         check_parameters(self.get_params(deep=False))
         codes, y, weights = self._check_codes(codes, y, sample_weight)
-        self._forget_learned()
-        return self._learn(codes, y, weights, None, self._epochs())
+        self.__dict__.pop("_learned", None)
+        return self._learn(codes, y, weights, None, n_steps(self.get_params(deep=False)))
 
     def partial_fit_codes(
         self, codes: Any, y: Any, classes: Any = None, sample_weight: Any = None, epochs: int = 1
@@ -264,9 +258,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
             If the model has learned already: its values belong to its keys.
         """
         check_parameters(self.get_params(deep=False))
-        if hasattr(self, "classes_"):
+        if hasattr(self, "_learned"):
             raise ValueError(
-                f"init_keys came after {int(self._hits[0].sum())} hits were learned, whose values belong to the old "
+                f"init_keys came after {self._learned.n_samples} samples were learned, whose values belong to the old "
                 "keys; expected a model that has learned nothing. Call it on clone(model), then learn again."
             )
         X = as_float32(validate_data(self, as_array(X), dtype=[np.float32, np.float64], reset=True))
@@ -287,8 +281,6 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         self._check_has_keys("encode")
         return self._encode(self._check_X(X))
 
-    # -- predicting ----------------------------------------------------------------------------------------------
-
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the pooled values of the nearest used keys: (n, k), or with two classes their difference (n,)."""
         logits = self._logits(X)
@@ -296,7 +288,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Return the logarithm of :meth:`predict_proba` (n, k)."""
-        return _confidence.log_probabilities(self._logits(X), self._temperature())
+        logits, params = self._logits(X), self.get_params(deep=False)
+        temperature = self._scratch.get("temperature", lambda: solve_temperature(self._learned, params))
+        return log_probabilities(logits, temperature)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class (n, k), columns in the order of ``classes_``.
@@ -310,25 +304,90 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         logits = self._logits(X)
         return self.classes_[logits.argmax(axis=1)]
 
-    # -- derived state -------------------------------------------------------------------------------------------
+    def forget(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Take away one learned copy of each sample: afterwards the model is as if it had never seen them.
+
+        With ``counts`` and ``ridge`` that is exact, as far as keys do not stem from the same samples; see
+        ``forgetting_is_exact_``. With ``sgd`` it is weak: keys that the samples hit more often than all others
+        together lose their values, and other traces stay.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, f)
+        y : array-like of shape (n,)
+        sample_weight : array-like of shape (n,) or None
+            The weights they were learned with.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a sample was never learned; nothing is changed then.
+        """
+        check_is_fitted(self)
+        X, y, weights = self._check_learning(X, y, sample_weight, reset=False)
+        return self._forget(self._encode(X), y, weights)
+
+    def forget_codes(self, codes: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Do what :meth:`forget` does, from codes that :meth:`encode` made."""
+        check_is_fitted(self)
+        return self._forget(*self._check_codes(codes, y, sample_weight))
+
+    def forget_classes(self, labels: Any) -> Self:
+        """Take away all samples of some classes (an array-like of labels); ``counts`` and ``ridge`` only."""
+        check_is_fitted(self)
+        self._refuse_sgd("forget_classes", "which keeps no samples apart. Use forget(X, y) with the class's samples")
+        self._learned.forget_classes(np.unique(np.asarray(labels)))
+        return self._after_change()
+
+    def merge(self, other: DKVBClassifier) -> Self:
+        """Add what another model with the same keys has learned: as if this one had learned both.
+
+        Raises
+        ------
+        ValueError
+            If the models differ in solver, keys, projection or ``n_selected``, or use ``sgd``.
+        """
+        check_is_fitted(self)
+        check_is_fitted(other)
+        self._refuse_sgd("merge", "whose steps depend on each other. Learn in sequence with partial_fit")
+        mine, theirs = ((model.solver, model._layout(), model.fingerprint_) for model in (self, other))
+        if mine != theirs:
+            raise ValueError(
+                f"the other model has solver={theirs[0]!r}, {theirs[1]} and keys {theirs[2][:12]}, this one "
+                f"solver={mine[0]!r}, {mine[1]} and keys {mine[2][:12]}; expected the same. Start both from copies of "
+                "one model after init_keys."
+            )
+        self._learned: Learned = self._learned.merge(other._learned)
+        return self._after_change()
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """Labels seen or declared, sorted (k,)."""
+        check_is_fitted(self)
+        return self._learned.classes
 
     @property
     def values_(self) -> np.ndarray:
         """Value rows (c, j, k), float32."""
         check_is_fitted(self)
-        return self._scratch.get("values", self._solve)
+        params = self.get_params(deep=False)
+        return self._scratch.get("values", lambda: solve_values(self._learned, params))
 
     @property
     def key_counts_(self) -> np.ndarray:
         """Weight of the learned samples that selected each key (c, j)."""
         check_is_fitted(self)
-        return self._counts().sum(axis=2)
+        return self._learned.counts.sum(axis=2)
 
     @property
     def class_counts_(self) -> np.ndarray:
         """Weight of the learned samples of each class (k,)."""
         check_is_fitted(self)
-        return self._counts()[0].sum(axis=0) / self._layout().n_selected
+        return self._learned.class_counts
 
     @property
     def fingerprint_(self) -> str:
@@ -336,26 +395,38 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         self._check_has_keys("fingerprint_")
         return fingerprint(self.projection_, self.keys_, normalize=self.normalize)
 
+    @property
+    def forgetting_is_exact_(self) -> bool:
+        """Whether :meth:`forget` leaves no trace: an additive solver, and keys from ``init_keys`` or ``key_data``.
+
+        You vouch that those rows are not among the learned: keys keep the shape of the data they were placed on.
+        """
+        check_is_fitted(self)
+        return self.solver != "sgd" and self._key_source != "X"
+
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "classes_")
+        return hasattr(self, "_learned")
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         state.pop("_scratch", None)
+        if "_learned" in state:  # plain arrays: then skops needs to trust no class but the estimator
+            state["_learned"] = dict(vars(self._learned))
         return state | {"_schema_version": SCHEMA_VERSION}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
         version = state.pop("_schema_version", 0)
         if version != SCHEMA_VERSION:
             raise ValueError(
                 f"the stored model has state version {version}; this dkvb_estimator reads version {SCHEMA_VERSION}. "
                 "Load it with the release that wrote it, or fit again."
             )
+        if "_learned" in state:
+            state["_learned"] = Learned.from_state(state["_learned"])
         super().__setstate__(state)
         if "keys_" in state:
             self._scratch = DeviceCache()
-
-    # -- inside --------------------------------------------------------------------------------------------------
 
     def _check_learning(
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool
@@ -363,31 +434,12 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         """Validate once; rows of weight zero leave here, so that they are as if never given."""
         X, y = validate_data(self, as_array(X), as_array(y), dtype=[np.float32, np.float64], reset=reset)
         check_classification_targets(y)
-        return self._drop_weightless(as_float32(X), y, sample_weight)
+        return drop_weightless(as_float32(X), y, sample_weight)
 
-    def _check_codes(
-        self, codes: Any, y: Any, sample_weight: Any
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def _check_codes(self, codes: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         y = column_or_1d(as_array(y), warn=True)
         check_classification_targets(y)
-        return self._drop_weightless(check_codes(codes, self._layout(), len(y)), y, sample_weight)
-
-    @staticmethod
-    def _drop_weightless(
-        rows: np.ndarray, y: np.ndarray, sample_weight: Any
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        if sample_weight is None:
-            return rows, y, None
-        weights = _check_sample_weight(
-            as_array(sample_weight), rows.reshape(len(rows), -1), dtype=np.float64, ensure_non_negative=True
-        )
-        kept = weights > 0
-        if not kept.any():
-            raise ValueError(
-                f"all {len(weights)} entries of sample_weight are zero; expected at least one positive weight, for "
-                "there is nothing to learn. Pass other weights or none."
-            )
-        return rows[kept], y[kept], weights[kept]
+        return drop_weightless(check_codes(codes, self._layout(), len(y)), y, sample_weight)
 
     def _check_X(self, X: Any) -> np.ndarray:
         return as_float32(validate_data(self, as_array(X), dtype=[np.float32, np.float64], reset=False))
@@ -401,9 +453,6 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def _layout(self) -> Layout:
         return resolve_layout(self.get_params(deep=False), self.n_features_in_)
-
-    def _epochs(self) -> int:
-        return self.max_iter or 10
 
     def _start_codebook(self, X: np.ndarray, source: str) -> None:
         if self.key_data is not None:
@@ -446,140 +495,53 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def _encode(self, X: np.ndarray) -> np.ndarray:
         return self._encoder().encode(X, self._layout().n_selected)
 
-    def _forget_learned(self) -> None:
-        for name in _LEARNED:
-            self.__dict__.pop(name, None)
-
-    def _learn(
-        self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None, classes: Any, epochs: int
-    ) -> Self:
-        self._grow_classes(y, classes)
-        labels = np.searchsorted(self.classes_, y)
-        self._count(codes, labels, weights)
+    def _learn(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None, classes: Any, epochs: int) -> Self:
+        learned: Learned | None = getattr(self, "_learned", None)
+        params = self.get_params(deep=False)
+        if learned is None:
+            learned = Learned(self.solver, self.keys_.shape[0], self.keys_.shape[1], codes.shape[2])
+        self._check_solver(learned)
+        labels = learned.learn(codes, y, weights, classes)
+        self._learned = learned
         if self.solver == "sgd":
-            self._descend(codes, labels, weights, epochs)
-        self._remember(codes, y, weights)
-        self.n_iter_ = {"counts": 1, "ridge": self._epochs(), "sgd": epochs}[self.solver]
+            samples, device = (codes, labels, weights), resolve_device(self.device)
+            step_table(learned, samples, params, epochs=epochs, seed=self._seed, device=device)
+        self.n_iter_ = {"counts": 1, "ridge": n_steps(params), "sgd": epochs}[self.solver]
+        return self._after_change()
+
+    def _check_solver(self, learned: Learned) -> None:
+        if learned.solver != self.solver:
+            raise ValueError(
+                f"solver={self.solver!r} was set after learning with {learned.solver!r}; expected one solver for a "
+                "model's life. Call fit, or go on with the old one."
+            )
+
+    def _refuse_sgd(self, method: str, reason: str) -> None:
+        if self.solver == "sgd":
+            raise ValueError(f"{method} was called with solver='sgd', {reason}, or choose 'counts' or 'ridge'.")
+
+    def _forget(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> Self:
+        if self.solver == "sgd":
+            self._learned.mask(codes, y)
+        else:
+            self._learned.forget(codes, y, weights)
+        return self._after_change()
+
+    def _after_change(self) -> Self:
+        """Drop what was derived; a model whose last sample was forgotten is not fitted."""
         self._scratch.drop("values", "table", "usable", "temperature")
+        if self._learned.n_samples == 0:
+            del self._learned
         return self
-
-    def _grow_classes(self, y: np.ndarray, declared: Any) -> None:
-        """Give every new label a column; columns move where a label sorts in between."""
-        known = getattr(self, "classes_", None)
-        everything = merge_classes(known, y)
-        if declared is not None:
-            everything = merge_classes(everything, np.asarray(declared))
-            self._declared = merge_classes(getattr(self, "_declared", None), np.asarray(declared))
-        shape = (*self.keys_.shape[:2], 0)
-        old = np.array([], dtype=np.int64) if known is None else np.searchsorted(everything, known)
-        self.classes_, n_classes = everything, len(everything)
-        self._hits = _counts.add_columns(getattr(self, "_hits", np.zeros(shape, np.uint32)), old, n_classes)
-        if hasattr(self, "_weighted_hits"):
-            self._weighted_hits = _counts.add_columns(self._weighted_hits, old, n_classes)
-        if hasattr(self, "_labels"):
-            self._labels = [old[labels] for labels in self._labels]
-        if self.solver == "sgd":
-            self._grow_table(old, n_classes)
-
-    def _grow_table(self, old: np.ndarray, n_classes: int) -> None:
-        """A new class starts from the hidden column, which has learned to be none of the classes seen."""
-        table = getattr(self, "_table", np.zeros((*self.keys_.shape[:2], 1), np.float32))
-        grown = np.repeat(table[:, :, -1:], n_classes + 1, axis=2)
-        grown[:, :, old] = table[:, :, :-1]
-        self._table = grown
-
-    def _count(self, codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> None:
-        shape = self._hits.shape
-        if weights is not None and not hasattr(self, "_weighted_hits"):
-            self._weighted_hits = self._hits.astype(np.float64)
-        hits = _counts.count_hits(shape, codes, labels, None)
-        self._hits = self._hits + hits.astype(np.uint32)
-        if hasattr(self, "_weighted_hits"):
-            weighted = hits if weights is None else _counts.count_hits(shape, codes, labels, weights)
-            self._weighted_hits = self._weighted_hits + weighted
-
-    def _counts(self) -> np.ndarray:
-        """Class counts of every key (c, j, k): integers until a weight arrives."""
-        return getattr(self, "_weighted_hits", self._hits)
-
-    def _remember(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> None:
-        """Note each sample's hash; ``ridge``, which solves from rows, keeps the rows too."""
-        if self.solver == "sgd":
-            return
-        hashes, ones = _ledger.hash_samples(codes, y), np.ones(len(codes)) if weights is None else weights
-        if self.solver == "counts":
-            return self._append(_ledger=_ledger.with_weights(hashes, ones))
-        labels = np.searchsorted(self.classes_, y)
-        self._append(_ledger=hashes, _codes=codes, _labels=labels, _weights=ones)
-
-    def _append(self, **blocks: np.ndarray) -> None:
-        for name, block in blocks.items():
-            setattr(self, name, [*getattr(self, name, []), block])
-
-    def _descend(
-        self, codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None, epochs: int
-    ) -> None:
-        device = resolve_device(self.device)
-        sample_weights = np.ones(len(codes)) if weights is None else weights
-        per_class = class_weights(self.class_weight, self.classes_, self.class_counts_)
-        if per_class is not None:
-            sample_weights = sample_weights * per_class[labels]
-        settings = GradientSettings(
-            self.learning_rate,
-            self.batch_size,
-            self.label_smoothing,
-            self.clip_norm,
-            n_unseen=0 if hasattr(self, "_declared") else 1,
-        )
-        rng = np.random.default_rng([self._seed, int(self._hits[0].sum())])
-        table = to_tensor(self._table.copy(), device)
-        tensors = [to_tensor(rows, device) for rows in (codes, labels, sample_weights.astype(np.float32))]
-        descend_(table, *tensors, settings, epochs, rng)
-        self._table = table.cpu().numpy()
-
-    def _solve(self) -> np.ndarray:
-        """Compute the values from what was learned."""
-        if self.solver == "sgd":
-            return self._table[:, :, :-1]
-        per_class = class_weights(self.class_weight, self.classes_, self.class_counts_)
-        if self.solver == "counts":
-            return _counts.counts_to_values(self._counts(), self.class_counts_, per_class, self.smoothing)
-        codes, labels, weights, _ = self._rows()
-        return self._ridge(codes, labels, weights if per_class is None else weights * per_class[labels])
-
-    def _rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return codes, labels, weights and hashes of the distinct rows, as a function of the multiset learned."""
-        positions, hashes, weights = _ledger.merge_rows(*map(np.concatenate, (self._ledger, self._weights)))
-        return np.concatenate(self._codes)[positions], np.concatenate(self._labels)[positions], weights, hashes
-
-    def _ridge(self, codes: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return _ridge.solve_ridge(codes, labels, weights, self._hits.shape, float(self.alpha), self._epochs())
-
-    def _temperature(self) -> float:
-        if self.solver != "ridge":
-            return 1.0
-        return self._scratch.get("temperature", self._fit_temperature)
-
-    def _fit_temperature(self) -> float:
-        """Solve without a tenth of the rows, chosen by hash, and fit the temperature on them."""
-        codes, labels, weights, hashes = self._rows()
-        held = hashes % HELD_OUT_SHARE == 0
-        if not held.any() or held.all():
-            return DEFAULT_RIDGE_TEMPERATURE
-        values = torch.from_numpy(self._ridge(codes[~held], labels[~held], weights[~held]))
-        logits = read_values(torch.from_numpy(codes[held].astype(np.int64)), values).numpy()
-        return _confidence.fit_temperature(logits, labels[held], weights[held])
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         X = self._check_X(X)
         encoder, layout, device = self._encoder(), self._layout(), resolve_device(self.device)
         table = self._scratch.get("table", lambda: to_tensor(self.values_, device))
-        usable = self._scratch.get("usable", lambda: to_tensor(self._hits.any(axis=2), device))
+        usable = self._scratch.get("usable", lambda: to_tensor(np.asarray(self._learned.hits.any(axis=2)), device))
         logits = [
             read_values(encoder.nearest_usable(rows, layout.n_selected, usable), table, usable)
             for rows in np.array_split(X, range(2048, len(X), 2048))
         ]
         return torch.cat(logits).cpu().numpy()
-
-

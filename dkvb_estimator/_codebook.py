@@ -122,9 +122,7 @@ class Encoder:
     device : torch.device
     """
 
-    def __init__(
-        self, projection: Projection, keys: np.ndarray, *, normalize: bool, device: torch.device
-    ) -> None:
+    def __init__(self, projection: Projection, keys: np.ndarray, *, normalize: bool, device: torch.device) -> None:
         self._projection = _device_projection(projection, device)
         self._keys = to_tensor(keys, device)
         self._normalize, self._device = normalize, device
@@ -155,5 +153,3 @@ def fingerprint(projection: Projection, keys: np.ndarray, *, normalize: bool) ->
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-

@@ -41,7 +41,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray)
     Examples
     --------
     >>> logits = np.array([[4.0, 0.0], [0.0, 4.0], [4.0, 0.0], [4.0, 0.0]])
-    >>> round(fit_temperature(logits, np.array([0, 1, 0, 1]), np.ones(4)), 2)  # right three times in four, and a pseudo-sample
+    >>> round(fit_temperature(logits, np.array([0, 1, 0, 1]), np.ones(4)), 2)  # right three times in four
     4.72
     """
 

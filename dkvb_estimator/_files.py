@@ -104,10 +104,12 @@ def _pack(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, csr_array):
         parts = {part: _pack(f"{name}.{part}", getattr(value, part), arrays) for part in ("data", "indices", "indptr")}
         return {"csr": parts, "shape": list(value.shape)}
-    if isinstance(value, list) and value and all(isinstance(item, np.ndarray) for item in value):
+    if isinstance(value, list) and value:
         return {"list": _pack(name, np.concatenate(value), arrays)}
     if isinstance(value, dict):
-        return {"dict": [[_plain(name, key), _plain(name, item)] for key, item in value.items()]}
+        return {"dict": [[_plain(name, key), _pack(f"{name}.{key}", item, arrays)] for key, item in value.items()]}
+    if value == []:
+        return {"list": None}
     return _plain(name, value)
 
 
@@ -144,8 +146,8 @@ def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         parts = [_unpack(value["csr"][part], arrays) for part in ("data", "indices", "indptr")]
         return csr_array(tuple(parts), shape=tuple(value["shape"]))
     if "list" in value:
-        return [_unpack(value["list"], arrays)]
-    return dict(map(tuple, value["dict"]))  # type: ignore[arg-type]
+        return [] if value["list"] is None else [_unpack(value["list"], arrays)]
+    return {key: _unpack(item, arrays) for key, item in value["dict"]}
 
 
 def _publish(path: Path, header: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -172,9 +174,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             header = json.loads(archive.read(_HEADER))
             _check_header(header)
             arrays = {
-                name.removesuffix(".npy"): np.lib.format.read_array(
-                    io.BytesIO(archive.read(name)), allow_pickle=False
-                )
+                name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
                 for name in archive.namelist()
                 if name != _HEADER
             }

@@ -150,7 +150,9 @@ def _kmeans(heads: torch.Tensor, n_keys: int, rng: np.random.Generator) -> torch
     for _ in range(KMEANS_STEPS):
         codes = nearest_keys(heads, keys, 1)
         sums, hits = _sums_and_hits(heads, codes[:, :, 0], n_keys)
-        keys = torch.where(_tensor(hits > 0, heads)[..., None], _tensor(sums / np.maximum(hits, 1)[..., None], heads), keys)
+        keys = torch.where(
+            _tensor(hits > 0, heads)[..., None], _tensor(sums / np.maximum(hits, 1)[..., None], heads), keys
+        )
         keys = _relocate(keys, heads, codes, hits)
     return keys
 

@@ -64,9 +64,7 @@ def nearest_keys(
     return codes.permute(1, 0, 2)
 
 
-def _centre(
-    keys: torch.Tensor, usable: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _centre(keys: torch.Tensor, usable: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return centred keys (c, d, j), centres (1, c, d) and half squared norms (c, 1, j), infinite where unusable."""
     centre = keys.double().mean(dim=1, keepdim=True).float()
     centred = keys - centre
@@ -76,9 +74,7 @@ def _centre(
     return centred.transpose(1, 2).contiguous(), centre.transpose(0, 1), half_norms.unsqueeze(1)
 
 
-def _score(
-    rows: torch.Tensor, centre: torch.Tensor, centred: torch.Tensor, half_norms: torch.Tensor
-) -> torch.Tensor:
+def _score(rows: torch.Tensor, centre: torch.Tensor, centred: torch.Tensor, half_norms: torch.Tensor) -> torch.Tensor:
     """Return ½‖key‖² − head·key of a block (c, n, j)."""
     rows = rows - centre
     if len(rows) < BLOCK_ROWS:

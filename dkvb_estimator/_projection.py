@@ -5,6 +5,8 @@ Enters: embeddings (n, f). Leaves: heads (n, c, d). Must not know: keys, values,
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import torch
 from scipy.sparse import csr_array
@@ -19,12 +21,10 @@ SMALL_BLOCK_ROWS = 8
 HEAD_LIMIT = 1e18
 """Head coordinates are clipped here: the square of a larger one would overflow float32."""
 
-Projection = np.ndarray | csr_array
+Projection: TypeAlias = np.ndarray | csr_array
 
 
-def draw_projection(
-    kind: str, n_features: int, n_heads: int, key_dim: int, rng: np.random.Generator
-) -> Projection:
+def draw_projection(kind: str, n_features: int, n_heads: int, key_dim: int, rng: np.random.Generator) -> Projection:
     """Draw the fixed projection of all heads.
 
     Parameters
@@ -118,9 +118,7 @@ def project_for_learning(
     return _project_blocks(X, projection, normalize, BLOCK_ROWS).reshape(X.shape[0], *shape)
 
 
-def _project_blocks(
-    X: torch.Tensor, projection: torch.Tensor | csr_array, normalize: bool, block: int
-) -> torch.Tensor:
+def _project_blocks(X: torch.Tensor, projection: torch.Tensor | csr_array, normalize: bool, block: int) -> torch.Tensor:
     heads = X.new_empty((X.shape[0], projection.shape[1]))
     for start in range(0, X.shape[0], block):
         rows = X[start : start + block]

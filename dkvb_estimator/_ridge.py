@@ -18,7 +18,12 @@ BLOCK_ENTRIES = 2**21
 
 
 def solve_ridge(
-    codes: np.ndarray, labels: np.ndarray, weights: np.ndarray, shape: tuple[int, int, int], alpha: float, max_iter: int
+    codes: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    shape: tuple[int, int, int],
+    alpha: float,
+    max_iter: int,
 ) -> np.ndarray:
     """Return the values that regress one-hot labels on the selected keys, centred on the class shares.
 

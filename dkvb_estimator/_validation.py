@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
+from sklearn.utils.validation import _check_sample_weight
 
 MAX_KEYS = 65_536
 MAX_SELECTED = 16
@@ -23,7 +23,13 @@ CHOICES = {
     "solver": ("counts", "ridge", "sgd"),
 }
 _INTEGERS = {"n_heads": None, "n_keys": MAX_KEYS, "key_dim": None, "batch_size": None}
-_REALS = {"alpha": True, "smoothing": True, "learning_rate": True, "clip_norm": True, "label_smoothing": False}
+_REALS = {
+    "alpha": True,
+    "smoothing": True,
+    "learning_rate": True,
+    "clip_norm": True,
+    "label_smoothing": False,
+}
 """Real parameters, and whether zero is refused."""
 
 
@@ -61,14 +67,14 @@ def check_parameters(params: Mapping[str, Any]) -> None:
 
 def check_integer(name: str, value: object, largest: int | None = None) -> None:
     """Refuse what is not an integer in 1…largest."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a whole number. Pass an int.")
     if value < 1 or (largest is not None and value > largest):
         _refuse(name, value, "a whole number ≥ 1" + (f" and ≤ {largest:,}" if largest else ""))
 
 
 def _check_real(name: str, value: object, positive: bool) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a number. Pass a float.")
     if not np.isfinite(float(value)) or value < 0 or (positive and value == 0):
         _refuse(name, value, f"a finite number {'>' if positive else '≥'} 0")
@@ -79,7 +85,7 @@ def _check_class_weight(value: object) -> None:
         return
     if not isinstance(value, Mapping):
         _refuse("class_weight", value, "None, 'balanced' or a dict from label to weight")
-    if any(not np.isfinite(weight) or weight < 0 for weight in value.values()):
+    elif any(not np.isfinite(weight) or weight < 0 for weight in value.values()):
         _refuse("class_weight", value, "finite weights ≥ 0")
 
 
@@ -142,6 +148,30 @@ def as_float32(X: np.ndarray) -> np.ndarray:
     return narrow
 
 
+def drop_weightless(
+    rows: np.ndarray, y: np.ndarray, sample_weight: object
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return rows, labels and weights (or None) without samples of weight zero: they are as if never given.
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative or not finite, there are too many or too few, or all are zero.
+    """
+    if sample_weight is None:
+        return rows, y, None
+    weights = _check_sample_weight(
+        as_array(sample_weight), rows.reshape(len(rows), -1), dtype=np.float64, ensure_non_negative=True
+    )
+    kept = weights > 0
+    if not kept.any():
+        raise ValueError(
+            f"all {len(weights)} entries of sample_weight are zero; expected at least one positive weight, for there "
+            "is nothing to learn. Pass other weights or none."
+        )
+    return rows[kept], y[kept], weights[kept]
+
+
 def check_codes(codes: object, layout: Layout, n_labels: int | None = None) -> np.ndarray:
     """Refuse what :meth:`DKVBClassifier.encode` cannot have made.
 
@@ -168,7 +198,7 @@ def check_codes(codes: object, layout: Layout, n_labels: int | None = None) -> n
     return codes
 
 
-def merge_classes(known: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
+def merge_classes(known: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the sorted union of known classes and labels.
 
     Raises
@@ -177,8 +207,10 @@ def merge_classes(known: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
         If their types cannot be compared, as text and numbers.
     """
     labels = np.unique(labels)
-    if known is None:
+    if not len(known):
         return labels
+    if not len(labels):
+        return known
     if _is_text(known) != _is_text(labels):
         raise ValueError(
             f"y holds labels such as {labels[0]!r}, but the classes learned so far are such as {known[0]!r}; expected "

@@ -55,9 +55,7 @@ def _cells(codes: torch.Tensor, n_keys: int) -> torch.Tensor:
     return codes + n_keys * torch.arange(codes.shape[1], device=codes.device)[None, :, None]
 
 
-def _pool_weights(
-    cells: torch.Tensor, usable: torch.Tensor | None, n_heads: int, n_selected: int
-) -> torch.Tensor:
+def _pool_weights(cells: torch.Tensor, usable: torch.Tensor | None, n_heads: int, n_selected: int) -> torch.Tensor:
     if usable is None:
         return torch.full(cells.shape, 1 / (n_heads * n_selected), device=cells.device)
     taken = usable.flatten()[cells].float()
@@ -141,7 +139,7 @@ def step_(
     Träuble et al. (2023), section 3: only values are learned, by plain gradient descent. Momentum would also move
     rows that were not visited.
     """
-    n, n_heads, n_selected = codes.shape
+    _, n_heads, n_selected = codes.shape
     residual = _residual(read_values(codes, table), labels, settings) * (weights / settings.batch_size)[:, None]
     cells, position = _cells(codes, table.shape[1]).flatten().unique(return_inverse=True)
     gradient = residual.new_zeros((len(cells), table.shape[2]))

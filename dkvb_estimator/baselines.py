@@ -40,6 +40,10 @@ class NearestClassMean(ClassifierMixin, BaseEstimator):
     ['a', 'b']
     """
 
+    classes_: np.ndarray
+    sums_: np.ndarray
+    class_counts_: np.ndarray
+
     def __init__(self, normalize: bool = False) -> None:
         self.normalize = normalize
 

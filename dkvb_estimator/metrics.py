@@ -449,9 +449,7 @@ def _checked_curve(values: ArrayLike, name: str, *, length: int | None = None) -
     curve = np.asarray(values, dtype=np.float64)
     if curve.ndim != 1 or not curve.size or (length is not None and len(curve) != length):
         wanted = "one or more" if length is None else str(length)
-        raise ValueError(
-            f"{name} has shape {curve.shape}; a list of {wanted} numbers is expected: pass one value each"
-        )
+        raise ValueError(f"{name} has shape {curve.shape}; a list of {wanted} numbers is expected: pass one value each")
     _check_fractions(curve, name)
     return curve
 

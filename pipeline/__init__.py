@@ -1,0 +1,1 @@
+"""The stages: manifest → extract → train → evaluate → report, run from a checkout by ``dvc repro``."""

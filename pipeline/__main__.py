@@ -1,0 +1,40 @@
+"""Look at caches from the command line: ``python -m pipeline info FILE`` and ``verify FILE``.
+
+Enters: a path. Leaves: text on standard output. Must not know: anything that a room already knows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from pipeline import console
+from pipeline.cache import describe_cache, file_sha256, verify_cache
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        description="Look at embedding caches. The stages run by `dvc repro`, or each by `python -m pipeline.<stage>`.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, text in (("info", "print where a cache comes from"), ("verify", "check a cache from end to end")):
+        verbs.add_parser(verb, help=text, description=text).add_argument(
+            "file", help="a cache, such as caches/digits.h5"
+        )
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Do what the verb says."""
+    if arguments.verb == "info":
+        print(json.dumps(describe_cache(arguments.file), indent=2, ensure_ascii=False))
+        return
+    for fact in verify_cache(arguments.file):
+        print(fact)
+    print(f"{arguments.file} is whole (sha256 {file_sha256(arguments.file)})")
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main, build_parser()))

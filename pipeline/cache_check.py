@@ -1,0 +1,58 @@
+"""Check a cache in another process: a broken file can make HDF5 hang or crash, and must not take a stage with it.
+
+Enters: a path. Leaves: what the check found, or its error. Must not know: HDF5.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SECONDS, BYTES_PER_SECOND = 60, 20e6
+"""Time that any check may take, and the slowest reading that is waited for."""
+_CODE = """
+import json, sys
+from pipeline.cache import check_everything
+try:
+    print(json.dumps({"facts": check_everything(sys.argv[1])}))
+except (OSError, ValueError) as error:
+    print(json.dumps({"error": str(error), "kind": "OSError" if isinstance(error, OSError) else "ValueError"}))
+"""
+
+
+def check_in_child(path: str | Path) -> list[str]:
+    """Return what ``pipeline.cache.check_everything`` finds, or raise what it raises.
+
+    Raises
+    ------
+    OSError
+        If the file is missing or damaged, or reading it crashes or does not end.
+    ValueError
+        If it is not a cache of this version.
+    """
+    path = Path(path)
+    limit = SECONDS + (path.stat().st_size if path.exists() else 0) / BYTES_PER_SECOND
+    root = str(Path(__file__).parent.parent)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", _CODE, str(path)]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired as error:
+        raise OSError(_broken(path, f"reading it did not end within {limit:.0f} s")) from error
+    try:
+        found = json.loads(done.stdout)
+    except ValueError as error:
+        raise OSError(_broken(path, f"reading it ended with code {done.returncode}: {done.stderr[-200:]}")) from error
+    if "error" in found:
+        raise (OSError if found["kind"] == "OSError" else ValueError)(found["error"])
+    return found["facts"]
+
+
+def _broken(path: Path, what: str) -> str:
+    return (
+        f"cache {path.name} is damaged ({' '.join(what.split())}); expected an unchanged file. Run `dvc repro extract` "
+        "to rebuild it, or restore a copy."
+    )

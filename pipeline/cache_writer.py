@@ -1,0 +1,192 @@
+"""Write a cache, whole or not at all.
+
+Enters: a header, blocks of embeddings (n, f), labels, ids. Leaves: a file in the cache's format. Must not know: where
+embeddings come from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pipeline.cache_check import check_in_child
+from pipeline.cache_format import (
+    ATTRIBUTES,
+    FORMAT,
+    STORAGE_DTYPES,
+    VERSION,
+    CacheHeader,
+    SplitRows,
+    block_crc,
+    canonical_json,
+    fixed_text,
+    meta_sha256,
+)
+
+CHUNK_BYTES = 2**20
+"""Largest size of a chunk, which is also the unit of the checksums."""
+COMPRESSION: dict[str, dict[str, Any]] = {
+    "none": {},
+    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
+}
+
+
+def write_cache(
+    path: str | Path, header: CacheHeader, splits: Mapping[str, SplitRows], *, compression: str = "none"
+) -> None:
+    """Write a cache, whole or not at all.
+
+    The same content gives the same bytes: nothing in the file tells the time, the machine or a path.
+
+    Parameters
+    ----------
+    path : str or Path
+    header : CacheHeader
+    splits : mapping from split name to SplitRows
+    compression : {"none", "gzip"}, default="none"
+        ``gzip`` halves features that are half zeros, and reads several times slower.
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite or overflows the storage type (the sample is named), labels do not fit the class
+        names, ids repeat, or lengths differ. The file at ``path`` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with h5py.File(neighbour, "w", libver=("earliest", "v110")) as file:
+            _write_header(file, header)
+            for name, rows in splits.items():
+                _write_split(file, name, header, rows, compression)
+            file.attrs["meta_sha256"] = np.bytes_(meta_sha256(file))
+            file.attrs["complete"] = np.uint8(1)
+        _sync(neighbour)
+        check_in_child(neighbour)
+        neighbour.replace(path)
+        _sync(path.parent)
+    finally:
+        neighbour.unlink(missing_ok=True)
+
+
+def _write_header(file: h5py.File, header: CacheHeader) -> None:
+    if header.storage_dtype not in STORAGE_DTYPES:
+        raise ValueError(
+            f"storage_dtype={header.storage_dtype!r} is unknown; expected one of {', '.join(STORAGE_DTYPES)}. "
+            "Change it in params.yaml."
+        )
+    file.attrs["format"] = np.bytes_(FORMAT)
+    file.attrs["version"] = np.int64(VERSION)
+    values = asdict(header)
+    for name in ATTRIBUTES:
+        value = values[name]
+        file.attrs[name] = np.bytes_(value if isinstance(value, str) else canonical_json(value))
+    file.create_dataset("class_names", data=fixed_text(header.class_names))
+
+
+def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRows, compression: str) -> None:
+    labels, ids = np.asarray(rows.labels, dtype=np.int64), tuple(rows.sample_ids)
+    _check_split(name, labels, ids, len(header.class_names))
+    blocks = iter(rows.blocks)
+    first = next(blocks, np.zeros((0, 1), np.float32))
+    dtype, n_features = np.dtype(header.storage_dtype), first.shape[1]
+    block_rows = max(1, CHUNK_BYTES // (n_features * dtype.itemsize))
+    block_rows = max(1, min(block_rows, len(labels)))
+    group = file.create_group(name)
+    embeddings = group.create_dataset(
+        "embeddings",
+        shape=(len(labels), n_features),
+        dtype=dtype,
+        chunks=(block_rows, n_features),
+        **COMPRESSION[compression],
+    )
+    crcs, error, start = [], 0.0, 0
+    for block in _reblock(first, blocks, block_rows):
+        _check_rows(name, block, ids[start : start + len(block)], n_features)
+        with np.errstate(over="ignore"):
+            stored = block.astype(dtype)
+        _check_overflow(name, stored, ids[start : start + len(block)])
+        embeddings[start : start + len(block)] = stored
+        error = max(error, float(np.abs(stored.astype(np.float64) - block).max(initial=0)))
+        crcs.append(block_crc(len(crcs), stored))
+        start += len(block)
+        file.flush()
+    if start != len(labels):
+        raise ValueError(
+            f"split {name!r} got {start} rows of embeddings for {len(labels)} labels; expected as many. Extract again."
+        )
+    group.create_dataset("labels", data=labels)
+    group.create_dataset("sample_ids", data=fixed_text(ids))
+    group.create_dataset("block_crc32", data=np.array(crcs, dtype=np.uint32))
+    group.attrs["block_rows"] = np.int64(block_rows)
+    group.attrs["max_rounding_error"] = np.float64(error)
+
+
+def _reblock(first: np.ndarray, rest: Iterator[np.ndarray], block_rows: int) -> Iterator[np.ndarray]:
+    """Yield the same rows in blocks of ``block_rows``, a shorter one last."""
+    waiting = first
+    for block in rest:
+        waiting = np.concatenate([waiting, block])
+        while len(waiting) >= block_rows:
+            yield waiting[:block_rows]
+            waiting = waiting[block_rows:]
+    for start in range(0, len(waiting), block_rows):
+        yield waiting[start : start + block_rows]
+
+
+def _check_split(name: str, labels: np.ndarray, ids: tuple[str, ...], n_classes: int) -> None:
+    if len(ids) != len(labels):
+        raise ValueError(
+            f"split {name!r} has {len(ids)} sample ids for {len(labels)} labels; expected as many. Write the manifest "
+            "again."
+        )
+    if len(labels) and (labels.min() < -1 or labels.max() >= n_classes):
+        wrong = labels[(labels < -1) | (labels >= n_classes)][0]
+        raise ValueError(
+            f"split {name!r} holds label {wrong}, but there are {n_classes} class names; expected −1 (unlabelled) to "
+            f"{n_classes - 1}. Name all classes, or correct the labels."
+        )
+    if len(set(ids)) != len(ids):
+        seen: set[str] = set()
+        twice = next(i for i in ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+        raise ValueError(
+            f"split {name!r} holds the sample id {twice!r} twice; expected distinct ids. Remove one of the samples."
+        )
+
+
+def _check_rows(name: str, block: np.ndarray, ids: tuple[str, ...], n_features: int) -> None:
+    """Refuse what the storage type cannot hold, naming the sample."""
+    if block.ndim != 2 or block.shape[1] != n_features:
+        raise ValueError(
+            f"split {name!r} got a block of shape {block.shape}; expected (rows, {n_features}). Extract again."
+        )
+    bad = ~np.isfinite(block).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"the embedding of sample {ids[int(bad.argmax())]!r} (split {name!r}) holds NaN or infinity; expected "
+            "finite numbers. Look at that image and the weights, then extract again."
+        )
+
+
+def _check_overflow(name: str, stored: np.ndarray, ids: tuple[str, ...]) -> None:
+    bad = ~np.isfinite(stored).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"the embedding of sample {ids[int(bad.argmax())]!r} (split {name!r}) overflows {stored.dtype}; expected "
+            "magnitudes below 65,504. Set storage_dtype: float32."
+        )
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,105 @@
+"""Keep finished parts of an extraction outside the pipeline's outputs, so that a killed one goes on where it was.
+
+Enters: an index and its embeddings (rows, f). Leaves: the same array, bit for bit, or nothing. Must not know: images,
+networks, the cache's format.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import shutil
+import struct
+import zlib
+from pathlib import Path
+from typing import IO, Self
+
+import numpy as np
+
+
+class ShardStore:
+    """Hold the shards of one extraction, named by its fingerprint; one process at a time.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A scratch folder; the shards lie in a folder of their own below it.
+    fingerprint : str
+        Of everything that decides the embeddings: another one never sees these shards.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, ShardStore(folder, "abc") as store:
+    ...     store.write(0, np.ones((2, 3), np.float32))
+    ...     store.finished(), store.read(0).shape
+    ({0}, (2, 3))
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: str) -> None:
+        self.folder = Path(folder) / fingerprint
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise RuntimeError(
+                f"another process is extracting the same embeddings (lock in {self.folder.name[:12]}); expected one "
+                "at a time. Wait until it has finished, then start again."
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def finished(self) -> set[int]:
+        """Return the indices of whole shards; damaged ones are deleted."""
+        indices = {int(path.stem) for path in self.folder.glob("*.shard")}
+        return {index for index in indices if self._is_whole(index)}
+
+    def write(self, index: int, embeddings: np.ndarray) -> None:
+        """Keep a shard; after this returns it survives a killed process."""
+        buffer = io.BytesIO()
+        np.save(buffer, np.ascontiguousarray(embeddings), allow_pickle=False)
+        content = buffer.getvalue()
+        neighbour = self._path(index).with_suffix(".part")
+        with neighbour.open("wb") as file:
+            file.write(content + struct.pack("<I", zlib.crc32(content)))
+            file.flush()
+            os.fsync(file.fileno())
+        neighbour.replace(self._path(index))
+
+    def read(self, index: int) -> np.ndarray:
+        """Return a shard (rows, f).
+
+        Raises
+        ------
+        OSError
+            If it is missing or damaged.
+        """
+        content = self._path(index).read_bytes()
+        body, (crc,) = content[:-4], struct.unpack("<I", content[-4:].rjust(4, b"\0"))
+        if not body or zlib.crc32(body) != crc:
+            raise OSError(f"shard {index} is damaged; expected what was written. Run the extraction again.")
+        return np.load(io.BytesIO(body), allow_pickle=False)
+
+    def clear(self) -> None:
+        """Delete all shards of this fingerprint."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _is_whole(self, index: int) -> bool:
+        try:
+            self.read(index)
+        except OSError:
+            self._path(index).unlink(missing_ok=True)
+            return False
+        return True
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.shard"
