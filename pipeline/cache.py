@@ -94,7 +94,7 @@ class CacheReader:
     @property
     def n_features(self) -> int:
         """Length of axis f."""
-        return next(iter(self._splits.values())).n_features
+        return max(split.n_features for split in self._splits.values())
 
     def n_rows(self, split: str) -> int:
         """Return the number of samples of a split."""
@@ -127,9 +127,10 @@ class CacheReader:
             rows = np.arange(len(info.labels))[rows if rows is not None else slice(None)]
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(info.labels)):
+            wrong = rows.min() if rows.min() < 0 else rows.max()
             raise IndexError(
-                f"row {rows.max()} of split {split!r} was asked for; expected 0 to {len(info.labels) - 1}. Ask for "
-                "fewer."
+                f"row {wrong} of split {split!r} was asked for; expected 0 to {len(info.labels) - 1}. Ask for "
+                "rows that exist."
             )
         out = np.empty((len(rows), info.n_features), dtype=np.float32)
         blocks = rows // info.block_rows

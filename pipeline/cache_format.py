@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,8 +31,11 @@ ATTRIBUTES = (
     "manifest_sha256",
     "dataset",
 )
+SPLIT_ATTRIBUTES = ("block_rows", "max_rounding_error")
 _LARGEST_INFLATION = 1024
-"""A compressed array may claim at most this many times the file's length."""
+"""Compressed embeddings may claim at most this many times the file's length: deflate cannot do better."""
+_LARGEST_ATTRIBUTE = 2**16
+"""Bytes of an attribute: HDF5 keeps none above this beside its object."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ class NamingDamage:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if error is None or isinstance(error, FileNotFoundError | IndexError | NotACacheError | MemoryError):
+        # a missing file, a forbidden one and a full memory say nothing about what the file holds
+        if isinstance(error, FileNotFoundError | PermissionError | NotACacheError | MemoryError):
             return
         if isinstance(error, Exception):
             raise OSError(
@@ -113,28 +118,43 @@ class NotACacheError(ValueError):
 
 
 def read_structure(file: h5py.File) -> tuple[CacheHeader, dict[str, Split]]:
-    """Read everything but the embeddings, after checking that nothing is linked, claimed too large or changed."""
+    """Read everything but the embeddings, after checking that nothing is linked, claimed too large or changed.
+
+    Raises
+    ------
+    NotACacheError
+        If the file is something else, or of another version.
+    OSError, ValueError, KeyError
+        If it is damaged; :class:`NamingDamage` makes one sentence of them.
+    """
     _check_format(file)
     _check_members(file)
     if meta_sha256(file) != _attribute(file, "meta_sha256"):
         raise OSError("attributes, labels, ids or checksums differ from meta_sha256")
-    if int(file.attrs.get("complete", 0)) != 1:
+    if _attribute(file, "complete") != 1:
         raise OSError("it was never completed")
-    values: dict[str, Any] = {name: _attribute(file, name) for name in ATTRIBUTES}
-    for name in ("backbone", "preprocessing"):
-        values[name] = json.loads(values[name])
-    header = CacheHeader(**values, class_names=tuple(_decode(file["class_names"][()])))
-    return header, {name: _read_split(file[name]) for name in file if name != "class_names"}
+    header = _read_header(file)
+    splits = {name: _read_split(file[name]) for name in split_names(file)}
+    for name, split in splits.items():
+        _check_split(name, split, file[name]["embeddings"], header)
+    if len({split.n_features for split in splits.values()}) != 1:
+        raise OSError("its splits differ in their number of features, or there is none")
+    return header, splits
+
+
+def split_names(file: h5py.File) -> list[str]:
+    """Return the names of the splits, sorted."""
+    return sorted(set(file) - {"class_names"})
 
 
 def _check_format(file: h5py.File) -> None:
     name = Path(file.filename).name
     if "format" not in file.attrs or _attribute(file, "format") != FORMAT:
         raise NotACacheError(
-            f"{name} is an HDF5 file, but not a {FORMAT}; expected one that `dvc repro extract` wrote. Import other "
-            "embeddings with `python -m pipeline import`."
+            f"{name} is an HDF5 file, but not a {FORMAT}; expected one that `dvc repro extract` wrote. Give the path "
+            "of such a file."
         )
-    version = int(file.attrs["version"])
+    version = _attribute(file, "version")
     if version != VERSION:
         raise NotACacheError(
             f"cache {name} has format version {version}; this release reads version {VERSION}. Update the checkout, "
@@ -145,46 +165,75 @@ def _check_format(file: h5py.File) -> None:
 def _check_members(file: h5py.File) -> None:
     """Accept only hard links to the arrays that the format names, none larger than the file can hold."""
     length = Path(file.filename).stat().st_size
-    for group, name in [(file, name) for name in file]:
+    _check_hard_links(file)
+    _check_array("class_names", file["class_names"], length)
+    for name in split_names(file):
+        group = file[name]
+        if not isinstance(group, h5py.Group) or set(group) != set(DATASETS):
+            raise OSError(f"split {name} does not hold exactly {', '.join(DATASETS)}")
+        _check_hard_links(group)
+        for member in DATASETS:
+            _check_array(f"{name}/{member}", group[member], length)
+
+
+def _check_hard_links(group: h5py.Group) -> None:
+    for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise OSError(f"{name} is a link; only arrays inside the file are read")
-        members = [("class_names", file[name])] if name == "class_names" else _members(file[name], name)
-        for member, array in members:
-            _check_array(f"{name}/{member}", array, length)
-
-
-def _members(group: h5py.Group, name: str) -> list[tuple[str, h5py.Dataset]]:
-    if not isinstance(group, h5py.Group) or set(group) != set(DATASETS):
-        raise OSError(f"split {name} does not hold exactly {', '.join(DATASETS)}")
-    if any(not isinstance(group.get(member, getlink=True), h5py.HardLink) for member in DATASETS):
-        raise OSError(f"split {name} holds a link; only arrays inside the file are read")
-    return [(member, group[member]) for member in DATASETS]
+            raise OSError(f"{group.name.rstrip('/')}/{name} is a link; only arrays inside the file are read")
 
 
 def _check_array(name: str, array: h5py.Dataset, length: int) -> None:
+    """Compare what an array claims with the format and the file's length, before any memory is taken for it."""
     if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual:
         raise OSError(f"{name} is not an array inside the file")
-    if array.dtype.kind not in "fiuS":
-        raise OSError(f"{name} has type {array.dtype}")
-    limit = length * (_LARGEST_INFLATION if array.compression else 1)
-    if array.size * array.dtype.itemsize > limit:
+    member = name.rpartition("/")[2]
+    kinds = {"embeddings": ("<f2", "<f4"), "labels": ("<i8",), "block_crc32": ("<u4",)}
+    if array.dtype.str not in kinds[member] if member in kinds else array.dtype.kind != "S":
+        raise OSError(f"{name} has type {array.dtype.str}")
+    if len(array.shape) != (2 if member == "embeddings" else 1):
+        raise OSError(f"{name} has shape {array.shape}")
+    packed = member == "embeddings" and array.compression == "gzip"
+    limit = length * (_LARGEST_INFLATION if packed else 1)
+    if math.prod(map(int, array.shape)) * array.dtype.itemsize > limit:
         raise OSError(f"{name} claims shape {array.shape}, more than {length} bytes can hold")
 
 
+def _read_header(file: h5py.File) -> CacheHeader:
+    values: dict[str, Any] = {name: _attribute(file, name) for name in ATTRIBUTES}
+    for name in ("backbone", "preprocessing"):
+        values[name] = json.loads(values[name])
+        if not isinstance(values[name], dict):
+            raise OSError(f"attribute {name} is not a JSON object")
+    if not all(isinstance(values[name], str | dict) for name in ATTRIBUTES):
+        raise OSError("an attribute that should be text is a number")
+    return CacheHeader(**values, class_names=tuple(_decode(file["class_names"][()])))
+
+
 def _read_split(group: h5py.Group) -> Split:
-    embeddings = group["embeddings"]
-    split = Split(
+    return Split(
         labels=group["labels"][()],
         sample_ids=_decode(group["sample_ids"][()]),
         crcs=group["block_crc32"][()],
-        block_rows=int(group.attrs["block_rows"]),
-        n_features=embeddings.shape[1],
-        max_rounding_error=float(group.attrs["max_rounding_error"]),
+        block_rows=int(_attribute(group, "block_rows")),
+        n_features=int(group["embeddings"].shape[1]),
+        max_rounding_error=float(_attribute(group, "max_rounding_error")),
     )
-    n_blocks = -(-len(split.labels) // split.block_rows)
-    if not len(embeddings) == len(split.labels) == len(split.sample_ids) or len(split.crcs) != n_blocks:
-        raise OSError(f"the arrays of split {group.name} differ in length")
-    return split
+
+
+def _check_split(name: str, split: Split, embeddings: h5py.Dataset, header: CacheHeader) -> None:
+    """Compare the parts of a split with each other: the file may come from another program."""
+    n = len(split.labels)
+    n_blocks = -(-n // split.block_rows) if split.block_rows > 0 else -1
+    if n == 0 or not n == len(embeddings) == len(split.sample_ids) or len(split.crcs) != n_blocks:
+        raise OSError(f"the arrays of split {name} are empty or differ in length")
+    if embeddings.chunks != (split.block_rows, split.n_features):
+        raise OSError(f"the chunks of {name}/embeddings are not its blocks of rows")
+    if embeddings.dtype != np.dtype(header.storage_dtype):
+        raise OSError(f"{name}/embeddings are {embeddings.dtype}, not {header.storage_dtype}")
+    if split.labels.min() < -1 or split.labels.max() >= len(header.class_names):
+        raise OSError(f"{name}/labels hold a class without a name")
+    if len(set(split.sample_ids)) != n:
+        raise OSError(f"{name}/sample_ids repeat an id")
 
 
 def meta_sha256(file: h5py.File) -> str:
@@ -193,7 +242,7 @@ def meta_sha256(file: h5py.File) -> str:
         name: _attribute(file, name) for name in sorted(file.attrs) if name not in ("meta_sha256", "complete")
     }
     meta: dict[str, Any] = {"attributes": attributes, "class_names": _decode(file["class_names"][()]), "splits": {}}
-    for name in sorted(set(file) - {"class_names"}):
+    for name in split_names(file):
         group = file[name]
         meta["splits"][name] = {
             "arrays": {member: [list(group[member].shape), group[member].dtype.str] for member in DATASETS},
@@ -203,9 +252,14 @@ def meta_sha256(file: h5py.File) -> str:
     return hashlib.sha256(canonical_json(meta).encode()).hexdigest()
 
 
-def _attribute(holder: h5py.Group, name: str) -> Any:
+def _attribute(holder: h5py.Group, name: str) -> str | int | float:
+    """Return a scalar attribute, after looking at what it claims to be."""
+    identifier = holder.attrs.get_id(name)
+    kind, size = identifier.dtype.kind, identifier.dtype.itemsize
+    if identifier.shape != () or kind not in "Siuf" or size > _LARGEST_ATTRIBUTE:
+        raise OSError(f"attribute {name} is not one number or one text of fixed length")
     value = holder.attrs[name]
-    return value.decode() if isinstance(value, bytes) else value.item()
+    return value.decode() if kind == "S" else value.item()
 
 
 def canonical_json(value: Any) -> str:
@@ -216,6 +270,10 @@ def canonical_json(value: Any) -> str:
 def fixed_text(values: Iterable[str]) -> np.ndarray:
     """Encode text as UTF-8 of fixed length: variable-length text lies in a heap that no checksum reaches."""
     encoded = [value.encode() for value in values]
+    if any(b"\0" in value for value in encoded):
+        raise ValueError(
+            "an id or a class name holds the character NUL, which ends a text here; expected none. Rename it."
+        )
     length = max(1, max(map(len, encoded), default=1))
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", length))
 

@@ -59,6 +59,8 @@ def write_cache(
         names, ids repeat, or lengths differ. The file at ``path`` stays as it was.
     """
     path = Path(path)
+    if not splits:
+        raise ValueError(f"cache {path.name} was given no split; expected at least one. Write the manifest again.")
     path.parent.mkdir(parents=True, exist_ok=True)
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -66,6 +68,7 @@ def write_cache(
             _write_header(file, header)
             for name, rows in splits.items():
                 _write_split(file, name, header, rows, compression)
+            _check_widths({name: file[name]["embeddings"].shape[1] for name in splits if len(file[name]["labels"])})
             file.attrs["meta_sha256"] = np.bytes_(meta_sha256(file))
             file.attrs["complete"] = np.uint8(1)
         _sync(neighbour)
@@ -87,7 +90,7 @@ def _write_header(file: h5py.File, header: CacheHeader) -> None:
     values = asdict(header)
     for name in ATTRIBUTES:
         value = values[name]
-        file.attrs[name] = np.bytes_(value if isinstance(value, str) else canonical_json(value))
+        file.attrs[name] = np.bytes_((value if isinstance(value, str) else canonical_json(value)).encode())
     file.create_dataset("class_names", data=fixed_text(header.class_names))
 
 
@@ -96,6 +99,7 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
     _check_split(name, labels, ids, len(header.class_names))
     blocks = iter(rows.blocks)
     first = next(blocks, np.zeros((0, 1), np.float32))
+    _check_shape(name, first, first.shape[-1] if first.ndim else 0)
     dtype, n_features = np.dtype(header.storage_dtype), first.shape[1]
     block_rows = max(1, CHUNK_BYTES // (n_features * dtype.itemsize))
     block_rows = max(1, min(block_rows, len(labels)))
@@ -108,8 +112,13 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
         **COMPRESSION[compression],
     )
     crcs, error, start = [], 0.0, 0
-    for block in _reblock(first, blocks, block_rows):
-        _check_rows(name, block, ids[start : start + len(block)], n_features)
+    for block in _reblock(first, _alike(name, blocks, n_features), block_rows):
+        if start + len(block) > len(labels):
+            raise ValueError(
+                f"split {name!r} got more rows of embeddings than its {len(labels)} labels; expected as many. Extract "
+                "again."
+            )
+        _check_finite(name, block, ids[start : start + len(block)])
         with np.errstate(over="ignore"):
             stored = block.astype(dtype)
         _check_overflow(name, stored, ids[start : start + len(block)])
@@ -127,6 +136,13 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
     group.create_dataset("block_crc32", data=np.array(crcs, dtype=np.uint32))
     group.attrs["block_rows"] = np.int64(block_rows)
     group.attrs["max_rounding_error"] = np.float64(error)
+
+
+def _check_widths(widths: dict[str, int]) -> None:
+    if len(set(widths.values())) > 1:
+        raise ValueError(
+            f"the splits differ in their number of features: {widths}; expected one for all. Extract again."
+        )
 
 
 def _reblock(first: np.ndarray, rest: Iterator[np.ndarray], block_rows: int) -> Iterator[np.ndarray]:
@@ -161,12 +177,21 @@ def _check_split(name: str, labels: np.ndarray, ids: tuple[str, ...], n_classes:
         )
 
 
-def _check_rows(name: str, block: np.ndarray, ids: tuple[str, ...], n_features: int) -> None:
-    """Refuse what the storage type cannot hold, naming the sample."""
-    if block.ndim != 2 or block.shape[1] != n_features:
+def _alike(name: str, blocks: Iterator[np.ndarray], n_features: int) -> Iterator[np.ndarray]:
+    for block in blocks:
+        _check_shape(name, block, n_features)
+        yield block
+
+
+def _check_shape(name: str, block: np.ndarray, n_features: int) -> None:
+    if block.ndim != 2 or block.shape[1] != n_features or not n_features:
         raise ValueError(
-            f"split {name!r} got a block of shape {block.shape}; expected (rows, {n_features}). Extract again."
+            f"split {name!r} got a block of shape {block.shape}; expected (rows, {n_features or 'features'}). Extract "
+            "again."
         )
+
+
+def _check_finite(name: str, block: np.ndarray, ids: tuple[str, ...]) -> None:
     bad = ~np.isfinite(block).all(axis=1)
     if bad.any():
         raise ValueError(
@@ -180,7 +205,8 @@ def _check_overflow(name: str, stored: np.ndarray, ids: tuple[str, ...]) -> None
     if bad.any():
         raise ValueError(
             f"the embedding of sample {ids[int(bad.argmax())]!r} (split {name!r}) overflows {stored.dtype}; expected "
-            "magnitudes below 65,504. Set storage_dtype: float32."
+            f"magnitudes up to {np.finfo(stored.dtype).max:g}. "
+            + ("Set storage_dtype: float32." if stored.dtype == np.float16 else "Look at that image and the weights.")
         )
 
 

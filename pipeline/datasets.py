@@ -1,0 +1,360 @@
+"""Images by name, in an order and a split that anyone can reproduce.
+
+Enters: a recipe (the settings of one data set). Leaves: a manifest, which lists every image with the sha256 of its
+content, and the images themselves. Must not know: networks, embeddings, who learns from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+UNLABELLED = -1
+_PHOTOS = ("china.jpg", "flower.jpg")
+_CROP_SHARE = (0.12, 0.75)
+"""Side of a crop as a share of the photograph's shorter side, drawn on a logarithmic scale."""
+_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """List the images of a data set.
+
+    Parameters
+    ----------
+    dataset : str
+    recipe : mapping, JSON-able
+        What the images are made from again.
+    class_names : tuple of str
+        Label 0 is the first.
+    sample_ids : tuple of n str
+    labels : ndarray of shape (n,), int64
+        −1 where there is none.
+    splits : tuple of n str
+    digests : tuple of n str
+        The sha256 of each file's bytes, or of an array's pixels.
+    """
+
+    dataset: str
+    recipe: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    sample_ids: tuple[str, ...]
+    labels: np.ndarray
+    splits: tuple[str, ...]
+    digests: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 of the manifest's lines."""
+        return hashlib.sha256("".join(_lines(self)).encode()).hexdigest()
+
+
+def build_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
+    """List the images that a recipe describes.
+
+    Parameters
+    ----------
+    name : str
+    recipe : mapping
+        ``kind`` and its settings: ``digits`` (``test_fraction``, ``seed``), ``photos`` (``n_crops``, ``seed``), ``folder``
+        (``root``, ``test_fraction``, ``seed``), ``cifar10`` or ``cifar100`` (``root``).
+
+    Raises
+    ------
+    ValueError, OSError
+        If a folder is missing or empty, or an image cannot be read.
+
+    Examples
+    --------
+    >>> manifest = build_manifest("digits", {"kind": "digits", "test_fraction": 0.3, "seed": 0})
+    >>> len(manifest.labels), manifest.splits.count("test"), manifest.class_names[3]
+    (1797, 540, '3')
+    """
+    kinds: dict[str, Callable[[str, Mapping[str, Any]], Manifest]] = {
+        "digits": _digits_manifest,
+        "photos": _photos_manifest,
+        "folder": _folder_manifest,
+        "cifar10": _cifar_manifest,
+        "cifar100": _cifar_manifest,
+    }
+    return kinds[recipe["kind"]](name, recipe)
+
+
+def write_manifest(manifest: Manifest, path: str | Path) -> None:
+    """Write a manifest as JSON lines: a header, then one line an image."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
+    neighbour.write_text("".join(_lines(manifest)), encoding="utf-8")
+    neighbour.replace(path)
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Read a manifest.
+
+    Raises
+    ------
+    OSError
+        If there is none.
+    ValueError
+        If it is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no manifest {path}; expected one. Run `dvc repro manifest`.")
+    try:
+        header, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return Manifest(
+            dataset=header["dataset"],
+            recipe=header["recipe"],
+            class_names=tuple(header["class_names"]),
+            sample_ids=tuple(row["id"] for row in rows),
+            labels=np.array([row["label"] for row in rows], dtype=np.int64),
+            splits=tuple(row["split"] for row in rows),
+            digests=tuple(row["sha256"] for row in rows),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"manifest {path} is damaged ({error}); expected JSON lines that the manifest stage wrote. Run "
+            "`dvc repro manifest`."
+        ) from error
+
+
+def _lines(manifest: Manifest) -> Iterable[str]:
+    header = {"dataset": manifest.dataset, "recipe": dict(manifest.recipe), "class_names": list(manifest.class_names)}
+    yield json.dumps(header, sort_keys=True, ensure_ascii=False) + "\n"
+    rows = zip(manifest.sample_ids, manifest.labels.tolist(), manifest.splits, manifest.digests, strict=True)
+    for sample_id, label, split, digest in rows:
+        row = {"id": sample_id, "label": label, "split": split, "sha256": digest}
+        yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+class Images(Sequence[Image.Image]):
+    """Give the images of a manifest, each checked against its digest, in RGB.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+
+    def __len__(self) -> int:
+        return len(self.manifest.sample_ids)
+
+    def __getitem__(self, row: int) -> Image.Image:  # type: ignore[override]
+        """Return the image of a row.
+
+        Raises
+        ------
+        OSError
+            If it is missing, cannot be decoded, or differs from what the manifest lists.
+        """
+        sample_id, recipe = self.manifest.sample_ids[row], self.manifest.recipe
+        if recipe["kind"] == "folder":
+            image, digest = _read_file(Path(recipe["root"]), sample_id)
+        else:
+            pixels = _ARRAYS[recipe["kind"]](recipe, sample_id)
+            image, digest = Image.fromarray(pixels), _pixels_sha256(pixels)
+        if digest != self.manifest.digests[row]:
+            raise OSError(
+                f"image {sample_id} has sha256 {digest[:12]}, the manifest lists {self.manifest.digests[row][:12]}; "
+                "expected an unchanged image. Run `dvc repro manifest` to list the images anew."
+            )
+        return to_rgb(image)
+
+
+def open_images(manifest: Manifest) -> Images:
+    """Return the images of a manifest: lazy, and able to travel to worker processes."""
+    return Images(manifest)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn any image upright and into 8-bit RGB: greyscale, palette, CMYK, transparent and 16-bit ones too.
+
+    Examples
+    --------
+    >>> to_rgb(Image.new("I;16", (1, 1), 65535)).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16-bit greyscale; a plain conversion would clip it to white
+        upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if upright.mode in ("P", "LA", "PA") or "transparency" in upright.info:
+        upright = upright.convert("RGBA")
+    if upright.mode == "RGBA":
+        white = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(white, upright)
+    return upright.convert("RGB")
+
+
+def _digits_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
+    images, labels = _digits()
+    splits = _stratified_splits(labels, recipe["test_fraction"], recipe["seed"])
+    ids = tuple(f"digits/{row:04d}" for row in range(len(labels)))
+    digests = tuple(map(_pixels_sha256, images))
+    return Manifest(name, dict(recipe), tuple(map(str, range(10))), ids, labels, splits, digests)
+
+
+def _photos_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
+    ids = tuple(f"photos/{row:05d}" for row in range(recipe["n_crops"]))
+    labels = np.full(len(ids), UNLABELLED, dtype=np.int64)
+    digests = tuple(_pixels_sha256(_photo_crop(recipe, sample_id)) for sample_id in ids)
+    return Manifest(name, dict(recipe), (), ids, labels, ("train",) * len(ids), digests)
+
+
+def _folder_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
+    root = Path(recipe["root"])
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"dataset {name} looks for images in {root}, which is no folder; expected one sub-folder a class, or train "
+            "and test with one each. Correct datasets." + name + ".root in params.yaml."
+        )
+    paired = {child.name for child in root.iterdir() if child.is_dir()} == {"train", "test"}
+    names, rows = _list_folder(name, root, ("train", "test") if paired else ("",))
+    labels = np.array([label for _, label in rows], dtype=np.int64)
+    ids = tuple(sample_id for sample_id, _ in rows)
+    if paired:
+        splits = tuple(sample_id.split("/", 1)[0] for sample_id in ids)
+    else:
+        splits = _stratified_splits(labels, recipe["test_fraction"], recipe["seed"])
+    digests = tuple(_read_file(root, sample_id)[1] for sample_id in ids)
+    return Manifest(name, dict(recipe), names, ids, labels, splits, digests)
+
+
+def _list_folder(name: str, root: Path, parts: tuple[str, ...]) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
+    """Return class names, and each image's path below the root with its label, sorted."""
+    class_names = sorted({child.name for part in parts for child in (root / part).iterdir() if child.is_dir()})
+    rows = []
+    for part in parts:
+        for label, class_name in enumerate(class_names):
+            folder = root / part / class_name
+            files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _SUFFIXES) if folder.is_dir() else []
+            if not files and part != "test":
+                raise ValueError(
+                    f"dataset {name} has no images in {folder}; expected some for class {class_name!r}. Add images or "
+                    "remove the folder."
+                )
+            rows += [(file.relative_to(root).as_posix(), label) for file in files]
+    if not rows:
+        raise ValueError(f"dataset {name} has no class folders in {root}; expected one a class. Add them.")
+    return tuple(class_names), rows
+
+
+def _cifar_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
+    sources = {split: _cifar(recipe["kind"], recipe["root"], split) for split in ("train", "test")}
+    ids, labels, splits, digests = [], [], [], []
+    for split, source in sources.items():
+        ids += [f"{split}/{row:05d}" for row in range(len(source.targets))]
+        labels += source.targets
+        splits += [split] * len(source.targets)
+        digests += [_pixels_sha256(pixels) for pixels in source.data]
+    names = tuple(sources["train"].classes)
+    return Manifest(name, dict(recipe), names, tuple(ids), np.array(labels, np.int64), tuple(splits), tuple(digests))
+
+
+def _stratified_splits(labels: np.ndarray, test_fraction: float, seed: int) -> tuple[str, ...]:
+    """Give each class its share of test samples, drawn by a seed."""
+    from sklearn.model_selection import train_test_split
+
+    _, test = train_test_split(np.arange(len(labels)), test_size=test_fraction, random_state=seed, stratify=labels)
+    in_test = np.isin(np.arange(len(labels)), test)
+    return tuple(np.where(in_test, "test", "train").tolist())
+
+
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return images (n, 8, 8, 3), uint8, and labels (n,)."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=3), bunch.target.astype(np.int64)
+
+
+@cache
+def _photo(name: str) -> np.ndarray:
+    from sklearn.datasets import load_sample_image
+
+    return load_sample_image(name)
+
+
+def _photo_crop(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
+    """Cut the crop that an id stands for: place and scale follow from the seed and the id's number alone."""
+    row = int(sample_id.rsplit("/", 1)[1])
+    rng = np.random.default_rng([recipe["seed"], row])
+    photo = _photo(_PHOTOS[row % len(_PHOTOS)])
+    low, high = np.log(np.array(_CROP_SHARE) * min(photo.shape[:2]))
+    side = int(np.exp(rng.uniform(low, high)))
+    top, left = (int(rng.integers(length - side + 1)) for length in photo.shape[:2])
+    return np.ascontiguousarray(photo[top : top + side, left : left + side])
+
+
+@cache
+def _cifar(kind: str, root: str, split: str) -> Any:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    try:
+        return (CIFAR10 if kind == "cifar10" else CIFAR100)(root, train=split == "train", download=False)
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            f"{kind} is not whole in {root}; expected the extracted folder of its Python version. Download it from "
+            "https://www.cs.toronto.edu/~kriz/cifar.html and extract it there."
+        ) from error
+
+
+def _cifar_pixels(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
+    split, row = sample_id.split("/")
+    return _cifar(recipe["kind"], recipe["root"], split).data[int(row)]
+
+
+def _digit_pixels(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
+    return _digits()[0][int(sample_id.rsplit("/", 1)[1])]
+
+
+_ARRAYS: dict[str, Callable[[Mapping[str, Any], str], np.ndarray]] = {
+    "digits": _digit_pixels,
+    "photos": _photo_crop,
+    "cifar10": _cifar_pixels,
+    "cifar100": _cifar_pixels,
+}
+
+
+def _read_file(root: Path, sample_id: str) -> tuple[Image.Image, str]:
+    """Decode a file below the root, and hash its bytes."""
+    path = root / sample_id
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"image {sample_id} lies outside {root}; expected a path below it. Correct the manifest.")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"image {sample_id} is missing in {root}; expected every image of the manifest. Restore it, or run "
+            "`dvc repro manifest` to list the images anew."
+        )
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image.copy() if not image.getexif() else ImageOps.exif_transpose(image), _file_sha256(path)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise OSError(
+            f"image {sample_id} in {root} cannot be decoded ({error}); expected a whole image. Replace or remove it, "
+            "then run `dvc repro manifest`."
+        ) from error
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pixels_sha256(pixels: np.ndarray) -> str:
+    return hashlib.sha256(f"{pixels.shape}{pixels.dtype.str}".encode() + pixels.tobytes()).hexdigest()

@@ -1,0 +1,33 @@
+"""The stage that lists images: so that extraction runs again when content changes, and only then.
+
+Enters: the recipe of a data set. Leaves: its manifest. Must not know: networks, embeddings.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline import console
+from pipeline.datasets import build_manifest, write_manifest
+from pipeline.params import load_params
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line of this stage."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.manifest", description="List the images of a data set.")
+    parser.add_argument("name", help="an entry of datasets in the settings file")
+    parser.add_argument("--params", required=True, help="settings file to read")
+    parser.add_argument("--output", required=True, help="manifest to write (JSON lines)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the manifest of the data set that the arguments name."""
+    manifest = build_manifest(args.name, load_params(args.params).dataset(args.name))
+    write_manifest(manifest, args.output)
+    counts = ", ".join(f"{manifest.splits.count(split):,} {split}" for split in sorted(set(manifest.splits)))
+    console.say(f"manifest {args.name}", f"{len(manifest.labels):,} images ({counts}) → {args.output}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main, build_parser()))

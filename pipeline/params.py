@@ -1,0 +1,337 @@
+"""The settings of a pipeline, read once and checked as a whole.
+
+Room: a leaf, and the only reader of ``params.yaml``.
+Enters: the path of a settings file with the tables ``datasets``, ``embeddings`` and ``runs``.
+Leaves: a frozen `Params` whose every name and number has been checked.
+Must not know: where any other file lies, what a backbone or an estimator is, what a stage does.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+__all__ = [
+    "BANNED_KEYS",
+    "Cifar",
+    "Digits",
+    "Embeddings",
+    "Folder",
+    "Params",
+    "Photos",
+    "Run",
+    "Stream",
+    "load_params",
+]
+
+# DVC leaves keys of these names out of the hash by which it finds earlier results: a change goes unnoticed.
+BANNED_KEYS = ("size", "nfiles")
+
+# A dot in an id would be read as a path by DVC, a slash or a space would break a file name.
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Scalar = bool | int | float | str | None
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Digits(_Record):
+    """scikit-learn's handwritten digits, split into training and test images by a seeded stratified draw."""
+
+    kind: Literal["digits"]
+    test_fraction: float = Field(gt=0, lt=1)
+    seed: Seed
+
+
+class Photos(_Record):
+    """Seeded crops of scikit-learn's two sample photographs: unlabelled, all of them training images."""
+
+    kind: Literal["photos"]
+    n_crops: int = Field(ge=1)
+    seed: Seed
+
+
+class Folder(_Record):
+    """Images in one folder per class; `root` is relative to where the command runs.
+
+    `test_fraction` and `seed` speak only where the tree has no ``train`` and ``test`` folders of its own.
+    """
+
+    kind: Literal["folder"]
+    root: str
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    seed: Seed = 0
+
+
+class Cifar(_Record):
+    """CIFAR-10 or CIFAR-100 as torchvision stores them under `root`."""
+
+    kind: Literal["cifar10", "cifar100"]
+    root: str
+
+
+Dataset = Annotated[Digits | Photos | Folder | Cifar, Field(discriminator="kind")]
+
+
+class Embeddings(_Record):
+    """What is extracted once: which images through which network, read at which layer, stored how."""
+
+    dataset: Id
+    backbone: str
+    tap: str
+    image_side: int = Field(ge=8, le=1024)
+    compute_dtype: Literal["float32", "float16", "bfloat16"]
+    storage_dtype: Literal["float16", "float32"]
+
+
+class Stream(_Record):
+    """The order in which training rows arrive.
+
+    ``class_incremental`` and ``blurry`` divide the classes into stages of `classes_per_stage`, in the order
+    that a seed of `order_seeds` gives (0: sorted) or that `class_orders` spells out; ``shuffled`` mixes all
+    classes in `n_stages` stages. `blur` is the share of rows that ``blurry`` scatters over all stages.
+    """
+
+    kind: Literal["class_incremental", "shuffled", "blurry"]
+    classes_per_stage: int = Field(default=1, ge=1)
+    n_stages: int = Field(default=1, ge=1)
+    blur: float = Field(default=0.1, ge=0, le=1)
+    order_seeds: list[Seed] = Field(default=[0], min_length=1)
+    class_orders: list[list[Annotated[int, Field(ge=0)]]] | None = None
+    batch_rows: int = Field(default=128, ge=1)
+
+    @model_validator(mode="after")
+    def _orders_are_distinct(self) -> "Stream":
+        if len(set(self.order_seeds)) < len(self.order_seeds):
+            raise ValueError(f"order_seeds {self.order_seeds} names a seed twice; give each seed once")
+        if self.class_orders is not None and "order_seeds" in self.model_fields_set:
+            raise ValueError("order_seeds and class_orders both say the order of classes; keep one of them")
+        if self.class_orders is not None and not self.class_orders:
+            raise ValueError("class_orders is an empty list; give at least one order, or leave it out")
+        return self
+
+    def orders(self) -> list[tuple[int, list[int] | None]]:
+        """Return a seed, and the order of classes where it is spelled out, for each repetition of the run."""
+        if self.class_orders is not None:
+            return [(position, list(order)) for position, order in enumerate(self.class_orders)]
+        return [(seed, None) for seed in self.order_seeds]
+
+
+class Run(_Record):
+    """What is learned from one cache: where keys come from, the stream, and the estimator's settings.
+
+    `declare_classes` tells the estimator all classes before the first stage, as the paper's model knows them.
+    """
+
+    embeddings: Id
+    keys: Id
+    key_rows: Literal["all", "first_stage"] = "all"
+    stream: Stream
+    epochs_per_stage: int = Field(default=1, ge=1)
+    declare_classes: bool = False
+    estimator: dict[str, Scalar]
+
+    @model_validator(mode="after")
+    def _first_stage_is_of_this_run(self) -> "Run":
+        if self.key_rows == "first_stage" and self.keys != self.embeddings:
+            raise ValueError(
+                f"key_rows is 'first_stage', but keys names {self.keys!r} and embeddings "
+                f"{self.embeddings!r}; one entry is expected for both, so name the same one twice or write "
+                f"key_rows: all"
+            )
+        return self
+
+
+class Params(_Record):
+    """A whole settings file.
+
+    Attributes
+    ----------
+    datasets, embeddings, runs : dict of str to record
+        The three tables by entry name. The accessors `dataset`, `embedding` and `run` look up the same with
+        a message that names the nearest entry.
+    """
+
+    datasets: dict[Id, Dataset]
+    embeddings: dict[Id, Embeddings]
+    runs: dict[Id, Run]
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        """Return the recipe of a dataset as a plain dict, or raise ValueError naming the nearest entry."""
+        return _entry(self.datasets, "datasets", name).model_dump()
+
+    def embedding(self, name: str) -> Embeddings:
+        """Return one entry of `embeddings`; raises ValueError naming the nearest entry."""
+        return _entry(self.embeddings, "embeddings", name)
+
+    def run(self, name: str) -> Run:
+        """Return one entry of `runs`; raises ValueError naming the nearest entry."""
+        return _entry(self.runs, "runs", name)
+
+    @model_validator(mode="after")
+    def _references_hold(self) -> "Params":
+        for name, entry in self.embeddings.items():
+            _check_reference(self.datasets, "datasets", entry.dataset, f"embeddings.{name}.dataset")
+        for name, run in self.runs.items():
+            _check_run_id(name)
+            for field in ("embeddings", "keys"):
+                _check_reference(self.embeddings, "embeddings", getattr(run, field), f"runs.{name}.{field}")
+            _check_one_space(name, run, self.embeddings)
+        return self
+
+
+def load_params(path: str | Path) -> Params:
+    """Read and check a settings file.
+
+    Parameters
+    ----------
+    path : str or Path
+        A YAML file with the tables ``datasets``, ``embeddings`` and ``runs``.
+
+    Returns
+    -------
+    Params
+        Frozen; every reference between the tables holds.
+
+    Raises
+    ------
+    ValueError
+        If the text is not YAML, a key is unknown, missing, given twice or banned, or a value is out of range.
+        The message names the key's path and, where there is one, the nearest valid key.
+    OSError
+        If the file cannot be read.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        tree = yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader: builds no objects
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise ValueError(f"{path} is not valid YAML ({detail}); mend the line it names") from error
+    if not isinstance(tree, Mapping):
+        raise ValueError(
+            f"{path} holds no tables; datasets, embeddings and runs are expected: start from the shipped file"
+        )
+    _refuse_unsafe(tree, ())
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_first_sentence(error)}") from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A loader that refuses a key given twice, where PyYAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice; keep one", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _refuse_unsafe(tree: Any, path: tuple[str, ...]) -> None:
+    """Raise for banned key names and for numbers that PyYAML reads as text but DVC reads as numbers."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            if key in BANNED_KEYS:
+                raise ValueError(
+                    f"{'.'.join((*path, key))}: DVC leaves keys named {key!r} out of its hash, so a "
+                    f"change would be missed; any other name is expected, so rename it"
+                )
+            _refuse_unsafe(value, (*path, str(key)))
+    elif isinstance(tree, list):
+        for index, value in enumerate(tree):
+            _refuse_unsafe(value, (*path, str(index)))
+    elif isinstance(tree, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", tree):
+        raise ValueError(
+            f"{'.'.join(path)}: {tree!r} is text to one YAML reader and a number to another; a plain number "
+            f"is expected, so write {float(tree)!r}"
+        )
+
+
+def _entry(table: Mapping[str, Any], table_name: str, name: str) -> Any:
+    if name not in table:
+        raise ValueError(
+            f"{name!r} is not an entry of {table_name}{_nearest(name, table)}; expected one of "
+            f"{', '.join(sorted(table)) or '(none)'}: correct the name or add the entry"
+        )
+    return table[name]
+
+
+def _check_reference(table: Mapping[str, Any], table_name: str, name: str, where: str) -> None:
+    try:
+        _entry(table, table_name, name)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _check_run_id(name: str) -> None:
+    # metrics/<run>.json stands beside metrics/train_<run>.json and the like: no path may mean two.
+    if name == "toy" or name.startswith(("train_", "search_")):
+        raise ValueError(
+            f"runs.{name}: this id would share metrics/{name}.json with another stage; an id is expected "
+            f"that is not 'toy' and does not start with 'train_' or 'search_', so rename the run"
+        )
+
+
+def _check_one_space(name: str, run: Run, embeddings: Mapping[str, Embeddings]) -> None:
+    own, keys = embeddings[run.embeddings], embeddings[run.keys]
+    for field in ("backbone", "tap"):
+        if getattr(own, field) != getattr(keys, field):
+            raise ValueError(
+                f"runs.{name}: keys come from {run.keys!r} with {field} {getattr(keys, field)!r}, samples "
+                f"from {run.embeddings!r} with {field} {getattr(own, field)!r}; one embedding space is "
+                f"expected, so make the two entries agree"
+            )
+
+
+def _first_sentence(error: ValidationError) -> str:
+    """Turn pydantic's list of problems into one sentence about the first of them."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        valid = _valid_keys(first["loc"])
+        return (
+            f"{place} is not a setting{_nearest(str(first['loc'][-1]), valid)}; expected one of "
+            f"{', '.join(valid)}: rename or remove it{more}"
+        )
+    if first["type"] == "missing":
+        return f"{place} is missing; expected a value for it, so add the key{more}"
+    if first["type"] == "value_error":
+        return f"{place + ': ' if place else ''}{first['ctx']['error']}{more}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{place} is {first['input']!r}; {message}: correct the value{more}"
+
+
+def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
+    kinds: dict[str, type[BaseModel]] = {
+        "digits": Digits,
+        "photos": Photos,
+        "folder": Folder,
+        "cifar10": Cifar,
+        "cifar100": Cifar,
+    }
+    model: type[BaseModel] = Params
+    if len(location) == 4 and location[0] == "datasets":  # table, entry, kind, key
+        model = kinds[str(location[2])]
+    elif len(location) == 3:
+        model = Embeddings if location[0] == "embeddings" else Run
+    elif len(location) == 4:
+        model = Stream
+    return list(model.model_fields)
+
+
+def _nearest(given: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(given, list(names), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,242 @@
+"""Orders in which training rows arrive.
+
+Room: a leaf; index arithmetic only, and the only room that decides an order of samples.
+Enters: the labels of all training rows (n,) and a seed or a written order of classes.
+Leaves: a list of `Stage`, each with its classes and the row positions (n_stage,) in order of arrival.
+Must not know: embeddings, caches, models, paths.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+__all__ = ["Stage", "blurry", "class_incremental", "class_order", "make_stages", "shuffled"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Rows that arrive together, and the classes that the stage is about.
+
+    Attributes
+    ----------
+    classes : tuple of int
+        Classes of the stage, sorted.
+    rows : ndarray of int64 (n_stage,)
+        Positions of training rows in order of arrival.
+    """
+
+    classes: tuple[int, ...]
+    rows: np.ndarray
+
+
+def class_order(classes: Sequence[int], seed: int) -> list[int]:
+    """Return the classes in the order of a seed: sorted for seed 0, shuffled for any other.
+
+    Parameters
+    ----------
+    classes : sequence of int
+        Distinct classes.
+    seed : int
+        0 or more.
+
+    Examples
+    --------
+    >>> class_order([2, 0, 1], seed=0)
+    [0, 1, 2]
+    >>> class_order([0, 1, 2, 3], seed=1) == class_order([3, 2, 1, 0], seed=1)
+    True
+    """
+    ordered = sorted(int(label) for label in classes)
+    if seed == 0:
+        return ordered
+    return [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
+
+
+def class_incremental(
+    labels: np.ndarray, classes_per_stage: int, seed: int, *, order: Sequence[int] | None = None
+) -> list[Stage]:
+    """Divide the rows into stages of a few classes each, every class in one stage only.
+
+    Parameters
+    ----------
+    labels : ndarray of int (n,)
+        Class of each training row; rows with −1 carry no label and are left out.
+    classes_per_stage : int
+        1 or more; the last stage has fewer where the number of classes is no multiple of it.
+    seed : int
+        Decides the order of classes (0: sorted) and of the rows within a stage.
+    order : sequence of int, optional
+        Classes in the order wanted, instead of the seed's; each class of `labels` exactly once.
+
+    Returns
+    -------
+    list of Stage
+        Each labelled row once.
+
+    Raises
+    ------
+    ValueError
+        If no row is labelled, `classes_per_stage` is below 1, or `order` is not the classes of `labels`.
+
+    Examples
+    --------
+    >>> stages = class_incremental(np.array([0, 1, 2, 3, 0, 1]), classes_per_stage=2, seed=0)
+    >>> [stage.classes for stage in stages]
+    [(0, 1), (2, 3)]
+    >>> sorted(stages[0].rows.tolist())
+    [0, 1, 4, 5]
+    """
+    groups = _class_groups(labels, classes_per_stage, seed, order)
+    rng = np.random.default_rng((seed, 1))
+    return [Stage(group, rng.permutation(np.flatnonzero(np.isin(labels, group)))) for group in groups]
+
+
+def shuffled(labels: np.ndarray, n_stages: int, seed: int) -> list[Stage]:
+    """Divide the rows into stages of equal length that hold all classes, in random order.
+
+    Parameters
+    ----------
+    labels : ndarray of int (n,)
+        Class of each training row; rows with −1 are left out.
+    n_stages : int
+        1 or more; lengths differ by one row at most.
+    seed : int
+        Decides the order.
+
+    Returns
+    -------
+    list of Stage
+        Each labelled row once; every stage is about all classes.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer labelled rows than stages, or `n_stages` is below 1.
+
+    Examples
+    --------
+    >>> [len(stage.rows) for stage in shuffled(np.array([0, 1, 0, 1, 0]), n_stages=2, seed=0)]
+    [3, 2]
+    """
+    classes = _labelled_classes(labels)
+    rows = np.flatnonzero(np.asarray(labels) >= 0)
+    if not 1 <= n_stages <= len(rows):
+        raise ValueError(
+            f"n_stages is {n_stages} for {len(rows)} labelled rows; a number from 1 to the number of rows is "
+            f"expected: lower n_stages"
+        )
+    mixed = np.random.default_rng((seed, 2)).permutation(rows)
+    return [Stage(tuple(classes), part) for part in np.array_split(mixed, n_stages)]
+
+
+def blurry(
+    labels: np.ndarray, classes_per_stage: int, seed: int, *, blur: float, order: Sequence[int] | None = None
+) -> list[Stage]:
+    """Divide the rows as `class_incremental` does, then scatter a share of them over all stages.
+
+    Parameters
+    ----------
+    labels, classes_per_stage, seed, order
+        As for `class_incremental`.
+    blur : float
+        Share of rows from 0 (the same as `class_incremental`) to 1 that are dealt to stages at random.
+
+    Returns
+    -------
+    list of Stage
+        Each labelled row once; `classes` names the stage's own classes, not the scattered ones.
+
+    Raises
+    ------
+    ValueError
+        As for `class_incremental`, and if `blur` lies outside 0 to 1.
+
+    Examples
+    --------
+    >>> stages = blurry(np.arange(100) % 4, classes_per_stage=2, seed=1, blur=0.5)
+    >>> sum(len(stage.rows) for stage in stages)
+    100
+    """
+    if not 0.0 <= blur <= 1.0:
+        raise ValueError(f"blur is {blur}; a share from 0 to 1 is expected: correct it")
+    plain = class_incremental(labels, classes_per_stage, seed, order=order)
+    rng = np.random.default_rng((seed, 3))
+    rows = np.concatenate([stage.rows for stage in plain])
+    place = np.repeat(np.arange(len(plain)), [len(stage.rows) for stage in plain])
+    moves = rng.random(len(rows)) < blur
+    place[moves] = rng.integers(len(plain), size=int(moves.sum()))
+    if not moves.any():
+        return plain
+    return [Stage(stage.classes, rng.permutation(rows[place == i])) for i, stage in enumerate(plain)]
+
+
+def make_stages(
+    kind: Literal["class_incremental", "shuffled", "blurry"],
+    labels: np.ndarray,
+    seed: int,
+    *,
+    classes_per_stage: int = 1,
+    n_stages: int = 1,
+    blur: float = 0.0,
+    order: Sequence[int] | None = None,
+) -> list[Stage]:
+    """Return the stages of a named kind of stream; settings of the other kinds are not looked at.
+
+    Parameters
+    ----------
+    kind : {"class_incremental", "shuffled", "blurry"}
+        Which of this room's functions decides.
+    labels : ndarray of int (n,)
+        Class of each training row.
+    seed, classes_per_stage, n_stages, blur, order
+        As for that function.
+
+    Raises
+    ------
+    ValueError
+        As that function does, and for an unknown kind.
+
+    Examples
+    --------
+    >>> stages = make_stages("class_incremental", np.array([0, 1]), 0, classes_per_stage=1)
+    >>> [stage.classes for stage in stages]
+    [(0,), (1,)]
+    """
+    if kind == "class_incremental":
+        return class_incremental(labels, classes_per_stage, seed, order=order)
+    if kind == "blurry":
+        return blurry(labels, classes_per_stage, seed, blur=blur, order=order)
+    if kind == "shuffled":
+        return shuffled(labels, n_stages, seed)
+    raise ValueError(
+        f"the stream's kind is {kind!r}; class_incremental, shuffled or blurry is expected: name one of them"
+    )
+
+
+def _class_groups(
+    labels: np.ndarray, classes_per_stage: int, seed: int, order: Sequence[int] | None
+) -> list[tuple[int, ...]]:
+    classes = _labelled_classes(labels)
+    if classes_per_stage < 1:
+        raise ValueError(f"classes_per_stage is {classes_per_stage}; 1 or more is expected: raise it")
+    if order is not None and sorted(order) != classes:
+        raise ValueError(
+            f"the class order {list(order)} does not match the classes {classes} of the training rows; each "
+            f"class is expected exactly once: correct the order"
+        )
+    ordered = list(order) if order is not None else class_order(classes, seed)
+    starts = range(0, len(ordered), classes_per_stage)
+    return [tuple(sorted(ordered[start : start + classes_per_stage])) for start in starts]
+
+
+def _labelled_classes(labels: np.ndarray) -> list[int]:
+    labels = np.asarray(labels)
+    classes = np.unique(labels[labels >= 0])
+    if not len(classes):
+        raise ValueError(
+            f"none of {len(labels)} training rows carries a label; a stream needs classes: choose embeddings "
+            f"of a labelled dataset"
+        )
+    return [int(label) for label in classes]

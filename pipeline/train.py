@@ -1,0 +1,178 @@
+"""The stage that learns one run and keeps the model.
+
+Room: a stage.
+Enters: the settings of a run, its cache, and the cache that its keys come from.
+Leaves: a model file, what training found out as JSON, seconds as JSON.
+Must not know: how estimator or cache work inside; where files lie, beyond its arguments.
+
+The model is that of the run's first order of classes; `evaluate` looks at all of them.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dkvb_estimator import DKVBClassifier, save_model
+from pipeline import console
+from pipeline.cache import CacheReader, file_sha256, open_cache
+from pipeline.params import Run, load_params
+from pipeline.protocol import batches, learn_codes, make_estimator, rows_for_keys, timed, write_json
+from pipeline.streams import Stage, make_stages
+
+__all__ = ["build_parser", "main", "train"]
+
+
+def train(
+    run: Run, reader: CacheReader, keys: CacheReader, *, device: str = "auto"
+) -> tuple[DKVBClassifier, dict[str, Any], dict[str, float]]:
+    """Stream a cache through an estimator in the order of the run's first seed.
+
+    Parameters
+    ----------
+    run : Run
+        Settings.
+    reader, keys : CacheReader
+        The run's own cache, and the cache that its keys come from.
+    device : str
+        Where the estimator computes.
+
+    Returns
+    -------
+    model : DKVBClassifier
+        Trained.
+    metrics : dict
+        Samples, classes, test accuracy (None without labelled test rows), shares of keys unused after
+        initialisation and used after training, quantisation error, fingerprint of the keys.
+    seconds : dict of str to float
+        Wall-clock seconds of each part.
+
+    Raises
+    ------
+    ValueError
+        If a setting is unknown, no row is labelled, or the caches hold different embedding spaces.
+    """
+    labels = reader.labels("train")
+    seconds: dict[str, float] = {}
+    stages = _first_stages(run, labels)
+    model = make_estimator(run.estimator, device=device)
+    with timed(seconds, "keys"):
+        model.init_keys(rows_for_keys(reader, keys, run.key_rows, stages[0]))
+    classes = np.unique(labels[labels >= 0]) if run.declare_classes else None
+    with timed(seconds, "learn"):
+        for stage in stages:
+            _learn_stage(model, reader, stage, run, classes)
+    with timed(seconds, "predict"):
+        accuracy = _test_accuracy(model, reader, run.stream.batch_rows)
+    return model, _findings(model, stages, accuracy), seconds
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line of this stage."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.train", description="Learn one run, keep the model.")
+    parser.add_argument("name", help="an entry of runs in the settings file")
+    for option, text in {
+        "--params": "settings file to read",
+        "--cache": "the run's own cache to read",
+        "--key-cache": "cache to read the rows for keys from; may be the same",
+        "--model": "model file to write (.npz)",
+        "--metrics": "JSON file to write: what training found out",
+        "--timings": "JSON file to write: seconds",
+    }.items():
+        parser.add_argument(option, required=True, help=text)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Train the run that the arguments name and write the files that they name."""
+    run = load_params(args.params).run(args.name)
+    device = os.environ.get("DKVB_DEVICE", "auto")
+    with open_cache(args.cache) as reader, open_cache(args.key_cache) as keys:
+        model, metrics, seconds = train(run, reader, keys, device=device)
+        card = _card(args, reader, keys, model)
+    Path(args.model).parent.mkdir(parents=True, exist_ok=True)
+    # A model file says what was learned; the machine's device is no part of it.
+    save_model(model.set_params(device="auto"), args.model, card)
+    write_json(args.metrics, metrics)
+    write_json(args.timings, seconds)
+    accuracy = metrics["accuracy"]
+    found = "no labelled test rows" if accuracy is None else f"test accuracy {accuracy:.3f}"
+    console.say(f"train {args.name}", f"{metrics['n_samples']:,} samples, {found} → {args.model}")
+
+
+def _first_stages(run: Run, labels: np.ndarray) -> list[Stage]:
+    seed, order = run.stream.orders()[0]
+    stream = run.stream
+    return make_stages(
+        stream.kind,
+        labels,
+        seed,
+        classes_per_stage=stream.classes_per_stage,
+        n_stages=stream.n_stages,
+        blur=stream.blur,
+        order=order,
+    )
+
+
+def _learn_stage(
+    model: DKVBClassifier, reader: CacheReader, stage: Stage, run: Run, classes: np.ndarray | None
+) -> None:
+    """One pass goes through ``partial_fit`` batch by batch; several passes go over the stage's codes."""
+    if run.epochs_per_stage == 1:
+        for X, y in _stage_batches(reader, stage, run.stream.batch_rows):
+            model.partial_fit(X, y, classes=classes)
+        return
+    parts = [(model.encode(X), y) for X, y in _stage_batches(reader, stage, run.stream.batch_rows)]
+    codes, y = (np.concatenate(part) for part in zip(*parts))
+    learn_codes(model, codes, y, epochs=run.epochs_per_stage, batch_rows=run.stream.batch_rows, classes=classes)
+
+
+def _stage_batches(reader: CacheReader, stage: Stage, batch_rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    labels = reader.labels("train")
+    for rows in batches(stage.rows, batch_rows):
+        yield reader.read("train", rows), labels[rows]
+
+
+def _test_accuracy(model: DKVBClassifier, reader: CacheReader, batch_rows: int) -> float | None:
+    if "test" not in reader.split_names:
+        return None
+    labels = reader.labels("test")
+    labelled = np.flatnonzero(labels >= 0)
+    hits = [model.predict(reader.read("test", rows)) == labels[rows] for rows in batches(labelled, batch_rows)]
+    return round(float(np.concatenate(hits).mean()), 6) if hits else None
+
+
+def _findings(model: DKVBClassifier, stages: list[Stage], accuracy: float | None) -> dict[str, Any]:
+    report: Mapping[str, Any] = model.key_report_
+    return {
+        "n_samples": int(sum(len(stage.rows) for stage in stages)),
+        "n_classes": len(model.classes_),
+        "accuracy": accuracy,
+        "unused_keys": round(float(report["unused_share"]), 6),
+        "quantisation_error": round(float(report["quantisation_error"]), 6),
+        "used_keys_after_training": round(float((np.asarray(model.key_counts_) > 0).mean()), 6),
+        "key_fingerprint": str(model.fingerprint_),
+    }
+
+
+def _card(args: argparse.Namespace, reader: CacheReader, keys: CacheReader, model: DKVBClassifier) -> dict[str, Any]:
+    """Say where a model comes from, for whoever finds the file alone."""
+    return {
+        "run": args.name,
+        "dataset": reader.header.dataset,
+        "class_names": list(reader.header.class_names),
+        "backbone": dict(reader.header.backbone),
+        "preprocessing": dict(reader.header.preprocessing),
+        "tap": reader.header.tap,
+        "cache_sha256": file_sha256(args.cache),
+        "key_dataset": keys.header.dataset,
+        "key_cache_sha256": file_sha256(args.key_cache),
+        "key_fingerprint": str(model.fingerprint_),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main, build_parser()))

@@ -1,0 +1,151 @@
+"""Find and read weight files, without a network where that is possible and never running what is in them.
+
+Enters: a backbone's record. Leaves: a checked file, its tensors by name. Must not know: architectures, images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+
+class Source(Protocol):
+    """What this room needs to know of a backbone."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    @property
+    def weights_file(self) -> str: ...  # noqa: D102
+    @property
+    def weights_url(self) -> str: ...  # noqa: D102
+    @property
+    def sha256(self) -> str | None: ...  # noqa: D102
+    @property
+    def package(self) -> str | None: ...  # noqa: D102
+
+
+def find_weights(source: Source, path: str | Path | None = None) -> Path:
+    """Return the weight file: at the path given, in its package, in torch's or Hugging Face's cache, or downloaded.
+
+    Downloads need ``DKVB_ALLOW_DOWNLOAD=1``; ``DKVB_WEIGHTS`` names a folder to look in first.
+
+    Raises
+    ------
+    FileNotFoundError
+        With the address, the folders that were looked in, and what to type.
+    ValueError
+        If the file's sha256 is not the pinned one.
+    """
+    places = [Path(path)] if path is not None else list(_places(source))
+    found = next((place for place in places if place.is_file()), None)
+    if found is None and path is None and os.environ.get("DKVB_ALLOW_DOWNLOAD") == "1":
+        found = _download(source)
+    if found is None:
+        folder = places[-1].parent
+        raise FileNotFoundError(
+            f"the weights of {source.id} ({source.weights_file}) are in none of "
+            f"{', '.join(str(place.parent) for place in places)}; expected the file from {source.weights_url}. Place it "
+            f"there: `mkdir -p {folder} && mv {source.weights_file} {folder}/`, or set DKVB_ALLOW_DOWNLOAD=1."
+        )
+    _check_sha256(source, found)
+    return found
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a ``.safetensors`` file or a checkpoint that needs no code to read.
+
+    Raises
+    ------
+    ValueError
+        If the file would run code, is damaged, or holds something else than named tensors.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ValueError(
+            f"{path.name} is not a weight file that can be read without running code ({str(error).splitlines()[0]}); "
+            "expected tensors by name. Take the file from its publisher, or convert it to .safetensors."
+        ) from error
+    state = _unwrap(content)
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        wrong = next(name for name, value in state.items() if not isinstance(value, torch.Tensor))
+        raise ValueError(
+            f"{path.name} holds {wrong!r}, which is no tensor; expected tensors by name. A full training checkpoint "
+            "nests student and teacher: take the backbone-only file."
+        )
+    return state
+
+
+def weights_sha256(path: str | Path) -> str:
+    """Return the sha256 of a weight file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _places(source: Source) -> Iterator[Path]:
+    if folder := os.environ.get("DKVB_WEIGHTS"):
+        yield Path(folder) / source.weights_file
+    if source.package is not None:
+        yield from _in_package(source.package, source.weights_file)
+    if source.weights_url.startswith("https://huggingface.co/"):
+        yield from _in_hugging_face(source)
+    yield Path(torch.hub.get_dir()) / "checkpoints" / source.weights_file
+
+
+def _in_package(package: str, name: str) -> list[Path]:
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [Path(str(file.locate())) for file in files if file.name == name]
+
+
+def _in_hugging_face(source: Source) -> list[Path]:
+    from huggingface_hub import try_to_load_from_cache
+
+    repository = source.weights_url.removeprefix("https://huggingface.co/")
+    found = try_to_load_from_cache(repository, source.weights_file)
+    return [Path(found)] if isinstance(found, str) else []
+
+
+def _download(source: Source) -> Path:
+    if source.weights_url.startswith("https://huggingface.co/"):
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(source.weights_url.removeprefix("https://huggingface.co/"), source.weights_file))
+    target = Path(torch.hub.get_dir()) / "checkpoints" / source.weights_file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(source.weights_url, str(target), progress=True)
+    return target
+
+
+def _check_sha256(source: Source, path: Path) -> None:
+    found = weights_sha256(path)
+    if source.sha256 is not None and not found.startswith(source.sha256):
+        raise ValueError(
+            f"{path.name} has sha256 {found}; expected {source.sha256} of {source.id}. The file is damaged or another "
+            f"one: get it again from {source.weights_url}."
+        )
+
+
+def _unwrap(content: Any) -> Mapping[str, Any]:
+    """Step into the ``state_dict`` that some publishers nest weights in."""
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(
+            f"the weight file holds a {type(content).__name__}; expected tensors by name. Take another file."
+        )
+    return dict(content)

@@ -1,0 +1,174 @@
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.backbones import find_backbone
+from pipeline.params import BANNED_KEYS, load_params
+
+SHIPPED = Path(__file__).parents[1] / "params.yaml"
+
+
+@pytest.fixture
+def tree():
+    return yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load_tree(tree):
+        path = tmp_path / "params.yaml"
+        path.write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree), encoding="utf-8")
+        return load_params(path)
+
+    return load_tree
+
+
+def test_shipped_settings_are_valid():
+    params = load_params(SHIPPED)
+    assert set(params.runs) == {"digits", "digits_sgd"}
+    assert params.run("digits").estimator["solver"] == "counts"
+    assert params.embedding("photos").dataset == "photos"
+
+
+def test_recipe_is_a_plain_dict(tree, load):
+    assert load(tree).dataset("digits") == {"kind": "digits", "test_fraction": 0.3, "seed": 0}
+
+
+def test_settings_at_rest_in_the_shipped_file_are_valid(load):
+    lines = SHIPPED.read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line == "# datasets:")
+    tree = yaml.safe_load("\n".join(line.removeprefix("#").removeprefix(" ") for line in lines[start:]))
+    tree["embeddings"]["c100_dino"] = tree["embeddings"]["c10_dino"] | {"dataset": "cifar100"}
+    params = load(tree)
+    orders = params.run("c10_dino_paper").stream.orders()
+    assert [order[:2] for _, order in orders] == [[6, 8], [5, 9], [1, 5], [8, 2], [2, 3]]
+    assert all(sorted(order) == list(range(10)) for _, order in orders)
+
+
+def test_settings_cannot_be_changed_after_loading(tree, load):
+    with pytest.raises(ValueError, match="frozen"):
+        load(tree).run("digits").epochs_per_stage = 2
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong", "right"),
+    [
+        (("runs", "digits"), "epoch_per_stage", "epochs_per_stage"),
+        (("runs", "digits", "stream"), "class_per_stage", "classes_per_stage"),
+        (("embeddings", "digits"), "image_sides", "image_side"),
+        (("datasets", "digits"), "test_fractions", "test_fraction"),
+    ],
+)
+def test_unknown_key_is_refused_with_its_path_and_the_nearest_name(tree, load, path, wrong, right):
+    table = tree
+    for key in path:
+        table = table[key]
+    table[wrong] = 1
+    with pytest.raises(ValueError, match=rf"{path[0]}\.{path[1]}.*{wrong} is not a setting.*mean '{right}'\?; exp"):
+        load(tree)
+
+
+def test_missing_key_is_named(tree, load):
+    del tree["runs"]["digits"]["stream"]
+    with pytest.raises(ValueError, match=r"runs\.digits\.stream is missing; .* add the key"):
+        load(tree)
+
+
+@pytest.mark.parametrize("banned", BANNED_KEYS)
+@pytest.mark.parametrize("path", [("runs",), ("runs", "digits", "estimator"), ("datasets", "digits")])
+def test_keys_that_dvc_does_not_hash_are_refused(tree, load, banned, path):
+    table = tree
+    for key in path:
+        table = table[key]
+    table[banned] = copy.deepcopy(next(iter(table.values())))
+    with pytest.raises(ValueError, match=rf"{'.'.join(path)}\.{banned}: DVC leaves .* rename it"):
+        load(tree)
+
+
+@pytest.mark.parametrize("name", ["di.gits", "di/gits", "di gits", ""])
+def test_ids_are_letters_digits_and_underscores(tree, load, name):
+    tree["datasets"][name] = tree["datasets"]["digits"]
+    with pytest.raises(ValueError, match="pattern"):
+        load(tree)
+
+
+@pytest.mark.parametrize("name", ["train_digits", "search_digits", "toy"])
+def test_run_ids_that_would_share_a_file_with_another_stage_are_refused(tree, load, name):
+    tree["runs"][name] = tree["runs"]["digits"]
+    with pytest.raises(ValueError, match=rf"runs\.{name}: this id would share metrics/{name}\.json"):
+        load(tree)
+
+
+def test_reference_to_a_missing_entry_names_the_nearest(tree, load):
+    tree["runs"]["digits"]["embeddings"] = "digit"
+    with pytest.raises(ValueError, match=r"runs\.digits\.embeddings: 'digit' is not .*did you mean 'digits'\?"):
+        load(tree)
+
+
+def test_unknown_run_names_the_nearest(tree, load):
+    with pytest.raises(ValueError, match=r"'digts' is not an entry of runs, did you mean 'digits'\?"):
+        load(tree).run("digts")
+
+
+@pytest.mark.parametrize(("field", "other"), [("backbone", "dino_resnet50"), ("tap", "layer3")])
+def test_keys_from_another_embedding_space_are_refused(tree, load, field, other):
+    tree["embeddings"]["photos"][field] = other
+    with pytest.raises(ValueError, match=rf"runs\.digits: keys come from 'photos' with {field} '{other}'"):
+        load(tree)
+
+
+def test_keys_of_the_first_stage_must_be_the_runs_own(tree, load):
+    tree["runs"]["digits"]["key_rows"] = "first_stage"
+    with pytest.raises(ValueError, match="key_rows is 'first_stage', but keys names 'photos'"):
+        load(tree)
+    tree["runs"]["digits"]["keys"] = "digits"
+    assert load(tree).run("digits").key_rows == "first_stage"
+
+
+def test_number_that_two_readers_read_differently_is_refused(tree, load):
+    tree["runs"]["digits"]["estimator"]["learning_rate"] = "1e-3"
+    with pytest.raises(ValueError, match=r"runs\.digits\.estimator\.learning_rate: '1e-3' is text .* write 0\.001"):
+        load(tree)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, "0.3", None])
+def test_value_out_of_range_or_of_another_type_is_refused(tree, load, value):
+    tree["datasets"]["digits"]["test_fraction"] = value
+    with pytest.raises(ValueError, match=r"datasets\.digits\.digits\.test_fraction is .*correct the value"):
+        load(tree)
+
+
+def test_repeated_seed_is_refused(tree, load):
+    tree["runs"]["digits"]["stream"]["order_seeds"] = [1, 1]
+    with pytest.raises(ValueError, match="names a seed twice"):
+        load(tree)
+
+
+def test_order_is_said_once(tree, load):
+    tree["runs"]["digits"]["stream"]["class_orders"] = [[1, 0]]
+    with pytest.raises(ValueError, match="keep one of them"):
+        load(tree)
+
+
+def test_key_given_twice_is_refused(load):
+    with pytest.raises(ValueError, match=r"not valid YAML .*'runs' is given twice"):
+        load("datasets: {}\nembeddings: {}\nruns: {}\nruns: {}\n")
+
+
+@pytest.mark.parametrize(("text", "problem"), [("runs: [", "not valid YAML"), ("", "holds no tables")])
+def test_broken_file_is_named(load, text, problem):
+    with pytest.raises(ValueError, match=rf"params\.yaml.*{problem}"):
+        load(text)
+
+
+def test_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="nowhere"):
+        load_params(tmp_path / "nowhere.yaml")
+
+
+def test_settings_at_rest_name_taps_that_their_backbones_have():
+    for backbone, tap in re.findall(r"backbone: (\w+)\n#? *tap: (\w+)", SHIPPED.read_text(encoding="utf-8")):
+        assert tap in find_backbone(backbone).taps

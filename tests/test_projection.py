@@ -1,0 +1,135 @@
+"""Projection: every head reads its own fixed directions, each row alone."""
+
+import numpy as np
+import oracle
+import pytest
+import torch
+
+from dkvb_estimator._projection import (
+    HEAD_LIMIT,
+    draw_projection,
+    normalize_rows,
+    project,
+    project_for_learning,
+    select_heads,
+)
+
+
+def rng():
+    return np.random.default_rng(3)
+
+
+def flat(projection):
+    return torch.from_numpy(np.ascontiguousarray(projection.reshape(len(projection), -1)))
+
+
+def apply(X, projection, *, normalize=False):
+    return project(torch.from_numpy(X), flat(projection), projection.shape[1:], normalize=normalize).numpy()
+
+
+def test_gaussian_columns_have_unit_length_over_features():
+    P = draw_projection("gaussian", 9, 4, 3, rng())
+    np.testing.assert_allclose((P.astype(np.float64) ** 2).sum(axis=0), np.ones((4, 3)), rtol=1e-6)
+
+
+def test_gaussian_columns_differ_between_heads():
+    P = draw_projection("gaussian", 9, 4, 3, rng()).reshape(9, -1)
+    assert np.abs(P.T @ P - np.eye(12)).max() < 0.999
+
+
+def test_sparse_columns_have_unit_length_and_none_is_empty():
+    P = draw_projection("sparse", 16, 50, 3, rng())
+    lengths = np.sqrt((P.toarray().astype(np.float64) ** 2).sum(axis=0))
+    np.testing.assert_allclose(lengths, np.ones(150), rtol=1e-6)
+
+
+def test_sparse_columns_hold_about_root_f_entries():
+    P = draw_projection("sparse", 100, 40, 5, rng())
+    assert P.nnz / 200 == pytest.approx(10, rel=0.1)
+
+
+def test_chunk_heads_read_consecutive_features():
+    P = draw_projection("chunk", 6, 3, 2, rng())
+    X = np.arange(12, dtype=np.float32).reshape(2, 6)
+    np.testing.assert_array_equal(apply(X, P), X.reshape(2, 3, 2))
+
+
+def test_identity_head_reads_all_features():
+    P = draw_projection("identity", 5, 1, 5, rng())
+    X = np.arange(10, dtype=np.float32).reshape(2, 5)
+    np.testing.assert_array_equal(apply(X, P)[:, 0], X)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sparse"])
+def test_one_seed_draws_one_projection(kind):
+    first, second = (draw_projection(kind, 8, 3, 2, rng()) for _ in range(2))
+    dense = [P if isinstance(P, np.ndarray) else P.toarray() for P in (first, second)]
+    np.testing.assert_array_equal(*dense)
+
+
+def test_heads_equal_the_oracle():
+    P = draw_projection("gaussian", 10, 4, 3, rng())
+    X = rng().standard_normal((20, 10)).astype(np.float32)
+    np.testing.assert_allclose(apply(X, P), oracle.project(X, P), atol=10 * 2**-23)
+
+
+def test_normalized_heads_equal_the_oracle():
+    P = draw_projection("gaussian", 10, 4, 3, rng())
+    X = 50 * rng().standard_normal((20, 10)).astype(np.float32)
+    expected = oracle.project(oracle.normalize(X), P)
+    np.testing.assert_allclose(apply(X, P, normalize=True), expected, atol=10 * 2**-23)
+
+
+def test_sparse_heads_equal_the_dense_product():
+    P = draw_projection("sparse", 12, 3, 2, rng())
+    X = rng().standard_normal((150, 12)).astype(np.float32)
+    heads = project(torch.from_numpy(X), P, (3, 2), normalize=False).numpy()
+    np.testing.assert_allclose(heads, oracle.project(X, P.toarray().reshape(12, 3, 2)), atol=12 * 2**-23)
+
+
+def test_a_head_depends_on_its_own_matrix_only():
+    P = draw_projection("gaussian", 8, 3, 2, rng())
+    X = rng().standard_normal((5, 8)).astype(np.float32)
+    other = P.copy()
+    other[:, 1:] = 77
+    np.testing.assert_array_equal(apply(X, other)[:, 0], apply(X, P)[:, 0])
+
+
+def test_key_dimension_may_differ_from_features():
+    P = draw_projection("gaussian", 3, 2, 5, rng())
+    assert apply(np.ones((4, 3), np.float32), P).shape == (4, 2, 5)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sparse"])
+def test_a_row_has_the_same_bits_in_every_batch_and_position(kind):
+    P = draw_projection(kind, 37, 5, 3, rng())
+    X = torch.from_numpy(rng().standard_normal((261, 37)).astype(np.float32))
+    P = flat(P) if kind == "gaussian" else P
+    together = project_for_learning(X, P, (5, 3), normalize=True)
+    for rows in (slice(0, 1), slice(5, 12), slice(127, 256), slice(130, 261)):
+        assert torch.equal(project_for_learning(X[rows], P, (5, 3), normalize=True), together[rows])
+
+
+def test_a_zero_row_stays_zero():
+    assert not normalize_rows(torch.zeros((1, 4))).any()
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-10, 1e10, 1e30, 3e38])
+def test_rows_of_any_finite_scale_become_unit_length(scale):
+    row = torch.full((1, 4), scale, dtype=torch.float32)
+    assert normalize_rows(row).numpy() == pytest.approx(np.full((1, 4), 0.5), rel=1e-6)
+
+
+def test_heads_are_clipped_before_their_square_overflows():
+    P = draw_projection("gaussian", 4, 2, 2, rng())
+    heads = apply(np.full((2, 4), 1e38, np.float32), P)
+    assert np.isfinite(heads).all()
+    assert np.abs(heads).max() <= HEAD_LIMIT
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sparse"])
+def test_selected_heads_project_as_all_heads_do(kind):
+    P = draw_projection(kind, 6, 4, 2, rng())
+    part = select_heads(P, slice(1, 3), 4)
+    whole, some = (Q if kind == "gaussian" else Q.toarray() for Q in (P, part))
+    np.testing.assert_array_equal(some.reshape(6, 2, 2), whole.reshape(6, 4, 2)[:, 1:3])

@@ -1,0 +1,84 @@
+"""Ridge: the regression that the oracle solves with explicit matrices."""
+
+import numpy as np
+import oracle
+import pytest
+import torch
+
+from dkvb_estimator import _ridge
+from dkvb_estimator._ridge import solve_ridge
+
+SHAPE = (4, 7, 3)
+
+
+def solve(coded, *, alpha=1.0, max_iter=10):
+    return solve_ridge(*coded, SHAPE, alpha, max_iter)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 10])
+def test_values_after_some_steps_equal_the_oracle(coded, n_steps):
+    expected = oracle.ridge_stepped(*coded, SHAPE, 1.0, n_steps)
+    np.testing.assert_allclose(solve(coded, max_iter=n_steps), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
+def test_values_after_many_steps_solve_the_regression(coded, alpha):
+    expected = oracle.ridge_converged(*coded, SHAPE, alpha)
+    np.testing.assert_allclose(solve(coded, alpha=alpha, max_iter=200), expected, atol=1e-5)
+
+
+def test_pooled_values_regress_the_labels(coded):
+    codes, labels, _ = coded
+    logits = oracle.pool(codes, solve((codes, labels, np.ones(90)), alpha=1e-6, max_iter=400))
+    A = oracle.selection_matrix(codes, 7)
+    Y = np.eye(3)[labels]
+    best = A @ np.linalg.lstsq(A, Y - Y.mean(axis=0), rcond=None)[0] + Y.mean(axis=0)
+    np.testing.assert_allclose(logits, best, atol=1e-3)
+
+
+def test_unused_keys_hold_the_class_shares():
+    codes = np.zeros((4, 4, 1), np.uint8)
+    values = solve((codes, np.array([0, 0, 0, 1]), np.ones(4)))
+    np.testing.assert_allclose(values[:, 1:], np.broadcast_to([0.75, 0.25, 0], (4, 6, 3)), atol=1e-7)
+
+
+def test_a_weight_of_two_equals_two_rows(coded):
+    codes, labels, _ = coded
+    twice = solve((codes, labels, np.where(np.arange(90) < 30, 2.0, 1.0)))
+    rows = np.concatenate([np.arange(90), np.arange(30)])
+    np.testing.assert_allclose(twice, solve((codes[rows], labels[rows], np.ones(120))), atol=1e-6)
+
+
+def test_many_blocks_equal_one(coded, monkeypatch):
+    whole = solve(coded)
+    monkeypatch.setattr(_ridge, "BLOCK_ENTRIES", 64)
+    np.testing.assert_allclose(solve(coded), whole, atol=1e-6)
+
+
+def test_threads_do_not_change_a_bit(coded, monkeypatch):
+    monkeypatch.setattr(_ridge, "BLOCK_ENTRIES", 64)
+    before, results = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            results.append(solve(coded))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*results)
+
+
+def test_one_class_gives_values_of_one():
+    codes = np.arange(12).reshape(3, 4, 1).astype(np.uint8) % 7
+    values = solve_ridge(codes, np.zeros(3, int), np.ones(3), (4, 7, 1), 1.0, 10)
+    np.testing.assert_array_equal(values, np.ones((4, 7, 1), np.float32))
+
+
+@pytest.mark.parametrize("weight", [1e-30, 1e30])
+def test_one_common_weight_changes_nothing(coded, weight):
+    codes, labels, _ = coded
+    weighted = solve((codes, labels, np.full(90, weight)))
+    np.testing.assert_allclose(weighted, solve((codes, labels, np.ones(90))), atol=1e-6)
+
+
+def test_steps_beyond_convergence_stay_finite(coded):
+    assert np.isfinite(solve(coded, max_iter=2000)).all()

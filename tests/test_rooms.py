@@ -1,0 +1,196 @@
+"""The walls: who may import whom, and how large a room or a function may grow."""
+
+import ast
+import io
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PURE = {"numpy", "scipy", "torch"}
+ESTIMATOR = PURE | {"sklearn"}
+MAX_CODE_LINES, MAX_FUNCTION_LINES = 300, 60
+
+ROOMS = {  # module of dkvb_estimator: the modules of ours that it may import
+    "__init__": {"_classifier", "_files", "_version"},
+    "_version": set(),
+    "_device": set(),
+    "_projection": set(),
+    "_nearest": set(),
+    "_keys": {"_nearest"},
+    "_values": set(),
+    "_counts": set(),
+    "_ledger": set(),
+    "_confidence": set(),
+    "_ridge": {"_values"},
+    "_validation": set(),
+    "_codebook": {"_device", "_keys", "_nearest", "_projection", "_validation"},
+    "_blocks": set(),
+    "_audit": set(),
+    "_learned": {"_counts", "_ledger", "_validation"},
+    "_solvers": {"_confidence", "_counts", "_device", "_learned", "_ridge", "_validation", "_values"},
+    "_classifier": {
+        "_audit", "_blocks", "_codebook", "_confidence", "_device", "_learned", "_solvers", "_validation", "_values",
+    },
+    "_files": {"_classifier", "_version"},
+    "metrics": set(),
+    "baselines": set(),
+}  # fmt: skip
+
+LEAVES = {"params", "datasets", "backbones", "cache", "shards", "streams", "probes", "weights"}
+STAGES = {"manifest", "extract", "train", "evaluate", "search", "report", "toy"}
+PIPELINE = {  # module of pipeline: the modules of pipeline that it may import; absent modules are not missed
+    "__init__": set(),
+    "console": set(),
+    **{name: set() for name in LEAVES},
+    "cache": {"cache_check", "cache_format", "cache_writer", "shards"},
+    "cache_check": {"cache_format"},
+    "cache_format": set(),
+    "cache_writer": {"cache_check", "cache_format", "shards"},
+    "figures": set(),
+    "protocol": {"streams", "probes", "cache"},
+    **{name: LEAVES | {"console", "figures", "protocol"} for name in STAGES},
+    "__main__": LEAVES | STAGES | {"console"},
+}
+
+
+def modules(package):
+    return {path.stem: path for path in sorted((ROOT / package).glob("*.py"))}
+
+
+def imports(path, package):
+    """Dotted names that a module imports anywhere in its text, ours spelled out in full."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(part for part in (package if node.level else "", node.module or "") if part)
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= names if base == package else {base}
+    return found
+
+
+def own_imports(path, package):
+    """Modules of the same package that a module imports."""
+    inside = {name.split(".")[1] for name in imports(path, package) if name.startswith(f"{package}.")}
+    return inside & set(modules(package))
+
+
+def code_lines(source):
+    """Numbers of the lines that hold code: no docstring, no comment, no blank."""
+    docstrings = set()
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        for item in body if isinstance(body, list) else []:
+            if (
+                isinstance(item, ast.Expr)
+                and isinstance(item.value, ast.Constant)
+                and isinstance(item.value.value, str)
+            ):
+                docstrings |= set(range(item.lineno, item.end_lineno + 1))
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in skipped:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return lines - docstrings
+
+
+def long_functions(source):
+    lines = code_lines(source)
+    functions = [
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    lengths = {node.name: len(lines & set(range(node.lineno, node.end_lineno + 1))) for node in functions}
+    return {name: length for name, length in lengths.items() if length >= MAX_FUNCTION_LINES}
+
+
+EVERY_MODULE = [(package, name) for package in ("dkvb_estimator", "pipeline") for name in modules(package)]
+
+
+@pytest.mark.parametrize("name", sorted(modules("dkvb_estimator")))
+def test_estimator_modules_import_only_the_rooms_below_them(name):
+    assert name in ROOMS, f"{name} is a new room: write into ROOMS what it may import"
+    assert own_imports(modules("dkvb_estimator")[name], "dkvb_estimator") <= ROOMS[name]
+
+
+@pytest.mark.parametrize("name", sorted(modules("pipeline")))
+def test_pipeline_modules_import_only_the_rooms_below_them(name):
+    assert name in PIPELINE, f"{name} is a new room: write into PIPELINE what it may import"
+    assert own_imports(modules("pipeline")[name], "pipeline") <= PIPELINE[name]
+
+
+@pytest.mark.parametrize("name", sorted(modules("dkvb_estimator")))
+def test_the_estimator_needs_four_libraries(name):
+    others = {module.split(".")[0] for module in imports(modules("dkvb_estimator")[name], "dkvb_estimator")}
+    allowed = ESTIMATOR | {"dkvb_estimator"} | ({"dask"} if name == "_blocks" else set())
+    assert others - set(sys.stdlib_module_names) <= allowed
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(ROOMS) & set(modules("dkvb_estimator")) - {"_classifier", "_validation", "baselines"})
+)
+def test_rooms_do_not_know_that_scikit_learn_exists(name):
+    assert not any(
+        module.startswith("sklearn") for module in imports(modules("dkvb_estimator")[name], "dkvb_estimator")
+    )
+
+
+@pytest.mark.parametrize("name", sorted(modules("pipeline")))
+def test_the_pipeline_uses_public_names_of_the_estimator(name):
+    ours = {module for module in imports(modules("pipeline")[name], "pipeline") if module.startswith("dkvb_estimator")}
+    assert not any(part.startswith("_") for module in ours for part in module.split(".")[1:])
+
+
+@pytest.mark.parametrize("name", sorted(set(modules("pipeline")) & (LEAVES | {"console", "figures", "__init__"})))
+def test_leaves_do_not_import_the_estimator(name):
+    assert not any(module.startswith("dkvb_estimator") for module in imports(modules("pipeline")[name], "pipeline"))
+
+
+@pytest.mark.parametrize(("package", "name"), EVERY_MODULE)
+def test_only_the_cache_opens_hdf5(package, name):
+    if (package, name) not in {("pipeline", "cache"), ("pipeline", "shards")}:
+        assert not any(module.split(".")[0] == "h5py" for module in imports(modules(package)[name], package))
+
+
+@pytest.mark.parametrize("package", ["dkvb_estimator", "pipeline"])
+def test_there_is_no_import_cycle(package):
+    waiting = {name: own_imports(path, package) - {name, "__init__"} for name, path in modules(package).items()}
+    while free := [name for name, needed in waiting.items() if not needed & set(waiting)]:
+        for name in free:
+            del waiting[name]
+    assert waiting == {}
+
+
+def test_importing_the_estimator_is_light():
+    heavy = ["dask", "h5py", "dvc", "torchvision", "matplotlib"]
+    program = f"import sys, dkvb_estimator; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("package", "name"), EVERY_MODULE)
+def test_modules_stay_under_three_hundred_lines_of_code(package, name):
+    assert len(code_lines(modules(package)[name].read_text(encoding="utf-8"))) < MAX_CODE_LINES
+
+
+@pytest.mark.parametrize(("package", "name"), EVERY_MODULE)
+def test_functions_stay_under_sixty_lines_of_code(package, name):
+    assert long_functions(modules(package)[name].read_text(encoding="utf-8")) == {}
+
+
+def test_code_lines_leave_out_docstrings_comments_and_blank_lines():
+    source = (
+        '"""Doc\nstring."""\n\n# why\nx = """not\na docstring"""\n\n\ndef f():\n    """Doc."""\n    return x  # so\n'
+    )
+    assert len(code_lines(source)) == 4
+
+
+def test_a_long_function_is_found():
+    assert long_functions("def f():\n" + "    x = 1\n" * 60) == {"f": 61}

@@ -1,0 +1,164 @@
+"""Validation: what is refused, and in which words."""
+
+import numpy as np
+import pytest
+import torch
+
+from dkvb_estimator import DKVBClassifier
+from dkvb_estimator._validation import (
+    Layout,
+    as_array,
+    as_float32,
+    check_codes,
+    check_parameters,
+    class_weights,
+    merge_classes,
+    resolve_layout,
+)
+
+LAYOUT = Layout(n_heads=2, n_keys=4, key_dim=3, n_selected=1)
+
+
+def parameters(**changes):
+    return DKVBClassifier(**changes).get_params(deep=False)
+
+
+def test_default_parameters_are_valid():
+    check_parameters(parameters())
+
+
+def test_more_keys_than_16_bits_name_are_refused():
+    message = r"n_keys=65537 is not valid; expected a whole number ≥ 1 and ≤ 65,536. Set it with set_params\(n_keys"
+    with pytest.raises(ValueError, match=message):
+        check_parameters(parameters(n_keys=65_537))
+
+
+def test_65536_keys_are_welcome():
+    check_parameters(parameters(n_keys=65_536))
+
+
+@pytest.mark.parametrize("name", ["n_heads", "n_keys", "key_dim", "batch_size", "max_iter"])
+def test_integers_below_one_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=rf"{name}=0 is not valid; expected a whole number ≥ 1.*set_params\({name}="):
+        check_parameters(parameters(**{name: 0}))
+
+
+@pytest.mark.parametrize("value", [2.0, True, "3"])
+def test_what_is_no_integer_is_refused_by_type(value):
+    message = f"n_heads={value!r} is a {type(value).__name__}; expected a whole number. Pass an int."
+    with pytest.raises(TypeError, match=message):
+        check_parameters(parameters(n_heads=value))
+
+
+@pytest.mark.parametrize("name", ["alpha", "smoothing", "learning_rate", "clip_norm"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_real_settings_must_be_finite_and_positive(name, value):
+    with pytest.raises(ValueError, match=rf"{name}=.* is not valid; expected a finite number > 0. Set it with"):
+        check_parameters(parameters(**{name: value}))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_label_smoothing_lies_below_one(value):
+    with pytest.raises(ValueError, match=r"label_smoothing=.* is not valid; expected"):
+        check_parameters(parameters(label_smoothing=value))
+
+
+@pytest.mark.parametrize("name", ["projection", "key_init", "solver"])
+def test_unknown_choices_are_refused_with_the_valid_ones(name):
+    with pytest.raises(ValueError, match=rf"{name}='magic' is not valid; expected one of '.*', '.*'. Set it with"):
+        check_parameters(parameters(**{name: "magic"}))
+
+
+@pytest.mark.parametrize("value", ["heavy", 3, {0: -1.0}, {0: float("nan")}])
+def test_class_weights_that_mean_nothing_are_refused(value):
+    with pytest.raises(ValueError, match=r"class_weight=.* is not valid; expected .*Set it with set_params"):
+        check_parameters(parameters(class_weight=value))
+
+
+def test_more_selected_keys_than_keys_are_refused():
+    message = r"n_selected=5 is not valid; expected at most n_keys=4. Set it with set_params\(n_selected"
+    with pytest.raises(ValueError, match=message):
+        resolve_layout(parameters(n_keys=4, n_selected=5), 10)
+
+
+@pytest.mark.parametrize("value", [0, 17, "all"])
+def test_selected_keys_lie_from_one_to_sixteen(value):
+    with pytest.raises(ValueError, match=f"n_selected={value!r} is not valid; expected .*16"):
+        resolve_layout(parameters(n_selected=value), 10)
+
+
+@pytest.mark.parametrize(
+    ("solver", "n_keys", "expected"),
+    [("counts", 512, 1), ("sgd", 512, 1), ("ridge", 512, 16), ("ridge", 32, 2), ("ridge", 5, 1)],
+)
+def test_auto_selects_one_key_and_more_for_ridge(solver, n_keys, expected):
+    assert resolve_layout(parameters(solver=solver, n_keys=n_keys), 10).n_selected == expected
+
+
+def test_chunks_that_do_not_fill_the_features_are_refused():
+    message = (
+        "projection='chunk' with n_heads=3 and key_dim=2 reads 6 features, but X has 7. "
+        "Choose n_heads × key_dim = 7, or projection='gaussian'."
+    )
+    with pytest.raises(ValueError, match=message):
+        resolve_layout(parameters(projection="chunk", n_heads=3, key_dim=2), 7)
+
+
+def test_identity_reads_all_features_with_one_head():
+    assert resolve_layout(parameters(projection="identity", n_heads=1, key_dim=3), 7).key_dim == 7
+    with pytest.raises(ValueError, match=r"n_heads=2 is not valid; expected 1 with projection='identity'.*set_params"):
+        resolve_layout(parameters(projection="identity", n_heads=2), 7)
+
+
+def test_tensors_become_arrays():
+    assert isinstance(as_array(torch.ones(2, requires_grad=True)), np.ndarray)
+
+
+def test_numbers_beyond_float32_are_refused():
+    with pytest.raises(ValueError, match=r"X holds 1e\+39, which float32 cannot; expected magnitudes below.*Rescale X"):
+        as_float32(np.array([[1e39]]))
+
+
+def test_codes_that_are_not_unsigned_are_refused():
+    with pytest.raises(TypeError, match=r"codes have dtype int64; expected unsigned integers.*Pass encode\(X\)"):
+        check_codes(np.zeros((3, 2, 1), dtype=np.int64), LAYOUT)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 5, 1), (3, 2, 2), (4, 2, 1)])
+def test_codes_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"codes have shape \(.*\); expected \(3, 2, 1\) .*Encode again with"):
+        check_codes(np.zeros(shape, dtype=np.uint8), LAYOUT, 3)
+
+
+def test_codes_that_name_no_key_are_refused():
+    with pytest.raises(ValueError, match=r"codes name key 4, but a head has 4 keys. Encode again"):
+        check_codes(np.full((3, 2, 1), 4, dtype=np.uint8), LAYOUT)
+
+
+def test_a_single_number_is_refused_as_codes():
+    with pytest.raises(ValueError, match="codes have shape"):
+        check_codes(np.uint8(1), LAYOUT)
+
+
+def test_classes_merge_sorted():
+    assert merge_classes(np.array([5, 1]), np.array([3, 1, 3])).tolist() == [1, 3, 5]
+
+
+@pytest.mark.parametrize(("known", "new"), [([0, 1], ["a"]), (["a", "b"], [1])])
+def test_text_and_numbers_do_not_merge(known, new):
+    message = "y holds labels such as .*, but the classes learned so far are such as .*; expected one type.*Convert y"
+    with pytest.raises(ValueError, match=message):
+        merge_classes(np.array(known), np.array(new))
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    weights = class_weights("balanced", np.array([0, 1]), np.array([30.0, 10.0]))
+    np.testing.assert_allclose(weights, [40 / 60, 40 / 20])
+
+
+def test_a_class_not_seen_has_a_balanced_weight_of_one():
+    assert class_weights("balanced", np.arange(3), np.array([4.0, 4.0, 0.0])).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_named_weights_go_to_their_class_and_others_weigh_one():
+    assert class_weights({"b": 3}, np.array(["a", "b"]), np.ones(2)).tolist() == [1.0, 3.0]
