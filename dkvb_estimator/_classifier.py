@@ -17,14 +17,17 @@ from ._codebook import Encoder, draw_codebook, fingerprint
 from ._confidence import log_probabilities
 from ._device import DeviceCache, resolve_device, to_tensor
 from ._learned import Learned
+from ._nearest import code_dtype
 from ._solvers import n_steps, solve_temperature, solve_values, step_table
 from ._validation import (
+    FROZEN,
     Layout,
     as_array,
     as_float32,
     check_codes,
     check_integer,
     check_parameters,
+    check_unchanged,
     drop_weightless,
     resolve_layout,
 )
@@ -439,7 +442,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def _check_codes(self, codes: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         y = column_or_1d(as_array(y), warn=True)
         check_classification_targets(y)
-        return drop_weightless(check_codes(codes, self._layout(), len(y)), y, sample_weight)
+        codes = check_codes(codes, self._layout(), len(y))
+        codes = codes.astype(code_dtype(self.n_keys), copy=False)  # another width would have another hash
+        return drop_weightless(codes, y, sample_weight)
 
     def _check_X(self, X: Any) -> np.ndarray:
         return as_float32(validate_data(self, as_array(X), dtype=[np.float32, np.float64], reset=False))
@@ -452,7 +457,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def _layout(self) -> Layout:
-        return resolve_layout(self.get_params(deep=False), self.n_features_in_)
+        """Return the codebook's shape, after checking that the settings are still those it was drawn with."""
+        check_unchanged(self._drawn_with, self.get_params(deep=False))
+        return resolve_layout(self._drawn_with, self.n_features_in_)
 
     def _start_codebook(self, X: np.ndarray, source: str) -> None:
         if self.key_data is not None:
@@ -460,9 +467,10 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         self._draw(X, source)
 
     def _draw(self, X: np.ndarray, source: str) -> None:
-        layout, device = self._layout(), resolve_device(self.device)
+        params, device = self.get_params(deep=False), resolve_device(self.device)
+        layout = resolve_layout(params, self.n_features_in_)
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        params = self.get_params(deep=False)
+        self._drawn_with = {name: params[name] for name in FROZEN}
         self.projection_, self.keys_, self.key_report_ = draw_codebook(X, layout, params, self._seed, device)
         self._key_source = source
         self._scratch = DeviceCache()
@@ -500,7 +508,6 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         params = self.get_params(deep=False)
         if learned is None:
             learned = Learned(self.solver, self.keys_.shape[0], self.keys_.shape[1], codes.shape[2])
-        self._check_solver(learned)
         labels = learned.learn(codes, y, weights, classes)
         self._learned = learned
         if self.solver == "sgd":
@@ -508,13 +515,6 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
             step_table(learned, samples, params, epochs=epochs, seed=self._seed, device=device)
         self.n_iter_ = {"counts": 1, "ridge": n_steps(params), "sgd": epochs}[self.solver]
         return self._after_change()
-
-    def _check_solver(self, learned: Learned) -> None:
-        if learned.solver != self.solver:
-            raise ValueError(
-                f"solver={self.solver!r} was set after learning with {learned.solver!r}; expected one solver for a "
-                "model's life. Call fit, or go on with the old one."
-            )
 
     def _refuse_sgd(self, method: str, reason: str) -> None:
         if self.solver == "sgd":

@@ -78,10 +78,13 @@ def load_model(path: str | Path) -> DKVBClassifier:
         If it cannot be read.
     """
     header, arrays = _read(Path(path))
-    state = {name: _unpack(value, arrays) for name, value in header["state"].items()}
     known = DKVBClassifier().get_params()
-    model = DKVBClassifier(**{name: state.pop(name) for name in list(state) if name in known})
-    model.__setstate__(model.__getstate__() | state)
+    try:
+        state = {name: _unpack(value, arrays) for name, value in header["state"].items()}
+        model = DKVBClassifier(**{name: state.pop(name) for name in list(state) if name in known})
+        model.__setstate__(model.__getstate__() | state)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _unreadable(Path(path), f"its state does not fit: {error}") from error
     return model
 
 
@@ -179,11 +182,15 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 if name != _HEADER
             }
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path.name} is not a readable model file ({error}); expected a file that save_model wrote. Restore it "
-            "from a copy, or run `dvc repro` to make it again."
-        ) from error
+        raise _unreadable(path, str(error)) from error
     return header, arrays
+
+
+def _unreadable(path: Path, why: str) -> ValueError:
+    return ValueError(
+        f"{path.name} is not a readable model file ({why}); expected a file that save_model wrote. Restore it "
+        "from a copy, run `dvc repro` to make it again, or update dkvb-estimator if a newer release wrote it."
+    )
 
 
 def _check_header(header: Any) -> None:

@@ -24,14 +24,21 @@ def hash_samples(codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     -------
     ndarray of shape (n,), uint64
     """
-    rows = np.ascontiguousarray(np.sort(codes, axis=2))
+    rows = np.ascontiguousarray(np.sort(codes, axis=2), dtype=np.uint16)
     hashes = np.empty(len(rows), dtype=np.uint64)
-    names = [f"{type(label).__name__[:1]}{label}".encode() for label in labels.tolist()]
+    names = [_name(label) for label in labels.tolist()]
     for position, (row, name) in enumerate(zip(rows, names, strict=True)):
         digest = hashlib.blake2b(row, digest_size=8)
         digest.update(name)
         hashes[position] = int.from_bytes(digest.digest(), "little")
     return hashes
+
+
+def _name(label: object) -> bytes:
+    """Write a label so that equal labels have equal bytes: 1, 1.0 and True are one class."""
+    if isinstance(label, int | float):
+        return f"n{int(label)}".encode() if float(label).is_integer() else f"n{label!r}".encode()
+    return f"t{label}".encode()
 
 
 def with_weights(hashes: np.ndarray, weights: np.ndarray) -> np.ndarray:

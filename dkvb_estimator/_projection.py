@@ -19,7 +19,7 @@ SMALL_BLOCK_ROWS = 8
 """The same for predicting a handful of rows, where the padding would be most of the work."""
 
 HEAD_LIMIT = 1e18
-"""Head coordinates are clipped here: the square of a larger one would overflow float32."""
+"""Head coordinates are clipped here, and with more than 50 of them a little lower: see ``head_limit``."""
 
 Projection: TypeAlias = np.ndarray | csr_array
 
@@ -78,6 +78,14 @@ def select_heads(projection: Projection, heads: slice, n_heads: int) -> Projecti
     return projection[:, heads.start * key_dim : heads.stop * key_dim]
 
 
+def head_limit(key_dim: int) -> float:
+    """Return the magnitude at which coordinates are clipped, so that no distance of two heads overflows float32.
+
+    After centring, a coordinate may be 2L, and half a squared norm minus a product at most 6 · d · L² < 3.4e38.
+    """
+    return min(HEAD_LIMIT, float(np.sqrt(5e37 / key_dim)))
+
+
 def normalize_rows(X: torch.Tensor) -> torch.Tensor:
     """Divide each row (n, f) by its Euclidean length; a zero row stays zero.
 
@@ -108,14 +116,19 @@ def project(
     """
     n = X.shape[0]
     block = SMALL_BLOCK_ROWS if n <= SMALL_BLOCK_ROWS else BLOCK_ROWS
-    return _project_blocks(X, projection, normalize, block).reshape(n, *shape)
+    return _clip(_project_blocks(X, projection, normalize, block).reshape(n, *shape))
 
 
 def project_for_learning(
     X: torch.Tensor, projection: torch.Tensor | csr_array, shape: tuple[int, int], *, normalize: bool
 ) -> torch.Tensor:
     """Project as :func:`project` does, always in the large block: one row and a thousand give the same bits."""
-    return _project_blocks(X, projection, normalize, BLOCK_ROWS).reshape(X.shape[0], *shape)
+    return _clip(_project_blocks(X, projection, normalize, BLOCK_ROWS).reshape(X.shape[0], *shape))
+
+
+def _clip(heads: torch.Tensor) -> torch.Tensor:
+    limit = head_limit(heads.shape[2])
+    return torch.nan_to_num_(heads, nan=0.0).clamp_(-limit, limit)
 
 
 def _project_blocks(X: torch.Tensor, projection: torch.Tensor | csr_array, normalize: bool, block: int) -> torch.Tensor:
@@ -128,7 +141,7 @@ def _project_blocks(X: torch.Tensor, projection: torch.Tensor | csr_array, norma
             rows = normalize_rows(rows)
         stop = min(start + block, X.shape[0])
         heads[start:stop] = _multiply(rows, projection)[: stop - start]
-    return torch.nan_to_num_(heads, nan=0.0).clamp_(-HEAD_LIMIT, HEAD_LIMIT)
+    return heads
 
 
 def _multiply(rows: torch.Tensor, projection: torch.Tensor | csr_array) -> torch.Tensor:

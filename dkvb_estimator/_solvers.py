@@ -41,7 +41,10 @@ def solve_values(learned: Learned, params: Mapping[str, Any]) -> np.ndarray:
     if learned.solver == "counts":
         return counts_to_values(learned.counts, learned.class_counts, per_class, params["smoothing"])
     codes, labels, weights, _ = learned.rows()
-    return _ridge(learned, params, codes, labels, weights if per_class is None else weights * per_class[labels])
+    if per_class is not None:
+        weights = weights * per_class[labels]
+        codes, labels, weights = codes[weights > 0], labels[weights > 0], weights[weights > 0]
+    return _ridge(learned, params, codes, labels, weights)
 
 
 def solve_temperature(learned: Learned, params: Mapping[str, Any]) -> float:

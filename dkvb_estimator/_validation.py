@@ -22,6 +22,8 @@ CHOICES = {
     "key_init": ("kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"),
     "solver": ("counts", "ridge", "sgd"),
 }
+FROZEN = ("n_heads", "n_keys", "key_dim", "n_selected", "normalize", "projection", "solver")
+"""Parameters that must not change once keys are placed: learned state is only right with them."""
 _INTEGERS = {"n_heads": None, "n_keys": MAX_KEYS, "key_dim": None, "batch_size": None}
 _REALS = {
     "alpha": True,
@@ -114,6 +116,22 @@ def resolve_layout(params: Mapping[str, Any], n_features: int) -> Layout:
     return Layout(n_heads, n_keys, key_dim, _resolve_n_selected(params, n_keys))
 
 
+def check_unchanged(drawn_with: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    """Refuse settings that were changed after the keys were placed with others.
+
+    Raises
+    ------
+    ValueError
+        With the setting's name, both values and the way out.
+    """
+    for name, value in drawn_with.items():
+        if params[name] != value:
+            raise ValueError(
+                f"{name}={params[name]!r} was set after the keys were placed with {name}={value!r}; expected the same "
+                "for a model's life. Set it back, or start anew with clone(model)."
+            )
+
+
 def _resolve_n_selected(params: Mapping[str, Any], n_keys: int) -> int:
     n_selected = params["n_selected"]
     if isinstance(n_selected, str):
@@ -160,15 +178,16 @@ def drop_weightless(
     """
     if sample_weight is None:
         return rows, y, None
+    given = np.asarray(as_array(sample_weight))
+    if given.size and not given.any():
+        raise ValueError(
+            f"all {given.size} entries of sample_weight are zero; expected at least one positive weight, for there is "
+            "nothing to learn. Pass other weights or none."
+        )
     weights = _check_sample_weight(
         as_array(sample_weight), rows.reshape(len(rows), -1), dtype=np.float64, ensure_non_negative=True
     )
     kept = weights > 0
-    if not kept.any():
-        raise ValueError(
-            f"all {len(weights)} entries of sample_weight are zero; expected at least one positive weight, for there "
-            "is nothing to learn. Pass other weights or none."
-        )
     return rows[kept], y[kept], weights[kept]
 
 
@@ -185,8 +204,8 @@ def check_codes(codes: object, layout: Layout, n_labels: int | None = None) -> n
         raise TypeError(
             f"codes have dtype {codes.dtype}; expected unsigned integers as encode(X) returns. Pass encode(X)."
         )
-    expected = (n_labels if n_labels is not None else len(codes), layout.n_heads, layout.n_selected)
-    if codes.ndim != 3 or codes.shape != expected:
+    expected = (n_labels if n_labels is not None else "n", layout.n_heads, layout.n_selected)
+    if codes.ndim != 3 or codes.shape != (expected if n_labels is not None else (len(codes), *expected[1:])):
         raise ValueError(
             f"codes have shape {codes.shape}; expected {expected} (samples, heads, selected keys). "
             "Encode again with this estimator's encode(X)."
@@ -230,9 +249,15 @@ def class_weights(option: object, classes: np.ndarray, class_counts: np.ndarray)
     """
     if option is None:
         return None
-    if isinstance(option, Mapping):
-        return np.array([float(option.get(label, 1.0)) for label in classes.tolist()])
     seen = class_counts > 0
+    if isinstance(option, Mapping):
+        given = np.array([float(option.get(label, 1.0)) for label in classes.tolist()])
+        if not given[seen].any():
+            raise ValueError(
+                f"class_weight={dict(option)!r} gives every learned class weight zero; expected one positive weight at "
+                "least. Change it with set_params(class_weight=...)."
+            )
+        return given
     weights = np.ones(len(classes))
     weights[seen] = class_counts.sum() / (seen.sum() * class_counts[seen])
     return weights

@@ -44,6 +44,8 @@ def read_values(codes: torch.Tensor, values: torch.Tensor, usable: torch.Tensor 
     for start in range(0, n, rows):
         cells = _cells(codes[start : start + rows], values.shape[1])
         weights = _pool_weights(cells, usable, n_heads, n_selected)
+        if usable is not None:  # weight 0 is not enough: 0 × NaN is NaN
+            cells = torch.where(weights > 0, cells, cells[:, :, :1])
         logits[start : start + rows] = F.embedding_bag(
             cells.flatten(1), table, mode="sum", per_sample_weights=weights.to(table.dtype).flatten(1)
         )

@@ -13,6 +13,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ._validation import merge_classes
+
 
 class NearestClassMean(ClassifierMixin, BaseEstimator):
     """Predict the class whose mean embedding is nearest.
@@ -77,8 +79,9 @@ class NearestClassMean(ClassifierMixin, BaseEstimator):
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], reset=reset)
         check_classification_targets(y)
         known = getattr(self, "classes_", None)
-        parts = [y] + ([] if known is None else [known]) + ([] if classes is None else [np.asarray(classes)])
-        everything = np.unique(np.concatenate(parts))
+        everything = merge_classes(np.array([]) if known is None else known, y)
+        if classes is not None:
+            everything = merge_classes(everything, np.asarray(classes))
         sums, counts = np.zeros((len(everything), X.shape[1])), np.zeros(len(everything), dtype=np.int64)
         if known is not None:
             old = np.searchsorted(everything, known)

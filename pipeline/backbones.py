@@ -7,6 +7,7 @@ Must not know: data sets, caches, estimators.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+_CLIP_SIDE = 224
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -73,6 +75,8 @@ class Backbone:
         }
 
 
+_WITHOUT_CLASSIFIER = frozenset({"swav_resnet50w2", "dino_resnet50"})
+"""Published without the last layer; the others must have theirs, or the file is another one."""
 _RESNET_TAPS = {"avgpool": 2048, "layer3": 1024}
 BACKBONES: Mapping[str, Backbone] = {
     record.id: record
@@ -187,9 +191,25 @@ def find_backbone(name: str, tap: str | None = None) -> Backbone:
 
 
 def preprocess(record: Backbone, side: int) -> Callable[[Image.Image], torch.Tensor]:
-    """Return the function that turns an RGB image into the network's input (3, side, side), float32."""
+    """Return the function that turns an RGB image into the network's input (3, side, side), float32.
+
+    Raises
+    ------
+    ValueError
+        If the network reads images of one side only, and this is another.
+
+    Examples
+    --------
+    >>> tuple(preprocess(find_backbone("efficientnet_lite0"), 96)(Image.new("RGB", (8, 8))).shape)
+    (3, 96, 96)
+    """
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
+    if record.library == "open_clip" and side != _CLIP_SIDE:
+        raise ValueError(
+            f"image_side={side} does not suit {record.id}; expected {_CLIP_SIDE}, since its positions are learned. "
+            f"Set image_side: {_CLIP_SIDE} in params.yaml."
+        )
     shorter_edge = max(side, round(side / record.crop_ratio))
     mode = InterpolationMode(record.interpolation)
     return Compose(
@@ -209,12 +229,38 @@ def build_network(record: Backbone) -> nn.Module:
 
         return timm.create_model(record.model, pretrained=False)
     if record.library == "open_clip":
-        import open_clip
-
-        return open_clip.create_model(record.model, pretrained=None)
+        return _build_open_clip(record)
     from torchvision.models import resnet50
 
     return _doubled_resnet50() if record.id == "swav_resnet50w2" else resnet50(weights=None)
+
+
+def _build_open_clip(record: Backbone) -> nn.Module:
+    """Build a CLIP model, and refuse one whose activation is not that of OpenAI's weights.
+
+    open_clip itself compares the two only when it fetches the weights, and then warns and computes on: names and shapes
+    agree, the embeddings do not.
+    """
+    import open_clip
+    from open_clip.transformer import QuickGELU
+
+    root = logging.getLogger()
+    root.addFilter(_is_worth_saying)
+    try:
+        network = open_clip.create_model(record.model, pretrained=None)
+    finally:
+        root.removeFilter(_is_worth_saying)
+    if not any(isinstance(module, QuickGELU) for module in network.visual.modules()):
+        raise ValueError(
+            f"model {record.model} of {record.id} computes with GELU; expected QuickGELU, with which OpenAI trained "
+            f"these weights. Take the model whose name ends in -quickgelu."
+        )
+    return network
+
+
+def _is_worth_saying(entry: logging.LogRecord) -> bool:
+    """Drop open_clip's remark that a model is random: its weights are loaded right after."""
+    return "No pretrained weights" not in entry.getMessage()
 
 
 def _doubled_resnet50() -> nn.Module:
@@ -252,8 +298,8 @@ def load_backbone(record: Backbone, tap: str, state: Mapping[str, torch.Tensor])
     """
     find_backbone(record.id, tap)
     network, state = build_network(record), rename_weights(record, state)
-    if record.library == "torchvision" and "fc.weight" not in state:
-        network.fc = nn.Identity()  # published without its classifier
+    if record.id in _WITHOUT_CLASSIFIER:
+        network.fc = nn.Identity()
     load_strictly(network, state, record)
     return Tapped(network, record.library, tap).eval().requires_grad_(False)
 

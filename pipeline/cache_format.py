@@ -137,7 +137,7 @@ def read_structure(file: h5py.File) -> tuple[CacheHeader, dict[str, Split]]:
     splits = {name: _read_split(file[name]) for name in split_names(file)}
     for name, split in splits.items():
         _check_split(name, split, file[name]["embeddings"], header)
-    if len({split.n_features for split in splits.values()}) != 1:
+    if not splits or len({split.n_features for split in splits.values() if len(split.labels)}) > 1:
         raise OSError("its splits differ in their number of features, or there is none")
     return header, splits
 
@@ -149,10 +149,11 @@ def split_names(file: h5py.File) -> list[str]:
 
 def _check_format(file: h5py.File) -> None:
     name = Path(file.filename).name
-    if "format" not in file.attrs or _attribute(file, "format") != FORMAT:
+    found = file.attrs.get_id("format") if "format" in file.attrs else None
+    if found is None or found.dtype.kind != "S" or _attribute(file, "format") != FORMAT:
         raise NotACacheError(
-            f"{name} is an HDF5 file, but not a {FORMAT}; expected one that `dvc repro extract` wrote. Give the path "
-            "of such a file."
+            f"{name} is an HDF5 file, but not a {FORMAT}; expected one that `dvc repro extract` wrote. Name such "
+            "a file, usually in caches/."
         )
     version = _attribute(file, "version")
     if version != VERSION:
@@ -224,13 +225,13 @@ def _check_split(name: str, split: Split, embeddings: h5py.Dataset, header: Cach
     """Compare the parts of a split with each other: the file may come from another program."""
     n = len(split.labels)
     n_blocks = -(-n // split.block_rows) if split.block_rows > 0 else -1
-    if n == 0 or not n == len(embeddings) == len(split.sample_ids) or len(split.crcs) != n_blocks:
-        raise OSError(f"the arrays of split {name} are empty or differ in length")
+    if not n == len(embeddings) == len(split.sample_ids) or len(split.crcs) != n_blocks:
+        raise OSError(f"the arrays of split {name} differ in length")
     if embeddings.chunks != (split.block_rows, split.n_features):
         raise OSError(f"the chunks of {name}/embeddings are not its blocks of rows")
     if embeddings.dtype != np.dtype(header.storage_dtype):
         raise OSError(f"{name}/embeddings are {embeddings.dtype}, not {header.storage_dtype}")
-    if split.labels.min() < -1 or split.labels.max() >= len(header.class_names):
+    if n and (split.labels.min() < -1 or split.labels.max() >= len(header.class_names)):
         raise OSError(f"{name}/labels hold a class without a name")
     if len(set(split.sample_ids)) != n:
         raise OSError(f"{name}/sample_ids repeat an id")

@@ -6,6 +6,7 @@ content, and the images themselves. Must not know: networks, embeddings, who lea
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -65,13 +66,13 @@ def build_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
     ----------
     name : str
     recipe : mapping
-        ``kind`` and its settings: ``digits`` (``test_fraction``, ``seed``), ``photos`` (``n_crops``, ``seed``), ``folder``
-        (``root``, ``test_fraction``, ``seed``), ``cifar10`` or ``cifar100`` (``root``).
+        ``kind`` and its settings: ``digits`` (``test_fraction``, ``seed``), ``photos`` (``n_crops``, ``seed``),
+        ``folder`` (``root``, ``test_fraction``, ``seed``), ``cifar10`` or ``cifar100`` (``root``).
 
     Raises
     ------
     ValueError, OSError
-        If a folder is missing or empty, or an image cannot be read.
+        If the kind is unknown, a folder is missing or empty, an image cannot be read, or a class is too small to split.
 
     Examples
     --------
@@ -86,6 +87,12 @@ def build_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
         "cifar10": _cifar_manifest,
         "cifar100": _cifar_manifest,
     }
+    if recipe["kind"] not in kinds:
+        nearest = difflib.get_close_matches(recipe["kind"], kinds, n=1, cutoff=0)[0]
+        raise ValueError(
+            f"dataset {name} is of kind {recipe['kind']!r}; expected one of {', '.join(kinds)}. Did you mean "
+            f"{nearest!r}? Correct datasets.{name}.kind in params.yaml."
+        )
     return kinds[recipe["kind"]](name, recipe)
 
 
@@ -267,7 +274,15 @@ def _stratified_splits(labels: np.ndarray, test_fraction: float, seed: int) -> t
     """Give each class its share of test samples, drawn by a seed."""
     from sklearn.model_selection import train_test_split
 
-    _, test = train_test_split(np.arange(len(labels)), test_size=test_fraction, random_state=seed, stratify=labels)
+    try:
+        _, test = train_test_split(np.arange(len(labels)), test_size=test_fraction, random_state=seed, stratify=labels)
+    except ValueError as error:
+        counts = np.bincount(labels)
+        raise ValueError(
+            f"{len(labels)} images of {len(counts)} classes (the smallest with {counts.min()}) cannot be split with "
+            f"test_fraction={test_fraction}; expected at least two images a class, and one for training and testing "
+            "each. Add images, or make train and test folders."
+        ) from error
     in_test = np.isin(np.arange(len(labels)), test)
     return tuple(np.where(in_test, "test", "train").tolist())
 

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +99,15 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
     -------
     int
         Images embedded now; the rest came from shards.
+
+    Raises
+    ------
+    ValueError
+        If the weights do not fit, or an embedding is not finite; the sample is named.
+    OSError
+        If an image is missing, damaged, or not the one that the manifest lists; the sample is named.
+    RuntimeError
+        If another process extracts the same embeddings.
     """
     header = job.header()
     with ShardStore(scratch, header.fingerprint) as store:
@@ -119,13 +129,16 @@ def _fill(store: ShardStore, job: Job, device: torch.device, workers: int) -> in
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     todo = [np.arange(n)[index * SHARD_ROWS : (index + 1) * SHARD_ROWS] for index in shards]
     total = sum(map(len, todo))
-    bar = tqdm(total=total, unit=" images", desc=f"extract {job.manifest.dataset}", mininterval=0.5, leave=False)
-    with bar:
+    # in a log, where every refresh becomes a line of its own, a few are enough
+    interval = 0.5 if sys.stderr.isatty() else 15.0
+    with tqdm(total=total, unit=" images", desc=f"extract {job.manifest.dataset}", mininterval=interval) as bar:
         batches = _prefetch(job, [batch for rows in todo for batch in _batches(rows)], workers)
         for index, rows in zip(shards, todo, strict=True):
             parts = []
             for batch in _batches(rows):
-                parts.append(_forward(network, next(batches), job.settings.compute_dtype, device)[: len(batch)])
+                found = _forward(network, next(batches), job.settings.compute_dtype, device)[: len(batch)]
+                _check_finite(found, batch, job)
+                parts.append(found)
                 bar.update(len(batch))
             store.write(index, np.concatenate(parts))
     return total
@@ -162,6 +175,18 @@ def _forward(network: nn.Module, batch: torch.Tensor, compute_dtype: str, device
         return network(batch).float().cpu().numpy()
 
 
+def _check_finite(embeddings: np.ndarray, rows: np.ndarray, job: Job) -> None:
+    """Refuse NaN and infinity before they reach a shard: a later try would go on from it."""
+    bad = ~np.isfinite(embeddings).all(axis=1)
+    if bad.any():
+        lower = job.settings.compute_dtype == "float16"
+        raise ValueError(
+            f"the embedding of sample {job.manifest.sample_ids[rows[bad.argmax()]]} holds NaN or infinity; expected "
+            f"finite numbers of {job.record.id}. "
+            + ("Set compute_dtype: float32 in params.yaml." if lower else f"Get {job.record.weights_file} again.")
+        )
+
+
 def _split_rows(store: ShardStore, manifest: Manifest, split: str) -> SplitRows:
     rows = np.flatnonzero(np.array(manifest.splits) == split)
     ids = [manifest.sample_ids[row] for row in rows]
@@ -178,7 +203,20 @@ def _gather(store: ShardStore, rows: np.ndarray) -> Iterator[np.ndarray]:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    usable = torch.cuda.device_count() if kind == "cuda" else int(kind == "cpu")
+    if (number or "0") not in map(str, range(usable)):
+        raise ValueError(
+            f"DKVB_DEVICE is {name!r}; expected auto, cpu or cuda (this machine has {torch.cuda.device_count()} CUDA "
+            "devices). Set it to one that is there, or unset it."
+        )
     return torch.device(name)
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"DKVB_WORKERS is {text!r}; expected a number of threads, 1 or more. Correct it, or unset it.")
+    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -213,7 +251,7 @@ def main(args: argparse.Namespace) -> None:
         args.output,
         os.environ.get("DKVB_SCRATCH", ".scratch"),
         device=os.environ.get("DKVB_DEVICE", "auto"),
-        workers=int(os.environ.get("DKVB_WORKERS", os.cpu_count() or 1)),
+        workers=_workers(os.environ.get("DKVB_WORKERS", str(os.cpu_count() or 1))),
     )
     seconds = time.perf_counter() - start
     _write_json(args.card, describe_cache(args.output) | {"file_sha256": file_sha256(args.output)})

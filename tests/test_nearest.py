@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dkvb_estimator._nearest import code_dtype, nearest_keys, squared_distances
+from dkvb_estimator._projection import head_limit
 
 
 def nearest(heads, keys, n_selected, usable=None):
@@ -86,7 +87,7 @@ def test_a_row_has_the_same_codes_in_every_batch_and_position(heads):
 @pytest.mark.parametrize("n_selected", [1, 3])
 def test_wide_heads_at_the_clipping_limit_never_select_an_unusable_key(n_selected):
     signs = np.array([1, 1, 1, -1, 1, -1, -1, -1], np.float32)
-    keys = 1e18 * np.ones((1, 8, 400), np.float32) * signs[None, :, None]
+    keys = np.float32(head_limit(400)) * np.ones((1, 8, 400), np.float32) * signs[None, :, None]
     usable = np.arange(8)[None] >= 3
     assert (nearest(keys.transpose(1, 0, 2).copy(), keys, n_selected, usable) >= 3).all()
 
