@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-SCORE_BUDGET_BYTES = 32 * 2**20
-"""The n × j scores of as many heads as fit in here are held at a time."""
+SCORE_BUDGET_BYTES = 2 * 2**20
+"""The n × j scores of as many heads as fit in here are held at a time: about what a core's cache holds."""
 
 BLOCK_ROWS = 128
 """Rows scored at a time, padded with zeros: a fixed shape gives a row the same bits in every batch."""
@@ -56,30 +56,33 @@ def nearest_keys(
     group = max(1, SCORE_BUDGET_BYTES // (4 * BLOCK_ROWS * n_keys))
     for first in range(0, n_heads, group):
         part = slice(first, first + group)
-        centred, centre, half_norms = _centre(keys[part], None if usable is None else usable[part])
+        scorer, centre = _scorer(keys[part], None if usable is None else usable[part])
         for start in range(0, n, BLOCK_ROWS):
-            rows = heads[start : start + BLOCK_ROWS, part]
-            scores = _score(rows, centre, centred, half_norms)
-            codes[part, start : start + BLOCK_ROWS] = _smallest(scores, n_selected)[:, : len(rows)]
+            rows = _padded(heads[start : start + BLOCK_ROWS, part] - centre)
+            stop = min(start + BLOCK_ROWS, n)
+            codes[part, start:stop] = _smallest(torch.bmm(rows, scorer), n_selected)[:, : stop - start]
     return codes.permute(1, 0, 2)
 
 
-def _centre(keys: torch.Tensor, usable: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return centred keys (c, d, j), centres (1, c, d) and half squared norms (c, 1, j), infinite where unusable."""
+def _scorer(keys: torch.Tensor, usable: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the matrix (c, d + 1, j) that turns heads into scores, and the centres (1, c, d).
+
+    Its last row holds half squared norms, infinite where unusable: a head that ends in a one is scored by one product.
+    """
     centre = keys.double().mean(dim=1, keepdim=True).float()
     centred = keys - centre
     half_norms = (centred.double().square().sum(dim=2) / 2).float()
     if usable is not None:
         half_norms = torch.where(usable, half_norms, torch.inf)
-    return centred.transpose(1, 2).contiguous(), centre.transpose(0, 1), half_norms.unsqueeze(1)
+    return torch.cat([-centred.transpose(1, 2), half_norms.unsqueeze(1)], dim=1), centre.transpose(0, 1)
 
 
-def _score(rows: torch.Tensor, centre: torch.Tensor, centred: torch.Tensor, half_norms: torch.Tensor) -> torch.Tensor:
-    """Return ½‖key‖² − head·key of a block (c, n, j)."""
-    rows = rows - centre
-    if len(rows) < BLOCK_ROWS:
-        rows = torch.cat([rows, rows.new_zeros((BLOCK_ROWS - len(rows), *rows.shape[1:]))])
-    return torch.baddbmm(half_norms, rows.transpose(0, 1), centred, alpha=-1)
+def _padded(rows: torch.Tensor) -> torch.Tensor:
+    """Return a block of centred heads (c, BLOCK_ROWS, d + 1), each ending in a one, zeros below the last row."""
+    block = rows.new_zeros((rows.shape[1], BLOCK_ROWS, rows.shape[2] + 1))
+    block[:, : len(rows), :-1] = rows.transpose(0, 1)
+    block[:, :, -1] = 1
+    return block
 
 
 def _smallest(scores: torch.Tensor, n_selected: int) -> torch.Tensor:

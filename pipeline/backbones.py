@@ -242,20 +242,18 @@ def _build_open_clip(record: Backbone) -> nn.Module:
     agree, the embeddings do not.
     """
     import open_clip
-    from open_clip.transformer import QuickGELU
 
-    root = logging.getLogger()
-    root.addFilter(_is_worth_saying)
-    try:
-        network = open_clip.create_model(record.model, pretrained=None)
-    finally:
-        root.removeFilter(_is_worth_saying)
-    if not any(isinstance(module, QuickGELU) for module in network.visual.modules()):
+    if not (open_clip.get_model_config(record.model) or {}).get("quick_gelu"):
         raise ValueError(
             f"model {record.model} of {record.id} computes with GELU; expected QuickGELU, with which OpenAI trained "
             f"these weights. Take the model whose name ends in -quickgelu."
         )
-    return network
+    root = logging.getLogger()
+    root.addFilter(_is_worth_saying)
+    try:
+        return open_clip.create_model(record.model, pretrained=None)
+    finally:
+        root.removeFilter(_is_worth_saying)
 
 
 def _is_worth_saying(entry: logging.LogRecord) -> bool:

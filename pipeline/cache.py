@@ -62,8 +62,8 @@ class CacheReader:
         self._process = os.getpid()
         if not self.path.is_file():
             raise FileNotFoundError(
-                f"there is no cache {self.path.name} in {self.path.parent.name or '.'}/; expected one that a stage wrote. "
-                "Run `dvc repro extract`."
+                f"there is no cache {self.path.name} in {self.path.parent.name or '.'}/; expected one that a stage "
+                "wrote. Run `dvc repro extract`."
             )
         with NamingDamage(self.path):
             self.header, self._splits = read_structure(self._open())
@@ -121,11 +121,13 @@ class CacheReader:
             If a block differs from its checksum.
         IndexError
             If a position is out of range.
+        TypeError
+            If positions are not integers (rows,): a mask would be taken for rows 0 and 1.
         """
         info = self._split(split)
         if rows is None or isinstance(rows, slice):
             rows = np.arange(len(info.labels))[rows if rows is not None else slice(None)]
-        rows = np.asarray(rows, dtype=np.int64)
+        rows = _positions(rows)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(info.labels)):
             wrong = rows.min() if rows.min() < 0 else rows.max()
             raise IndexError(
@@ -143,6 +145,8 @@ class CacheReader:
         self, split: str, batch_rows: int, seed: int | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield embeddings and labels in batches: in order, or shuffled by a seed."""
+        if batch_rows < 1:
+            raise ValueError(f"batch_rows={batch_rows} was given; expected at least 1. Ask for a positive number.")
         n = self.n_rows(split)
         order = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
         for start in range(0, n, batch_rows):
@@ -182,6 +186,16 @@ class CacheReader:
             if block_crc(block, stored) != info.crcs[block]:
                 raise OSError(f"rows {start} to {stop - 1} of {split}/embeddings differ from their checksum")
         return stored.astype(np.float32)
+
+
+def _positions(rows: np.ndarray) -> np.ndarray:
+    given = np.asarray(rows)
+    if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
+        raise TypeError(
+            f"rows of shape {given.shape} and type {given.dtype} were asked for; expected a slice or integer positions "
+            "(rows,). Use np.flatnonzero for a mask."
+        )
+    return given.astype(np.int64)
 
 
 class _LazyRows:

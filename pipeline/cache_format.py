@@ -31,7 +31,6 @@ ATTRIBUTES = (
     "manifest_sha256",
     "dataset",
 )
-SPLIT_ATTRIBUTES = ("block_rows", "max_rounding_error")
 _LARGEST_INFLATION = 1024
 """Compressed embeddings may claim at most this many times the file's length: deflate cannot do better."""
 _LARGEST_ATTRIBUTE = 2**16
@@ -190,13 +189,14 @@ def _check_array(name: str, array: h5py.Dataset, length: int) -> None:
     member = name.rpartition("/")[2]
     kinds = {"embeddings": ("<f2", "<f4"), "labels": ("<i8",), "block_crc32": ("<u4",)}
     if array.dtype.str not in kinds[member] if member in kinds else array.dtype.kind != "S":
-        raise OSError(f"{name} has type {array.dtype.str}")
+        raise OSError(f"{name} has type {array.dtype}")
     if len(array.shape) != (2 if member == "embeddings" else 1):
         raise OSError(f"{name} has shape {array.shape}")
     packed = member == "embeddings" and array.compression == "gzip"
     limit = length * (_LARGEST_INFLATION if packed else 1)
-    if math.prod(map(int, array.shape)) * array.dtype.itemsize > limit:
-        raise OSError(f"{name} claims shape {array.shape}, more than {length} bytes can hold")
+    for what, shape in (("shape", array.shape), ("chunks of", array.chunks or ())):
+        if math.prod(map(int, shape)) * array.dtype.itemsize > limit:
+            raise OSError(f"{name} claims {what} {shape}, more than {length} bytes can hold")
 
 
 def _read_header(file: h5py.File) -> CacheHeader:
@@ -226,9 +226,7 @@ def _check_split(name: str, split: Split, embeddings: h5py.Dataset, header: Cach
     n = len(split.labels)
     n_blocks = -(-n // split.block_rows) if split.block_rows > 0 else -1
     if not n == len(embeddings) == len(split.sample_ids) or len(split.crcs) != n_blocks:
-        raise OSError(f"the arrays of split {name} differ in length")
-    if embeddings.chunks != (split.block_rows, split.n_features):
-        raise OSError(f"the chunks of {name}/embeddings are not its blocks of rows")
+        raise OSError(f"the arrays of split /{name} differ in length")
     if embeddings.dtype != np.dtype(header.storage_dtype):
         raise OSError(f"{name}/embeddings are {embeddings.dtype}, not {header.storage_dtype}")
     if n and (split.labels.min() < -1 or split.labels.max() >= len(header.class_names)):

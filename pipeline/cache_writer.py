@@ -95,11 +95,12 @@ def _write_header(file: h5py.File, header: CacheHeader) -> None:
 
 
 def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRows, compression: str) -> None:
-    labels, ids = np.asarray(rows.labels, dtype=np.int64), tuple(rows.sample_ids)
+    _check_name(name)
+    labels, ids = _whole_labels(name, rows.labels), tuple(rows.sample_ids)
     _check_split(name, labels, ids, len(header.class_names))
     blocks = iter(rows.blocks)
     first = next(blocks, np.zeros((0, 1), np.float32))
-    _check_shape(name, first, first.shape[-1] if first.ndim else 0)
+    _check_shape(name, first, np.shape(first)[-1] if np.ndim(first) else 0)
     dtype, n_features = np.dtype(header.storage_dtype), first.shape[1]
     block_rows = max(1, CHUNK_BYTES // (n_features * dtype.itemsize))
     block_rows = max(1, min(block_rows, len(labels)))
@@ -108,10 +109,11 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
         "embeddings",
         shape=(len(labels), n_features),
         dtype=dtype,
-        chunks=(block_rows, n_features),
-        **COMPRESSION[compression],
+        # HDF5 has no chunks in an array without rows
+        **({"chunks": (block_rows, n_features), **COMPRESSION[compression]} if len(labels) else {}),
     )
-    crcs, error, start = [], 0.0, 0
+    crcs: list[int] = []
+    error, start = 0.0, 0
     for block in _reblock(first, _alike(name, blocks, n_features), block_rows):
         if start + len(block) > len(labels):
             raise ValueError(
@@ -183,7 +185,31 @@ def _alike(name: str, blocks: Iterator[np.ndarray], n_features: int) -> Iterator
         yield block
 
 
+def _check_name(name: str) -> None:
+    if not name.isidentifier() or name == "class_names":
+        raise ValueError(
+            f"split {name!r} has a name that the file keeps for itself or cannot hold; expected letters, digits and "
+            "underscores, as in train. Rename it in the manifest."
+        )
+
+
+def _whole_labels(name: str, given: np.ndarray) -> np.ndarray:
+    """Return labels as int64; rounding 0.9 to class 0 would be a silent mistake."""
+    labels = np.asarray(given)
+    if labels.ndim != 1 or (len(labels) and labels.dtype.kind not in "iu"):
+        raise ValueError(
+            f"split {name!r} has labels of shape {labels.shape} and type {labels.dtype}; expected integers (n,). "
+            "Number the classes from 0."
+        )
+    return labels.astype(np.int64)
+
+
 def _check_shape(name: str, block: np.ndarray, n_features: int) -> None:
+    if not isinstance(block, np.ndarray) or block.dtype.kind not in "fiu":
+        raise ValueError(
+            f"split {name!r} got a block of {getattr(block, 'dtype', type(block).__name__)}; expected a NumPy array of "
+            "real numbers (rows, features). Convert it first."
+        )
     if block.ndim != 2 or block.shape[1] != n_features or not n_features:
         raise ValueError(
             f"split {name!r} got a block of shape {block.shape}; expected (rows, {n_features or 'features'}). Extract "

@@ -119,7 +119,8 @@ def read_manifest(path: str | Path) -> Manifest:
     if not path.is_file():
         raise FileNotFoundError(f"there is no manifest {path}; expected one. Run `dvc repro manifest`.")
     try:
-        header, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # not splitlines(), which also splits at signs that JSON leaves in file names
+        header, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
         return Manifest(
             dataset=header["dataset"],
             recipe=header["recipe"],
@@ -172,13 +173,13 @@ class Images(Sequence[Image.Image]):
             image, digest = _read_file(Path(recipe["root"]), sample_id)
         else:
             pixels = _ARRAYS[recipe["kind"]](recipe, sample_id)
-            image, digest = Image.fromarray(pixels), _pixels_sha256(pixels)
+            image, digest = to_rgb(Image.fromarray(pixels)), _pixels_sha256(pixels)
         if digest != self.manifest.digests[row]:
             raise OSError(
                 f"image {sample_id} has sha256 {digest[:12]}, the manifest lists {self.manifest.digests[row][:12]}; "
                 "expected an unchanged image. Run `dvc repro manifest` to list the images anew."
             )
-        return to_rgb(image)
+        return image
 
 
 def open_images(manifest: Manifest) -> Images:
@@ -207,7 +208,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _digits_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
     images, labels = _digits()
-    splits = _stratified_splits(labels, recipe["test_fraction"], recipe["seed"])
+    splits = _stratified_splits(name, labels, recipe)
     ids = tuple(f"digits/{row:04d}" for row in range(len(labels)))
     digests = tuple(map(_pixels_sha256, images))
     return Manifest(name, dict(recipe), tuple(map(str, range(10))), ids, labels, splits, digests)
@@ -234,7 +235,7 @@ def _folder_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
     if paired:
         splits = tuple(sample_id.split("/", 1)[0] for sample_id in ids)
     else:
-        splits = _stratified_splits(labels, recipe["test_fraction"], recipe["seed"])
+        splits = _stratified_splits(name, labels, recipe)
     digests = tuple(_read_file(root, sample_id)[1] for sample_id in ids)
     return Manifest(name, dict(recipe), names, ids, labels, splits, digests)
 
@@ -270,20 +271,21 @@ def _cifar_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
     return Manifest(name, dict(recipe), names, tuple(ids), np.array(labels, np.int64), tuple(splits), tuple(digests))
 
 
-def _stratified_splits(labels: np.ndarray, test_fraction: float, seed: int) -> tuple[str, ...]:
+def _stratified_splits(name: str, labels: np.ndarray, recipe: Mapping[str, Any]) -> tuple[str, ...]:
     """Give each class its share of test samples, drawn by a seed."""
     from sklearn.model_selection import train_test_split
 
+    fraction, rows = recipe["test_fraction"], np.arange(len(labels))
     try:
-        _, test = train_test_split(np.arange(len(labels)), test_size=test_fraction, random_state=seed, stratify=labels)
+        _, test = train_test_split(rows, test_size=fraction, random_state=recipe["seed"], stratify=labels)
     except ValueError as error:
         counts = np.bincount(labels)
         raise ValueError(
-            f"{len(labels)} images of {len(counts)} classes (the smallest with {counts.min()}) cannot be split with "
-            f"test_fraction={test_fraction}; expected at least two images a class, and one for training and testing "
-            "each. Add images, or make train and test folders."
+            f"dataset {name} cannot be split into train and test: {len(labels)} images of {len(counts)} classes, the "
+            f"smallest of {counts.min()}, with test_fraction={fraction}; expected at least two images a class, and one "
+            "a class on both sides. Add images, change test_fraction, or make folders train and test."
         ) from error
-    in_test = np.isin(np.arange(len(labels)), test)
+    in_test = np.isin(rows, test)
     return tuple(np.where(in_test, "test", "train").tolist())
 
 
@@ -346,7 +348,7 @@ _ARRAYS: dict[str, Callable[[Mapping[str, Any], str], np.ndarray]] = {
 
 
 def _read_file(root: Path, sample_id: str) -> tuple[Image.Image, str]:
-    """Decode a file below the root, and hash its bytes."""
+    """Decode a file below the root into RGB, and hash its bytes."""
     path = root / sample_id
     if not path.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"image {sample_id} lies outside {root}; expected a path below it. Correct the manifest.")
@@ -358,8 +360,8 @@ def _read_file(root: Path, sample_id: str) -> tuple[Image.Image, str]:
     try:
         with Image.open(path) as image:
             image.load()
-            return image.copy() if not image.getexif() else ImageOps.exif_transpose(image), _file_sha256(path)
-    except (OSError, SyntaxError, ValueError) as error:
+            return to_rgb(image), _file_sha256(path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(
             f"image {sample_id} in {root} cannot be decoded ({error}); expected a whole image. Replace or remove it, "
             "then run `dvc repro manifest`."

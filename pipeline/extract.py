@@ -130,8 +130,9 @@ def _fill(store: ShardStore, job: Job, device: torch.device, workers: int) -> in
     todo = [np.arange(n)[index * SHARD_ROWS : (index + 1) * SHARD_ROWS] for index in shards]
     total = sum(map(len, todo))
     # in a log, where every refresh becomes a line of its own, a few are enough
-    interval = 0.5 if sys.stderr.isatty() else 15.0
-    with tqdm(total=total, unit=" images", desc=f"extract {job.manifest.dataset}", mininterval=interval) as bar:
+    live = sys.stderr.isatty()
+    name, interval = f"extract {job.manifest.dataset}", 0.5 if live else 15.0
+    with tqdm(total=total, unit=" images", desc=name, mininterval=interval, leave=not live) as bar:
         batches = _prefetch(job, [batch for rows in todo for batch in _batches(rows)], workers)
         for index, rows in zip(shards, todo, strict=True):
             parts = []

@@ -60,7 +60,8 @@ class ShardStore:
 
     def finished(self) -> set[int]:
         """Return the indices of whole shards; damaged ones are deleted."""
-        indices = {int(path.stem) for path in self.folder.glob("*.shard")}
+        names = (path.stem for path in self.folder.glob("*.shard"))
+        indices = {int(name) for name in names if name.isdecimal()}
         return {index for index in indices if self._is_whole(index)}
 
     def write(self, index: int, embeddings: np.ndarray) -> None:
@@ -70,7 +71,7 @@ class ShardStore:
         content = buffer.getvalue()
         neighbour = self._path(index).with_suffix(".part")
         with neighbour.open("wb") as file:
-            file.write(content + struct.pack("<I", zlib.crc32(content)))
+            file.write(content + struct.pack("<I", _crc(index, content)))
             file.flush()
             os.fsync(file.fileno())
         neighbour.replace(self._path(index))
@@ -85,7 +86,7 @@ class ShardStore:
         """
         content = self._path(index).read_bytes()
         body, (crc,) = content[:-4], struct.unpack("<I", content[-4:].rjust(4, b"\0"))
-        if not body or zlib.crc32(body) != crc:
+        if not body or _crc(index, body) != crc:
             raise OSError(f"shard {index} is damaged; expected what was written. Run the extraction again.")
         return np.load(io.BytesIO(body), allow_pickle=False)
 
@@ -103,3 +104,8 @@ class ShardStore:
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.shard"
+
+
+def _crc(index: int, content: bytes) -> int:
+    # the index is part of it: a shard under another's name would put rows into the wrong place
+    return zlib.crc32(content, zlib.crc32(struct.pack("<q", index)))

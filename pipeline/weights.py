@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,8 +50,8 @@ def find_weights(source: Source, path: str | Path | None = None) -> Path:
         folder = places[-1].parent
         raise FileNotFoundError(
             f"the weights of {source.id} ({source.weights_file}) are in none of "
-            f"{', '.join(str(place.parent) for place in places)}; expected the file from {source.weights_url}. Place it "
-            f"there: `mkdir -p {folder} && mv {source.weights_file} {folder}/`, or set DKVB_ALLOW_DOWNLOAD=1."
+            f"{', '.join(str(place.parent) for place in places)}; expected the file from {source.weights_url}. Place "
+            f"it there: `mkdir -p {folder} && mv {source.weights_file} {folder}/`, or set DKVB_ALLOW_DOWNLOAD=1."
         )
     _check_sha256(source, found)
     return found
@@ -73,9 +72,10 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # a damaged file makes the readers raise nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path.name} is not a weight file that can be read without running code ({str(error).splitlines()[0]}); "
+            f"{path.name} is not a weight file that can be read without running code ({reason}); "
             "expected tensors by name. Take the file from its publisher, or convert it to .safetensors."
         ) from error
     state = _unwrap(content)
@@ -85,7 +85,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
             f"{path.name} holds {wrong!r}, which is no tensor; expected tensors by name. A full training checkpoint "
             "nests student and teacher: take the backbone-only file."
         )
-    return state
+    return dict(state)
 
 
 def weights_sha256(path: str | Path) -> str:

@@ -110,7 +110,7 @@ def test_the_format_page_names_every_attribute_and_array():
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
 def test_a_flipped_byte_anywhere_is_an_error_or_changes_nothing(gzipped, tmp_path, compression):
-    path, n = (V1, N_FLIPS) if compression == "none" else (gzipped, 40)
+    path, n = (V1, N_FLIPS) if compression == "none" else (gzipped, 25)
     endings = try_ways(path, tmp_path, flips(path, n, seed=5))
     assert set(endings) <= {"same", "error", "stopped", "MemoryError"}
     assert n / 10 < endings.count("error")
@@ -118,7 +118,7 @@ def test_a_flipped_byte_anywhere_is_an_error_or_changes_nothing(gzipped, tmp_pat
 
 
 def test_a_flipped_byte_of_content_is_always_an_error(tmp_path):
-    positions = random.Random(6).sample(whole_objects(V1), 60)
+    positions = random.Random(6).sample(whole_objects(V1), 40)
     assert set(try_ways(V1, tmp_path, [[[position, 1]] for position in positions])) == {"error"}
 
 
@@ -219,7 +219,7 @@ def link_class_names(file, link):
 LINKS = {
     "soft split": (link_split, h5py.SoftLink("/train")),
     "external split": (link_split, h5py.ExternalLink("other.h5", "/test")),
-    "soft array": (link_member, h5py.SoftLink("/other")),
+    "soft array": (link_member, h5py.SoftLink("/train/labels")),
     "external array": (link_member, h5py.ExternalLink("other.h5", "/test/labels")),
     "external names": (link_class_names, h5py.ExternalLink("other.h5", "/class_names")),
 }
@@ -229,13 +229,7 @@ LINKS = {
 def test_a_link_is_refused_though_what_it_points_at_is_right(small, case):
     (small.parent / "other.h5").write_bytes(small.read_bytes())
     change, link = LINKS[case]
-    if case == "soft array":  # within the file, in a place that no split has
-        with h5py.File(small, "r+") as file:
-            file["train/labels"].attrs.create("unused", 1)
-            link = h5py.SoftLink("/train/labels")
-            change(file, link)
-    else:
-        small_cache.forge(small, lambda file: change(file, link))
+    small_cache.forge(small, lambda file: change(file, link))
     with pytest.raises(OSError, match="link; only arrays inside the file are read"):
         open_cache(small)
 
@@ -267,7 +261,7 @@ def test_variable_length_text_is_refused(small):
         file["class_names"] = ["apfel", "birne", "x"]
 
     small_cache.forge(small, change)
-    with pytest.raises(OSError, match="class_names has type object"):
+    with pytest.raises(OSError, match=r"class_names has type (object|\|O)"):
         open_cache(small)
 
 
@@ -288,14 +282,45 @@ def test_a_split_with_other_members_is_refused(small):
         open_cache(small)
 
 
-def test_arrays_of_different_lengths_are_refused(small):
+def replace_array(name, make):
     def change(file):
-        kept = file["train/labels"][:-1]
-        del file["train/labels"]
-        file["train/labels"] = kept
+        old, options = file[name][()], {"chunks": file[name].chunks}
+        del file[name]
+        file.create_dataset(name, data=make(old), **options)
 
-    small_cache.forge(small, change)
-    with pytest.raises(OSError, match="arrays of split /train differ in length"):
+    return change
+
+
+def set_attribute(holder, name, value):
+    def change(file):
+        file[holder].attrs[name] = value
+
+    return change
+
+
+INCONSISTENT = {
+    "lengths": (replace_array("train/labels", lambda y: y[:-1]), "arrays of split /?train differ in length"),
+    "class": (replace_array("train/labels", lambda y: y + 1), "train/labels hold a class without a name"),
+    "ids": (replace_array("test/sample_ids", lambda ids: ids[[0] * 7]), "test/sample_ids repeat an id"),
+    "label type": (replace_array("train/labels", lambda y: y.astype("i4")), "train/labels has type (int32|<i4)"),
+    "axes": (replace_array("train/labels", lambda y: y[:, None]), r"train/labels has shape \(20, 1\)"),
+    "precision": (replace_array("test/embeddings", lambda X: X.astype("f4")), "float32, not float16"),
+    "blocks": (set_attribute("train", "block_rows", np.int64(0)), "arrays of split /?train differ in length"),
+    "list": (set_attribute("/", "tap", [1, 2]), "attribute tap is not one number or one text"),
+    "number": (set_attribute("/", "tap", 1.5), "an attribute that should be text is a number"),
+    "json": (set_attribute("/", "backbone", np.bytes_("[]")), "attribute backbone is not a JSON object"),
+}
+
+
+@pytest.mark.parametrize("case", INCONSISTENT)
+def test_a_file_whose_parts_do_not_fit_each_other_is_refused_though_its_digest_is_right(small, case):
+    change, message = INCONSISTENT[case]
+    if case == "list":  # no digest can be made of it
+        with h5py.File(small, "r+") as file:
+            change(file)
+    else:
+        small_cache.forge(small, change)
+    with pytest.raises(OSError, match=message):
         open_cache(small)
 
 
@@ -323,7 +348,7 @@ def test_canonical_json_does_not_depend_on_order():
 def test_text_of_fixed_length_is_as_long_as_the_longest():
     assert fixed_text(["雪", "a"]).dtype.itemsize == 3
     assert fixed_text([]).dtype.itemsize == 1
-    with pytest.raises(ValueError, match="NUL.*; expected none. Rename it"):
+    with pytest.raises(ValueError, match=r"NUL.*; expected none\. Rename it"):
         fixed_text(["a\0"])
 
 
@@ -332,3 +357,15 @@ def test_a_header_is_frozen():
     assert isinstance(header, CacheHeader)
     with pytest.raises(AttributeError):
         header.tap = "other"
+
+
+def test_a_chunk_larger_than_the_file_is_refused(small):
+    def change(file):
+        file.create_dataset("new", (7, 8), "float16", maxshape=(None, 8), chunks=(10**6, 8))
+        del file["test/embeddings"]
+        file.move("new", "test/embeddings")
+
+    with h5py.File(small, "r+") as file:
+        change(file)
+    with pytest.raises(OSError, match=r"test/embeddings claims chunks of \(1000000, 8\), more than \d+ bytes can hold"):
+        open_cache(small)

@@ -1,0 +1,434 @@
+import hashlib
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import datasets
+from pipeline.datasets import build_manifest, open_images, read_manifest, to_rgb, write_manifest
+
+DIGITS = {"kind": "digits", "test_fraction": 0.3, "seed": 0}
+PHOTOS = {"kind": "photos", "n_crops": 80, "seed": 0}
+ORIENTATION = 0x0112
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return build_manifest("digits", DIGITS)
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return build_manifest("photos", PHOTOS)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten images each of two classes, below one root."""
+    for class_name, colour in {"ant": (200, 0, 0), "bee": (0, 200, 0)}.items():
+        save_images(tmp_path / "pets" / class_name, 10, colour)
+    return tmp_path / "pets"
+
+
+def save_images(place, n, colour):
+    place.mkdir(parents=True)
+    for number in range(n):
+        Image.new("RGB", (6, 4), (*colour[:2], number)).save(place / f"{number}.png")
+
+
+def folder_recipe(root, **changes):
+    return {"kind": "folder", "root": str(root), "test_fraction": 0.2, "seed": 0} | changes
+
+
+def pixels(image):
+    return np.asarray(image)
+
+
+def splits_of(manifest):
+    return np.array(manifest.splits)
+
+
+# digits
+
+
+def test_digits_have_their_known_counts(digits):
+    assert len(digits.sample_ids) == len(set(digits.sample_ids)) == 1797
+    assert (digits.splits.count("train"), digits.splits.count("test")) == (1257, 540)
+    assert np.bincount(digits.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert digits.labels.dtype == np.int64
+    assert digits.class_names == tuple("0123456789")
+
+
+def test_digits_are_split_in_proportion_in_every_class(digits):
+    in_test = splits_of(digits) == "test"
+    shares = np.bincount(digits.labels[in_test]) / np.bincount(digits.labels)
+    assert np.abs(shares - 0.3).max() < 0.005  # the nearest whole number of about 180 images
+
+
+def test_digits_manifest_has_the_same_bytes_twice(digits, tmp_path):
+    again = build_manifest("digits", DIGITS)
+    for name, manifest in {"one": digits, "two": again}.items():
+        write_manifest(manifest, tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert hashlib.sha256((tmp_path / "one").read_bytes()).hexdigest() == digits.sha256 == again.sha256
+
+
+def test_another_seed_moves_digits_between_splits_and_nothing_else(digits):
+    other = build_manifest("digits", DIGITS | {"seed": 1})
+    assert other.splits != digits.splits
+    assert other.splits.count("test") == 540
+    assert (other.digests, other.labels.tolist()) == (digits.digests, digits.labels.tolist())
+    assert other.sha256 != digits.sha256
+
+
+def test_a_digit_image_shows_what_scikit_learn_holds(digits):
+    from sklearn.datasets import load_digits
+
+    grey = load_digits().images[17]
+    image = pixels(open_images(digits)[17])
+    assert image.shape == (8, 8, 3)
+    assert image.dtype == np.uint8
+    for channel in range(3):
+        assert np.abs(image[..., channel] - grey * 255 / 16).max() <= 0.5
+
+
+# photographs
+
+
+def test_photo_crops_follow_from_the_seed(photos):
+    assert build_manifest("photos", PHOTOS).digests == photos.digests
+    assert not set(build_manifest("photos", PHOTOS | {"seed": 1}).digests) & set(photos.digests)
+
+
+def test_more_photo_crops_begin_with_the_same_ones(photos):
+    assert build_manifest("photos", PHOTOS | {"n_crops": 90}).digests[:80] == photos.digests
+
+
+def test_photo_crops_are_distinct_unlabelled_and_all_in_train(photos):
+    assert len(set(photos.digests)) == len(set(photos.sample_ids)) == 80
+    assert (photos.labels == -1).all()
+    assert set(photos.splits) == {"train"}
+    assert photos.class_names == ()
+
+
+def test_photo_crops_are_square_and_of_several_scales(photos):
+    sizes = [image.size for image in open_images(photos)]
+    sides = np.array([width for width, _ in sizes])
+    assert all(width == height for width, height in sizes)
+    assert 51 <= sides.min() < 80  # 12 % of the shorter side, 427 pixels
+    assert 220 < sides.max() <= 320  # 75 %
+    assert len(set(sides)) > 40
+
+
+def test_photo_crops_lie_in_both_photographs(photos):
+    from sklearn.datasets import load_sample_image
+
+    images = open_images(photos)
+    for row, name in enumerate(["china.jpg", "flower.jpg"]):
+        crop, photo = pixels(images[row]), load_sample_image(name)
+        side = len(crop)
+        corners = np.argwhere((photo == crop[0, 0]).all(axis=2))
+        assert any(np.array_equal(photo[top : top + side, left : left + side], crop) for top, left in corners)
+
+
+# folders
+
+
+def test_a_folder_without_splits_is_divided_by_the_seed(folder):
+    manifest = build_manifest("pets", folder_recipe(folder))
+    assert manifest.class_names == ("ant", "bee")
+    assert manifest.sample_ids[:2] == ("ant/0.png", "ant/1.png")
+    assert manifest.labels.tolist() == [0] * 10 + [1] * 10
+    in_test = splits_of(manifest) == "test"
+    assert np.bincount(manifest.labels[in_test]).tolist() == [2, 2]
+    assert build_manifest("pets", folder_recipe(folder)).splits == manifest.splits
+    assert build_manifest("pets", folder_recipe(folder, seed=1)).splits != manifest.splits
+
+
+def test_a_folder_with_train_and_test_keeps_them(tmp_path):
+    for split, n in {"train": 3, "test": 1}.items():
+        for class_name in ("ant", "bee"):
+            save_images(tmp_path / split / class_name, n, (10, 20))
+    manifest = build_manifest("pets", folder_recipe(tmp_path))
+    assert manifest.sample_ids == (
+        *(f"train/{name}/{number}.png" for name in ("ant", "bee") for number in range(3)),
+        "test/ant/0.png",
+        "test/bee/0.png",
+    )
+    assert manifest.labels.tolist() == [0, 0, 0, 1, 1, 1, 0, 1]
+    assert manifest.splits == ("train",) * 6 + ("test",) * 2
+
+
+def test_a_class_may_lack_test_images(tmp_path):
+    save_images(tmp_path / "train" / "ant", 2, (1, 2))
+    save_images(tmp_path / "train" / "bee", 2, (1, 2))
+    save_images(tmp_path / "test" / "bee", 1, (1, 2))
+    assert build_manifest("pets", folder_recipe(tmp_path)).labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_files_that_are_no_images_are_passed_over(folder):
+    (folder / "ant" / "notes.txt").write_text("three of them are wasps")
+    assert len(build_manifest("pets", folder_recipe(folder)).sample_ids) == 20
+
+
+def test_a_folder_manifest_lists_the_sha256_of_each_file(folder):
+    manifest = build_manifest("pets", folder_recipe(folder))
+    for sample_id, digest in zip(manifest.sample_ids, manifest.digests, strict=True):
+        assert hashlib.sha256((folder / sample_id).read_bytes()).hexdigest() == digest
+
+
+def test_the_images_of_a_folder_are_those_of_its_files(folder):
+    images = open_images(build_manifest("pets", folder_recipe(folder)))
+    assert len(images) == 20
+    assert pixels(images[13])[0, 0].tolist() == [0, 200, 3]
+    assert images[13].mode == "RGB"
+
+
+def test_images_travel_to_other_processes(folder):
+    images = open_images(build_manifest("pets", folder_recipe(folder)))
+    assert np.array_equal(pixels(pickle.loads(pickle.dumps(images))[4]), pixels(images[4]))
+
+
+def test_a_missing_root_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"dataset pets looks.*nowhere.*expected.*Correct datasets\.pets\.root"):
+        build_manifest("pets", folder_recipe(tmp_path / "nowhere"))
+
+
+def test_a_class_without_images_is_named(folder):
+    (folder / "cat").mkdir()
+    with pytest.raises(ValueError, match=r"no images in .*cat; expected some for class 'cat'. Add images or remove"):
+        build_manifest("pets", folder_recipe(folder))
+
+
+def test_a_root_without_classes_is_refused(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "loose.png")
+    with pytest.raises(ValueError, match=r"dataset pets has no class folders in .*; expected one a class\. Add them"):
+        build_manifest("pets", folder_recipe(tmp_path))
+
+
+def test_a_class_too_small_to_divide_is_named(folder):
+    save_images(folder / "cat", 1, (1, 2))
+    with pytest.raises(ValueError, match=r"dataset pets cannot be split.*expected at least two images.*Add images"):
+        build_manifest("pets", folder_recipe(folder))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_a_truncated_image_is_named(folder, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    broken = folder / "ant" / f"broken.{suffix}"
+    Image.fromarray(noise).save(broken)
+    broken.write_bytes(broken.read_bytes()[:-2000])
+    with pytest.raises(OSError, match=rf"ant/broken\.{suffix} in .* cannot be decoded .*; expected a whole.*Replace"):
+        build_manifest("pets", folder_recipe(folder))
+
+
+def test_a_huge_image_is_named(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
+    with pytest.raises(OSError, match=r"ant/0\.png in .* cannot be decoded .*; expected a whole image\. Replace"):
+        build_manifest("pets", folder_recipe(folder))
+
+
+def test_text_with_the_name_of_an_image_is_named(folder):
+    (folder / "bee" / "page.jpg").write_text("<html>404</html>")
+    with pytest.raises(OSError, match=r"bee/page\.jpg in .* cannot be decoded .*; expected a whole image\. Replace"):
+        build_manifest("pets", folder_recipe(folder))
+
+
+def test_an_image_removed_since_is_named(folder):
+    images = open_images(build_manifest("pets", folder_recipe(folder)))
+    (folder / "bee" / "3.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"bee/3\.png is missing in .*; expected every.*dvc repro manifest"):
+        images[13]
+    assert images[12].size == (6, 4)
+
+
+def test_an_image_changed_since_is_named(folder):
+    images = open_images(build_manifest("pets", folder_recipe(folder)))
+    Image.new("RGB", (6, 4), "white").save(folder / "bee" / "3.png")
+    with pytest.raises(OSError, match=r"bee/3\.png has sha256 .* manifest lists .*; expected an unchanged.*dvc repro"):
+        images[13]
+
+
+def test_an_array_that_differs_from_the_manifest_is_named(digits):
+    changed = replace(digits, digests=("0" * 64, *digits.digests[1:]))
+    with pytest.raises(OSError, match=r"digits/0000 has sha256 .*expected an unchanged image\. Run `dvc repro"):
+        open_images(changed)[0]
+
+
+@pytest.mark.parametrize("how", ["parent", "absolute", "link"])
+def test_no_image_outside_the_root_is_opened(folder, how):
+    manifest = build_manifest("pets", folder_recipe(folder))
+    secret = folder.parent / "secret.png"
+    Image.new("RGB", (2, 2)).save(secret)
+    (folder / "ant" / "link.png").symlink_to(secret)
+    sample_id = {"parent": "../secret.png", "absolute": str(secret), "link": "ant/link.png"}[how]
+    changed = replace(manifest, sample_ids=(sample_id, *manifest.sample_ids[1:]))
+    with pytest.raises(ValueError, match=r"secret|link") as caught:
+        open_images(changed)[0]
+    assert "lies outside" in str(caught.value)
+    assert "expected a path below it. Correct" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
+def test_absent_cifar_tells_where_to_get_it(tmp_path, kind):
+    with pytest.raises(FileNotFoundError, match=rf"{kind} is not whole in .*; expected.*Download it from https://www"):
+        build_manifest("c", {"kind": kind, "root": str(tmp_path)})
+
+
+# colour and orientation
+
+
+def test_a_photograph_is_turned_upright(folder):
+    noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # to be shown turned by 90° clockwise
+    Image.fromarray(noise).save(folder / "ant" / "turned.png", exif=exif)
+    manifest = build_manifest("pets", folder_recipe(folder))
+    image = open_images(manifest)[manifest.sample_ids.index("ant/turned.png")]
+    assert np.array_equal(pixels(image), np.rot90(noise, -1))
+
+
+def test_an_upright_photograph_with_exif_stays(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 1
+    exif[0x010F] = "a camera"
+    noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.array_equal(pixels(to_rgb(image)), noise)
+
+
+def test_greyscale_becomes_three_equal_channels():
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert np.array_equal(pixels(to_rgb(Image.fromarray(grey))), np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_black_and_white_uses_the_whole_range():
+    bits = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
+    assert pixels(to_rgb(bits))[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+def test_a_palette_gives_its_colours():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([1, 0])
+    assert pixels(to_rgb(image))[0].tolist() == [[40, 50, 60], [10, 20, 30]]
+
+
+@pytest.mark.parametrize("transparency", [0, b"\x00\xff"])
+def test_a_transparent_colour_of_a_palette_becomes_white(tmp_path, transparency):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([0, 1])
+    image.save(tmp_path / "a.png", transparency=transparency)
+    with Image.open(tmp_path / "a.png") as read:
+        assert pixels(to_rgb(read))[0].tolist() == [[255, 255, 255], [40, 50, 60]]
+
+
+def test_cmyk_is_converted():
+    image = Image.new("CMYK", (1, 1), (0, 255, 255, 0))
+    assert to_rgb(image).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(folder):
+    deep = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(deep).save(folder / "ant" / "deep.png")
+    manifest = build_manifest("pets", folder_recipe(folder))
+    image = open_images(manifest)[manifest.sample_ids.index("ant/deep.png")]
+    assert pixels(image)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("RGBA", (255, 0, 0)), ("LA", (0,))])
+def test_transparency_lies_on_white(mode, colour):
+    see_through, opaque = Image.new(mode, (1, 1), (*colour, 0)), Image.new(mode, (1, 1), (*colour, 255))
+    assert to_rgb(see_through).getpixel((0, 0)) == (255, 255, 255)
+    assert to_rgb(opaque).getpixel((0, 0)) == ((*colour,) * 3)[:3]
+
+
+def test_half_transparency_is_half_white():
+    assert to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 128))).getpixel((0, 0)) == (255, 127, 127)
+
+
+# the manifest as a file
+
+
+def test_a_manifest_comes_back_as_it_was_written(digits, tmp_path):
+    write_manifest(digits, tmp_path / "deep" / "digits.jsonl")
+    back = read_manifest(tmp_path / "deep" / "digits.jsonl")
+    assert np.array_equal(back.labels, digits.labels)
+    assert back.labels.dtype == np.int64
+    assert replace(back, labels=None) == replace(digits, labels=None)
+    assert back.sha256 == digits.sha256
+
+
+@pytest.mark.parametrize("odd", ["größe 雪", "line\nbreak", "next\x85line", "line\u2028separator", 'quo"te'])
+def test_odd_names_survive_the_manifest(digits, tmp_path, odd):
+    changed = replace(digits, sample_ids=(odd, *digits.sample_ids[1:]), class_names=(odd, *digits.class_names[1:]))
+    write_manifest(changed, tmp_path / "m.jsonl")
+    back = read_manifest(tmp_path / "m.jsonl")
+    assert (back.sample_ids, back.class_names) == (changed.sample_ids, changed.class_names)
+
+
+def test_writing_a_manifest_leaves_no_other_file(digits, tmp_path):
+    write_manifest(digits, tmp_path / "m.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: b"",
+        lambda text: text[: len(text) // 2 + 3],  # in the middle of a line
+        lambda text: text.replace(b'"sha256"', b'"sha255"', 1),
+        lambda text: text.split(b"\n", 1)[1],  # without its header
+        lambda text: b"\xff\xfe" + text,
+        lambda text: b"[1, 2]\n" + text,
+        lambda text: text.replace(b'"label": 0', b'"label": null', 1),
+    ],
+    ids=["empty", "cut", "key", "headless", "encoding", "list", "label"],
+)
+def test_a_damaged_manifest_is_refused(digits, tmp_path, damage):
+    path = tmp_path / "m.jsonl"
+    write_manifest(digits, path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(
+        ValueError, match=r"manifest .*m\.jsonl is damaged .*; expected JSON lines .*dvc repro manifest"
+    ):
+        read_manifest(path)
+
+
+def test_an_absent_manifest_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no manifest .*m\.jsonl; expected one\. Run `dvc repro manifest`"):
+        read_manifest(tmp_path / "m.jsonl")
+
+
+@pytest.mark.parametrize("field", ["dataset", "recipe", "class_names", "sample_ids", "labels", "splits", "digests"])
+def test_the_sha256_covers_every_field(digits, field):
+    other = {
+        "dataset": "other",
+        "recipe": DIGITS | {"seed": 1},
+        "class_names": ("zero", *digits.class_names[1:]),
+        "sample_ids": ("x", *digits.sample_ids[1:]),
+        "labels": np.roll(digits.labels, 1),
+        "splits": ("test" if digits.splits[0] == "train" else "train", *digits.splits[1:]),
+        "digests": ("0" * 64, *digits.digests[1:]),
+    }
+    assert replace(digits, **{field: other[field]}).sha256 != digits.sha256
+
+
+def test_digests_depend_on_shape_as_well_as_bytes():
+    flat = np.zeros((2, 6, 3), np.uint8)
+    assert datasets._pixels_sha256(flat) != datasets._pixels_sha256(flat.reshape(3, 4, 3))
+
+
+def test_a_photograph_with_unreadable_exif_stays_as_it_lies(folder):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.new("RGB", (6, 9)).save(folder / "ant" / "odd.jpg", exif=exif)
+    content = (folder / "ant" / "odd.jpg").read_bytes()
+    assert content.count(b"MM\x00*") == 1
+    (folder / "ant" / "odd.jpg").write_bytes(content.replace(b"MM\x00*", b"MM\x00\x13"))
+    manifest = build_manifest("pets", folder_recipe(folder))
+    assert open_images(manifest)[manifest.sample_ids.index("ant/odd.jpg")].size == (6, 9)

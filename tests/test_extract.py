@@ -1,0 +1,469 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from pipeline import cache_writer, console
+from pipeline import extract as stage
+from pipeline.backbones import BACKBONES
+from pipeline.cache import open_cache
+from pipeline.datasets import build_manifest, open_images, write_manifest
+from pipeline.params import load_params
+
+ROOT = Path(__file__).resolve().parents[1]
+SIDE, N, N_TEST = 8, 43, 11
+"""43 images: six shards of eight rows, the last one short; eleven batches of four, the last one padded."""
+
+
+class Tiny(nn.Module):
+    """Twelve features: the mean of each quarter of an image; can be made to fail or to give NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes, self.fail_after, self.nan_at = [], None, None
+
+    def forward(self, batch):
+        if self.fail_after is not None and len(self.shapes) >= self.fail_after:
+            raise RuntimeError("the machine lost its accelerator")
+        self.shapes.append(tuple(batch.shape))
+        features = nn.functional.adaptive_avg_pool2d(batch, 2).flatten(1)
+        if self.nan_at is not None and len(self.shapes) == self.nan_at:
+            features = features.clone()
+            features[1, 3] = float("nan")
+        return features
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return build_manifest("digits", {"kind": "digits", "test_fraction": 0.3, "seed": 0})
+
+
+@pytest.fixture
+def manifest(digits):
+    few = {field: getattr(digits, field)[:N] for field in ("sample_ids", "labels", "splits", "digests")}
+    return replace(digits, **few)
+
+
+@pytest.fixture
+def network(monkeypatch, tmp_path):
+    """A tiny network in place of the real one, small shards, and no second process that checks the cache."""
+    tiny = Tiny()
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+    monkeypatch.setattr(stage, "load_backbone", lambda record, tap, state: tiny)
+    monkeypatch.setattr(stage, "find_weights", lambda record: tmp_path / "weights.pth")
+    monkeypatch.setattr(stage, "read_weights", lambda path: {})
+    monkeypatch.setattr(stage, "SHARD_ROWS", 8)
+    monkeypatch.setattr(stage, "BATCH_ROWS", 4)
+    monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
+    for name in ("DKVB_DEVICE", "DKVB_WORKERS", "DKVB_SCRATCH"):
+        monkeypatch.delenv(name, raising=False)
+    return tiny
+
+
+def tables(**changes):
+    entry = {
+        "dataset": "digits",
+        "backbone": "efficientnet_lite0",
+        "tap": "avgpool",
+        "image_side": SIDE,
+        "compute_dtype": "float32",
+        "storage_dtype": "float32",
+    }
+    datasets = {"digits": {"kind": "digits", "test_fraction": 0.3, "seed": 0}}
+    return {"datasets": datasets, "embeddings": {"digits": entry | changes}, "runs": {}}
+
+
+def write_settings(folder, **changes):
+    (folder / "params.yaml").write_text(yaml.safe_dump(tables(**changes)))
+
+
+def settings(folder, **changes):
+    write_settings(folder, **changes)
+    return load_params(folder / "params.yaml").embedding("digits")
+
+
+@pytest.fixture
+def job(manifest, network, tmp_path):
+    return stage.Job(manifest, settings(tmp_path), BACKBONES["efficientnet_lite0"], tmp_path / "weights.pth")
+
+
+def extract(job, folder, name, **options):
+    """Extract into a cache of its own and return the number of images embedded now, and the cache's sha256."""
+    output = folder / f"{name}.h5"
+    embedded = stage.extract(job, output, folder / "scratch", **({"device": "cpu", "workers": 2} | options))
+    return embedded, hashlib.sha256(output.read_bytes()).hexdigest()
+
+
+# what the cache holds
+
+
+def test_every_image_is_embedded_under_its_own_id_and_label(job, network, tmp_path):
+    extract(job, tmp_path, "a")
+    prepare = stage.preprocess(job.record, SIDE)
+    images = torch.stack([prepare(image) for image in open_images(job.manifest)])
+    expected = dict(zip(job.manifest.sample_ids, Tiny()(images).numpy(), strict=True))
+    labels = dict(zip(job.manifest.sample_ids, job.manifest.labels.tolist(), strict=True))
+    seen = []
+    with open_cache(tmp_path / "a.h5") as reader:
+        for split in reader.split_names:
+            ids = list(reader.sample_ids(split))
+            seen += ids
+            assert ids == [i for i, s in zip(job.manifest.sample_ids, job.manifest.splits, strict=True) if s == split]
+            assert np.allclose(reader.read(split), [expected[i] for i in ids], atol=1e-6)
+            assert reader.labels(split).tolist() == [labels[i] for i in ids]
+    assert sorted(seen) == sorted(job.manifest.sample_ids)
+
+
+def test_every_batch_has_the_same_shape(job, network, tmp_path):
+    extract(job, tmp_path, "a")
+    assert network.shapes == [(4, 3, SIDE, SIDE)] * 11
+
+
+def test_two_extractions_give_the_same_bytes(job, tmp_path):
+    assert extract(job, tmp_path, "a") == extract(job, tmp_path, "b")
+
+
+@pytest.mark.parametrize("workers", [0, 1, 5])
+def test_the_number_of_workers_changes_nothing(job, tmp_path, workers):
+    assert extract(job, tmp_path, "a", workers=workers) == extract(job, tmp_path, "b", workers=2)
+
+
+def test_images_that_come_late_keep_their_place(job, tmp_path, monkeypatch):
+    usual, expected = stage._load, extract(job, tmp_path, "a")
+
+    def slow_for_some(images, prepare, row):
+        time.sleep(0.01 * (row % 3 == 0))
+        return usual(images, prepare, row)
+
+    monkeypatch.setattr(stage, "_load", slow_for_some)
+    assert extract(job, tmp_path, "b", workers=4) == expected
+
+
+def test_a_finished_extraction_leaves_no_shards_and_no_threads(job, tmp_path):
+    before = threading.active_count()
+    extract(job, tmp_path, "a")
+    assert not list((tmp_path / "scratch").rglob("*.shard"))
+    assert threading.active_count() <= before + 1  # tqdm keeps one monitor
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_side": 16},
+        {"tap": "other"},
+        {"compute_dtype": "bfloat16"},
+        {"storage_dtype": "float16"},
+        {"weights": b"others"},
+        {"manifest": True},
+        {"record": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_the_fingerprint_follows_whatever_decides_the_embeddings(job, tmp_path, changes):
+    before = job.header().fingerprint
+    if "weights" in changes:
+        job.weights.write_bytes(changes["weights"])
+    elif "manifest" in changes:
+        job = replace(job, manifest=replace(job.manifest, digests=("0" * 64, *job.manifest.digests[1:])))
+    elif "record" in changes:
+        job = replace(job, record=replace(job.record, mean=(0.4, 0.5, 0.5)))
+    else:
+        job = replace(job, settings=settings(tmp_path, **changes))
+    assert job.header().fingerprint != before
+
+
+def test_lower_precision_is_stored_as_asked(job, tmp_path):
+    extract(job, tmp_path, "full")
+    half = replace(job, settings=settings(tmp_path, storage_dtype="float16"))
+    extract(half, tmp_path, "half")
+    with open_cache(tmp_path / "full.h5") as full, open_cache(tmp_path / "half.h5") as halved:
+        assert np.array_equal(full.read("train").astype(np.float16), halved.read("train").astype(np.float16))
+        assert not np.array_equal(full.read("train"), halved.read("train"))
+
+
+# going on
+
+
+def test_a_failed_extraction_goes_on_from_its_finished_shards(job, network, tmp_path):
+    _, expected = extract(job, tmp_path, "whole")
+    network.shapes.clear()
+    network.fail_after = 5  # two shards of two batches are finished, the third is half done
+    with pytest.raises(RuntimeError, match="lost its accelerator"):
+        extract(job, tmp_path, "a")
+    assert len(list((tmp_path / "scratch").rglob("*.shard"))) == 2
+    assert not (tmp_path / "a.h5").exists()
+    network.fail_after = None
+    network.shapes.clear()
+    assert extract(job, tmp_path, "a") == (N - 2 * 8, expected)
+    assert len(network.shapes) == 11 - 2 * 2
+
+
+def test_a_damaged_shard_is_computed_again(job, network, tmp_path):
+    _, expected = extract(job, tmp_path, "whole")
+    network.shapes.clear()
+    network.fail_after = 6
+    with pytest.raises(RuntimeError):
+        extract(job, tmp_path, "a")
+    shard = min((tmp_path / "scratch").rglob("*.shard"))
+    content = bytearray(shard.read_bytes())
+    content[-20] ^= 1
+    shard.write_bytes(content)
+    network.fail_after = None
+    assert extract(job, tmp_path, "a") == (N - 2 * 8, expected)
+
+
+def test_complete_shards_need_no_network(job, network, tmp_path, monkeypatch):
+    _, expected = extract(job, tmp_path, "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write_cache", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            extract(job, tmp_path, "a")
+    monkeypatch.setattr(stage, "load_backbone", None)
+    assert extract(job, tmp_path, "a") == (0, expected)
+
+
+def test_shards_of_other_weights_are_not_used(job, network, tmp_path):
+    network.fail_after = 5
+    with pytest.raises(RuntimeError):
+        extract(job, tmp_path, "a")
+    network.fail_after = None
+    job.weights.write_bytes(b"others")
+    assert extract(job, tmp_path, "a")[0] == N
+
+
+def test_an_image_changed_since_the_manifest_stops_the_extraction(job, tmp_path):
+    digests = list(job.manifest.digests)
+    digests[20] = "0" * 64
+    with pytest.raises(OSError, match=r"digits/0020 has sha256 .*expected an unchanged image\. Run"):
+        extract(replace(job, manifest=replace(job.manifest, digests=tuple(digests))), tmp_path, "a")
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_a_nan_embedding_names_its_sample_and_reaches_neither_cache_nor_shard(job, network, tmp_path):
+    _, before = extract(job, tmp_path, "a")
+    network.shapes.clear()
+    network.nan_at = 4  # its second row is image 13, in the second half of a shard
+    job.weights.write_bytes(b"others")
+    with pytest.raises(
+        ValueError, match=r"sample digits/0013 holds NaN or infinity; expected finite numbers.*Get effic"
+    ):
+        extract(job, tmp_path, "a")
+    assert hashlib.sha256((tmp_path / "a.h5").read_bytes()).hexdigest() == before
+    network.nan_at = None
+    assert extract(job, tmp_path, "a")[0] == N - 8
+
+
+# the command
+
+
+@pytest.fixture
+def command(network, manifest, tmp_path, monkeypatch):
+    """Call the stage as a user does; returns its exit code."""
+    write_manifest(manifest, tmp_path / "digits.jsonl")
+    monkeypatch.setenv("DKVB_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("DKVB_DEVICE", "cpu")
+
+    def call(name="digits", **changes):
+        write_settings(tmp_path, **changes)
+        return console.run(stage.main, stage.build_parser(), arguments(tmp_path, name))
+
+    return call
+
+
+def arguments(folder, name="digits", params="params.yaml"):
+    paths = {"--params": params, "--manifest": "digits.jsonl", "--output": "out/a.h5"}
+    paths |= {"--card": "out/a.json", "--timings": "out/seconds.json"}
+    return [name, *(part for option, path in paths.items() for part in (option, str(folder / path)))]
+
+
+def last_line(capsys):
+    return [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()][-1]
+
+
+def test_the_card_says_where_the_cache_comes_from(command, manifest, tmp_path, capsys):
+    assert command() == 0
+    card = json.loads((tmp_path / "out/a.json").read_text())
+    assert card["file_sha256"] == hashlib.sha256((tmp_path / "out/a.h5").read_bytes()).hexdigest()
+    assert card["manifest_sha256"] == manifest.sha256
+    assert card["backbone"]["id"] == "efficientnet_lite0"
+    assert card["backbone"]["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert card["backbone"]["licence"] == "Apache-2.0"
+    assert card["preprocessing"] == {
+        "image_side": SIDE, "interpolation": "bicubic", "crop_ratio": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3
+    }  # fmt: skip
+    assert (card["tap"], card["compute_dtype"], card["storage_dtype"]) == ("avgpool", "float32", "float32")
+    assert card["n_features"] == 12
+    assert (
+        card["splits"]
+        == {"test": N_TEST, "train": N - N_TEST}
+        == {split: manifest.splits.count(split) for split in ("test", "train")}
+    )
+    assert str(tmp_path) not in (tmp_path / "out/a.json").read_text()
+    assert last_line(capsys).startswith(f"[extract digits] {N} images, ")
+
+
+def test_cache_and_card_have_the_same_bytes_twice_and_seconds_stand_apart(command, tmp_path):
+    content = []
+    for _ in range(2):
+        assert command() == 0
+        content.append([(tmp_path / "out" / name).read_bytes() for name in ("a.h5", "a.json")])
+    assert content[0] == content[1]
+    timings = json.loads((tmp_path / "out/seconds.json").read_text())
+    assert set(timings) == {"seconds", "images"}
+    assert timings["images"] == N
+    assert timings["seconds"] > 0
+
+
+def test_a_resumed_command_says_what_was_finished(command, network, tmp_path, capsys):
+    network.fail_after = 5
+    assert command() == 1
+    assert last_line(capsys) == "error: the machine lost its accelerator"
+    network.fail_after = None
+    assert command() == 0
+    assert f"{N - 16} images (16 were finished already)" in last_line(capsys)
+    assert json.loads((tmp_path / "out/seconds.json").read_text())["images"] == N - 16
+
+
+def test_a_non_commercial_licence_is_told(command, capsys):
+    assert command(backbone="swav_resnet50w2") == 0
+    assert "swav_resnet50w2 are licensed CC BY-NC 4.0: not for commercial use" in capsys.readouterr().err
+    assert command() == 0
+    assert "licensed" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "text"),
+    [
+        ("digit", {}, "did you mean 'digits'"),
+        ("digits", {"backbone": "efficientnet_lite"}, "Did you mean 'efficientnet_lite0'?"),
+        ("digits", {"tap": "layer3"}, "has no tap 'layer3'; expected one of avgpool."),
+        ("digits", {"image_side": 4}, "embeddings.digits.image_side is 4"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(command, tmp_path, capsys, name, changes, text):
+    assert command(name, **changes) == 1
+    assert_one_sentence(capsys, text)
+    assert not (tmp_path / "out").exists()
+
+
+def assert_one_sentence(capsys, text):
+    printed = capsys.readouterr().err.replace("\r", "\n")
+    lines = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert text in lines[0]
+    assert "Traceback" not in printed
+
+
+def test_an_absent_manifest_is_one_sentence(command, tmp_path, capsys):
+    (tmp_path / "digits.jsonl").unlink()
+    assert command() == 1
+    assert_one_sentence(capsys, "digits.jsonl; expected one. Run `dvc repro manifest`.")
+
+
+def test_a_manifest_without_images_is_one_sentence(command, tmp_path, capsys):
+    header = (tmp_path / "digits.jsonl").read_text().split("\n")[0]
+    (tmp_path / "digits.jsonl").write_text(header + "\n")
+    assert command() == 1
+    assert_one_sentence(capsys, "was given no split; expected at least one")
+    assert not (tmp_path / "out/a.h5").exists()
+
+
+def test_absent_weights_are_one_sentence_with_the_address(command, tmp_path, capsys, monkeypatch):
+    from pipeline.weights import find_weights
+
+    monkeypatch.setattr(stage, "find_weights", find_weights)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("DKVB_WEIGHTS", str(tmp_path / "own"))
+    monkeypatch.delenv("DKVB_ALLOW_DOWNLOAD", raising=False)
+    assert command(backbone="dino_resnet50") == 1
+    assert_one_sentence(capsys, f"mkdir -p {tmp_path / 'torch/hub/checkpoints'} && mv dino_resnet50_pretrain.pth")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("DKVB_WORKERS", "many", "DKVB_WORKERS is 'many'; expected a number of threads, 1 or more. Correct it, or"),
+        ("DKVB_WORKERS", "0", "DKVB_WORKERS is '0'; expected a number of threads, 1 or more. Correct it, or"),
+        ("DKVB_DEVICE", "cuda:99", "Set it to one that is there, or unset it."),
+        ("DKVB_DEVICE", "gpu", "DKVB_DEVICE is 'gpu'; expected auto, cpu or cuda"),
+    ],
+)
+def test_a_wrong_environment_is_one_sentence(command, capsys, monkeypatch, variable, value, text):
+    monkeypatch.setenv(variable, value)
+    assert command() == 1
+    assert_one_sentence(capsys, text)
+
+
+def test_a_missing_image_of_a_folder_is_one_sentence(command, tmp_path, capsys):
+    for name in ("ant", "bee"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / "pets" / name / f"{number}.png")
+    recipe = {"kind": "folder", "root": str(tmp_path / "pets"), "test_fraction": 0.2, "seed": 0}
+    write_manifest(build_manifest("pets", recipe), tmp_path / "digits.jsonl")
+    assert command() == 0
+    (tmp_path / "pets/bee/2.png").unlink()
+    assert command() == 1
+    assert_one_sentence(capsys, "image bee/2.png is missing in")
+
+
+# the real network, killed
+
+
+def start(folder, scratch):
+    environment = os.environ | {"DKVB_SCRATCH": str(scratch), "DKVB_DEVICE": "cpu", "OMP_NUM_THREADS": "2"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.extract", *arguments(folder)],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder, scratch):
+    process = start(folder, scratch)
+    _, printed = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    outputs = [(folder / "out" / name).read_bytes() for name in ("a.h5", "a.json")]
+    return [hashlib.sha256(content).hexdigest() for content in outputs], printed
+
+
+def kill_after_first_shard(folder, scratch):
+    process = start(folder, scratch)
+    limit = time.monotonic() + 300
+    while not list(scratch.rglob("*.shard")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_a_killed_extraction_with_the_real_network_goes_on_to_the_same_bytes(tmp_path):
+    recipe = {"kind": "photos", "n_crops": 520, "seed": 0}  # three shards
+    write_manifest(build_manifest("digits", recipe), tmp_path / "digits.jsonl")
+    settings(tmp_path, image_side=32, storage_dtype="float16")
+    kill_after_first_shard(tmp_path, tmp_path / "scratch")
+    assert not (tmp_path / "out/a.h5").exists()
+    assert not (tmp_path / "out/a.json").exists()
+    resumed, printed = finish(tmp_path, tmp_path / "scratch")
+    assert any(f"{520 - done} images ({done} were finished already)" in printed for done in (256, 512)), printed
+    whole, printed = finish(tmp_path, tmp_path / "other")
+    assert "520 images, " in printed
+    assert resumed == whole

@@ -1,0 +1,115 @@
+"""Shards: a killed extraction goes on from exactly what was finished, and two never mix."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.shards import ShardStore
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def store(tmp_path):
+    with ShardStore(tmp_path, "abc") as store:
+        yield store
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_shard_comes_back_bit_for_bit(store, dtype):
+    rows = np.random.default_rng(0).normal(size=(5, 3)).astype(dtype)
+    rows[0] = [np.nan, -0.0, np.inf]
+    store.write(7, rows.T.copy().T)
+    found = store.read(7)
+    assert found.dtype == dtype
+    assert found.tobytes() == rows.tobytes()
+
+
+def test_finished_shards_are_seen_by_a_later_store(tmp_path):
+    with ShardStore(tmp_path, "abc") as store:
+        assert store.finished() == set()
+        for index in (0, 3, 12):
+            store.write(index, np.full((2, 2), index))
+    with ShardStore(tmp_path, "abc") as store:
+        assert store.finished() == {0, 3, 12}
+        assert store.read(12)[0, 0] == 12
+
+
+def test_another_fingerprint_never_sees_them(tmp_path):
+    with ShardStore(tmp_path, "abc") as store, ShardStore(tmp_path, "abd") as other:
+        store.write(0, np.ones((1, 1)))
+        assert other.finished() == set()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "short"])
+def test_a_damaged_shard_is_dropped_and_the_others_stay(store, damage):
+    for index in (0, 1):
+        store.write(index, np.ones((4, 4), np.float32))
+    path = store.folder / "000001.shard"
+    content = bytearray(path.read_bytes())
+    content[140] ^= 1
+    path.write_bytes({"flip": bytes(content), "cut": bytes(content[:-1]), "empty": b"", "short": b"ab"}[damage])
+    with pytest.raises(OSError, match=r"shard 1 is damaged; expected what was written\. Run"):
+        store.read(1)
+    assert store.finished() == {0}
+    assert not path.exists()
+
+
+def test_a_shard_that_was_being_written_does_not_count(store):
+    (store.folder / "000002.part").write_bytes(b"half")
+    assert store.finished() == set()
+    with pytest.raises(FileNotFoundError):
+        store.read(2)
+
+
+def test_writing_leaves_no_neighbour(store):
+    store.write(0, np.ones((1, 1)))
+    store.write(0, np.zeros((1, 1)))
+    assert sorted(path.name for path in store.folder.iterdir()) == ["000000.shard", "lock"]
+    assert store.read(0)[0, 0] == 0
+
+
+def test_objects_are_not_stored(store):
+    with pytest.raises(ValueError, match="allow_pickle"):
+        store.write(0, np.array([[object()]]))
+    assert store.finished() == set()
+
+
+def test_a_second_process_is_refused_until_the_first_ends(tmp_path):
+    code = f"from pipeline.shards import ShardStore\nwith ShardStore({str(tmp_path)!r}, 'abc'): print('mine')"
+
+    def second():
+        return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    with ShardStore(tmp_path, "abc"):
+        refused = second()
+        assert refused.returncode == 1
+        assert "RuntimeError: another process is extracting the same embeddings" in refused.stderr
+        assert "expected one at a time. Wait until it has finished, then start again." in refused.stderr
+    assert second().stdout == "mine\n"
+
+
+def test_clearing_deletes_this_extraction_only(tmp_path):
+    with ShardStore(tmp_path, "abc") as store, ShardStore(tmp_path, "abd") as other:
+        store.write(0, np.ones((1, 1)))
+        other.write(0, np.ones((1, 1)))
+        store.clear()
+        assert store.finished() == set()
+        assert other.finished() == {0}
+        store.clear()
+
+
+def test_a_shard_under_the_name_of_another_is_dropped(store):
+    store.write(0, np.ones((2, 3), np.float32))
+    (store.folder / "000002.shard").write_bytes((store.folder / "000000.shard").read_bytes())
+    assert store.finished() == {0}
+
+
+def test_a_file_that_is_no_shard_is_left_alone(store):
+    store.write(1, np.ones((2, 3), np.float32))
+    (store.folder / "notes.shard").write_text("mine")
+    assert store.finished() == {1}
+    assert (store.folder / "notes.shard").exists()
