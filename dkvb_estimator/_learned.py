@@ -161,12 +161,11 @@ class Learned:
         both, other = copy.deepcopy(self), copy.deepcopy(other)
         for one, another in ((both, other), (other, both)):
             one._grow(another.classes, another.declared)
+        if both.weighted_hits is not None or other.weighted_hits is not None:
+            both.weighted_hits = both.counts.astype(np.float64) + other.counts
         both.hits = both.hits.astype(np.uint64) + other.hits
         if both.n_samples * both.n_selected <= _LARGEST_UINT32:
             both.hits = both.hits.astype(np.uint32)
-        if both.weighted_hits is not None or other.weighted_hits is not None:
-            both.weighted_hits = self_counts = both.counts.astype(np.float64)
-            self_counts += other.counts if other.weighted_hits is None else other.weighted_hits
         for name in ("hashes", "labels", "codes", "weights"):
             getattr(both, name).extend(getattr(other, name))
         return both

@@ -9,7 +9,8 @@ import argparse
 import json
 
 from pipeline import console
-from pipeline.cache import describe_cache, file_sha256, verify_cache
+from pipeline.cache import check_cache, describe_cache, file_sha256, open_cache, verify_cache
+from pipeline.datasets import read_manifest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,9 +21,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in (("info", "print where a cache comes from"), ("verify", "check a cache from end to end")):
-        verbs.add_parser(verb, help=text, description=text).add_argument(
-            "file", help="a cache, such as caches/digits.h5"
-        )
+        command = verbs.add_parser(verb, help=text, description=text)
+        command.add_argument("file", help="a cache, such as caches/digits.h5")
+        if verb == "verify":
+            command.add_argument("--backbone", help="also check that this backbone wrote it")
+            command.add_argument("--manifest", help="also check that it was written from this manifest")
     return parser
 
 
@@ -33,6 +36,9 @@ def main(arguments: argparse.Namespace) -> None:
         return
     for fact in verify_cache(arguments.file):
         print(fact)
+    sha256 = read_manifest(arguments.manifest).sha256 if arguments.manifest else None
+    with open_cache(arguments.file) as reader:
+        check_cache(reader, backbone=arguments.backbone, manifest_sha256=sha256)
     print(f"{arguments.file} is whole (sha256 {file_sha256(arguments.file)})")
 
 

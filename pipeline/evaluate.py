@@ -27,7 +27,7 @@ from dkvb_estimator import DKVBClassifier
 from dkvb_estimator.baselines import NearestClassMean
 from dkvb_estimator.metrics import mean_class_accuracy
 from pipeline import console
-from pipeline.cache import CacheReader, open_cache
+from pipeline.cache import CacheReader, check_cache, open_cache
 from pipeline.params import Run, load_params
 from pipeline.probes import StreamProbe
 from pipeline.protocol import (
@@ -148,9 +148,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Evaluate the run that the arguments name and write the files that they name."""
-    run = load_params(args.params).run(args.name)
+    params = load_params(args.params)
+    run = params.run(args.name)
     device = os.environ.get("DKVB_DEVICE", "auto")
     with open_cache(args.cache) as reader, open_cache(args.key_cache) as keys:
+        check_cache(reader, backbone=params.embedding_of(run).backbone)
         evaluation = evaluate(run, reader, keys, device=device)
     metrics = _metrics(evaluation)
     write_json(args.metrics, metrics)

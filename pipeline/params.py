@@ -170,6 +170,10 @@ class Params(_Record):
         """Return one entry of `embeddings`; raises ValueError naming the nearest entry."""
         return _entry(self.embeddings, "embeddings", name)
 
+    def embedding_of(self, run: Run) -> Embeddings:
+        """Return the entry of `embeddings` that a run learns from."""
+        return self.embeddings[run.embeddings]
+
     def run(self, name: str) -> Run:
         """Return one entry of `runs`; raises ValueError naming the nearest entry."""
         return _entry(self.runs, "runs", name)

@@ -18,7 +18,7 @@ import numpy as np
 
 from dkvb_estimator import DKVBClassifier, save_model
 from pipeline import console
-from pipeline.cache import CacheReader, file_sha256, open_cache
+from pipeline.cache import CacheReader, check_cache, file_sha256, open_cache
 from pipeline.params import Run, load_params
 from pipeline.protocol import batches, learn_codes, make_estimator, rows_for_keys, timed, write_json
 from pipeline.streams import Stage, make_stages
@@ -88,9 +88,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Train the run that the arguments name and write the files that they name."""
-    run = load_params(args.params).run(args.name)
+    params = load_params(args.params)
+    run = params.run(args.name)
     device = os.environ.get("DKVB_DEVICE", "auto")
     with open_cache(args.cache) as reader, open_cache(args.key_cache) as keys:
+        check_cache(reader, backbone=params.embedding_of(run).backbone)
         model, metrics, seconds = train(run, reader, keys, device=device)
         card = _card(args, reader, keys, model)
     Path(args.model).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -250,12 +250,6 @@ def test_residual_networks_give_the_width_of_their_tap(record, tap):
 # published layouts, written with random weights
 
 
-@pytest.fixture(autouse=True)
-def freed():
-    yield
-    gc.collect()
-
-
 def published(network, path, *, prefix="", without=(), extra=None):
     """Write a network's weights as its publisher does, and read them back."""
     state = {prefix + name: t for name, t in network.state_dict().items() if not name.startswith(without or "\0")}
@@ -357,3 +351,11 @@ def test_clips_published_layout_loads(tmp_path):
     assert "GELU" not in kinds
     del state["visual.proj"]
     assert "1 names are missing (first: ['visual.proj'])" in refused(state, CLIP)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_clip_with_the_other_activation_is_refused():
+    other = replace(CLIP, model="ViT-B-32")
+    with pytest.raises(ValueError, match=r"ViT-B-32 of clip_vit_b32 computes with GELU; expected QuickGELU.*Take the"):
+        build_network(other)

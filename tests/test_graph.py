@@ -21,6 +21,7 @@ TABLES = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 ACCESSORS = {
     "dataset": "datasets.${key}",
     "embedding": "embeddings.${key}",
+    "embedding_of": "embeddings.${item.embeddings}",
     "run": "runs.${key}",
     "datasets": "datasets",
     "embeddings": "embeddings",

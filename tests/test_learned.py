@@ -1,0 +1,177 @@
+"""Forgetting and merging: what the additive state promises, seen through the estimator."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from dkvb_estimator import DKVBClassifier
+from dkvb_estimator._learned import Learned
+
+EXACT = ["counts", "ridge"]
+
+
+def data(seed, n=60, n_classes=3):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    return (np.eye(6)[y] + 0.4 * rng.standard_normal((n, 6))).astype(np.float32), y
+
+
+def started(solver, **settings):
+    """A model with keys from other data and nothing learned."""
+    model = DKVBClassifier(8, 12, 3, solver=solver, n_selected=2, random_state=0, **settings)
+    return model.init_keys(np.random.default_rng(9).standard_normal((80, 6)).astype(np.float32))
+
+
+def same(one, other):
+    np.testing.assert_array_equal(one.classes_, other.classes_)
+    np.testing.assert_array_equal(one.key_counts_, other.key_counts_)
+    np.testing.assert_array_equal(one.values_, other.values_)
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_forgetting_leaves_the_bits_of_a_model_that_never_saw_the_samples(solver):
+    (X, y), (gone, gone_y) = data(0), data(1, n=10)
+    model = started(solver).partial_fit(X[:30], y[:30]).partial_fit(gone, gone_y).partial_fit(X[30:], y[30:])
+    same(model.forget(gone, gone_y), started(solver).partial_fit(X, y))
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_forgetting_with_weights_restores_the_values(solver):
+    (X, y), (gone, gone_y) = data(0), data(1, n=10)
+    weights = np.linspace(0.5, 2, 10)
+    model = started(solver).partial_fit(X, y).partial_fit(gone, gone_y, sample_weight=weights)
+    model.forget(gone, gone_y, sample_weight=weights)
+    np.testing.assert_allclose(model.values_, started(solver).partial_fit(X, y).values_, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_a_class_is_forgotten_with_all_its_samples(solver):
+    X, y = data(0)
+    model = started(solver).partial_fit(X, y).forget_classes([1])
+    same(model, started(solver).partial_fit(X[y != 1], y[y != 1]))
+    assert model.classes_.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_forgetting_what_was_never_learned_is_an_error_and_changes_nothing(solver):
+    (X, y), (foreign, foreign_y) = data(0), data(1, n=10)
+    model = started(solver).partial_fit(X, y)
+    before = copy.deepcopy(model)
+    both, both_y = np.concatenate([X[:5], foreign]), np.concatenate([y[:5], foreign_y])
+    with pytest.raises(ValueError, match=r"of the 15 samples to forget were never learned.*Nothing was changed"):
+        model.forget(both, both_y)
+    same(model, before)
+    same(model.forget(X[:5], y[:5]), started(solver).partial_fit(X[5:], y[5:]))
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_each_row_given_takes_away_one_learned_copy(solver):
+    X, y = data(0)
+    twice = started(solver).partial_fit(X, y).partial_fit(X, y)
+    same(twice.forget(X, y), started(solver).partial_fit(X, y))
+    with pytest.raises(ValueError, match="never learned"):
+        twice.forget(np.repeat(X[:1], 2, axis=0), y[:1].repeat(2))
+
+
+def test_a_declared_class_stays_when_its_last_sample_goes():
+    X, y = data(0)
+    model = started("counts").partial_fit(X, y, classes=[0, 1, 2]).forget_classes([2])
+    assert model.classes_.tolist() == [0, 1, 2]
+
+
+def test_a_model_that_has_forgotten_everything_is_not_fitted_and_learns_again():
+    X, y = data(0)
+    model = started("counts").partial_fit(X, y).forget(X, y)
+    with pytest.raises(ValueError, match="not fitted"):
+        model.predict(X)
+    same(model.partial_fit(X, y), started("counts").partial_fit(X, y))
+
+
+def test_an_unknown_class_is_an_error_that_names_the_known_ones():
+    X, y = data(0)
+    with pytest.raises(ValueError, match=r"label 7 is not among the learned classes \[0, 1, 2\].*Nothing was changed"):
+        started("counts").partial_fit(X, y).forget_classes([7])
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_merged_models_equal_one_that_learned_all(solver):
+    X, y = data(0)
+    y = np.array(["a", "b", "c"])[y]
+    first, second = y != "b", y == "b"  # the second brings a class that sorts in between
+    merged = started(solver).partial_fit(X[first], y[first]).merge(started(solver).partial_fit(X[second], y[second]))
+    same(merged, started(solver).partial_fit(X, y))
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_a_merged_model_can_forget_what_the_other_learned(solver):
+    (X, y), (other, other_y) = data(0), data(1)
+    merged = started(solver).partial_fit(X, y).merge(started(solver).partial_fit(other, other_y))
+    same(merged.forget(other, other_y), started(solver).partial_fit(X, y))
+
+
+def test_merging_leaves_the_other_model_as_it_was():
+    (X, y), (other, other_y) = data(0), data(1)
+    partner = started("counts").partial_fit(other, other_y)
+    started("counts").partial_fit(X, y).merge(partner)
+    same(partner, started("counts").partial_fit(other, other_y))
+
+
+def test_weighted_and_plain_models_merge():
+    (X, y), (other, other_y) = data(0), data(1)
+    weights = np.full(len(y), 1.5)
+    merged = (
+        started("counts").partial_fit(X, y).merge(started("counts").partial_fit(other, other_y, sample_weight=weights))
+    )
+    both = started("counts").partial_fit(X, y).partial_fit(other, other_y, sample_weight=weights)
+    np.testing.assert_allclose(merged.values_, both.values_, rtol=1e-6)
+
+
+def test_models_with_other_keys_are_refused():
+    X, y = data(0)
+    foreign = DKVBClassifier(8, 12, 3, n_selected=2, random_state=1).fit(X, y)
+    with pytest.raises(ValueError, match=r"expected the same\. Start both from copies of one model after init_keys"):
+        started("counts").partial_fit(X, y).merge(foreign)
+
+
+@pytest.mark.parametrize("call", [lambda m: m.merge(m), lambda m: m.forget_classes([0])])
+def test_sgd_refuses_what_it_cannot_do_exactly(call):
+    X, y = data(0)
+    with pytest.raises(ValueError, match="was called with solver='sgd'.*or choose 'counts' or 'ridge'"):
+        call(started("sgd").partial_fit(X, y))
+
+
+def test_sgd_forgets_by_masking_keys_that_only_the_samples_hit():
+    X, y = data(0)
+    model = started("sgd").partial_fit(X, y)
+    of_class, rest = y == 1, y != 1
+    only = (started("counts").partial_fit(X[of_class], y[of_class]).key_counts_ > 0) & (
+        started("counts").partial_fit(X[rest], y[rest]).key_counts_ == 0
+    )
+    assert only.any()
+    model.forget(X[of_class], y[of_class])
+    assert (model.key_counts_[only] == 0).all()
+    assert (model.values_[only] == 0).all()
+
+
+def test_sgd_refuses_samples_that_hit_less_than_asked_to_forget():
+    X, y = data(0)
+    model = started("sgd").partial_fit(X, y)
+    with pytest.raises(ValueError, match="never learned.*Nothing was changed"):
+        model.forget(np.concatenate([X, X]), np.concatenate([y, y]))
+
+
+@pytest.mark.parametrize(("solver", "expected"), [("counts", True), ("ridge", True), ("sgd", False)])
+def test_forgetting_is_called_exact_only_with_foreign_keys_and_an_additive_solver(solver, expected):
+    X, y = data(0)
+    assert started(solver).partial_fit(X, y).forgetting_is_exact_ is expected
+    assert not DKVBClassifier(8, 12, 3, solver=solver, random_state=0).fit(X, y).forgetting_is_exact_
+
+
+def test_counts_grow_into_a_wider_type_before_they_overflow():
+    learned = Learned("counts", 1, 2, 1)
+    codes, y = np.zeros((1, 1, 1), np.uint8), np.array([0])
+    learned.learn(codes, y, None, None)
+    learned.hits[0, 0, 0] = 2**32 - 1
+    learned.learn(codes, y, None, None)
+    assert learned.hits[0, 0, 0] == 2**32
