@@ -137,7 +137,7 @@ def test_models_with_other_keys_are_refused():
 @pytest.mark.parametrize("call", [lambda m: m.merge(m), lambda m: m.forget_classes([0])])
 def test_sgd_refuses_what_it_cannot_do_exactly(call):
     X, y = data(0)
-    with pytest.raises(ValueError, match="was called with solver='sgd'.*or choose 'counts' or 'ridge'"):
+    with pytest.raises(ValueError, match=r"was called with solver='sgd'.*or choose 'counts' or 'ridge'"):
         call(started("sgd").partial_fit(X, y))
 
 
@@ -157,7 +157,7 @@ def test_sgd_forgets_by_masking_keys_that_only_the_samples_hit():
 def test_sgd_refuses_samples_that_hit_less_than_asked_to_forget():
     X, y = data(0)
     model = started("sgd").partial_fit(X, y)
-    with pytest.raises(ValueError, match="never learned.*Nothing was changed"):
+    with pytest.raises(ValueError, match=r"never learned.*Nothing was changed"):
         model.forget(np.concatenate([X, X]), np.concatenate([y, y]))
 
 
