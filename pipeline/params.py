@@ -299,9 +299,20 @@ def _check_one_space(name: str, run: Run, embeddings: Mapping[str, Embeddings]) 
             )
 
 
+_KINDS: dict[str, type[BaseModel]] = {
+    "digits": Digits,
+    "photos": Photos,
+    "folder": Folder,
+    "cifar10": Cifar,
+    "cifar100": Cifar,
+}
+
+
 def _first_sentence(error: ValidationError) -> str:
     """Turn pydantic's list of problems into one sentence about the first of them."""
-    first = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # A misspelt key is missing under its right name as well: the misspelling tells more.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     place = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
@@ -312,6 +323,12 @@ def _first_sentence(error: ValidationError) -> str:
         )
     if first["type"] == "missing":
         return f"{place} is missing; expected a value for it, so add the key{more}"
+    if first["type"] == "union_tag_invalid":
+        given = str(first["ctx"]["tag"])
+        return (
+            f"{place}.kind is {given!r}{_nearest(given, _KINDS)}; expected one of {', '.join(_KINDS)}: correct the "
+            f"kind{more}"
+        )
     if first["type"] == "value_error":
         return f"{place + ': ' if place else ''}{first['ctx']['error']}{more}"
     message = first["msg"][0].lower() + first["msg"][1:]
@@ -319,16 +336,9 @@ def _first_sentence(error: ValidationError) -> str:
 
 
 def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
-    kinds: dict[str, type[BaseModel]] = {
-        "digits": Digits,
-        "photos": Photos,
-        "folder": Folder,
-        "cifar10": Cifar,
-        "cifar100": Cifar,
-    }
     model: type[BaseModel] = Params
     if len(location) == 4 and location[0] == "datasets":  # table, entry, kind, key
-        model = kinds[str(location[2])]
+        model = _KINDS[str(location[2])]
     elif len(location) == 3:
         model = Embeddings if location[0] == "embeddings" else Run
     elif len(location) == 4:

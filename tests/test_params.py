@@ -172,3 +172,17 @@ def test_missing_file_is_an_os_error(tmp_path):
 def test_settings_at_rest_name_taps_that_their_backbones_have():
     for backbone, tap in re.findall(r"backbone: (\w+)\n#? *tap: (\w+)", SHIPPED.read_text(encoding="utf-8")):
         assert tap in find_backbone(backbone).taps
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("image_side: 96", "image_sid: 96", r"image_sid is not a setting, did you mean 'image_side'\?"),
+        ("kind: digits", "kind: digit", r"datasets\.digits\.kind is 'digit', did you mean 'digits'\?; expected one of"),
+    ],
+)
+def test_a_misspelling_in_the_real_settings_is_named_with_the_nearest_name(tmp_path, right, wrong, said):
+    text = (Path(__file__).parent.parent / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace(right, wrong, 1), encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        load_params(tmp_path / "params.yaml")
