@@ -1,4 +1,4 @@
-"""What every stage does at its outer edge: parse, run, say one line, turn a user's mistake into one sentence.
+"""What every stage does at its outer edge: parse, run, say one line, write a record, turn a mistake into a sentence.
 
 Enters: a stage's ``main`` and its parser. Leaves: an exit code. Must not know: what any stage does.
 """
@@ -6,8 +6,11 @@ Enters: a stage's ``main`` and its parser. Leaves: an exit code. Must not know: 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 USER_ERRORS = (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportError)
 """What a wrong file, setting or machine raises; anything else is a defect of ours and keeps its traceback."""
@@ -16,6 +19,13 @@ USER_ERRORS = (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportErr
 def say(stage: str, text: str) -> None:
     """Print one line of progress on stderr, as ``[extract digits] 1,797 images → …``."""
     print(f"[{stage}] {text}", file=sys.stderr, flush=True)
+
+
+def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Write a record as indented JSON, keys in the order given, making the folder where it is missing."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def run(

@@ -38,7 +38,6 @@ from pipeline.protocol import (
     rows_for_keys,
     summarise,
     timed,
-    write_json,
 )
 from pipeline.streams import Stage, make_stages
 
@@ -155,10 +154,10 @@ def main(args: argparse.Namespace) -> None:
         check_cache(reader, backbone=params.embedding_of(run).backbone)
         evaluation = evaluate(run, reader, keys, device=device)
     metrics = _metrics(evaluation)
-    write_json(args.metrics, metrics)
+    console.write_json(args.metrics, metrics)
     _write_curves(args.curves, evaluation)
-    write_json(args.matrices, _matrices(evaluation))
-    write_json(args.timings, evaluation.seconds)
+    console.write_json(args.matrices, _matrices(evaluation))
+    console.write_json(args.timings, evaluation.seconds)
     finals = ", ".join(f"{head} {numbers['final_accuracy']:.3f}" for head, numbers in metrics.items())
     console.say(f"evaluate {args.name}", f"final accuracy: {finals} → {args.metrics}")
 

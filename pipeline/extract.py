@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -255,18 +254,12 @@ def main(args: argparse.Namespace) -> None:
         workers=_workers(os.environ.get("DKVB_WORKERS", str(os.cpu_count() or 1))),
     )
     seconds = time.perf_counter() - start
-    _write_json(args.card, describe_cache(args.output) | {"file_sha256": file_sha256(args.output)})
-    _write_json(args.timings, {"seconds": round(seconds, 3), "images": embedded})
+    console.write_json(args.card, describe_cache(args.output) | {"file_sha256": file_sha256(args.output)})
+    console.write_json(args.timings, {"seconds": round(seconds, 3), "images": embedded})
     resumed = len(job.manifest.sample_ids) - embedded
     note = f" ({resumed:,} were finished already)" if resumed else ""
     rate = f", {embedded / seconds:.0f} images/s" if embedded else ""
     console.say(f"extract {args.name}", f"{embedded:,} images{note}{rate} → {args.output}")
-
-
-def _write_json(path: str | Path, values: dict[str, Any]) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,10 @@ Must not know: how a cache is stored, how an estimator works inside, where files
 
 import difflib
 import inspect
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +39,6 @@ __all__ = [
     "rows_for_keys",
     "summarise",
     "timed",
-    "write_json",
 ]
 
 # Settings that the pipeline gives itself, and the place where a user says them.
@@ -274,13 +271,6 @@ def summarise(outcomes: Sequence[Outcome], y_test: np.ndarray) -> dict[str, floa
     summary = {name: round(float(np.mean(values)), 6) for name, values in numbers.items()}
     summary["accuracy_std_over_orders"] = round(float(np.std(finals)), 6)
     return summary
-
-
-def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
-    """Write a record as indented JSON, keys in the order given, making the folder where it is missing."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 @contextmanager

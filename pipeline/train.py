@@ -20,7 +20,7 @@ from dkvb_estimator import DKVBClassifier, save_model
 from pipeline import console
 from pipeline.cache import CacheReader, check_cache, file_sha256, open_cache
 from pipeline.params import Run, load_params
-from pipeline.protocol import batches, learn_codes, make_estimator, rows_for_keys, timed, write_json
+from pipeline.protocol import batches, learn_codes, make_estimator, rows_for_keys, timed
 from pipeline.streams import Stage, make_stages
 
 __all__ = ["build_parser", "main", "train"]
@@ -98,8 +98,8 @@ def main(args: argparse.Namespace) -> None:
     Path(args.model).parent.mkdir(parents=True, exist_ok=True)
     # A model file says what was learned; the machine's device is no part of it.
     save_model(model.set_params(device="auto"), args.model, card)
-    write_json(args.metrics, metrics)
-    write_json(args.timings, seconds)
+    console.write_json(args.metrics, metrics)
+    console.write_json(args.timings, seconds)
     accuracy = metrics["accuracy"]
     found = "no labelled test rows" if accuracy is None else f"test accuracy {accuracy:.3f}"
     console.say(f"train {args.name}", f"{metrics['n_samples']:,} samples, {found} → {args.model}")

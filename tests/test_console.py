@@ -1,6 +1,7 @@
 """The outer edge of every stage: exit codes, one sentence for a user's mistake, a traceback for ours."""
 
 import argparse
+import json
 
 import pytest
 
@@ -64,3 +65,12 @@ def test_wrong_arguments_exit_with_2(capsys):
 def test_progress_is_one_line_on_stderr(capsys):
     console.say("extract digits", "1,797 images")
     assert capsys.readouterr() == ("", "[extract digits] 1,797 images\n")
+
+
+def test_json_is_written_with_its_folder_and_refuses_what_json_cannot_say(tmp_path):
+    path = tmp_path / "new" / "record.json"
+    console.write_json(path, {"b": 1, "a": [0.5]})
+    assert path.read_bytes().endswith(b"\n")
+    assert list(json.loads(path.read_text())) == ["b", "a"]
+    with pytest.raises(ValueError, match="Out of range"):
+        console.write_json(path, {"a": float("nan")})

@@ -23,7 +23,7 @@ def started(solver, **settings):
     return model.init_keys(np.random.default_rng(9).standard_normal((80, 6)).astype(np.float32))
 
 
-def same(one, other):
+def assert_same(one, other):
     np.testing.assert_array_equal(one.classes_, other.classes_)
     np.testing.assert_array_equal(one.key_counts_, other.key_counts_)
     np.testing.assert_array_equal(one.values_, other.values_)
@@ -33,7 +33,7 @@ def same(one, other):
 def test_forgetting_leaves_the_bits_of_a_model_that_never_saw_the_samples(solver):
     (X, y), (gone, gone_y) = data(0), data(1, n=10)
     model = started(solver).partial_fit(X[:30], y[:30]).partial_fit(gone, gone_y).partial_fit(X[30:], y[30:])
-    same(model.forget(gone, gone_y), started(solver).partial_fit(X, y))
+    assert_same(model.forget(gone, gone_y), started(solver).partial_fit(X, y))
 
 
 @pytest.mark.parametrize("solver", EXACT)
@@ -49,7 +49,7 @@ def test_forgetting_with_weights_restores_the_values(solver):
 def test_a_class_is_forgotten_with_all_its_samples(solver):
     X, y = data(0)
     model = started(solver).partial_fit(X, y).forget_classes([1])
-    same(model, started(solver).partial_fit(X[y != 1], y[y != 1]))
+    assert_same(model, started(solver).partial_fit(X[y != 1], y[y != 1]))
     assert model.classes_.tolist() == [0, 2]
 
 
@@ -61,15 +61,15 @@ def test_forgetting_what_was_never_learned_is_an_error_and_changes_nothing(solve
     both, both_y = np.concatenate([X[:5], foreign]), np.concatenate([y[:5], foreign_y])
     with pytest.raises(ValueError, match=r"of the 15 samples to forget were never learned.*Nothing was changed"):
         model.forget(both, both_y)
-    same(model, before)
-    same(model.forget(X[:5], y[:5]), started(solver).partial_fit(X[5:], y[5:]))
+    assert_same(model, before)
+    assert_same(model.forget(X[:5], y[:5]), started(solver).partial_fit(X[5:], y[5:]))
 
 
 @pytest.mark.parametrize("solver", EXACT)
 def test_each_row_given_takes_away_one_learned_copy(solver):
     X, y = data(0)
     twice = started(solver).partial_fit(X, y).partial_fit(X, y)
-    same(twice.forget(X, y), started(solver).partial_fit(X, y))
+    assert_same(twice.forget(X, y), started(solver).partial_fit(X, y))
     with pytest.raises(ValueError, match="never learned"):
         twice.forget(np.repeat(X[:1], 2, axis=0), y[:1].repeat(2))
 
@@ -85,7 +85,7 @@ def test_a_model_that_has_forgotten_everything_is_not_fitted_and_learns_again():
     model = started("counts").partial_fit(X, y).forget(X, y)
     with pytest.raises(ValueError, match="not fitted"):
         model.predict(X)
-    same(model.partial_fit(X, y), started("counts").partial_fit(X, y))
+    assert_same(model.partial_fit(X, y), started("counts").partial_fit(X, y))
 
 
 def test_an_unknown_class_is_an_error_that_names_the_known_ones():
@@ -100,21 +100,21 @@ def test_merged_models_equal_one_that_learned_all(solver):
     y = np.array(["a", "b", "c"])[y]
     first, second = y != "b", y == "b"  # the second brings a class that sorts in between
     merged = started(solver).partial_fit(X[first], y[first]).merge(started(solver).partial_fit(X[second], y[second]))
-    same(merged, started(solver).partial_fit(X, y))
+    assert_same(merged, started(solver).partial_fit(X, y))
 
 
 @pytest.mark.parametrize("solver", EXACT)
 def test_a_merged_model_can_forget_what_the_other_learned(solver):
     (X, y), (other, other_y) = data(0), data(1)
     merged = started(solver).partial_fit(X, y).merge(started(solver).partial_fit(other, other_y))
-    same(merged.forget(other, other_y), started(solver).partial_fit(X, y))
+    assert_same(merged.forget(other, other_y), started(solver).partial_fit(X, y))
 
 
 def test_merging_leaves_the_other_model_as_it_was():
     (X, y), (other, other_y) = data(0), data(1)
     partner = started("counts").partial_fit(other, other_y)
     started("counts").partial_fit(X, y).merge(partner)
-    same(partner, started("counts").partial_fit(other, other_y))
+    assert_same(partner, started("counts").partial_fit(other, other_y))
 
 
 def test_weighted_and_plain_models_merge():

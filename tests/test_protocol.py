@@ -1,4 +1,3 @@
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +11,6 @@ from pipeline.protocol import (
     rows_for_keys,
     summarise,
     timed,
-    write_json,
 )
 from pipeline.streams import Stage
 
@@ -157,12 +155,3 @@ def test_seconds_add_up():
     with timed(seconds, "part"):
         pass
     assert 5.0 <= seconds["part"] < 6.0
-
-
-def test_json_is_written_with_its_folder_and_refuses_what_json_cannot_say(tmp_path):
-    path = tmp_path / "new" / "record.json"
-    write_json(path, {"b": 1, "a": [0.5]})
-    assert path.read_bytes().endswith(b"\n")
-    assert list(json.loads(path.read_text())) == ["b", "a"]
-    with pytest.raises(ValueError, match="Out of range"):
-        write_json(path, {"a": float("nan")})
