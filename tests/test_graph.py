@@ -107,6 +107,11 @@ def test_code_among_the_deps_is_code_that_the_stage_runs(name):
     assert ("dkvb_estimator" in body(name)["deps"]) == ("dkvb_estimator/__init__.py" in closure(f"pipeline.{name}"))
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_no_dependency_stands_twice(name):
+    assert len(body(name)["deps"]) == len(set(body(name)["deps"]))
+
+
 def settings_read(name):
     """Return what a stage reads of a `Params`: attributes of ``params`` or of what ``load_params`` returned."""
     for node in ast.walk(ast.parse((ROOT / f"pipeline/{name}.py").read_text(encoding="utf-8"))):
