@@ -121,6 +121,8 @@ def read_manifest(path: str | Path) -> Manifest:
     try:
         # not splitlines(), which also splits at signs that JSON leaves in file names
         header, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
+        if len(rows) != header["n_samples"]:
+            raise ValueError(f"{len(rows)} of {header['n_samples']} images")
         return Manifest(
             dataset=header["dataset"],
             recipe=header["recipe"],
@@ -138,7 +140,12 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def _lines(manifest: Manifest) -> Iterable[str]:
-    header = {"dataset": manifest.dataset, "recipe": dict(manifest.recipe), "class_names": list(manifest.class_names)}
+    header = {
+        "dataset": manifest.dataset,
+        "recipe": dict(manifest.recipe),
+        "class_names": list(manifest.class_names),
+        "n_samples": len(manifest.sample_ids),  # a file that was cut between two lines must not pass for a smaller one
+    }
     yield json.dumps(header, sort_keys=True, ensure_ascii=False) + "\n"
     rows = zip(manifest.sample_ids, manifest.labels.tolist(), manifest.splits, manifest.digests, strict=True)
     for sample_id, label, split, digest in rows:

@@ -432,3 +432,12 @@ def test_a_photograph_with_unreadable_exif_stays_as_it_lies(folder):
     (folder / "ant" / "odd.jpg").write_bytes(content.replace(b"MM\x00*", b"MM\x00\x13"))
     manifest = build_manifest("pets", folder_recipe(folder))
     assert open_images(manifest)[manifest.sample_ids.index("ant/odd.jpg")].size == (6, 9)
+
+
+def test_a_manifest_cut_between_two_lines_is_refused(tmp_path):
+    manifest = build_manifest("digits", {"kind": "digits", "test_fraction": 0.3, "seed": 0})
+    write_manifest(manifest, tmp_path / "whole.jsonl")
+    lines = (tmp_path / "whole.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "cut.jsonl").write_text("".join(lines[:-5]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"cut\.jsonl is damaged \(1792 of 1797 images\); expected .* Run `dvc repro"):
+        read_manifest(tmp_path / "cut.jsonl")

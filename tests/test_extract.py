@@ -377,7 +377,7 @@ def test_a_manifest_without_images_is_one_sentence(command, tmp_path, capsys):
     header = (tmp_path / "digits.jsonl").read_text().split("\n")[0]
     (tmp_path / "digits.jsonl").write_text(header + "\n")
     assert command() == 1
-    assert_one_sentence(capsys, "was given no split; expected at least one")
+    assert_one_sentence(capsys, "is damaged (0 of 43 images); expected JSON lines")
     assert not (tmp_path / "out/a.h5").exists()
 
 
