@@ -28,7 +28,7 @@ def load(tmp_path):
 
 def test_shipped_settings_are_valid():
     params = load_params(SHIPPED)
-    assert set(params.runs) == {"digits", "digits_sgd"}
+    assert set(params.runs) == {"digits", "digits_ridge", "digits_sgd"}
     assert params.run("digits").estimator["solver"] == "counts"
     assert params.embedding("photos").dataset == "photos"
 
