@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
+from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._codebook import Encoder, draw_codebook, fingerprint
-from ._confidence import log_probabilities
-from ._device import DeviceCache, resolve_device, to_tensor
+from ._confidence import fit_temperature, log_probabilities
+from ._device import resolve_device, to_tensor
+from ._frozen import FrozenHalf
 from ._learned import Learned
-from ._nearest import code_dtype
-from ._solvers import n_steps, solve_temperature, solve_values, step_table
+from ._solvers import make_reader, n_steps, solve_temperature, solve_values, step_table
 from ._validation import (
-    FROZEN,
-    Layout,
     as_array,
     as_float32,
-    check_codes,
     check_integer,
+    check_known_labels,
+    check_mergeable,
     check_parameters,
-    check_unchanged,
     drop_weightless,
-    resolve_layout,
+    refuse_sgd,
 )
-from ._values import read_values
 
-logger = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 1
-FEW_FEATURES = 16
+PREDICT_ROWS = 2048
+MUCH_STATE_BYTES = 4 * 2**30
+"""Codes that ``ridge`` holds in memory beyond this are worth a warning."""
 
 
-class DKVBClassifier(ClassifierMixin, BaseEstimator):
+class DKVBClassifier(ClassifierMixin, FrozenHalf):
     """Learn classes one after another on frozen features, with a Discrete Key-Value Bottleneck.
 
     An embedding is projected into many small heads; each head snaps to its nearest key, and only the *value* of that
@@ -58,8 +51,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         Nearest keys read in each head, m, 1…16. ``"auto"``: 1; with ``ridge`` min(16, max(1, n_keys // 16)).
     normalize : bool, default=True
         Divide each embedding by its Euclidean length first.
-    projection : {"gaussian", "sparse", "chunk", "identity"}, default="gaussian"
-        How heads read features. ``chunk`` needs n_heads · key_dim = f; ``identity`` needs one head.
+    projection : {"gaussian", "sparse", "chunk", "identity", "learned"}, default="gaussian"
+        How heads read features. ``chunk`` needs n_heads · key_dim = f; ``identity`` needs one head; ``learned`` reads
+        labels of the rows that keys are placed from: see ``docs/experiments/projections.md``.
     key_init : {"kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"}, default="kmeans"
         How keys are placed. ``ema-faithful`` is the paper's rule, ``ema`` the same, mended.
     key_data : array-like of shape (n, f) or None, default=None
@@ -77,6 +71,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         ``sgd``: epochs of :meth:`fit` (None: 10). ``ridge``: conjugate gradient steps (None: 10).
     class_weight : dict, "balanced" or None, default=None
         Weights of classes, applied when values are read, solved or stepped.
+    codes_dir : str or None, default=None
+        Folder for an unnamed file that holds the codes ``ridge`` solves from; None keeps them in memory. They take
+        n_heads · n_selected bytes a sample (twice that with more than 256 keys).
     device : str, default="auto"
         A torch device; ``"auto"`` is CUDA where there is one.
     random_state : int, RandomState or None, default=None
@@ -95,10 +92,16 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         Weight of the learned samples that selected each key.
     class_counts_ : ndarray of shape (k,)
         Weight of the learned samples of each class.
+    key_mask_ : ndarray of shape (c, j), bool
+        Keys that are there: all, until :meth:`prune` leaves heads of different lengths, padded to the longest.
     key_report_ : dict
         ``unused_share``, ``quantisation_error`` and ``n_rows`` of the key initialisation.
     fingerprint_ : str
         sha256 of projection and keys.
+    temperature_ : float
+        What logits are divided by before the softmax.
+    state_bytes_ : int
+        What was learned, beside projection and keys.
     n_features_in_, n_iter_ : int
 
     References
@@ -138,6 +141,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         clip_norm: float = 1.0,
         max_iter: int | None = None,
         class_weight: Any = None,
+        codes_dir: str | None = None,
         device: str = "auto",
         random_state: Any = None,
         verbose: int = 0,
@@ -159,6 +163,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         self.clip_norm = clip_norm
         self.max_iter = max_iter
         self.class_weight = class_weight
+        self.codes_dir = codes_dir
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -179,12 +184,12 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         self
         """
         check_parameters(self.get_params(deep=False))
-        given = getattr(self, "_key_source", None) == "init_keys"
+        given = hasattr(self, "_codebook") and self._codebook.source == "init_keys"
         X, y, weights = self._check_learning(X, y, sample_weight, reset=not given)
         self.__dict__.pop("_learned", None)
         if not given:
-            self._start_codebook(X, "X")
-        return self._learn(self._encode(X), y, weights, None, n_steps(self.get_params(deep=False)))
+            self._start_codebook(X, y)
+        return self._learn(self._encoder().encode(X), y, weights, None, n_steps(self.get_params(deep=False)))
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Learn more samples; labels never seen before are welcome.
@@ -207,12 +212,12 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
             Once, when keys are placed from a first batch with fewer distinct rows than keys.
         """
         check_parameters(self.get_params(deep=False))
-        first = not hasattr(self, "keys_")
+        first = not hasattr(self, "_codebook")
         X, y, weights = self._check_learning(X, y, sample_weight, reset=first)
         if first:
-            self._start_codebook(X, "X")
+            self._start_codebook(X, y)
             self._warn_about_few_rows()
-        return self._learn(self._encode(X), y, weights, classes, 1)
+        return self._learn(self._encoder().encode(X), y, weights, classes, 1)
 
     def fit_codes(self, codes: Any, y: Any, sample_weight: Any = None) -> Self:
         """Do what :meth:`fit` does, from codes that :meth:`encode` made with the keys of this object."""
@@ -244,46 +249,6 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         codes, y, weights = self._check_codes(codes, y, sample_weight)
         return self._learn(codes, y, weights, classes, epochs)
 
-    def init_keys(self, X: Any) -> Self:
-        """Draw the projection and place the keys from unlabelled embeddings, before anything is learned.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, f)
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            If the model has learned already: its values belong to its keys.
-        """
-        check_parameters(self.get_params(deep=False))
-        if hasattr(self, "_learned"):
-            raise ValueError(
-                f"init_keys came after {self._learned.n_samples} samples were learned, whose values belong to the old "
-                "keys; expected a model that has learned nothing. Call it on clone(model), then learn again."
-            )
-        X = as_float32(validate_data(self, as_array(X), dtype=[np.float32, np.float64], reset=True))
-        self._draw(X, "init_keys")
-        return self
-
-    def encode(self, X: Any) -> np.ndarray:
-        """Return the nearest keys of each head, used or not, nearest first.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, f)
-
-        Returns
-        -------
-        ndarray of shape (n, c, m), uint8 or uint16
-        """
-        self._check_has_keys("encode")
-        return self._encode(self._check_X(X))
-
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the pooled values of the nearest used keys: (n, k), or with two classes their difference (n,)."""
         logits = self._logits(X)
@@ -291,9 +256,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Return the logarithm of :meth:`predict_proba` (n, k)."""
-        logits, params = self._logits(X), self.get_params(deep=False)
-        temperature = self._scratch.get("temperature", lambda: solve_temperature(self._learned, params))
-        return log_probabilities(logits, temperature)
+        return log_probabilities(self._logits(X), self.temperature_)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class (n, k), columns in the order of ``classes_``.
@@ -332,7 +295,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X, y, weights = self._check_learning(X, y, sample_weight, reset=False)
-        return self._forget(self._encode(X), y, weights)
+        return self._forget(self._encoder().encode(X), y, weights)
 
     def forget_codes(self, codes: Any, y: Any, sample_weight: Any = None) -> Self:
         """Do what :meth:`forget` does, from codes that :meth:`encode` made."""
@@ -342,8 +305,41 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def forget_classes(self, labels: Any) -> Self:
         """Take away all samples of some classes (an array-like of labels); ``counts`` and ``ridge`` only."""
         check_is_fitted(self)
-        self._refuse_sgd("forget_classes", "which keeps no samples apart. Use forget(X, y) with the class's samples")
+        refuse_sgd(self.solver, "forget_classes", "which keeps no samples apart. Use forget(X, y) or mask_keys(X)")
         self._learned.forget_classes(np.unique(np.asarray(labels)))
+        return self._after_change()
+
+    def mask_keys(self, X: Any, n_masked: int | None = None) -> Self:
+        """Set values of keys that some samples select to zero: the unlearning that ``sgd`` allows, and a weak one.
+
+        Keys are shared: other samples lose too, and those of a class leave traces in keys not masked. ``counts`` and
+        ``ridge`` forget exactly; use :meth:`forget` there.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, f)
+            Embeddings to be forgotten, or others like them.
+        n_masked : int or None
+            Mask so many of the keys, those selected most often ("by activations"); None: all that any of the samples
+            selects ("by examples").
+
+        Returns
+        -------
+        self
+
+        References
+        ----------
+        Shah et al. (2023), "Unlearning via sparse representations", arXiv 2311.15268, algorithms 1 and 2.
+        """
+        check_is_fitted(self)
+        if self.solver != "sgd":
+            raise ValueError(
+                f"mask_keys was called with solver={self.solver!r}, whose values are computed anew from what was "
+                "learned; expected 'sgd'. Use forget(X, y), which is exact."
+            )
+        if n_masked is not None:
+            check_integer("n_masked", n_masked)
+        self._learned.mask_most_selected(self._encoder().encode(self._check_X(X)), n_masked)
         return self._after_change()
 
     def merge(self, other: DKVBClassifier) -> Self:
@@ -352,20 +348,68 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the models differ in solver, keys, projection or ``n_selected``, or use ``sgd``.
+            If the models differ in solver, keys, projection or ``n_selected``, if one is pruned, or they use ``sgd``.
         """
         check_is_fitted(self)
         check_is_fitted(other)
-        self._refuse_sgd("merge", "whose steps depend on each other. Learn in sequence with partial_fit")
-        mine, theirs = ((model.solver, model._layout(), model.fingerprint_) for model in (self, other))
-        if mine != theirs:
-            raise ValueError(
-                f"the other model has solver={theirs[0]!r}, {theirs[1]} and keys {theirs[2][:12]}, this one "
-                f"solver={mine[0]!r}, {mine[1]} and keys {mine[2][:12]}; expected the same. Start both from copies of "
-                "one model after init_keys."
-            )
-        self._learned: Learned = self._learned.merge(other._learned)
+        refuse_sgd(self.solver, "merge", "whose steps depend on each other. Learn in sequence with partial_fit")
+        check_mergeable(*((model.solver, model._layout(), model.fingerprint_) for model in (self, other)))
+        self._learned = self._learned.merge(other._learned)
         return self._after_change()
+
+    def prune(self) -> Self:
+        """Remove the keys that no learned sample selects, for good: smaller and faster, the same predictions.
+
+        Later samples select among the keys that are left. A pruned model merges with none that has other keys.
+        """
+        check_is_fitted(self)
+        self._layout()
+        self._codebook, order = self._codebook.pruned(self._learned.counts.used())
+        self._learned.prune(order)
+        self._scratch.drop("values", "reader", "usable")
+        return self
+
+    def calibrate(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Choose the temperature by which probabilities of held-out samples are most likely.
+
+        It belongs to the values it was chosen with: whatever changes them drops it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, f)
+            Not among the learned.
+        y : array-like of shape (n,)
+            Labels among ``classes_``.
+        sample_weight : array-like of shape (n,) or None
+
+        Returns
+        -------
+        self
+
+        References
+        ----------
+        Guo et al. (2017), "On calibration of modern neural networks", section 4.2.
+        """
+        check_is_fitted(self)
+        X, y, weights = self._check_learning(X, y, sample_weight, reset=False)
+        check_known_labels(y, self.classes_)
+        labels, logits = np.searchsorted(self.classes_, y), self._logits(X)
+        self._temperature = fit_temperature(logits, labels, np.ones(len(y)) if weights is None else weights)
+        return self
+
+    def novelty(self, X: Any) -> np.ndarray:
+        """Return how strange each sample is (n,), larger is stranger.
+
+        The mean over heads of the squared distance to the nearest used key, in units of its mean over the rows that
+        keys were placed from.
+        """
+        check_is_fitted(self)
+        self._layout()
+        usable = self._scratch.get(
+            "usable", lambda: to_tensor(self._learned.counts.used(), resolve_device(self.device))
+        )
+        unit = max(self.key_report_["quantisation_error"], np.finfo(np.float32).tiny)
+        return self._encoder().distances(self._check_X(X), usable).mean(axis=1, dtype=np.float64) / unit
 
     @property
     def classes_(self) -> np.ndarray:
@@ -384,7 +428,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def key_counts_(self) -> np.ndarray:
         """Weight of the learned samples that selected each key (c, j)."""
         check_is_fitted(self)
-        return self._learned.counts.sum(axis=2)
+        return self._learned.counts.key_counts()
 
     @property
     def class_counts_(self) -> np.ndarray:
@@ -393,10 +437,19 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         return self._learned.class_counts
 
     @property
-    def fingerprint_(self) -> str:
-        """The sha256 of projection and keys: equal fingerprints give equal codes on one machine."""
-        self._check_has_keys("fingerprint_")
-        return fingerprint(self.projection_, self.keys_, normalize=self.normalize)
+    def temperature_(self) -> float:
+        """What logits are divided by: from :meth:`calibrate`, else 1, or with ``ridge`` chosen on held-out rows."""
+        check_is_fitted(self)
+        if (fitted := getattr(self, "_temperature", None)) is not None:
+            return fitted
+        params = self.get_params(deep=False)
+        return self._scratch.get("temperature", lambda: solve_temperature(self._learned, params))
+
+    @property
+    def state_bytes_(self) -> int:
+        """Bytes of what was learned, beside projection and keys."""
+        check_is_fitted(self)
+        return self._learned.nbytes
 
     @property
     def forgetting_is_exact_(self) -> bool:
@@ -405,31 +458,10 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         You vouch that those rows are not among the learned: keys keep the shape of the data they were placed on.
         """
         check_is_fitted(self)
-        return self.solver != "sgd" and self._key_source != "X"
+        return self.solver != "sgd" and self._codebook.source != "X"
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_learned")
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        state.pop("_scratch", None)
-        if "_learned" in state:  # plain arrays: then skops needs to trust no class but the estimator
-            state["_learned"] = dict(vars(self._learned))
-        return state | {"_schema_version": SCHEMA_VERSION}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        version = state.pop("_schema_version", 0)
-        if version != SCHEMA_VERSION:
-            raise ValueError(
-                f"the stored model has state version {version}; this dkvb_estimator reads version {SCHEMA_VERSION}. "
-                "Load it with the release that wrote it, or fit again."
-            )
-        if "_learned" in state:
-            state["_learned"] = Learned.from_state(state["_learned"])
-        super().__setstate__(state)
-        if "keys_" in state:
-            self._scratch = DeviceCache()
 
     def _check_learning(
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool
@@ -439,97 +471,47 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         return drop_weightless(as_float32(X), y, sample_weight)
 
-    def _check_codes(self, codes: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        y = column_or_1d(as_array(y), warn=True)
-        check_classification_targets(y)
-        codes = check_codes(codes, self._layout(), len(y))
-        codes = codes.astype(code_dtype(self.n_keys), copy=False)  # another width would have another hash
-        return drop_weightless(codes, y, sample_weight)
-
-    def _check_X(self, X: Any) -> np.ndarray:
-        return as_float32(validate_data(self, as_array(X), dtype=[np.float32, np.float64], reset=False))
-
-    def _check_has_keys(self, caller: str) -> None:
-        check_is_fitted(
-            self,
-            "keys_",
-            msg=f"this %(name)s has no keys yet, which {caller} needs. Call fit, partial_fit or init_keys first.",
-        )
-
-    def _layout(self) -> Layout:
-        """Return the codebook's shape, after checking that the settings are still those it was drawn with."""
-        check_unchanged(self._drawn_with, self.get_params(deep=False))
-        return resolve_layout(self._drawn_with, self.n_features_in_)
-
-    def _start_codebook(self, X: np.ndarray, source: str) -> None:
-        if self.key_data is not None:
-            X, source = self._check_X(self.key_data), "key_data"
-        self._draw(X, source)
-
-    def _draw(self, X: np.ndarray, source: str) -> None:
-        params, device = self.get_params(deep=False), resolve_device(self.device)
-        layout = resolve_layout(params, self.n_features_in_)
-        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self._drawn_with = {name: params[name] for name in FROZEN}
-        self.projection_, self.keys_, self.key_report_ = draw_codebook(X, layout, params, self._seed, device)
-        self._key_source = source
-        self._scratch = DeviceCache()
-        if X.shape[1] < FEW_FEATURES and self.normalize:
-            logger.info(
-                "embeddings have %d features and normalize=True, which keeps only their direction; normalize=False "
-                "may serve so few features better.",
-                X.shape[1],
-            )
-        if self.verbose:
-            print(f"[DKVBClassifier] {layout.n_heads} heads × {layout.n_keys} keys placed: {self.key_report_}")
-
-    def _warn_about_few_rows(self) -> None:
-        rows, keys = int(self.key_report_["n_rows"]), self.n_keys
-        if self._key_source == "X" and rows < keys:
-            warnings.warn(
-                f"the first batch has {rows} distinct rows for {keys} keys a head, and keys never move again; "
-                "accuracy may suffer for good. Call init_keys with more (unlabelled) data first, or pass key_data.",
-                UserWarning,
-                stacklevel=3,
-            )
-
-    def _encoder(self) -> Encoder:
-        def make() -> Encoder:
-            device = resolve_device(self.device)
-            return Encoder(self.projection_, self.keys_, normalize=self.normalize, device=device)
-
-        return self._scratch.get("encoder", make)
-
-    def _encode(self, X: np.ndarray) -> np.ndarray:
-        return self._encoder().encode(X, self._layout().n_selected)
-
     def _learn(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None, classes: Any, epochs: int) -> Self:
         learned: Learned | None = getattr(self, "_learned", None)
+        before = 0 if learned is None else learned.nbytes
         params = self.get_params(deep=False)
         if learned is None:
-            learned = Learned(self.solver, self.keys_.shape[0], self.keys_.shape[1], codes.shape[2])
+            n_heads, n_keys = self.keys_.shape[:2]
+            learned = Learned(self.solver, n_heads, n_keys, codes.shape[2], self.codes_dir)
         labels = learned.learn(codes, y, weights, classes)
         self._learned = learned
         if self.solver == "sgd":
             samples, device = (codes, labels, weights), resolve_device(self.device)
-            step_table(learned, samples, params, epochs=epochs, seed=self._seed, device=device)
+            step_table(learned, samples, params, epochs=epochs, seed=self._codebook.seed, device=device)
+        self._tell_size(before)
         self.n_iter_ = {"counts": 1, "ridge": n_steps(params), "sgd": epochs}[self.solver]
         return self._after_change()
 
-    def _refuse_sgd(self, method: str, reason: str) -> None:
-        if self.solver == "sgd":
-            raise ValueError(f"{method} was called with solver='sgd', {reason}, or choose 'counts' or 'ridge'.")
+    def _tell_size(self, before: int) -> None:
+        """Say what was learned takes, and warn once when it takes much memory that could be a file."""
+        size = self._learned.nbytes
+        if self.verbose:
+            print(f"[DKVBClassifier] {self._learned.n_samples:,} samples learned: {size / 2**20:,.1f} MiB")
+        if self.solver == "ridge" and self.codes_dir is None and before <= MUCH_STATE_BYTES < size:
+            warnings.warn(
+                f"ridge holds {size / 2**30:.1f} GiB in memory for {self._learned.n_samples:,} samples; expected at "
+                f"most {MUCH_STATE_BYTES / 2**30:.0f} GiB. Pass codes_dir=... to keep the codes in a file, or fewer "
+                "n_heads or n_selected.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _forget(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> Self:
         if self.solver == "sgd":
-            self._learned.mask(codes, y)
+            self._learned.take_back(codes, y)
         else:
             self._learned.forget(codes, y, weights)
         return self._after_change()
 
     def _after_change(self) -> Self:
         """Drop what was derived; a model whose last sample was forgotten is not fitted."""
-        self._scratch.drop("values", "table", "usable", "temperature")
+        self._scratch.drop("values", "reader", "usable", "temperature")
+        self.__dict__.pop("_temperature", None)
         if self._learned.n_samples == 0:
             del self._learned
         return self
@@ -537,11 +519,8 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         X = self._check_X(X)
-        encoder, layout, device = self._encoder(), self._layout(), resolve_device(self.device)
-        table = self._scratch.get("table", lambda: to_tensor(self.values_, device))
-        usable = self._scratch.get("usable", lambda: to_tensor(np.asarray(self._learned.hits.any(axis=2)), device))
-        logits = [
-            read_values(encoder.nearest_usable(rows, layout.n_selected, usable), table, usable)
-            for rows in np.array_split(X, range(2048, len(X), 2048))
-        ]
-        return torch.cat(logits).cpu().numpy()
+        encoder, device, params = self._encoder(), resolve_device(self.device), self.get_params(deep=False)
+        usable = self._scratch.get("usable", lambda: to_tensor(self._learned.counts.used(), device))
+        read = self._scratch.get("reader", lambda: make_reader(self._learned, params, device, lambda: self.values_))
+        parts = np.array_split(X, range(PREDICT_ROWS, len(X), PREDICT_ROWS))
+        return torch.cat([read(encoder.nearest_usable(rows, usable)) for rows in parts]).cpu().numpy()

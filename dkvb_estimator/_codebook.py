@@ -1,22 +1,25 @@
 """The frozen half of a bottleneck: a projection and its keys.
 
-Enters: embeddings (n, f) as float32 arrays. Leaves: codes (n, c, m), the arrays of the codebook, their fingerprint.
-Must not know: labels, values, solvers.
+Enters: embeddings (n, f) as float32 arrays, in blocks. Leaves: a :class:`Codebook`, codes (n, c, m). Must not know:
+values, solvers; of labels only that a learned projection wants them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from ._device import to_tensor
+from ._device import DeviceCache, to_tensor
 from ._keys import RowSketch, place_keys, report_keys, sketch_size
-from ._nearest import code_dtype, nearest_keys
+from ._learned_projection import learn_projection
+from ._ledger import label_columns
+from ._nearest import code_dtype, nearest_keys, squared_distances
 from ._projection import (
     Projection,
     draw_projection,
@@ -24,43 +27,144 @@ from ._projection import (
     project_for_learning,
     select_heads,
 )
-from ._validation import Layout
+from ._validation import FROZEN, Layout, resolve_layout
 
 ENCODE_ROWS = 2048
 """Rows whose heads are held at a time."""
 KEY_BUDGET_BYTES = 64 * 2**20
-"""Projected sketch rows held at a time while keys are placed."""
+"""Projected sketch rows held at a time while keys are placed. With what ``kmeans`` derives from them (distances,
+float64 sums), placing 4096 keys in 256 heads needs some 400 MiB beside the sketch, whatever the number of rows seen."""
+LABELLED_ROWS = 20_000
+"""Distinct labelled rows that a learned projection is learned from at most."""
+
+Block = tuple[np.ndarray, np.ndarray | None]
 
 
-def draw_codebook(
-    X: np.ndarray, layout: Layout, params: Mapping[str, Any], seed: int, device: torch.device
-) -> tuple[Projection, np.ndarray, dict[str, float]]:
-    """Draw a projection and place keys for the rows of X.
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """Hold what never changes once keys are placed.
 
     Parameters
     ----------
-    X : ndarray of shape (n, f), float32
-    layout : Layout
-    params : mapping
-        ``projection``, ``key_init`` and ``normalize`` of the estimator.
-    seed : int
-        Everything drawn follows from it.
-    device : torch.device
-
-    Returns
-    -------
-    projection : ndarray (f, c, d) or csr_array (f, c * d)
+    projection : ndarray of shape (f, c, d) or csr_array of shape (f, c * d)
     keys : ndarray of shape (c, j, d), float32
+    centres : ndarray of shape (c, d), float32
+        The mean key of each head as they were placed. Distances are taken around it, so that they round alike before
+        and after pruning.
+    mask : ndarray of shape (c, j), bool, or None
+        After pruning, which keys are not padding.
+    layout : Layout
+    settings : mapping
+        The parameters that the codebook is only right with.
+    source : {"X", "init_keys", "key_data"}
+    seed : int
     report : dict
         ``unused_share`` (of keys, over the rows looked at), ``quantisation_error`` (mean squared distance of a head
         to its key), ``n_rows`` (distinct rows looked at).
     """
+
+    projection: Projection
+    keys: np.ndarray
+    centres: np.ndarray
+    mask: np.ndarray | None
+    layout: Layout
+    settings: Mapping[str, Any]
+    source: str
+    seed: int
+    report: Mapping[str, float]
+    _encoders: DeviceCache = field(default_factory=DeviceCache, repr=False)
+
+    def encoder(self, device: torch.device) -> Encoder:
+        """Return the encoder on a device, made once."""
+        return self._encoders.get(str(device), lambda: Encoder(self, device))
+
+    def pruned(self, used: np.ndarray) -> tuple[Codebook, np.ndarray]:
+        """Return the codebook of the used keys (c, j) alone, and where each of its keys stood (c, fewer keys)."""
+        width = int(used.sum(axis=1).max())
+        order = np.argsort(~used, axis=1, kind="stable")[:, :width]
+        mask = np.take_along_axis(used, order, axis=1)
+        keys = np.take_along_axis(self.keys, order[..., None], axis=1) * mask[..., None]
+        layout = replace(self.layout, n_keys=width)
+        return replace(self, keys=keys, mask=mask, layout=layout, _encoders=DeviceCache()), order
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of everything that decides a row's codes."""
+        digest = hashlib.sha256(b"dkvb-codebook-1" + bytes([self.settings["normalize"]]))
+        dense = isinstance(self.projection, np.ndarray)
+        parts = (
+            [self.projection] if dense else [getattr(self.projection, name) for name in ("data", "indices", "indptr")]
+        )
+        for array in [*parts, self.keys, *([] if self.mask is None else [self.mask])]:
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def state(self) -> dict[str, Any]:
+        """Return everything as arrays, text and numbers in dicts."""
+        state = {name: value for name, value in vars(self).items() if name != "_encoders"}
+        return state | {"layout": vars(self.layout), "settings": dict(self.settings), "report": dict(self.report)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Codebook:
+        """Rebuild from what :meth:`state` gave."""
+        return cls(**dict(state) | {"layout": Layout(**state["layout"])})
+
+
+def draw_codebook(
+    blocks: Iterable[Block],
+    key_blocks: Iterable[Block] | None,
+    params: Mapping[str, Any],
+    *,
+    source: str,
+    seed: int,
+    device: torch.device,
+) -> Codebook:
+    """Draw a projection and place keys.
+
+    Parameters
+    ----------
+    blocks : iterable of pairs of ndarrays (n, f), float32, and (n,) or None
+        Rows and, for a learned projection, their labels. Each block is read once and dropped.
+    key_blocks : iterable of such pairs, or None
+        Rows that keys are placed from, where they are others.
+    params : mapping
+        Parameters of the estimator.
+    source : str
+    seed : int
+        Everything drawn follows from it.
+    device : torch.device
+    """
+    rows, labelled = _look_at(blocks, params, seed)
+    layout = resolve_layout(params, rows.shape[1])
+    if key_blocks is not None:
+        rows, _ = _look_at(key_blocks, {**params, "projection": "gaussian"}, seed)
     rng = np.random.default_rng(seed)
-    projection = draw_projection(params["projection"], X.shape[1], layout.n_heads, layout.key_dim, rng)
-    sketch = RowSketch(sketch_size(params["key_init"], layout.n_keys), seed)
-    sketch.add(X)
-    rows = sketch.rows()
-    return projection, *_place(rows, projection, layout, params, seed, device)
+    if labelled is None:
+        projection = draw_projection(params["projection"], rows.shape[1], layout.n_heads, layout.key_dim, rng)
+    else:
+        projection = learn_projection(*labelled, layout.n_heads, layout.key_dim, rng, normalize=params["normalize"])
+    keys, report = _place(rows, projection, layout, params, seed, device)
+    centres = keys.mean(axis=1, dtype=np.float64).astype(np.float32)
+    settings = {name: params[name] for name in FROZEN}
+    return Codebook(projection, keys, centres, None, layout, settings, source, seed, report)
+
+
+def _look_at(
+    blocks: Iterable[Block], params: Mapping[str, Any], seed: int
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+    """Return a sketch of the rows (≤ size, f), and a sketch of rows with their labels where they are wanted."""
+    sketch, labelled = (
+        RowSketch(sketch_size(params["key_init"], params["n_keys"]), seed),
+        RowSketch(LABELLED_ROWS, seed),
+    )
+    for X, y in blocks:
+        sketch.add(X)
+        if params["projection"] == "learned":
+            labelled.add(np.column_stack([X, label_columns(np.asarray(y))]))
+    if params["projection"] != "learned":
+        return sketch.rows(), None
+    rows = labelled.rows()
+    return sketch.rows(), (np.ascontiguousarray(rows[:, :-2]), rows[:, -2:].astype(np.float64) @ [2.0**24, 1.0])
 
 
 def _place(
@@ -116,40 +220,37 @@ class Encoder:
 
     Parameters
     ----------
-    projection : ndarray of shape (f, c, d) or csr_array of shape (f, c * d)
-    keys : ndarray of shape (c, j, d)
-    normalize : bool
+    codebook : Codebook
     device : torch.device
     """
 
-    def __init__(self, projection: Projection, keys: np.ndarray, *, normalize: bool, device: torch.device) -> None:
-        self._projection = _device_projection(projection, device)
-        self._keys = to_tensor(keys, device)
-        self._normalize, self._device = normalize, device
-        self._shape = (keys.shape[0], keys.shape[2])
+    def __init__(self, codebook: Codebook, device: torch.device) -> None:
+        self._projection = _device_projection(codebook.projection, device)
+        self._keys, self._centres = to_tensor(codebook.keys, device), to_tensor(codebook.centres, device)
+        self._mask = None if codebook.mask is None else to_tensor(codebook.mask, device)
+        self._normalize, self._device = codebook.settings["normalize"], device
+        self._shape = (codebook.layout.n_heads, codebook.layout.key_dim)
+        self._n_selected = codebook.layout.n_selected
 
-    def encode(self, X: np.ndarray, n_selected: int) -> np.ndarray:
+    def encode(self, X: np.ndarray) -> np.ndarray:
         """Return the nearest keys of each head (n, c, m), the same bits whatever the batch; see ``project``."""
-        codes = np.empty((len(X), self._shape[0], n_selected), dtype=code_dtype(self._keys.shape[1]))
+        codes = np.empty((len(X), self._shape[0], self._n_selected), dtype=code_dtype(self._keys.shape[1]))
         for start in range(0, len(X), ENCODE_ROWS):
             rows = to_tensor(X[start : start + ENCODE_ROWS], self._device)
             heads = project_for_learning(rows, self._projection, self._shape, normalize=self._normalize)
-            codes[start : start + ENCODE_ROWS] = nearest_keys(heads, self._keys, n_selected).cpu().numpy()
+            found = nearest_keys(heads, self._keys, self._n_selected, self._mask, self._centres)
+            codes[start : start + ENCODE_ROWS] = found.cpu().numpy()
         return codes
 
-    def nearest_usable(self, X: np.ndarray, n_selected: int, usable: torch.Tensor) -> torch.Tensor:
+    def nearest_usable(self, X: np.ndarray, usable: torch.Tensor) -> torch.Tensor:
         """Return the nearest usable keys (n, c, m), int64, with low latency for a few rows."""
-        heads = project(to_tensor(X, self._device), self._projection, self._shape, normalize=self._normalize)
-        return nearest_keys(heads, self._keys, n_selected, usable)
+        return nearest_keys(self._heads(X), self._keys, self._n_selected, usable, self._centres)
 
+    def distances(self, X: np.ndarray, usable: torch.Tensor) -> np.ndarray:
+        """Return the squared distance of each head to its nearest usable key (n, c), float32."""
+        heads = self._heads(X)
+        codes = nearest_keys(heads, self._keys, 1, usable, self._centres)
+        return squared_distances(heads, self._keys, codes)[:, :, 0].cpu().numpy()
 
-def fingerprint(projection: Projection, keys: np.ndarray, *, normalize: bool) -> str:
-    """Return the sha256 of everything that decides a row's codes."""
-    digest = hashlib.sha256(b"dkvb-codebook-1" + bytes([normalize]))
-    parts = (
-        [projection] if isinstance(projection, np.ndarray) else [projection.data, projection.indices, projection.indptr]
-    )
-    for array in [*parts, keys]:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    def _heads(self, X: np.ndarray) -> torch.Tensor:
+        return project(to_tensor(X, self._device), self._projection, self._shape, normalize=self._normalize)

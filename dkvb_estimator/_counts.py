@@ -1,50 +1,260 @@
-"""Count classes per key, and turn counts into values.
+"""Class counts per key: add, subtract, merge, turn into values.
 
-Enters: codes (n, c, m), class positions (n,), weights (n,). Leaves: counts (c, j, k) and values (c, j, k). Counts are
-sums: their order cannot matter, two of them add up, and what was added can be taken away. Must not know: embeddings.
+Enters: codes (n, c, m), class positions (n,), weights (n,) or None. Leaves: :class:`ClassCounts`, values (c, j, k).
+Must not know: embeddings, keys, class labels. Only pairs of a key and a class that occur are stored: with many classes
+few of them share a key, and a dense table would be mostly zeros.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
 import numpy as np
+from scipy.sparse import csr_array
+
+GROUP_ENTRIES = 2**22
+"""Pairs and hits that are worked on at a time, as many whole heads as hold them: at most 256 MiB."""
+FEW_HITS = 8
+"""Below one hit in so many cells of the dense table, counting by sorting is faster than a bincount of all cells."""
 
 
-def count_hits(
-    shape: tuple[int, int, int], codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
-) -> np.ndarray:
-    """Count, for every key, the samples of each class that select it.
+@dataclass(frozen=True, eq=False)
+class ClassCounts:
+    """How often samples of each class selected each key, by compressed sparse rows of the smallest integers.
+
+    Four bytes a pair with up to 65,536 classes and hits, and eight a key. Every method returns another table; none
+    changes this one.
 
     Parameters
     ----------
     shape : (c, j, k)
-    codes : ndarray of shape (n, c, m), unsigned integers
-    labels : ndarray of shape (n,), integers below k
-    weights : ndarray of shape (n,), float64, or None for weights of one
-
-    Returns
-    -------
-    ndarray of shape (c, j, k), int64, or float64 with weights
+    pointers : ndarray of shape (c * j + 1,)
+        Where the pairs of each key begin.
+    classes, hits : ndarrays of shape (p,), unsigned integers
+        The class of each pair, ascending within a key, and how many samples it had.
+    weights : ndarray of shape (p,), float64, or None while no weight was given
 
     Examples
     --------
     >>> codes = np.array([[[0]], [[1]], [[1]]], dtype=np.uint8)
-    >>> count_hits((1, 2, 2), codes, np.array([0, 1, 1]), None).tolist()
-    [[[1, 0], [0, 2]]]
+    >>> counts = ClassCounts.empty(1, 2).with_classes([], 2).plus(codes, np.array([0, 1, 1]), None)
+    >>> counts.dense().tolist(), counts.key_counts().tolist()
+    ([[[1, 0], [0, 2]]], [[1, 2]])
     """
-    n_heads, n_keys, n_classes = shape
-    cells = codes.astype(np.int64) + n_keys * np.arange(n_heads)[None, :, None]
-    cells = (cells * n_classes + labels[:, None, None]).ravel()
-    if weights is None:
-        return np.bincount(cells, minlength=n_heads * n_keys * n_classes).reshape(shape)
-    repeated = np.repeat(weights, codes.shape[1] * codes.shape[2])
-    return np.bincount(cells, weights=repeated, minlength=n_heads * n_keys * n_classes).reshape(shape)
+
+    shape: tuple[int, int, int]
+    pointers: np.ndarray
+    classes: np.ndarray
+    hits: np.ndarray
+    weights: np.ndarray | None = None
+
+    @classmethod
+    def empty(cls, n_heads: int, n_keys: int) -> ClassCounts:
+        """Return a table without classes."""
+        nothing = np.zeros(0, dtype=np.uint8)
+        return cls((n_heads, n_keys, 0), np.zeros(n_heads * n_keys + 1, dtype=np.uint32), nothing, nothing)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        arrays = (self.pointers, self.classes, self.hits, self.weights)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    def plus(self, codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> ClassCounts:
+        """Count samples.
+
+        Parameters
+        ----------
+        codes : ndarray of shape (n, c, m), unsigned integers
+        labels : ndarray of shape (n,), integers below k
+        weights : ndarray of shape (n,), float64, or None for weights of one
+        """
+        return self._combined(codes, labels, weights, 1)
+
+    def minus(self, codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> ClassCounts:
+        """Take samples back; a pair without hits is gone, whatever rounding left of its weight.
+
+        Raises
+        ------
+        ValueError
+            If a pair's hits would fall below zero.
+        """
+        return self._combined(codes, labels, weights, -1)
+
+    def merged(self, other: ClassCounts) -> ClassCounts:
+        """Add a table of the same shape."""
+        weighted = self.weights is not None or other.weights is not None
+        parts = [self._part(heads, weighted) + other._part(heads, weighted) for heads in self._groups(len(other.hits))]
+        return self._from_parts(parts, weighted)
+
+    def with_classes(self, old: np.ndarray | list[int], n_classes: int) -> ClassCounts:
+        """Renumber: class i becomes ``old[i]``, ascending, of ``n_classes``."""
+        classes = np.asarray(old, dtype=np.int64)[self.classes] if len(self.classes) else self.classes
+        return replace(self, shape=(*self.shape[:2], n_classes), classes=_narrow(classes, max(0, n_classes - 1)))
+
+    def without(self, gone: np.ndarray) -> ClassCounts:
+        """Drop the pairs of some classes (positions), which stay classes."""
+        kept = ~np.isin(self.classes, gone)
+        pointers = np.concatenate([[0], np.cumsum(kept)])[self.pointers]
+        weights = None if self.weights is None else self.weights[kept]
+        return replace(
+            self, pointers=_pointers(pointers), classes=self.classes[kept], hits=self.hits[kept], weights=weights
+        )
+
+    def with_keys(self, order: np.ndarray) -> ClassCounts:
+        """Renumber the keys: key i of head c becomes what was key ``order[c, i]`` (c, fewer keys).
+
+        Keys left out must have no hits.
+        """
+        cells = (order + self.shape[1] * np.arange(self.shape[0])[:, None]).ravel()
+        lengths = np.diff(self.pointers.astype(np.int64))[cells]
+        chosen = _ranges(self.pointers[cells].astype(np.int64), lengths)
+        weights = None if self.weights is None else self.weights[chosen]
+        return ClassCounts(
+            (self.shape[0], order.shape[1], self.shape[2]),
+            _pointers(np.concatenate([[0], np.cumsum(lengths)])),
+            self.classes[chosen],
+            self.hits[chosen],
+            weights,
+        )
+
+    def used(self) -> np.ndarray:
+        """Return which keys have hits (c, j), bool."""
+        return (np.diff(self.pointers) > 0).reshape(self.shape[:2])
+
+    def key_counts(self) -> np.ndarray:
+        """Return the hits of each key (c, j), uint64, or their weight, float64."""
+        return self._by_key(self.hits).astype(np.uint64) if self.weights is None else self._by_key(self.weights)
+
+    def key_hits(self) -> np.ndarray:
+        """Return the hits of each key (c, j), int64, whatever their weights."""
+        return self._by_key(self.hits)
+
+    def _by_key(self, amounts: np.ndarray) -> np.ndarray:
+        used, sums = self.used().ravel(), np.zeros(self.shape[0] * self.shape[1], dtype=_wide(amounts))
+        if len(amounts):
+            sums[used] = np.add.reduceat(amounts, self.pointers[:-1][used].astype(np.int64), dtype=sums.dtype)
+        return sums.reshape(self.shape[:2])
+
+    def class_hits(self) -> np.ndarray:
+        """Return the hits of each class in one head (k,), int64."""
+        end = int(self.pointers[self.shape[1]])
+        found = np.bincount(self.classes[:end], weights=self.hits[:end], minlength=self.shape[2])
+        return found.astype(np.int64)
+
+    def class_counts(self) -> np.ndarray:
+        """Return the hits of each class in one head, or their weight (k,), float64."""
+        end = int(self.pointers[self.shape[1]])
+        amounts = self.hits if self.weights is None else self.weights
+        return np.bincount(self.classes[:end], weights=amounts[:end], minlength=self.shape[2])
+
+    def dense(self) -> np.ndarray:
+        """Return the whole table (c, j, k), int64, or float64 with weights."""
+        amounts = self.hits if self.weights is None else self.weights
+        table = np.zeros(self.shape, dtype=_wide(amounts))
+        table.reshape(-1, max(1, self.shape[2]))[self.rows(), self.classes] = amounts
+        return table
+
+    def rows(self) -> np.ndarray:
+        """Return the key of each pair (p,), counted through all heads, int64."""
+        return np.repeat(np.arange(len(self.pointers) - 1), np.diff(self.pointers))
+
+    def _groups(self, n_more: int) -> Iterator[slice]:
+        """Cut the heads where pairs and hits to come reach the budget."""
+        n_heads = self.shape[0]
+        size = max(1, GROUP_ENTRIES * n_heads // max(1, len(self.hits) + n_more))
+        for start in range(0, n_heads, size):
+            yield slice(start, min(start + size, n_heads))
+
+    def _combined(self, codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None, sign: int) -> ClassCounts:
+        weighted = weights is not None or self.weights is not None
+        parts = []
+        for heads in self._groups(codes.size):
+            counted = _count(codes[:, heads], labels, weights, self.shape, weighted)
+            table = self._part(heads, weighted)
+            part = table + counted if sign > 0 else table - counted
+            if sign < 0 and part.data.real.min(initial=0) < 0:
+                raise ValueError("more hits are taken back than there are; expected samples that were counted.")
+            parts.append(part)
+        return self._from_parts(parts, weighted)
+
+    def _part(self, heads: slice, weighted: bool) -> csr_array:
+        """Return some heads as scipy's sparse rows; with weights, hits are the real part and weights the imaginary.
+
+        One complex number keeps the two together through every sum, and a pair is dropped by its hits alone.
+        """
+        _, n_keys, n_classes = self.shape
+        pointers = self.pointers[heads.start * n_keys : heads.stop * n_keys + 1].astype(np.int64)
+        pairs = slice(pointers[0], pointers[-1])
+        data = self.hits[pairs].astype(np.complex128 if weighted else np.int64)
+        if weighted:
+            data.imag = self.hits[pairs] if self.weights is None else self.weights[pairs]
+        indices = self.classes[pairs].astype(np.int32)
+        return csr_array((data, indices, (pointers - pointers[0]).astype(np.int32)), (len(pointers) - 1, n_classes))
+
+    def _from_parts(self, parts: list[csr_array], weighted: bool) -> ClassCounts:
+        pointers = [np.zeros(1, dtype=np.int64)]
+        classes, hits, weights = [], [], []
+        for part in parts:
+            kept = part.data.real != 0  # scipy drops a sum of zero, but not zero hits with a rest of weight
+            starts = np.concatenate([[0], np.cumsum(kept)])[part.indptr]
+            pointers.append(starts[1:] + pointers[-1][-1])
+            classes.append(_narrow(part.indices[kept], max(0, self.shape[2] - 1)))
+            found = part.data[kept]
+            hits.append(_narrow(found.real.astype(np.int64), int(found.real.max(initial=0))))
+            weights.append(found.imag.copy())
+        return replace(
+            self,
+            pointers=_pointers(np.concatenate(pointers)),
+            classes=np.concatenate(classes),
+            hits=np.concatenate(hits),
+            weights=np.concatenate(weights) if weighted else None,
+        )
 
 
-def add_columns(table: np.ndarray, positions: np.ndarray, n_columns: int) -> np.ndarray:
-    """Return a table (c, j, n_columns) that holds the old columns at ``positions`` and zeros elsewhere."""
-    grown = np.zeros((*table.shape[:2], n_columns), dtype=table.dtype)
-    grown[:, :, positions] = table
-    return grown
+def _count(
+    codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None, shape: tuple[int, int, int], weighted: bool
+) -> csr_array:
+    """Count the hits of some heads' codes: sparse rows of (heads · j, k)."""
+    _, n_keys, n_classes = shape
+    n, n_heads, n_selected = codes.shape
+    table = (n_heads * n_keys, n_classes)
+    per_sample = n_heads * n_selected
+    rows = codes + n_keys * np.arange(n_heads, dtype=np.int32)[None, :, None]
+    amounts = np.ones(n) if weights is None else weights
+    if codes.size < table[0] * n_classes / FEW_HITS:
+        data = (1 + 1j * amounts) if weighted else np.ones(n, dtype=np.int64)
+        columns = labels.astype(np.int32).repeat(per_sample)
+        return csr_array((data.repeat(per_sample), (rows.ravel(), columns)), shape=table)
+    pairs = (rows * np.int64(n_classes) + labels[:, None, None]).ravel()
+    hits = np.bincount(pairs, minlength=table[0] * n_classes)
+    found = np.flatnonzero(hits)
+    data = hits[found]
+    if weighted:
+        data = data + 1j * np.bincount(pairs, weights=amounts.repeat(per_sample), minlength=len(hits))[found]
+    pointers = np.searchsorted(found, n_classes * np.arange(table[0] + 1))
+    return csr_array((data, found % n_classes, pointers), shape=table)
+
+
+def _narrow(values: np.ndarray, largest: int) -> np.ndarray:
+    """Store integers in the smallest unsigned type that holds the largest."""
+    return values.astype(np.min_scalar_type(largest))
+
+
+def _pointers(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.uint32 if values[-1] < 2**32 else np.int64)
+
+
+def _wide(amounts: np.ndarray) -> type[np.generic]:
+    return np.float64 if amounts.dtype.kind == "f" else np.int64
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the positions of several ranges one after another, int64."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
 
 
 def class_prior(class_counts: np.ndarray) -> np.ndarray:
@@ -53,37 +263,82 @@ def class_prior(class_counts: np.ndarray) -> np.ndarray:
     return (class_counts + 1 / n_classes) / (class_counts.sum() + 1)
 
 
-def counts_to_values(
-    counts: np.ndarray, class_counts: np.ndarray, class_weights: np.ndarray | None, smoothing: float
-) -> np.ndarray:
-    """Turn counts into the log of each class's share, smoothed towards the class prior.
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """Turn counts into logs of class shares, smoothed towards the class prior.
 
     ``log((N_cjk + a · prior_k) / (N_cj + a))`` with ``a = smoothing``; class weights multiply the counts first. A
     key without hits therefore holds the log prior.
 
     Parameters
     ----------
-    counts : ndarray of shape (c, j, k)
-    class_counts : ndarray of shape (k,)
-        Weight of the learned samples of each class.
+    counts : ClassCounts
     class_weights : ndarray of shape (k,) or None
+    n_selected : int
+        Keys that a sample hits in one head, m.
     smoothing : float
         Pseudo-hits of every key, > 0.
 
-    Returns
-    -------
-    ndarray of shape (c, j, k), float32
-
     Examples
     --------
-    >>> values = counts_to_values(np.array([[[3.0, 0.0]]]), np.array([3.0, 1.0]), None, 1.0)
-    >>> print(np.exp(values).round(3))
-    [[[0.925 0.075]]]
+    >>> codes, labels = np.zeros((4, 1, 1), dtype=np.uint8), np.array([0, 0, 0, 1])
+    >>> counts = ClassCounts.empty(1, 1).with_classes([], 2).plus(codes, labels, None)
+    >>> print(np.exp(Shares(counts, None, 1, 1.0).values()).round(2))
+    [[[0.74 0.26]]]
     """
-    counts = counts.astype(np.float64)
-    if class_weights is not None:
-        counts, class_counts = counts * class_weights, class_counts * class_weights
-    totals = counts.sum(axis=2, keepdims=True)
-    counts += smoothing * class_prior(class_counts)
-    counts /= totals + smoothing
-    return np.log(counts, out=counts).astype(np.float32)
+
+    counts: ClassCounts
+    class_weights: np.ndarray | None
+    n_selected: int
+    smoothing: float
+
+    def values(self) -> np.ndarray:
+        """Return the table of values (c, j, k), float32."""
+        base, floor = self._base()
+        table = (floor - base[:, None]).astype(np.float32)
+        rows = self.counts.rows()
+        table[rows, self.counts.classes] = (
+            np.log(self._amounts(slice(None)) + np.exp(floor)[self.counts.classes]) - base[rows]
+        )
+        return table.reshape(self.counts.shape)
+
+    def read(self, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Pool values of selected keys without making the table, whose size grows with the number of classes.
+
+        Parameters
+        ----------
+        codes : ndarray of shape (n, c, m), integers
+        weights : ndarray of shape (n, c, m)
+            Of each key in the pooled value; a sample's sum to one.
+
+        Returns
+        -------
+        ndarray of shape (n, k), float32
+        """
+        base, floor = self._base()
+        n, n_classes = len(codes), self.counts.shape[2]
+        cells = (codes + self.counts.shape[1] * np.arange(codes.shape[1])[None, :, None]).ravel()
+        starts = self.counts.pointers[cells].astype(np.int64)
+        lengths = self.counts.pointers[cells + 1].astype(np.int64) - starts
+        pairs = _ranges(starts, lengths)
+        classes = self.counts.classes[pairs]
+        lift = np.log1p(self._amounts(pairs) / np.exp(floor)[classes]) * weights.ravel().repeat(lengths)
+        samples = np.arange(n).repeat(codes[0].size).repeat(lengths)
+        pooled = np.bincount(samples * n_classes + classes, weights=lift, minlength=n * n_classes)
+        pooled = pooled.reshape(n, n_classes) + floor
+        return (pooled - (base[cells] * weights.ravel()).reshape(n, -1).sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def _amounts(self, pairs: np.ndarray | slice) -> np.ndarray:
+        """Return the weighted counts of some pairs, float64."""
+        amounts = self.counts.hits if self.counts.weights is None else self.counts.weights
+        found = amounts[pairs].astype(np.float64)
+        return found if self.class_weights is None else found * self.class_weights[self.counts.classes[pairs]]
+
+    def _base(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the log of each key's smoothed total (c·j,), and of each class's smoothing (k,)."""
+        per_class = self.counts.class_counts() / self.n_selected
+        totals = self.counts.key_counts()
+        if self.class_weights is not None:
+            per_class = per_class * self.class_weights
+            totals = replace(self.counts, hits=self.counts.hits, weights=self._amounts(slice(None))).key_counts()
+        return np.log(totals.ravel() + self.smoothing), np.log(self.smoothing * class_prior(per_class))

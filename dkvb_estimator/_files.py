@@ -181,7 +181,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 for name in archive.namelist()
                 if name != _HEADER
             }
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError) as error:
         raise _unreadable(path, str(error)) from error
     return header, arrays
 

@@ -1,6 +1,6 @@
 """What an estimator has learned: class counts of every key, and what its solver needs beside them.
 
-Enters: codes (n, c, m), labels (n,), weights (n,) or None. Leaves: counts (c, j, k), rows, the sample ledger. Must not
+Enters: codes (n, c, m), labels (n,), weights (n,) or None. Leaves: class counts, rows, the sample ledger. Must not
 know: embeddings, keys, hyperparameters. Everything but the ``sgd`` table is a sum or a multiset, so learning commutes,
 :meth:`Learned.forget` undoes it and :meth:`Learned.merge` adds two of them.
 """
@@ -8,15 +8,53 @@ know: embeddings, keys, hyperparameters. Everything but the ``sgd`` table is a s
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
 from . import _ledger
-from ._counts import add_columns, count_hits
+from ._counts import ClassCounts
+from ._store import CodeStore
 from ._validation import merge_classes
 
-_LARGEST_UINT32 = 2**32 - 1
+
+@dataclass(frozen=True)
+class Rows:
+    """The distinct samples that ``ridge`` solves from, in the order of their hashes.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (all learned, c, m)
+        Perhaps mapped from a file.
+    positions : ndarray of shape (n,)
+        Where each sample stands in ``codes``.
+    labels, weights, hashes : ndarrays of shape (n,)
+    """
+
+    codes: np.ndarray
+    positions: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    hashes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def read(self, part: slice) -> np.ndarray:
+        """Return the codes of some samples (len, c, m)."""
+        return self.codes[self.positions[part]]
+
+    def where(self, mask: np.ndarray) -> Rows:
+        """Return the samples where ``mask`` (n,) holds."""
+        return Rows(self.codes, self.positions[mask], self.labels[mask], self.weights[mask], self.hashes[mask])
+
+    def weighted(self, per_class: np.ndarray | None) -> Rows:
+        """Multiply weights by those of the classes (k,), and leave out samples that weigh nothing."""
+        if per_class is None:
+            return self
+        weights = self.weights * per_class[self.labels]
+        return Rows(self.codes, self.positions, self.labels, weights, self.hashes).where(weights > 0)
 
 
 class Learned:
@@ -26,6 +64,8 @@ class Learned:
     ----------
     solver : {"counts", "ridge", "sgd"}
     n_heads, n_keys, n_selected : int
+    folder : str or None
+        Where the codes of ``ridge`` are kept; None for memory.
 
     Attributes
     ----------
@@ -33,59 +73,79 @@ class Learned:
         Labels seen or declared, sorted.
     declared : ndarray or None
         Labels declared by the user.
-    hits : ndarray of shape (c, j, k), unsigned integers
+    counts : ClassCounts
         Samples of each class that selected each key.
-    weighted_hits : ndarray of shape (c, j, k), float64, or None while no weight was given
-    hashes, labels : lists of ndarrays (n,)
-        One entry a sample, in blocks: its hash, and the position of its class. Empty with ``sgd``.
-    codes, weights : lists of ndarrays, (n, c, m) and (n,)
+    hashes, labels, weights : lists of ndarrays (n,)
+        One entry a sample, in blocks: its hash, the position of its class, and with ``ridge`` its weight. Empty with
+        ``sgd``.
+    codes : CodeStore
         The rows that ``ridge`` solves from; empty otherwise.
     table : ndarray of shape (c, j, k + 1), float32, or None
         The values of ``sgd``, then the column that a class not seen yet starts from.
+    origin : ndarray of shape (c, j), uint16, or None
+        After pruning, where each key stood before: hashes are made of those positions.
     """
 
-    def __init__(self, solver: str, n_heads: int, n_keys: int, n_selected: int) -> None:
+    def __init__(self, solver: str, n_heads: int, n_keys: int, n_selected: int, folder: str | None = None) -> None:
         self.solver = solver
         self.n_selected = n_selected
         self.classes = np.array([])
         self.declared: np.ndarray | None = None
-        self.hits = np.zeros((n_heads, n_keys, 0), dtype=np.uint32)
-        self.weighted_hits: np.ndarray | None = None
+        self.counts = ClassCounts.empty(n_heads, n_keys)
         self.hashes: list[np.ndarray] = []
         self.labels: list[np.ndarray] = []
-        self.codes: list[np.ndarray] = []
         self.weights: list[np.ndarray] = []
+        self.codes = CodeStore(folder)
         self.table = np.zeros((n_heads, n_keys, 1), dtype=np.float32) if solver == "sgd" else None
+        self.origin: np.ndarray | None = None
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """Rebuild from what ``vars`` gave."""
+        """Rebuild from what :meth:`state` gave; codes are then in memory."""
         learned = cls.__new__(cls)
         vars(learned).update(state)
+        learned.counts = ClassCounts(**state["counts"] | {"shape": tuple(state["counts"]["shape"].tolist())})
+        learned.codes = CodeStore()
+        if len(state["codes"]):
+            learned.codes.append(state["codes"])
         return learned
 
+    def state(self) -> dict[str, Any]:
+        """Return everything as arrays, text and numbers in dicts and lists."""
+        counts = vars(self.counts) | {"shape": np.array(self.counts.shape)}
+        return vars(self) | {"counts": counts, "codes": np.asarray(self.codes.rows)}
+
     @property
-    def counts(self) -> np.ndarray:
-        """Class counts of every key (c, j, k): integers until a weight arrives."""
-        return self.hits if self.weighted_hits is None else self.weighted_hits
+    def nbytes(self) -> int:
+        """Bytes of counts, ledger, codes and table."""
+        arrays = [*self.hashes, *self.labels, *self.weights] + ([] if self.table is None else [self.table])
+        return self.counts.nbytes + self.codes.nbytes + sum(array.nbytes for array in arrays)
 
     @property
     def class_counts(self) -> np.ndarray:
-        """Weight of the learned samples of each class (k,)."""
-        return self.counts[0].sum(axis=0) / self.n_selected
+        """Weight of the learned samples of each class (k,), float64."""
+        return self.counts.class_counts() / self.n_selected
 
     @property
     def n_samples(self) -> int:
         """Number of learned samples."""
-        return int(self.hits[0].sum(dtype=np.int64)) // self.n_selected
+        return int(self.counts.class_hits().sum()) // self.n_selected
 
     def learn(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None, declared: Any) -> np.ndarray:
-        """Count samples, and keep what the solver needs of them; return their class positions (n,)."""
-        self._grow(y, declared)
-        positions = np.searchsorted(self.classes, y)
-        self._add(codes, positions, weights)
-        if self.solver != "sgd":
-            self._remember(codes, y, positions, weights)
+        """Count samples, and keep what the solver needs of them; return their class positions (n,).
+
+        Whatever goes wrong, a full disk included, leaves everything as it was.
+        """
+        before = dict(vars(self))
+        try:
+            self._grow(y, declared)
+            positions = np.searchsorted(self.classes, y)
+            self.counts = self.counts.plus(codes, positions, weights)
+            if self.solver != "sgd":
+                self._remember(codes, y, positions, weights)
+        except BaseException:
+            vars(self).update(before)
+            raise
         return positions
 
     def forget(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> None:
@@ -97,7 +157,7 @@ class Learned:
             If a sample was not learned, or not as often; nothing is changed then.
         """
         ones = np.ones(len(codes)) if weights is None else weights
-        wanted = _ledger.with_weights(_ledger.hash_samples(codes, y), ones)
+        wanted = _ledger.with_weights(self._hash(codes, y), ones)
         there = self._entries()
         positions, n_missing = _ledger.find_samples(there, wanted)
         if n_missing:
@@ -108,8 +168,7 @@ class Learned:
             )
         kept = np.ones(len(there), dtype=bool)
         kept[positions] = False
-        labels = np.searchsorted(self.classes, y)
-        self._subtract(codes, labels, weights)
+        self.counts = self.counts.minus(codes, np.searchsorted(self.classes, y), weights)
         self._keep(kept)
 
     def forget_classes(self, labels: np.ndarray) -> None:
@@ -128,55 +187,68 @@ class Learned:
                 "Nothing was changed: leave it out."
             )
         gone = np.searchsorted(self.classes, labels)
-        self.hits[:, :, gone] = 0
-        if self.weighted_hits is not None:
-            self.weighted_hits[:, :, gone] = 0
+        self.counts = self.counts.without(gone)
         self._keep(~np.isin(np.concatenate(self.labels), gone))
 
-    def mask(self, codes: np.ndarray, y: np.ndarray) -> None:
+    def take_back(self, codes: np.ndarray, y: np.ndarray) -> None:
         """Take back hits of an ``sgd`` table; keys hit more by these samples than by all others lose their values.
 
         Raises
         ------
         ValueError
             If hits would fall below zero; nothing is changed then.
-
-        References
-        ----------
-        Shah et al. (2023), "Unlearning via sparse representations", arXiv 2311.15268, for masking by examples.
         """
-        known = np.isin(y, self.classes)
-        positions = np.searchsorted(self.classes, y)
-        if not known.all() or (count_hits(self.hits.shape, codes, positions, None) > self.hits).any():
-            raise ValueError(
-                "some of the samples to forget were never learned; expected samples given to fit or partial_fit. "
-                "Nothing was changed: forget only those."
-            )
-        taken = count_hits(self.hits.shape, codes, positions, None).astype(self.hits.dtype)
-        self.hits -= taken
-        self.table[taken.sum(axis=2) > self.hits.sum(axis=2)] = 0  # type: ignore[index]
+        unlearned = "some of the samples to forget were never learned; expected samples given to fit or partial_fit. "
+        if not np.isin(y, self.classes).all():
+            raise ValueError(unlearned + "Nothing was changed: forget only those.")
+        before = self.counts.key_hits()
+        try:
+            self.counts = self.counts.minus(codes, np.searchsorted(self.classes, y), None)
+        except ValueError as error:
+            raise ValueError(unlearned + "Nothing was changed: forget only those.") from error
+        after = self.counts.key_hits()
+        self.mask(before - after > after)
+
+    def mask(self, keys: np.ndarray) -> None:
+        """Set the values of some keys (c, j), bool, of an ``sgd`` table to zero."""
+        self.table[keys] = 0  # type: ignore[index]
+
+    def mask_most_selected(self, codes: np.ndarray, n_masked: int | None) -> None:
+        """Mask the keys that samples select: all of them, or the ``n_masked`` selected most often."""
+        labels = np.zeros(len(codes), dtype=np.int64)
+        hits = ClassCounts.empty(*self.counts.shape[:2]).with_classes([], 1).plus(codes, labels, None).key_hits()
+        chosen = hits > 0
+        if n_masked is not None and n_masked < chosen.sum():
+            chosen = np.zeros(hits.shape, dtype=bool)
+            chosen.flat[np.argsort(-hits, axis=None, kind="stable")[:n_masked]] = True
+        self.mask(chosen)
 
     def merge(self, other: Learned) -> Learned:
         """Return what a model that had learned both would hold."""
-        both, other = copy.deepcopy(self), copy.deepcopy(other)
+        both, other = copy.copy(self), copy.copy(other)
         for one, another in ((both, other), (other, both)):
             one._grow(another.classes, another.declared)
-        if both.weighted_hits is not None or other.weighted_hits is not None:
-            both.weighted_hits = both.counts.astype(np.float64) + other.counts
-        both.hits = both.hits.astype(np.uint64) + other.hits
-        if both.n_samples * both.n_selected <= _LARGEST_UINT32:
-            both.hits = both.hits.astype(np.uint32)
-        for name in ("hashes", "labels", "codes", "weights"):
-            getattr(both, name).extend(getattr(other, name))
+        both.codes = self.codes.joined(other.codes)
+        both.counts = both.counts.merged(other.counts)
+        for name in ("hashes", "labels", "weights"):
+            setattr(both, name, getattr(both, name) + getattr(other, name))
         return both
 
-    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return codes, class positions, weights and hashes of the distinct rows of ``ridge``.
+    def prune(self, order: np.ndarray) -> None:
+        """Renumber keys: key i of head c becomes what was key ``order[c, i]``; keys left out must have no hits."""
+        heads, (n_heads, width) = np.arange(len(order))[:, None], order.shape
+        places = np.zeros((n_heads, self.counts.shape[1]), dtype=np.min_scalar_type(width - 1))
+        places[heads, order] = np.arange(width)
+        self.counts = self.counts.with_keys(order)
+        self.codes = self.codes.mapped(lambda codes: places[heads.T[..., None], codes])
+        self.origin = (order if self.origin is None else self.origin[heads, order]).astype(np.uint16)
+        if self.table is not None:
+            self.table = self.table[heads, order]
 
-        They are a function of the multiset learned: order, splits and what was forgotten leave no trace.
-        """
+    def rows(self) -> Rows:
+        """Return the distinct rows of ``ridge``: a function of the multiset learned, whatever its order and splits."""
         first, hashes, weights = _ledger.merge_rows(np.concatenate(self.hashes), np.concatenate(self.weights))
-        return np.concatenate(self.codes)[first], np.concatenate(self.labels)[first], weights, hashes
+        return Rows(self.codes.rows, first, np.concatenate(self.labels)[first], weights, hashes)
 
     def _entries(self) -> np.ndarray:
         """Return the ledger (n,), each sample's hash mixed with its weight."""
@@ -196,52 +268,38 @@ class Learned:
             self._move_columns(old, len(everything))
 
     def _move_columns(self, old: np.ndarray, n_classes: int) -> None:
-        self.hits = add_columns(self.hits, old, n_classes)
-        if self.weighted_hits is not None:
-            self.weighted_hits = add_columns(self.weighted_hits, old, n_classes)
+        self.counts = self.counts.with_classes(old, n_classes)
         self.labels = [old[labels] for labels in self.labels]
         if self.table is not None:  # a new class starts as what has learned to be none of those seen
             grown = np.repeat(self.table[:, :, -1:], n_classes + 1, axis=2)
             grown[:, :, old] = self.table[:, :, :-1]
             self.table = grown
 
-    def _add(self, codes: np.ndarray, positions: np.ndarray, weights: np.ndarray | None) -> None:
-        if self.hits.dtype == np.uint32 and (self.n_samples + len(codes)) * self.n_selected > _LARGEST_UINT32:
-            self.hits = self.hits.astype(np.uint64)
-        if weights is not None and self.weighted_hits is None:
-            self.weighted_hits = self.hits.astype(np.float64)
-        hits = count_hits(self.hits.shape, codes, positions, None)
-        self.hits += hits.astype(self.hits.dtype)
-        if self.weighted_hits is not None:
-            self.weighted_hits += hits if weights is None else count_hits(hits.shape, codes, positions, weights)
-
-    def _subtract(self, codes: np.ndarray, positions: np.ndarray, weights: np.ndarray | None) -> None:
-        hits = count_hits(self.hits.shape, codes, positions, None)
-        self.hits -= hits.astype(self.hits.dtype)
-        if self.weighted_hits is not None:
-            self.weighted_hits -= hits if weights is None else count_hits(hits.shape, codes, positions, weights)
-            self.weighted_hits[self.hits == 0] = 0  # rounding must not leave a trace of the last sample
+    def _hash(self, codes: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Hash samples by the positions that keys had before any pruning."""
+        if self.origin is not None:
+            codes = self.origin[np.arange(codes.shape[1])[None, :, None], codes]
+        return _ledger.hash_samples(codes, y)
 
     def _remember(self, codes: np.ndarray, y: np.ndarray, positions: np.ndarray, weights: np.ndarray | None) -> None:
-        hashes, ones = _ledger.hash_samples(codes, y), np.ones(len(codes)) if weights is None else weights
-        self.labels.append(positions.astype(np.int32))
-        if self.solver == "counts":
-            self.hashes.append(_ledger.with_weights(hashes, ones))
-        else:
-            self.hashes.append(hashes)
+        hashes, ones = self._hash(codes, y), np.ones(len(codes)) if weights is None else weights
+        if self.solver == "ridge":
             self.codes.append(codes)
             self.weights.append(ones)
+        self.hashes.append(hashes if self.solver == "ridge" else _ledger.with_weights(hashes, ones))
+        self.labels.append(positions.astype(np.int32))
 
     def _keep(self, kept: np.ndarray) -> None:
         """Drop ledger entries and rows, then classes that are left without samples and were not declared."""
-        for name in ("hashes", "labels", "codes", "weights"):
+        for name in ("hashes", "labels", "weights"):
             if blocks := getattr(self, name):
                 setattr(self, name, [np.concatenate(blocks)[kept]])
+        if self.solver == "ridge":
+            self.codes = self.codes.kept(kept)
         classes = self.classes
-        seen = self.hits[0].any(axis=0)
+        seen = self.counts.class_hits() > 0
         alive = seen if self.declared is None else seen | np.isin(classes, self.declared)
         self.classes = classes[alive]
-        self.hits = np.ascontiguousarray(self.hits[:, :, alive])
-        if self.weighted_hits is not None:
-            self.weighted_hits = np.ascontiguousarray(self.weighted_hits[:, :, alive])
-        self.labels = [(np.cumsum(alive) - 1)[labels].astype(np.int32) for labels in self.labels]
+        places = np.cumsum(alive) - 1
+        self.counts = self.counts.with_classes(places, int(alive.sum()))
+        self.labels = [places[labels].astype(np.int32) for labels in self.labels]

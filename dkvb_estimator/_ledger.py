@@ -41,6 +41,12 @@ def _name(label: object) -> bytes:
     return f"t{label}".encode()
 
 
+def label_columns(labels: np.ndarray) -> np.ndarray:
+    """Return two whole numbers below 2²⁴ that stand for each label (n, 2), float32, whatever other labels there are."""
+    numbers = [int.from_bytes(hashlib.blake2b(_name(label), digest_size=6).digest()) for label in labels.tolist()]
+    return np.array([divmod(number, 2**24) for number in numbers], dtype=np.float32)
+
+
 def with_weights(hashes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mix each sample's weight (n,) into its hash: the same sample with another weight is another entry."""
     return hashes * np.uint64(0x9E3779B97F4A7C15) + weights.astype(np.float64).view(np.uint64)

@@ -22,13 +22,17 @@ def code_dtype(n_keys: int) -> type[np.unsignedinteger]:
 
 
 def nearest_keys(
-    heads: torch.Tensor, keys: torch.Tensor, n_selected: int, usable: torch.Tensor | None = None
+    heads: torch.Tensor,
+    keys: torch.Tensor,
+    n_selected: int,
+    usable: torch.Tensor | None = None,
+    centres: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the positions of the nearest keys of each head, nearest first, ties to the lowest position.
 
     The nearest key by squared Euclidean distance has the smallest ``½‖key‖² − head·key``. Heads and keys are first
-    centred on the head's mean key: that changes no distance, but without it an offset common to all keys would drown
-    the differences in float32.
+    centred, on the head's mean key where nothing else is given: that changes no distance, but without it an offset
+    common to all keys would drown the differences in float32.
 
     Parameters
     ----------
@@ -38,6 +42,7 @@ def nearest_keys(
         m, the number of keys returned for each head, 1 ≤ m ≤ j.
     usable : Tensor of shape (c, j), bool, or None
         Keys that may be returned. Where a head has fewer than m, unusable ones fill the end of its list.
+    centres : Tensor of shape (c, d), float32, or None
 
     Returns
     -------
@@ -53,28 +58,29 @@ def nearest_keys(
     n, n_heads, _ = heads.shape
     n_keys = keys.shape[1]
     codes = torch.empty((n_heads, n, n_selected), dtype=torch.int64, device=heads.device)
+    if centres is None:
+        centres = keys.double().mean(dim=1).float()
     group = max(1, SCORE_BUDGET_BYTES // (4 * BLOCK_ROWS * n_keys))
     for first in range(0, n_heads, group):
         part = slice(first, first + group)
-        scorer, centre = _scorer(keys[part], None if usable is None else usable[part])
+        scorer = _scorer(keys[part], centres[part], None if usable is None else usable[part])
         for start in range(0, n, BLOCK_ROWS):
-            rows = _padded(heads[start : start + BLOCK_ROWS, part] - centre)
+            rows = _padded(heads[start : start + BLOCK_ROWS, part] - centres[part])
             stop = min(start + BLOCK_ROWS, n)
             codes[part, start:stop] = _smallest(torch.bmm(rows, scorer), n_selected)[:, : stop - start]
     return codes.permute(1, 0, 2)
 
 
-def _scorer(keys: torch.Tensor, usable: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the matrix (c, d + 1, j) that turns heads into scores, and the centres (1, c, d).
+def _scorer(keys: torch.Tensor, centres: torch.Tensor, usable: torch.Tensor | None) -> torch.Tensor:
+    """Return the matrix (c, d + 1, j) that turns centred heads into scores.
 
     Its last row holds half squared norms, infinite where unusable: a head that ends in a one is scored by one product.
     """
-    centre = keys.double().mean(dim=1, keepdim=True).float()
-    centred = keys - centre
+    centred = keys - centres.unsqueeze(1)
     half_norms = (centred.double().square().sum(dim=2) / 2).float()
     if usable is not None:
         half_norms = torch.where(usable, half_norms, torch.inf)
-    return torch.cat([-centred.transpose(1, 2), half_norms.unsqueeze(1)], dim=1), centre.transpose(0, 1)
+    return torch.cat([-centred.transpose(1, 2), half_norms.unsqueeze(1)], dim=1)
 
 
 def _padded(rows: torch.Tensor) -> torch.Tensor:

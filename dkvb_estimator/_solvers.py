@@ -6,19 +6,19 @@ Must not know: embeddings, keys, how predictions are made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from ._confidence import fit_temperature
-from ._counts import counts_to_values
+from ._counts import Shares
 from ._device import to_tensor
-from ._learned import Learned
+from ._learned import Learned, Rows
 from ._ridge import solve_ridge
 from ._validation import class_weights
-from ._values import GradientSettings, descend_, read_values
+from ._values import GradientSettings, descend_, pool_weights, read_values
 
 DEFAULT_STEPS = 10
 """Epochs of ``sgd`` in ``fit``, and conjugate gradient steps of ``ridge``, where ``max_iter`` is None."""
@@ -26,6 +26,10 @@ HELD_OUT_SHARE = 10
 """One distinct learned row in this many chooses the temperature of ``ridge``."""
 DEFAULT_RIDGE_TEMPERATURE = 0.1
 """Temperature of ``ridge`` where there are too few rows to hold any out."""
+TABLE_LIMIT_BYTES = 2**30
+"""Above it, values of ``counts`` are read from the counts, and no table is made."""
+SPARSE_READ_ROWS = 64
+"""Samples whose pairs are gathered at a time: some 100,000 each with 1,000 classes and 256 heads."""
 
 
 def n_steps(params: Mapping[str, Any]) -> int:
@@ -37,14 +41,42 @@ def solve_values(learned: Learned, params: Mapping[str, Any]) -> np.ndarray:
     """Return the values (c, j, k), float32."""
     if learned.table is not None:
         return learned.table[:, :, :-1]
-    per_class = class_weights(params["class_weight"], learned.classes, learned.class_counts)
     if learned.solver == "counts":
-        return counts_to_values(learned.counts, learned.class_counts, per_class, params["smoothing"])
-    codes, labels, weights, _ = learned.rows()
-    if per_class is not None:
-        weights = weights * per_class[labels]
-        codes, labels, weights = codes[weights > 0], labels[weights > 0], weights[weights > 0]
-    return _ridge(learned, params, codes, labels, weights)
+        return _shares(learned, params).values()
+    return _ridge(learned, params, learned.rows().weighted(_class_weights(learned, params)))
+
+
+def make_reader(
+    learned: Learned, params: Mapping[str, Any], device: torch.device, values: Callable[[], np.ndarray]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function that pools values: codes (n, c, m) of the nearest used keys → logits (n, k).
+
+    ``values`` is only called where the table is made at all: with many classes it would be mostly the same smoothed
+    zeros, and ``counts`` are read as they are stored.
+    """
+    usable = to_tensor(learned.counts.used(), device)
+    if learned.solver != "counts" or 4 * np.prod(learned.counts.shape) <= TABLE_LIMIT_BYTES:
+        table = to_tensor(values(), device)
+        return lambda codes: read_values(codes, table, usable)
+    shares = _shares(learned, params)
+
+    def read(codes: torch.Tensor) -> torch.Tensor:
+        parts = [
+            shares.read(part.cpu().numpy(), pool_weights(part, usable).cpu().numpy())
+            for part in codes.split(SPARSE_READ_ROWS)
+        ]
+        return torch.from_numpy(np.concatenate(parts))
+
+    return read
+
+
+def _shares(learned: Learned, params: Mapping[str, Any]) -> Shares:
+    weights = _class_weights(learned, params)
+    return Shares(learned.counts, weights, learned.n_selected, float(params["smoothing"]))
+
+
+def _class_weights(learned: Learned, params: Mapping[str, Any]) -> np.ndarray | None:
+    return class_weights(params["class_weight"], learned.classes, learned.class_counts)
 
 
 def solve_temperature(learned: Learned, params: Mapping[str, Any]) -> float:
@@ -54,19 +86,19 @@ def solve_temperature(learned: Learned, params: Mapping[str, Any]) -> float:
     """
     if learned.solver != "ridge":
         return 1.0
-    codes, labels, weights, hashes = learned.rows()
-    held = hashes % HELD_OUT_SHARE == 0
+    rows = learned.rows()
+    held = rows.hashes % HELD_OUT_SHARE == 0
     if not held.any() or held.all():
         return DEFAULT_RIDGE_TEMPERATURE
-    values = torch.from_numpy(_ridge(learned, params, codes[~held], labels[~held], weights[~held]))
-    logits = read_values(torch.from_numpy(codes[held].astype(np.int64)), values).numpy()
-    return fit_temperature(logits, labels[held], weights[held])
+    values = torch.from_numpy(_ridge(learned, params, rows.where(~held)))
+    tested = rows.where(held)
+    codes = torch.from_numpy(tested.read(slice(None)).astype(np.int64))
+    return fit_temperature(read_values(codes, values).numpy(), tested.labels, tested.weights)
 
 
-def _ridge(
-    learned: Learned, params: Mapping[str, Any], codes: np.ndarray, labels: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    return solve_ridge(codes, labels, weights, learned.hits.shape, float(params["alpha"]), n_steps(params))
+def _ridge(learned: Learned, params: Mapping[str, Any], rows: Rows) -> np.ndarray:
+    shape = learned.counts.shape
+    return solve_ridge(rows.read, rows.labels, rows.weights, shape, float(params["alpha"]), n_steps(params))
 
 
 def step_table(
@@ -90,7 +122,7 @@ def step_table(
     """
     codes, labels, weights = samples
     weights = np.ones(len(codes)) if weights is None else weights
-    per_class = class_weights(params["class_weight"], learned.classes, learned.class_counts)
+    per_class = _class_weights(learned, params)
     if per_class is not None:
         weights = weights * per_class[labels]
     names = ("learning_rate", "batch_size", "label_smoothing", "clip_norm")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from sklearn.utils.validation import _check_sample_weight
 MAX_KEYS = 65_536
 MAX_SELECTED = 16
 CHOICES = {
-    "projection": ("gaussian", "sparse", "chunk", "identity"),
+    "projection": ("gaussian", "sparse", "chunk", "identity", "learned"),
     "key_init": ("kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"),
     "solver": ("counts", "ridge", "sgd"),
 }
@@ -65,6 +66,9 @@ def check_parameters(params: Mapping[str, Any]) -> None:
     if params["max_iter"] is not None:
         check_integer("max_iter", params["max_iter"])
     _check_class_weight(params["class_weight"])
+    folder = params["codes_dir"]
+    if folder is not None and not Path(folder).is_dir():
+        _refuse("codes_dir", folder, "None or an existing folder")
 
 
 def check_integer(name: str, value: object, largest: int | None = None) -> None:
@@ -191,7 +195,7 @@ def drop_weightless(
     return rows[kept], y[kept], weights[kept]
 
 
-def check_codes(codes: object, layout: Layout, n_labels: int | None = None) -> np.ndarray:
+def check_codes(codes: object, layout: Layout, n_labels: int, mask: np.ndarray | None = None) -> np.ndarray:
     """Refuse what :meth:`DKVBClassifier.encode` cannot have made.
 
     Raises
@@ -204,8 +208,8 @@ def check_codes(codes: object, layout: Layout, n_labels: int | None = None) -> n
         raise TypeError(
             f"codes have dtype {codes.dtype}; expected unsigned integers as encode(X) returns. Pass encode(X)."
         )
-    expected = (n_labels if n_labels is not None else "n", layout.n_heads, layout.n_selected)
-    if codes.ndim != 3 or codes.shape != (expected if n_labels is not None else (len(codes), *expected[1:])):
+    expected = (n_labels, layout.n_heads, layout.n_selected)
+    if codes.shape != expected:
         raise ValueError(
             f"codes have shape {codes.shape}; expected {expected} (samples, heads, selected keys). "
             "Encode again with this estimator's encode(X)."
@@ -214,7 +218,37 @@ def check_codes(codes: object, layout: Layout, n_labels: int | None = None) -> n
         raise ValueError(
             f"codes name key {int(codes.max())}, but a head has {layout.n_keys} keys. Encode again with encode(X)."
         )
+    if mask is not None and not mask[np.arange(layout.n_heads)[None, :, None], codes].all():
+        raise ValueError(
+            "codes name keys that prune() removed; expected codes made since. Encode again with encode(X)."
+        )
     return codes
+
+
+def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
+    """Refuse labels that were never learned."""
+    unknown = np.setdiff1d(y, classes)
+    if len(unknown):
+        raise ValueError(
+            f"y holds {unknown.tolist()[0]!r}, which is not among the learned classes {classes.tolist()}; expected "
+            "labels of classes_. Leave those samples out."
+        )
+
+
+def refuse_sgd(solver: str, method: str, reason: str) -> None:
+    """Refuse what a table of gradient steps cannot do."""
+    if solver == "sgd":
+        raise ValueError(f"{method} was called with solver='sgd', {reason}, or choose 'counts' or 'ridge'.")
+
+
+def check_mergeable(mine: tuple[str, Layout, str], theirs: tuple[str, Layout, str]) -> None:
+    """Refuse to merge models that differ in solver, layout or keys (by fingerprint)."""
+    if mine != theirs:
+        raise ValueError(
+            f"the other model has solver={theirs[0]!r}, {theirs[1]} and keys {theirs[2][:12]}, this one "
+            f"solver={mine[0]!r}, {mine[1]} and keys {mine[2][:12]}; expected the same. Start both from copies of "
+            "one model after init_keys, and prune after merging."
+        )
 
 
 def merge_classes(known: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -42,8 +42,8 @@ def read_values(codes: torch.Tensor, values: torch.Tensor, usable: torch.Tensor 
     logits = values.new_empty((n, values.shape[2]))
     rows = max(1, READ_BUDGET_ENTRIES // (n_heads * n_selected))
     for start in range(0, n, rows):
-        cells = _cells(codes[start : start + rows], values.shape[1])
-        weights = _pool_weights(cells, usable, n_heads, n_selected)
+        part = codes[start : start + rows]
+        cells, weights = _cells(part, values.shape[1]), pool_weights(part, usable)
         if usable is not None:  # weight 0 is not enough: 0 × NaN is NaN
             cells = torch.where(weights > 0, cells, cells[:, :, :1])
         logits[start : start + rows] = F.embedding_bag(
@@ -57,10 +57,19 @@ def _cells(codes: torch.Tensor, n_keys: int) -> torch.Tensor:
     return codes + n_keys * torch.arange(codes.shape[1], device=codes.device)[None, :, None]
 
 
-def _pool_weights(cells: torch.Tensor, usable: torch.Tensor | None, n_heads: int, n_selected: int) -> torch.Tensor:
+def pool_weights(codes: torch.Tensor, usable: torch.Tensor | None) -> torch.Tensor:
+    """Return the weight of each selected key in a sample's logits (n, c, m), float32.
+
+    Parameters
+    ----------
+    codes : Tensor of shape (n, c, m), int64
+    usable : Tensor of shape (c, j), bool, or None
+        A head's mean is over its usable keys.
+    """
+    _, n_heads, n_selected = codes.shape
     if usable is None:
-        return torch.full(cells.shape, 1 / (n_heads * n_selected), device=cells.device)
-    taken = usable.flatten()[cells].float()
+        return torch.full(codes.shape, 1 / (n_heads * n_selected), device=codes.device)
+    taken = usable.flatten()[_cells(codes, usable.shape[1])].float()
     return taken / taken.sum(dim=2, keepdim=True).clamp(min=1) / n_heads
 
 

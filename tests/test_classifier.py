@@ -572,3 +572,58 @@ def test_a_layout_changed_after_keys_were_placed_is_refused_or_waits_for_new_key
     except ValueError as error:
         shape = name in str(error) and (6, 16, 5)
     assert shape == (6, 16, 5)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_calibrated_probabilities_are_those_of_the_best_temperature(blobs, solver):
+    X, y = blobs
+    model = small(solver=solver, learning_rate=30).fit(X[:120], y[:120])
+    before, predicted = model.predict_proba(X[120:]), model.predict(X)
+
+    def loss(shares):
+        return -np.log(shares[np.arange(120), y[120:]]).mean()
+
+    model.calibrate(X[120:], y[120:])
+    assert loss(model.predict_proba(X[120:])) <= loss(before) + 1e-3
+    np.testing.assert_array_equal(model.predict(X), predicted)
+    assert model.temperature_ > 0
+
+
+def test_a_temperature_goes_with_the_values_it_was_chosen_for(blobs):
+    X, y = blobs
+    model = small().fit(X[:120], y[:120]).calibrate(X[120:], y[120:])
+    assert model.temperature_ != 1
+    assert model.partial_fit(X[120:], y[120:]).temperature_ == 1
+
+
+def test_calibrating_with_an_unknown_label_is_refused(blobs):
+    X, y = blobs
+    with pytest.raises(ValueError, match=r"y holds 9, which is not among the learned classes \[0, 1, 2, 3, 4\]"):
+        small().fit(X, y).calibrate(X, np.where(y == 0, 9, y))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_strange_samples_are_more_novel(blobs, solver):
+    X, y = blobs
+    model = small(solver=solver, normalize=False).fit(X[:200], y[:200])
+    known, strange = model.novelty(X[200:]), model.novelty(X[200:] + 20)
+    assert known.shape == (40,)
+    assert known.max() < strange.min()
+
+
+def test_novelty_equals_the_oracle(blobs):
+    X, y = blobs
+    model = small(normalize=False).fit(X, y)
+    away = oracle.distances(oracle.project(X[:20], model.projection_), model.keys_)
+    away[:, model.key_counts_ == 0] = np.inf
+    expected = away.min(axis=2).mean(axis=1) / model.key_report_["quantisation_error"]
+    np.testing.assert_allclose(model.novelty(X[:20]), expected, rtol=1e-4)
+
+
+def test_many_classes_are_read_without_a_table(blobs, monkeypatch):
+    X, y = blobs
+    model = small(n_selected=2).fit(X[:60], y[:60])
+    expected = model.predict_proba(X)
+    monkeypatch.setattr("dkvb_estimator._solvers.TABLE_LIMIT_BYTES", 0)
+    monkeypatch.setattr("dkvb_estimator._classifier.solve_values", None)
+    np.testing.assert_allclose(small(n_selected=2).fit(X[:60], y[:60]).predict_proba(X), expected, atol=1e-6)

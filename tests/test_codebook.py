@@ -6,91 +6,91 @@ import pytest
 import torch
 
 from dkvb_estimator import _codebook
-from dkvb_estimator._codebook import Encoder, draw_codebook, fingerprint
-from dkvb_estimator._validation import Layout
+from dkvb_estimator._codebook import Codebook, draw_codebook
 
 CPU = torch.device("cpu")
-PARAMS = {"projection": "gaussian", "key_init": "kmeans", "normalize": True}
+PARAMS = {"projection": "gaussian", "key_init": "kmeans", "normalize": True, "solver": "counts"}
 
 
 def rows(n=300, n_features=37):
     return np.random.default_rng(2).standard_normal((n, n_features)).astype(np.float32)
 
 
-def draw(X, seed=0, layout=(5, 16, 3), **params):
-    return draw_codebook(X, Layout(*layout, 1), PARAMS | params, seed, CPU)
+def draw(X, seed=0, layout=(5, 16, 3), n_selected=1, **params):
+    sizes = dict(zip(("n_heads", "n_keys", "key_dim"), layout, strict=True)) | {"n_selected": n_selected}
+    return draw_codebook([(X, None)], None, PARAMS | sizes | params, source="X", seed=seed, device=CPU)
 
 
 def encoder(X, **params):
-    projection, keys, _ = draw(X, **params)
-    return Encoder(projection, keys, normalize=(PARAMS | params)["normalize"], device=CPU)
+    return draw(X, **params).encoder(CPU)
 
 
 def test_codes_equal_the_oracle():
     X = rows(40, 10)
-    projection, keys, _ = draw(X)
-    codes = Encoder(projection, keys, normalize=True, device=CPU).encode(X, 2)
-    np.testing.assert_array_equal(codes, oracle.nearest(oracle.project(oracle.normalize(X), projection), keys, 2))
+    book = draw(X, n_selected=2)
+    heads = oracle.project(oracle.normalize(X), book.projection)
+    np.testing.assert_array_equal(book.encoder(CPU).encode(X), oracle.nearest(heads, book.keys, 2))
 
 
 @pytest.mark.parametrize("projection", ["gaussian", "sparse"])
 @pytest.mark.parametrize("batch", [1, 2, 7, 128, 129])
 def test_codes_are_the_same_in_batches_of_any_size(projection, batch):
     X = rows()
-    encode = encoder(X, projection=projection).encode
-    together = encode(X, 2)
+    encode = encoder(X, projection=projection, n_selected=2).encode
+    together = encode(X)
     stop = min(300, 12 * batch)
-    parts = [encode(X[start : start + batch], 2) for start in range(0, stop, batch)]
+    parts = [encode(X[start : start + batch]) for start in range(0, stop, batch)]
     np.testing.assert_array_equal(np.concatenate(parts)[:stop], together[:stop])
 
 
 def test_codes_are_the_same_at_any_position_of_a_batch():
     X, order = rows(), np.random.default_rng(0).permutation(300)
-    encode = encoder(X).encode
-    np.testing.assert_array_equal(encode(X[order], 2), encode(X, 2)[order])
+    encode = encoder(X, n_selected=2).encode
+    np.testing.assert_array_equal(encode(X[order]), encode(X)[order])
 
 
 def test_codes_are_the_same_across_the_rows_held_at_a_time(monkeypatch):
     X = rows()
     encode = encoder(X).encode
-    together = encode(X, 1)
+    together = encode(X)
     monkeypatch.setattr(_codebook, "ENCODE_ROWS", 50)
-    np.testing.assert_array_equal(encode(X, 1), together)
+    np.testing.assert_array_equal(encode(X), together)
 
 
 def test_codes_are_the_same_for_one_and_two_threads():
     X = rows(300, 200)
-    encode = encoder(X, layout=(16, 32, 14)).encode
+    encode = encoder(X, layout=(16, 32, 14), n_selected=3).encode
     before, codes = torch.get_num_threads(), []
     try:
         for n_threads in (1, 2):
             torch.set_num_threads(n_threads)
-            codes.append(encode(X, 3))
+            codes.append(encode(X))
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(*codes)
 
 
 def test_codes_take_the_smallest_unsigned_type():
-    assert encoder(rows()).encode(rows(), 1).dtype == np.uint8
-    assert encoder(rows(), layout=(2, 300, 2)).encode(rows(), 1).dtype == np.uint16
+    assert encoder(rows()).encode(rows()).dtype == np.uint8
+    assert encoder(rows(), layout=(2, 300, 2)).encode(rows()).dtype == np.uint16
 
 
 def test_keys_ignore_order_and_duplicates_of_rows():
     X = rows()
     shuffled = np.concatenate([X[::-1], X[:50]])
-    np.testing.assert_array_equal(draw(shuffled)[1], draw(X)[1])
+    np.testing.assert_array_equal(draw(shuffled).keys, draw(X).keys)
 
 
 def test_keys_are_on_the_data():
-    _, _, report = draw(rows())
+    report = draw(rows()).report
     assert report["unused_share"] < 0.05
     assert report["n_rows"] == 300
 
 
 def test_the_report_equals_the_oracle():
     X = rows(60, 6)
-    projection, keys, report = draw(X)
+    book = draw(X)
+    projection, keys, report = book.projection, book.keys, book.report
     away = oracle.distances(oracle.project(oracle.normalize(X), projection), keys)
     assert report["quantisation_error"] == pytest.approx(away.min(axis=2).mean(), rel=1e-4)
     hit = np.zeros(keys.shape[:2], bool)
@@ -102,7 +102,8 @@ def test_the_report_equals_the_oracle():
 def test_heads_placed_in_groups_fill_every_head(monkeypatch):
     X = rows(60, 6)
     monkeypatch.setattr(_codebook, "KEY_BUDGET_BYTES", 4 * 60 * 3 * 2)
-    projection, keys, report = draw(X)
+    book = draw(X)
+    projection, keys, report = book.projection, book.keys, book.report
     heads = torch.from_numpy(np.float32(oracle.project(oracle.normalize(X), projection)))
     assert keys.shape == (5, 16, 3)
     assert report["quantisation_error"] == pytest.approx(
@@ -112,23 +113,50 @@ def test_heads_placed_in_groups_fill_every_head(monkeypatch):
 
 def test_predicting_finds_the_nearest_usable_keys():
     X = rows(40, 10)
-    projection, keys, _ = draw(X)
+    book = draw(X, n_selected=2)
     usable = np.arange(80).reshape(5, 16) % 2 == 0
-    found = Encoder(projection, keys, normalize=True, device=CPU).nearest_usable(X, 2, torch.from_numpy(usable))
-    expected = oracle.nearest(oracle.project(oracle.normalize(X), projection), keys, 2, usable)
+    found = book.encoder(CPU).nearest_usable(X, torch.from_numpy(usable))
+    expected = oracle.nearest(oracle.project(oracle.normalize(X), book.projection), book.keys, 2, usable)
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
 @pytest.mark.parametrize("projection", ["gaussian", "sparse"])
 def test_a_fingerprint_tells_codebooks_apart(projection):
-    first, again, other = (draw(rows(), seed, projection=projection) for seed in (0, 0, 1))
-    prints = [fingerprint(P, keys, normalize=True) for P, keys, _ in (first, again, other)]
-    assert prints[0] == prints[1] != prints[2]
-    assert fingerprint(*first[:2], normalize=False) != prints[0]
+    first, again, other = (draw(rows(), seed, projection=projection).fingerprint() for seed in (0, 0, 1))
+    assert first == again != other
+    assert draw(rows(), normalize=False).fingerprint() != draw(rows()).fingerprint()
 
 
 def test_a_fingerprint_depends_on_every_key():
-    projection, keys, _ = draw(rows())
-    moved = keys.copy()
-    moved[-1, -1, -1] = np.nextafter(moved[-1, -1, -1], np.float32(9))
-    assert fingerprint(projection, moved, normalize=True) != fingerprint(projection, keys, normalize=True)
+    book = draw(rows())
+    state = book.state()
+    state["keys"] = book.keys.copy()
+    state["keys"][-1, -1, -1] = np.nextafter(book.keys[-1, -1, -1], np.float32(9))
+    assert Codebook.from_state(state).fingerprint() != book.fingerprint()
+
+
+def test_a_pruned_codebook_holds_the_used_keys_in_their_order():
+    book, used = draw(rows()), np.random.default_rng(0).random((5, 16)) < 0.4
+    pruned, order = book.pruned(used)
+    assert pruned.keys.shape[1] == pruned.layout.n_keys == used.sum(axis=1).max()
+    for head in range(5):
+        np.testing.assert_array_equal(order[head][pruned.mask[head]], np.flatnonzero(used[head]))
+        np.testing.assert_array_equal(pruned.keys[head][pruned.mask[head]], book.keys[head][used[head]])
+    assert pruned.fingerprint() != book.fingerprint()
+
+
+def test_a_pruned_codebook_selects_what_the_whole_one_selects_among_used_keys():
+    X, used = rows(), np.random.default_rng(0).random((5, 16)) < 0.4
+    book = draw(X)
+    pruned, order = book.pruned(used)
+    found = book.encoder(CPU).nearest_usable(X, torch.from_numpy(used)).numpy()
+    codes = pruned.encoder(CPU).encode(X)
+    np.testing.assert_array_equal(order[np.arange(5)[None, :, None], codes], found)
+
+
+def test_keys_placed_from_blocks_are_those_placed_from_all_rows():
+    X = rows()
+    sizes = {"n_heads": 5, "n_keys": 16, "key_dim": 3, "n_selected": 1}
+    blocks = ((X[start : start + 70], None) for start in (210, 0, 140, 70, 280))
+    parts = draw_codebook(blocks, None, PARAMS | sizes, source="X", seed=0, device=CPU)
+    np.testing.assert_array_equal(parts.keys, draw(X).keys)

@@ -420,6 +420,97 @@ def test_a_missing_image_of_a_folder_is_one_sentence(command, tmp_path, capsys):
     assert_one_sentence(capsys, "image bee/2.png is missing in")
 
 
+# a network that the settings describe
+
+
+def described(weights, **changes):
+    return {"backbone": {"library": "torchvision", "model": "squeezenet1_1", "weights": str(weights)} | changes}
+
+
+@pytest.fixture
+def squeezenet(manifest, tmp_path, monkeypatch):
+    """A checkpoint with random weights, and the stage's command as a user calls it, nothing replaced."""
+    from torchvision.models import squeezenet1_1
+
+    monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
+    monkeypatch.setenv("DKVB_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("DKVB_DEVICE", "cpu")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("DKVB_WEIGHTS", "DKVB_ALLOW_DOWNLOAD", "DKVB_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+    torch.manual_seed(0)
+    torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "mine.pth")
+    write_manifest(manifest, tmp_path / "digits.jsonl")
+
+    def call(weights=tmp_path / "mine.pth", tap="features", side=32, **changes):
+        write_settings(tmp_path, image_side=side, tap=tap, **described(weights, **changes))
+        return console.run(stage.main, stage.build_parser(), arguments(tmp_path))
+
+    return call
+
+
+def test_a_described_network_is_extracted_and_recorded(squeezenet, tmp_path):
+    assert squeezenet(crop_ratio=0.875, licence="MIT") == 0
+    card = json.loads((tmp_path / "out/a.json").read_text())
+    assert card["n_features"] == 512
+    assert card["backbone"]["id"] == "torchvision:squeezenet1_1:mine"
+    assert card["backbone"]["taps"] == {"features": 512}
+    assert card["backbone"]["weights_sha256"] == hashlib.sha256((tmp_path / "mine.pth").read_bytes()).hexdigest()
+    assert (card["backbone"]["licence"], card["preprocessing"]["crop_ratio"]) == ("MIT", 0.875)
+    assert str(tmp_path) not in (tmp_path / "out/a.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mean": [0.5, 0.5, 0.5]},
+        {"std": [0.5, 0.5, 0.5]},
+        {"interpolation": "bicubic"},
+        {"crop_ratio": 0.875},
+        {"without_classifier": True},
+        {"tap": "features.0"},
+        {"image_side": 64},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_the_fingerprint_follows_a_description(squeezenet, manifest, tmp_path, changes):
+    outer = {name: changes.pop(name) for name in ("tap", "image_side") if name in changes}
+    plain = {"tap": "features", "image_side": 32} | described(tmp_path / "mine.pth")
+    before = stage.make_job(manifest, settings(tmp_path, **plain)).header().fingerprint
+    assert stage.make_job(manifest, settings(tmp_path, **plain)).header().fingerprint == before
+    other = plain | outer | described(tmp_path / "mine.pth", **changes)
+    assert stage.make_job(manifest, settings(tmp_path, **other)).header().fingerprint != before
+
+
+def test_where_a_checkpoint_lies_is_no_part_of_the_fingerprint(squeezenet, manifest, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/mine.pth").write_bytes((tmp_path / "mine.pth").read_bytes())
+    one, other = (
+        stage.make_job(manifest, settings(tmp_path, tap="features", image_side=32, **described(path))).header()
+        for path in (tmp_path / "mine.pth", tmp_path / "elsewhere/mine.pth")
+    )
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"weights": "gone.pth"}, "the weights of torchvision:squeezenet1_1:gone are not in gone.pth; expected"),
+        ({"weights": "IMAGENET1K_V1"}, "expected the file from https://download.pytorch.org/models/squeezenet1_1-b8a52"),
+        ({"weights": "IMAGENET1K"}, "torchvision knows no weights 'IMAGENET1K' of squeezenet1_1; expected one of IMAG"),
+        ({"model": "squeezenet1_0"}, "the weights of torchvision:squeezenet1_0:mine do not fit squeezenet1_0: 12 names are "),
+        ({"without_classifier": True}, "2 unexpected (first: ['classifier.1.weight'])"),
+        ({"tap": "featurs"}, "has no tap 'featurs'; expected one of x, features, classifier, "),
+        ({"side": 8}, "cannot read images of 8 × 8 pixels"),
+        ({"width": 500}, "gives 512 features; expected width 500."),
+    ],
+)  # fmt: skip
+def test_a_wrong_description_is_one_sentence(squeezenet, tmp_path, capsys, changes, text):
+    assert squeezenet(**changes) == 1
+    assert_one_sentence(capsys, text)
+    assert not (tmp_path / "out").exists()
+
+
 # the real network, killed
 
 

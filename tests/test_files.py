@@ -202,7 +202,7 @@ def test_a_header_that_does_not_describe_a_model_is_refused(saved, state):
 
 
 def test_a_file_without_one_of_its_arrays_is_refused(saved):
-    rewrite(saved, **{"keys_.npy": None})
+    rewrite(saved, **{"_codebook.keys.npy": None})
     with pytest.raises(ValueError, match="not a readable model file"):
         load_model(saved)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from dkvb_estimator import DKVBClassifier
-from dkvb_estimator._learned import Learned
 
 EXACT = ["counts", "ridge"]
 
@@ -168,10 +167,42 @@ def test_forgetting_is_called_exact_only_with_foreign_keys_and_an_additive_solve
     assert not DKVBClassifier(8, 12, 3, solver=solver, random_state=0).fit(X, y).forgetting_is_exact_
 
 
-def test_counts_grow_into_a_wider_type_before_they_overflow():
-    learned = Learned("counts", 1, 2, 1)
-    codes, y = np.zeros((1, 1, 1), np.uint8), np.array([0])
-    learned.learn(codes, y, None, None)
-    learned.hits[0, 0, 0] = 2**32 - 1
-    learned.learn(codes, y, None, None)
-    assert learned.hits[0, 0, 0] == 2**32
+@pytest.mark.parametrize("n_masked", [None, 5])
+def test_masked_keys_are_those_that_the_samples_select_most(n_masked):
+    (X, y), (gone, _) = data(0), data(1, n=10)
+    model = started("sgd", learning_rate=100.0).partial_fit(X, y)
+    codes, before = model.encode(gone), model.values_.copy()
+    hits = np.zeros((8, 12), dtype=int)
+    np.add.at(hits, (np.arange(8)[None, :, None], codes), 1)
+    model.mask_keys(gone, n_masked=n_masked)
+    masked = (model.values_ == 0).all(axis=2) & (before != 0).any(axis=2)
+    if n_masked is None:
+        np.testing.assert_array_equal(masked, (hits > 0) & (before != 0).any(axis=2))
+    else:
+        assert masked.sum() == n_masked
+        assert hits[masked].min() >= hits[~masked].max()
+    np.testing.assert_array_equal(model.values_[~masked], before[~masked])
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_masking_keys_is_refused_where_forgetting_is_exact(solver):
+    X, y = data(0)
+    with pytest.raises(ValueError, match=rf"mask_keys was called with solver='{solver}'.*Use forget\(X, y\)"):
+        started(solver).partial_fit(X, y).mask_keys(X)
+
+
+def test_a_failure_while_learning_leaves_everything_as_it_was(monkeypatch):
+    X, y = data(0)
+    model = started("ridge").partial_fit(X[:30], y[:30])
+    hits, proba = model.key_counts_, model.predict_proba(X)
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(model._learned.codes), "append", fails)
+    with pytest.raises(OSError, match="No space left"):
+        model.partial_fit(X[30:], y[30:] + 7)
+    monkeypatch.undo()
+    assert model.classes_.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(model.key_counts_, hits)
+    np.testing.assert_array_equal(model.predict_proba(X), proba)

@@ -186,3 +186,72 @@ def test_a_misspelling_in_the_real_settings_is_named_with_the_nearest_name(tmp_p
     (tmp_path / "params.yaml").write_text(text.replace(right, wrong, 1), encoding="utf-8")
     with pytest.raises(ValueError, match=said):
         load_params(tmp_path / "params.yaml")
+
+
+# a network that is described
+
+
+FILE = {"library": "torchvision", "model": "mobilenet_v2", "weights": "../weights/trunk.safetensors"}
+
+
+def with_backbone(tree, **described):
+    for name in ("digits", "photos"):
+        tree["embeddings"][name]["backbone"] = dict(described)
+    return tree
+
+
+def test_a_described_network_is_known_by_library_architecture_and_weights(tree, load):
+    settings = load(with_backbone(tree, **FILE, without_classifier=True, crop_ratio=1)).embedding("digits")
+    assert settings.backbone == "torchvision:mobilenet_v2:trunk"
+    assert settings.network.recipe() == FILE | {
+        "id": settings.backbone, "file": FILE["weights"], "without_classifier": True, "crop_ratio": 1
+    }  # fmt: skip
+    own = load(with_backbone(tree, library="timm", model="resnet18", weights="a1_in1k")).embedding("digits")
+    assert (own.backbone, own.network.recipe()["file"]) == ("timm:resnet18:a1_in1k", None)
+    assert (
+        load(yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))).embedding("digits").backbone == "efficientnet_lite0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"means": [0, 0, 0]}, r"backbone\.means is not a setting, did you mean 'mean'\?; expected one of library"),
+        ({"library": "keras"}, r"backbone\.library is 'keras'; .*'torchvision', 'timm' or 'open_clip'"),
+        ({"model": "hf-hub:some/net"}, r"backbone\.model is 'hf-hub:some/net'; .*correct the value"),
+        ({"mean": [0.5, 0.5]}, r"backbone\.mean is \[0\.5, 0\.5\]; .*at least 3 items.*correct the value"),
+        ({"std": [0.5, 0.5, 0]}, r"backbone\.std\.2 is 0; .*greater than 0"),
+        ({"interpolation": "nearest"}, r"backbone\.interpolation is 'nearest'; .*'bilinear' or 'bicubic'"),
+        ({"crop_ratio": 1.2}, r"backbone\.crop_ratio is 1\.2; .*less than or equal to 1"),
+        ({"sha256": "xyz"}, r"backbone\.sha256 is 'xyz'"),
+        ({"weights": "IMAGENET1K_V1", "prefix": "a."}, r"prefix describes a checkpoint file, but weights is 'IMA"),
+    ],
+)  # fmt: skip
+def test_a_wrong_description_is_one_sentence(tree, load, changes, text):
+    with pytest.raises(ValueError, match=rf"embeddings\.digits\.{'backbone: ' if 'prefix' in changes else ''}{text}"):
+        load(with_backbone(tree, **FILE | changes))
+
+
+def test_a_description_without_weights_is_refused(tree, load):
+    with pytest.raises(ValueError, match=r"embeddings\.digits\.backbone\.weights is missing; .*add the key"):
+        load(with_backbone(tree, library="timm", model="resnet18"))
+
+
+def test_a_backbone_is_a_name_or_a_description(tree, load):
+    tree["embeddings"]["digits"]["backbone"] = 3
+    with pytest.raises(ValueError, match=r"embeddings\.digits\.backbone is 3; .*valid string"):
+        load(tree)
+    del tree["embeddings"]["digits"]["backbone"]
+    with pytest.raises(ValueError, match=r"embeddings\.digits\.backbone is missing"):
+        load(tree)
+    tree["embeddings"]["digits"]["backbon"] = "dino_resnet50"
+    with pytest.raises(ValueError, match=r"backbon is not a setting, did you mean 'backbone'\?"):
+        load(tree)
+
+
+def test_keys_from_the_same_network_prepared_otherwise_are_refused(tree, load):
+    with_backbone(tree, **FILE)
+    load(tree)
+    tree["embeddings"]["photos"]["backbone"]["mean"] = [0.5, 0.5, 0.5]
+    with pytest.raises(ValueError, match=r"keys come from 'photos' with backbone \{.*'mean': \[0\.5, .*entries agree"):
+        load(tree)

@@ -1,6 +1,7 @@
 """Invariants that hold for data and settings nobody chose."""
 
 import copy
+import dataclasses
 import pickle
 import tempfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dkvb_estimator import DKVBClassifier, load_model, save_model
+from dkvb_estimator._device import DeviceCache
 
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**31 - 1)
@@ -93,7 +95,9 @@ def test_permuting_heads_leaves_the_output_as_it_was(problem, solver, seed):
     X, y, options = problem
     model = with_keys((X, y, options | {"projection": "gaussian"}), solver)
     twin, order = copy.deepcopy(model), np.random.default_rng(seed).permutation(options["n_heads"])
-    twin.projection_, twin.keys_ = model.projection_[:, order], model.keys_[order]
+    book = model._codebook
+    moved = {"projection": book.projection[:, order], "keys": book.keys[order], "centres": book.centres[order]}
+    twin._codebook = dataclasses.replace(book, **moved, _encoders=DeviceCache())
     logits = [each.partial_fit(X, y).decision_function(X) for each in (model, twin)]
     np.testing.assert_allclose(*logits, atol=1e-4)
 

@@ -12,7 +12,7 @@ SHAPE = (4, 7, 3)
 
 
 def solve(coded, *, alpha=1.0, max_iter=10):
-    return solve_ridge(*coded, SHAPE, alpha, max_iter)
+    return solve_ridge(coded[0].__getitem__, *coded[1:], SHAPE, alpha, max_iter)
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 10])
@@ -51,12 +51,14 @@ def test_a_weight_of_two_equals_two_rows(coded):
 
 def test_many_blocks_equal_one(coded, monkeypatch):
     whole = solve(coded)
-    monkeypatch.setattr(_ridge, "BLOCK_ENTRIES", 64)
+    monkeypatch.setattr(_ridge, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(_ridge, "BLOCK_KEYS", 14)
     np.testing.assert_allclose(solve(coded), whole, atol=1e-6)
 
 
 def test_threads_do_not_change_a_bit(coded, monkeypatch):
-    monkeypatch.setattr(_ridge, "BLOCK_ENTRIES", 64)
+    monkeypatch.setattr(_ridge, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(_ridge, "BLOCK_KEYS", 14)
     before, results = torch.get_num_threads(), []
     try:
         for n_threads in (1, 2):
@@ -69,7 +71,7 @@ def test_threads_do_not_change_a_bit(coded, monkeypatch):
 
 def test_one_class_gives_values_of_one():
     codes = np.arange(12).reshape(3, 4, 1).astype(np.uint8) % 7
-    values = solve_ridge(codes, np.zeros(3, int), np.ones(3), (4, 7, 1), 1.0, 10)
+    values = solve_ridge(codes.__getitem__, np.zeros(3, int), np.ones(3), (4, 7, 1), 1.0, 10)
     np.testing.assert_array_equal(values, np.ones((4, 7, 1), np.float32))
 
 

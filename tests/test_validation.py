@@ -121,7 +121,7 @@ def test_numbers_beyond_float32_are_refused():
 
 def test_codes_that_are_not_unsigned_are_refused():
     with pytest.raises(TypeError, match=r"codes have dtype int64; expected unsigned integers.*Pass encode\(X\)"):
-        check_codes(np.zeros((3, 2, 1), dtype=np.int64), LAYOUT)
+        check_codes(np.zeros((3, 2, 1), dtype=np.int64), LAYOUT, 3)
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (3, 5, 1), (3, 2, 2), (4, 2, 1)])
@@ -132,12 +132,12 @@ def test_codes_of_another_shape_are_refused(shape):
 
 def test_codes_that_name_no_key_are_refused():
     with pytest.raises(ValueError, match=r"codes name key 4, but a head has 4 keys. Encode again"):
-        check_codes(np.full((3, 2, 1), 4, dtype=np.uint8), LAYOUT)
+        check_codes(np.full((3, 2, 1), 4, dtype=np.uint8), LAYOUT, 3)
 
 
 def test_a_single_number_is_refused_as_codes():
     with pytest.raises(ValueError, match="codes have shape"):
-        check_codes(np.uint8(1), LAYOUT)
+        check_codes(np.uint8(1), LAYOUT, 1)
 
 
 def test_classes_merge_sorted():
