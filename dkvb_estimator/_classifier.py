@@ -54,6 +54,8 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
     projection : {"gaussian", "sparse", "chunk", "identity", "learned"}, default="gaussian"
         How heads read features. ``chunk`` needs n_heads · key_dim = f; ``identity`` needs one head; ``learned`` reads
         labels of the rows that keys are placed from: see ``docs/experiments/projections.md``.
+    density : float in (0, 1] or "auto", default="auto"
+        Share of entries of a ``sparse`` projection that are not zero; ``"auto"``: 1 / sqrt(f).
     key_init : {"kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"}, default="kmeans"
         How keys are placed. ``ema-faithful`` is the paper's rule, ``ema`` the same, mended.
     key_data : array-like of shape (n, f) or None, default=None
@@ -130,6 +132,7 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         n_selected: int | str = "auto",
         normalize: bool = True,
         projection: str = "gaussian",
+        density: float | str = "auto",
         key_init: str = "kmeans",
         key_data: Any = None,
         solver: str = "counts",
@@ -152,6 +155,7 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         self.n_selected = n_selected
         self.normalize = normalize
         self.projection = projection
+        self.density = density
         self.key_init = key_init
         self.key_data = key_data
         self.solver = solver

@@ -140,7 +140,8 @@ def draw_codebook(
         rows, _ = _look_at(key_blocks, {**params, "projection": "gaussian"}, seed)
     rng = np.random.default_rng(seed)
     if labelled is None:
-        projection = draw_projection(params["projection"], rows.shape[1], layout.n_heads, layout.key_dim, rng)
+        sizes = (rows.shape[1], layout.n_heads, layout.key_dim)
+        projection = draw_projection(params["projection"], *sizes, rng, params["density"])
     else:
         projection = learn_projection(*labelled, layout.n_heads, layout.key_dim, rng, normalize=params["normalize"])
     keys, report = _place(rows, projection, layout, params, seed, device)

@@ -24,19 +24,28 @@ HEAD_LIMIT = 1e18
 Projection: TypeAlias = np.ndarray | csr_array
 
 
-def draw_projection(kind: str, n_features: int, n_heads: int, key_dim: int, rng: np.random.Generator) -> Projection:
+def draw_projection(
+    kind: str,
+    n_features: int,
+    n_heads: int,
+    key_dim: int,
+    rng: np.random.Generator,
+    density: float | str = "auto",
+) -> Projection:
     """Draw the fixed projection of all heads.
 
     Parameters
     ----------
     kind : {"gaussian", "sparse", "chunk", "identity"}
         ``gaussian``: independent standard normal entries, every column scaled to unit length over f. ``sparse``: one
-        entry in ``sqrt(f)`` is non-zero, of random sign, columns scaled alike. ``chunk``: head c reads features
+        share ``density`` of the entries is non-zero, of random sign, columns scaled alike. ``chunk``: head c reads features
         ``c * d`` to ``(c + 1) * d``. ``identity``: one head that reads all features.
     n_features, n_heads, key_dim : int
         The lengths of axes f, c and d.
     rng : numpy.random.Generator
         Source of randomness.
+    density : float in (0, 1] or "auto"
+        Of ``sparse``; ``"auto"``: 1 / sqrt(f).
 
     Returns
     -------
@@ -56,14 +65,15 @@ def draw_projection(kind: str, n_features: int, n_heads: int, key_dim: int, rng:
     if kind in ("chunk", "identity"):
         return np.eye(n_features, dtype=np.float32).reshape(n_features, n_heads, key_dim)
     if kind == "sparse":
-        return _draw_sparse(n_features, n_heads * key_dim, rng)
+        share = 1 / np.sqrt(n_features) if isinstance(density, str) else density
+        return _draw_sparse(n_features, n_heads * key_dim, share, rng)
     matrix = rng.standard_normal((n_features, n_heads, key_dim))
     return (matrix / np.linalg.norm(matrix, axis=0)).astype(np.float32)
 
 
-def _draw_sparse(n_features: int, n_columns: int, rng: np.random.Generator) -> csr_array:
-    """Draw unit-length columns with about ``sqrt(f)`` non-zeros each, and never an empty one."""
-    per_column = np.maximum(1, rng.binomial(n_features, 1 / np.sqrt(n_features), size=n_columns))
+def _draw_sparse(n_features: int, n_columns: int, density: float, rng: np.random.Generator) -> csr_array:
+    """Draw unit-length columns with about ``density · f`` non-zeros each, and never an empty one."""
+    per_column = np.maximum(1, rng.binomial(n_features, density, size=n_columns))
     rows = np.concatenate([rng.choice(n_features, size=count, replace=False) for count in per_column])
     columns = np.repeat(np.arange(n_columns), per_column)
     signs = rng.choice(np.array([-1.0, 1.0]), size=len(rows)) / np.sqrt(per_column[columns])

@@ -23,7 +23,7 @@ CHOICES = {
     "key_init": ("kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"),
     "solver": ("counts", "ridge", "sgd"),
 }
-FROZEN = ("n_heads", "n_keys", "key_dim", "n_selected", "normalize", "projection", "solver")
+FROZEN = ("n_heads", "n_keys", "key_dim", "n_selected", "normalize", "projection", "density", "solver")
 """Parameters that must not change once keys are placed: learned state is only right with them."""
 _INTEGERS = {"n_heads": None, "n_keys": MAX_KEYS, "key_dim": None, "batch_size": None}
 _REALS = {
@@ -61,6 +61,10 @@ def check_parameters(params: Mapping[str, Any]) -> None:
         check_integer(name, params[name], largest)
     for name, positive in _REALS.items():
         _check_real(name, params[name], positive)
+    if params["density"] != "auto":
+        _check_real("density", params["density"], True)
+        if params["density"] > 1:
+            _refuse("density", params["density"], "'auto' or a number in (0, 1]")
     if params["label_smoothing"] >= 1:
         _refuse("label_smoothing", params["label_smoothing"], "a number in [0, 1)")
     if params["max_iter"] is not None:

@@ -9,7 +9,7 @@ from dkvb_estimator import _codebook
 from dkvb_estimator._codebook import Codebook, draw_codebook
 
 CPU = torch.device("cpu")
-PARAMS = {"projection": "gaussian", "key_init": "kmeans", "normalize": True, "solver": "counts"}
+PARAMS = {"projection": "gaussian", "key_init": "kmeans", "normalize": True, "solver": "counts", "density": "auto"}
 
 
 def rows(n=300, n_features=37):

@@ -48,6 +48,11 @@ def test_sparse_columns_hold_about_root_f_entries():
     assert P.nnz / 200 == pytest.approx(10, rel=0.1)
 
 
+def test_the_density_decides_how_many_entries_a_sparse_column_has():
+    matrix = draw_projection("sparse", 400, 30, 5, np.random.default_rng(0), 0.25)
+    assert np.diff(matrix.tocsc().indptr).mean() == pytest.approx(100, rel=0.02)
+
+
 def test_chunk_heads_read_consecutive_features():
     P = draw_projection("chunk", 6, 3, 2, rng())
     X = np.arange(12, dtype=np.float32).reshape(2, 6)

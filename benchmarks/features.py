@@ -1,0 +1,137 @@
+"""Real features for benchmarks: extracted once by the pipeline, then read from caches under ``.scratch/features``.
+
+A script in this folder runs as ``python -m benchmarks.NAME`` and as ``python benchmarks/NAME.py`` when it begins with
+
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+    from benchmarks import features
+
+and then calls
+
+    X, y, is_train = features.photographs()        # 6,000 × 1,280 of MobileNetV2, ten classes, 5,000 for training
+    X, y, is_train = features.photographs(network="squeezenet")                                    # 6,000 × 512
+    X, y, is_train = features.photographs(network="lite0")                                         # 6,000 × 1,280
+    X_train, y_train, X_test, y_test = features.digits()               # 1,257 and 540 × 1,280 of EfficientNet-Lite0
+    X_train, y_train, X_test, y_test = features.digits(network="mobilenet")   # the same images, another network
+    X = features.photo_crops()                                 # 2,000 × 1,280 of EfficientNet-Lite0, without classes
+
+All features are float32. ``python benchmarks/features.py`` extracts everything and prints the shapes. Images or weights
+that are absent raise FileNotFoundError; its text says what to place where, so a script can print it and stop.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pipeline.cache import CacheReader, open_cache  # noqa: E402
+from pipeline.datasets import build_manifest  # noqa: E402
+from pipeline.extract import extract, make_job  # noqa: E402
+from pipeline.params import Embeddings, load_params  # noqa: E402
+
+SHARED = ROOT.parent / "shared"
+SCRATCH = ROOT / ".scratch" / "features"
+NETWORKS = {
+    "mobilenet": {
+        "library": "torchvision",
+        "model": "mobilenet_v2",
+        "weights": "mobilenet_v2_imagenet_trunk.safetensors",
+        "without_classifier": True,
+    },
+    "squeezenet": {
+        "library": "torchvision",
+        "model": "squeezenet1_1",
+        "weights": "squeezenet1_1_imagenet_gluon.safetensors",
+    },
+}
+
+
+def photographs(root=SHARED, network="mobilenet"):
+    """Return features, class and part of the CIFAR-10 photographs under a folder that holds ``data`` and ``weights``.
+
+    Parameters
+    ----------
+    root : str or Path
+    network : {"mobilenet", "squeezenet", "lite0"}
+
+    Returns
+    -------
+    X : ndarray of shape (6000, f), float32
+    y : ndarray of shape (6000,), int64
+    is_train : ndarray of shape (6000,), bool
+    """
+    images = _there(Path(root) / "data" / "cifar10-images")
+    settings = _settings("photographs", network, root)
+    with _open(f"photographs_{network}", {"kind": "folder", "root": str(images)}, settings) as reader:
+        parts = {split: reader.as_numpy(split) for split in ("train", "test")}
+    X, y = (np.concatenate([part[position] for part in parts.values()]) for position in (0, 1))
+    return X, y, np.arange(len(y)) < len(parts["train"][1])
+
+
+def digits(root=SHARED, network="lite0"):
+    """Return X_train, y_train, X_test, y_test of scikit-learn's digits, split as in the shipped entry ``digits``."""
+    recipe = load_params(ROOT / "params.yaml").dataset("digits")
+    with _open(f"digits_{network}", recipe, _settings("digits", network, root)) as reader:
+        return *reader.as_numpy("train"), *reader.as_numpy("test")
+
+
+def photo_crops():
+    """Return the features (2000, 1280), float32, of the shipped entry ``photos``: crops of two photographs."""
+    params = load_params(ROOT / "params.yaml")
+    with _open("photos", params.dataset("photos"), params.embedding("photos")) as reader:
+        return reader.read("train")
+
+
+def _settings(dataset: str, network: str, root) -> Embeddings:
+    """Return the entry that reads a data set at 96 px through the shipped network, or one from the shared weights."""
+    if network == "lite0":
+        source = {"backbone": "efficientnet_lite0", "tap": "avgpool"}
+    else:
+        weights = _there(Path(root) / "weights" / NETWORKS[network]["weights"])
+        source = {"backbone": NETWORKS[network] | {"weights": str(weights)}, "tap": "features"}
+    return Embeddings(dataset=dataset, image_side=96, compute_dtype="float32", storage_dtype="float16", **source)
+
+
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"the benchmark needs {path}, which is not there; expected the folder shared beside the checkout, with "
+            "data/cifar10-images and weights. Place it there, or give its path."
+        )
+    return path
+
+
+def _open(name: str, recipe: dict, settings: Embeddings) -> CacheReader:
+    """Open the cache of an entry, extracting it first where it is absent or was made of something else."""
+    job = make_job(build_manifest(settings.dataset, recipe), settings)
+    path = SCRATCH / f"{name}.h5"
+    if path.is_file():
+        reader = open_cache(path)
+        if reader.header.fingerprint == job.header().fingerprint:
+            return reader
+        reader.close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    extract(job, path, SCRATCH / "shards")
+    return open_cache(path)
+
+
+def main():
+    for name, found in {"digits": digits(), "photo_crops": [photo_crops()]}.items():
+        print(name, *(array.shape for array in found))
+    for network in NETWORKS:
+        try:
+            print("photographs", network, *(array.shape for array in photographs(network=network)))
+        except FileNotFoundError as error:
+            print(error)
+
+
+if __name__ == "__main__":
+    main()
