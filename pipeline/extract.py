@@ -27,9 +27,11 @@ from torch import nn
 from tqdm import tqdm
 
 from pipeline import console
-from pipeline.backbones import Backbone, find_backbone, load_backbone, preprocess
+from pipeline.backbones import Backbone, find_backbone, preprocess
 from pipeline.cache import CacheHeader, SplitRows, describe_cache, file_sha256, write_cache
 from pipeline.datasets import Images, Manifest, open_images, read_manifest
+from pipeline.inline_backbones import describe_backbone
+from pipeline.networks import load_backbone
 from pipeline.params import Embeddings, load_params
 from pipeline.shards import ShardStore
 from pipeline.weights import find_weights, read_weights, weights_sha256
@@ -78,6 +80,24 @@ class Job:
         }
         fingerprint = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
         return CacheHeader(fingerprint=fingerprint, class_names=self.manifest.class_names, **origin)  # type: ignore[arg-type]
+
+
+def make_job(manifest: Manifest, settings: Embeddings) -> Job:
+    """Return what an extraction is made of, its network found by name or by description, its weights on this machine.
+
+    Raises
+    ------
+    ValueError
+        If the network, its layer or its weights are not what the settings say.
+    FileNotFoundError
+        If the weights are not there; with what to type.
+    """
+    if isinstance(settings.network, str):
+        record = find_backbone(settings.network, settings.tap)
+        return Job(manifest, settings, record, find_weights(record))
+    described = settings.network.recipe()
+    record = describe_backbone(described, settings.tap, settings.image_side)
+    return Job(manifest, settings, record, find_weights(record, described["file"]))
 
 
 def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = "auto", workers: int = 2) -> int:
@@ -242,10 +262,9 @@ def main(args: argparse.Namespace) -> None:
     """Extract the entry that the arguments name and write the files that they name."""
     start = time.perf_counter()
     settings = load_params(args.params).embedding(args.name)
-    record = find_backbone(settings.backbone, settings.tap)
-    job = Job(read_manifest(args.manifest), settings, record, find_weights(record))
-    if "NC" in record.licence:
-        console.say(f"extract {args.name}", f"the weights of {record.id} are licensed {record.licence}")
+    job = make_job(read_manifest(args.manifest), settings)
+    if "-nc" in job.record.licence.lower():
+        console.say(f"extract {args.name}", f"the weights of {job.record.id} are licensed {job.record.licence}")
     embedded = extract(
         job,
         args.output,

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 __all__ = [
     "BANNED_KEYS",
@@ -21,6 +30,7 @@ __all__ = [
     "Digits",
     "Embeddings",
     "Folder",
+    "InlineBackbone",
     "Params",
     "Photos",
     "Run",
@@ -79,15 +89,85 @@ class Cifar(_Record):
 Dataset = Annotated[Digits | Photos | Folder | Cifar, Field(discriminator="kind")]
 
 
+class InlineBackbone(_Record):
+    """A network that has no name of its own here: a library's architecture, and where its weights come from.
+
+    `weights` is a checkpoint file, relative to where the command runs, or the name that the library gives to
+    weights of its own. Preprocessing, `prefix`, `extra_keys` and `without_classifier` speak of files only: of its own
+    weights the library says all this itself. What is left out gets the defaults of `pipeline.inline_backbones`.
+    `sha256` (at least its first eight digits) pins the file, whose content DVC does not watch.
+    """
+
+    library: Literal["torchvision", "timm", "open_clip"]
+    model: Annotated[str, StringConstraints(pattern=r"^[\w.\-]+$")]
+    weights: Annotated[str, StringConstraints(min_length=1)]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")] | None = None
+    width: int | None = Field(default=None, ge=1)
+    mean: list[float] | None = Field(default=None, min_length=3, max_length=3)
+    std: list[Annotated[float, Field(gt=0)]] | None = Field(default=None, min_length=3, max_length=3)
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    crop_ratio: float | None = Field(default=None, gt=0, le=1)
+    prefix: str | None = None
+    extra_keys: list[Annotated[str, StringConstraints(min_length=1)]] | None = None
+    without_classifier: bool | None = None
+    licence: str | None = None
+    paper: str | None = None
+
+    @property
+    def file(self) -> str | None:
+        """The checkpoint file; None where the library knows the weights by name."""
+        return self.weights if self.weights.endswith(_CHECKPOINTS) else None
+
+    @property
+    def id(self) -> str:
+        """Library, architecture and weights; the colons keep it apart from the names of known backbones."""
+        return f"{self.library}:{self.model}:{Path(self.weights).stem if self.file else self.weights}"
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what was written, `id` and `file`, as a plain dict."""
+        return {"id": self.id, "file": self.file, **self.model_dump(exclude_none=True)}
+
+    @model_validator(mode="after")
+    def _files_are_described_here_and_names_by_their_library(self) -> "InlineBackbone":
+        extra = [name for name in _OF_FILES if getattr(self, name) is not None]
+        if self.file is None and extra:
+            raise ValueError(
+                f"{extra[0]} describes a checkpoint file, but weights is {self.weights!r}, of which {self.library} "
+                f"itself says this; expected a file ending in {', '.join(_CHECKPOINTS)}, so name one or remove "
+                f"{extra[0]}"
+            )
+        return self
+
+
+_CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+_OF_FILES = ("mean", "std", "interpolation", "crop_ratio", "prefix", "extra_keys", "without_classifier")
+_DESCRIBED = "(described)"
+"""How pydantic calls the second kind of backbone in the place of a problem."""
+
+
+def _kind_of_backbone(value: Any) -> str:
+    return _DESCRIBED if isinstance(value, Mapping | InlineBackbone) else "(named)"
+
+
 class Embeddings(_Record):
-    """What is extracted once: which images through which network, read at which layer, stored how."""
+    """What is extracted once: which images through which network, read at which layer, stored how.
+
+    `network` is what stands under ``backbone``: the name of a known one, or a description.
+    """
 
     dataset: Id
-    backbone: str
+    network: Annotated[
+        Annotated[str, Tag("(named)")] | Annotated[InlineBackbone, Tag(_DESCRIBED)], Discriminator(_kind_of_backbone)
+    ] = Field(alias="backbone")
     tap: str
     image_side: int = Field(ge=8, le=1024)
     compute_dtype: Literal["float32", "float16", "bfloat16"]
     storage_dtype: Literal["float16", "float32"]
+
+    @property
+    def backbone(self) -> str:
+        """The id by which a cache names the network."""
+        return self.network if isinstance(self.network, str) else self.network.id
 
 
 class Stream(_Record):
@@ -290,13 +370,17 @@ def _check_run_id(name: str) -> None:
 
 def _check_one_space(name: str, run: Run, embeddings: Mapping[str, Embeddings]) -> None:
     own, keys = embeddings[run.embeddings], embeddings[run.keys]
-    for field in ("backbone", "tap"):
-        if getattr(own, field) != getattr(keys, field):
+    for field, of_keys, of_samples in (("backbone", keys.network, own.network), ("tap", keys.tap, own.tap)):
+        if of_keys != of_samples:
             raise ValueError(
-                f"runs.{name}: keys come from {run.keys!r} with {field} {getattr(keys, field)!r}, samples "
-                f"from {run.embeddings!r} with {field} {getattr(own, field)!r}; one embedding space is "
+                f"runs.{name}: keys come from {run.keys!r} with {field} {_as_written(of_keys)}, samples "
+                f"from {run.embeddings!r} with {field} {_as_written(of_samples)}; one embedding space is "
                 f"expected, so make the two entries agree"
             )
+
+
+def _as_written(value: str | InlineBackbone) -> str:
+    return repr(value if isinstance(value, str) else value.model_dump(exclude_unset=True))
 
 
 _KINDS: dict[str, type[BaseModel]] = {
@@ -313,7 +397,7 @@ def _first_sentence(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     # A misspelt key is missing under its right name as well: the misspelling tells more.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(str(part) for part in first["loc"] if part not in (_DESCRIBED, "(named)"))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         valid = _valid_keys(first["loc"])
@@ -341,9 +425,11 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
         model = _KINDS[str(location[2])]
     elif len(location) == 3:
         model = Embeddings if location[0] == "embeddings" else Run
+    elif len(location) == 5:  # table, entry, backbone, kind, key
+        model = InlineBackbone
     elif len(location) == 4:
         model = Stream
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _nearest(given: str, names: Iterable[str]) -> str:

@@ -8,11 +8,16 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+
+_HUB = "https://huggingface.co/"
+_SECONDS = 30.0
+"""How long a server may be silent."""
 
 
 class Source(Protocol):
@@ -46,15 +51,23 @@ def find_weights(source: Source, path: str | Path | None = None) -> Path:
     found = next((place for place in places if place.is_file()), None)
     if found is None and path is None and os.environ.get("DKVB_ALLOW_DOWNLOAD") == "1":
         found = _download(source)
+    if found is None and path is not None and not source.weights_url:
+        raise FileNotFoundError(
+            f"the weights of {source.id} are not in {path}; expected a checkpoint file there. Correct weights in "
+            "params.yaml (a path is relative to where the command runs), or place the file there."
+        )
     if found is None:
-        folder = places[-1].parent
         raise FileNotFoundError(
             f"the weights of {source.id} ({source.weights_file}) are in none of "
-            f"{', '.join(str(place.parent) for place in places)}; expected the file from {source.weights_url}. Place "
-            f"it there: `mkdir -p {folder} && mv {source.weights_file} {folder}/`, or set DKVB_ALLOW_DOWNLOAD=1."
+            f"{', '.join(str(place.parent) for place in places)}; expected the file from {source.weights_url}. "
+            f"{_command(source, places[-1].parent)}, or set DKVB_ALLOW_DOWNLOAD=1."
         )
     _check_sha256(source, found)
     return found
+
+
+def _command(source: Source, folder: Path) -> str:
+    return f"Place it there: `mkdir -p {folder} && mv {source.weights_file} {folder}/`"
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -96,12 +109,18 @@ def weights_sha256(path: str | Path) -> str:
 
 def _places(source: Source) -> Iterator[Path]:
     if folder := os.environ.get("DKVB_WEIGHTS"):
-        yield Path(folder) / source.weights_file
+        yield Path(folder) / _own_name(source)
     if source.package is not None:
         yield from _in_package(source.package, source.weights_file)
-    if source.weights_url.startswith("https://huggingface.co/"):
+    if source.weights_url.startswith(_HUB):
         yield from _in_hugging_face(source)
-    yield Path(torch.hub.get_dir()) / "checkpoints" / source.weights_file
+    yield Path(torch.hub.get_dir()) / "checkpoints" / _own_name(source)
+
+
+def _own_name(source: Source) -> Path:
+    """Return the file's place in a folder of many: Hugging Face calls the files of all models alike."""
+    repository = source.weights_url.removeprefix(_HUB) if source.weights_url.startswith(_HUB) else ""
+    return Path(repository) / source.weights_file
 
 
 def _in_package(package: str, name: str) -> list[Path]:
@@ -115,19 +134,30 @@ def _in_package(package: str, name: str) -> list[Path]:
 def _in_hugging_face(source: Source) -> list[Path]:
     from huggingface_hub import try_to_load_from_cache
 
-    repository = source.weights_url.removeprefix("https://huggingface.co/")
+    repository = source.weights_url.removeprefix(_HUB)
     found = try_to_load_from_cache(repository, source.weights_file)
     return [Path(found)] if isinstance(found, str) else []
 
 
 def _download(source: Source) -> Path:
-    if source.weights_url.startswith("https://huggingface.co/"):
-        from huggingface_hub import hf_hub_download
+    target = Path(torch.hub.get_dir()) / "checkpoints" / _own_name(source)
+    usual = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SECONDS)  # torch's download would wait for a silent server for ever
+    try:
+        if source.weights_url.startswith(_HUB):
+            from huggingface_hub import hf_hub_download
 
-        return Path(hf_hub_download(source.weights_url.removeprefix("https://huggingface.co/"), source.weights_file))
-    target = Path(torch.hub.get_dir()) / "checkpoints" / source.weights_file
-    target.parent.mkdir(parents=True, exist_ok=True)
-    torch.hub.download_url_to_file(source.weights_url, str(target), progress=True)
+            return Path(hf_hub_download(source.weights_url.removeprefix(_HUB), source.weights_file))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(source.weights_url, str(target), progress=True)
+    except Exception as error:  # whatever the transport raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise OSError(
+            f"the weights of {source.id} could not be downloaded ({reason}); expected {source.weights_file} at "
+            f"{source.weights_url}. Try again, or get the file elsewhere. {_command(source, target.parent)}."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(usual)
     return target
 
 
@@ -136,7 +166,7 @@ def _check_sha256(source: Source, path: Path) -> None:
     if source.sha256 is not None and not found.startswith(source.sha256):
         raise ValueError(
             f"{path.name} has sha256 {found}; expected {source.sha256} of {source.id}. The file is damaged or another "
-            f"one: get it again from {source.weights_url}."
+            f"one: get it again from {source.weights_url or 'its publisher, or correct sha256 in params.yaml'}."
         )
 
 
