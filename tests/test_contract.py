@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -91,3 +92,18 @@ def test_metadata_routing_carries_sample_weight():
         model = small().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
         search = GridSearchCV(model, {"n_keys": [16]}, cv=2).fit(X, y, sample_weight=np.ones(len(y)))
     assert search.best_estimator_.key_counts_.dtype.kind == "f"
+
+
+@pytest.mark.parametrize("solver", ["counts", "ridge"])
+def test_probabilities_can_be_calibrated_by_scikit_learn(solver):
+    X, y = load_iris(return_X_y=True)
+    calibrated = CalibratedClassifierCV(small(solver=solver), cv=3).fit(X, y)
+    assert calibrated.score(X, y) > 0.85
+    np.testing.assert_allclose(calibrated.predict_proba(X).sum(axis=1), np.ones(150))
+
+
+def test_parameters_are_set_and_got_by_name():
+    model = small().set_params(n_keys=8, density=0.5)
+    assert (model.get_params()["n_keys"], model.get_params()["density"]) == (8, 0.5)
+    with pytest.raises(ValueError, match="Invalid parameter 'n_key' for estimator DKVBClassifier"):
+        model.set_params(n_key=8)

@@ -4,9 +4,13 @@ import io
 import json
 import pickle
 import zipfile
+from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
+import skops.io
+from scipy.sparse import csr_array
 
 from dkvb_estimator import DKVBClassifier, load_model, read_card, save_model
 
@@ -210,3 +214,45 @@ def test_a_file_without_one_of_its_arrays_is_refused(saved):
 def test_a_missing_file_is_an_os_error_that_names_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.npz"):
         load_model(tmp_path / "nowhere.npz")
+
+
+def test_a_model_written_by_version_one_is_read_for_ever():
+    path = Path(__file__).parent / "data" / "model_v1.npz"
+    model, card = load_model(path), read_card(path)
+    np.testing.assert_allclose(model.predict_proba(card["X"]), card["predict_proba"], atol=1e-5)
+    assert model.fingerprint_ == card["fingerprint"]
+    assert model.partial_fit(card["X"], ["dog"] * 5).classes_.tolist() == ["ant", "bee", "cow", "dog"]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_joblib_predicts_the_same(blobs, tmp_path, solver):
+    X, y = blobs
+    model = small(solver=solver).fit(X, y)
+    joblib.dump(model, tmp_path / "model.joblib")
+    loaded = joblib.load(tmp_path / "model.joblib")
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_skops_needs_to_trust_no_class_but_the_estimator(blobs, tmp_path, solver):
+    X, y = blobs
+    model = small(solver=solver).fit(X, y, sample_weight=1 + np.arange(240) % 2)
+    skops.io.dump(model, tmp_path / "model.skops")
+    untrusted = skops.io.get_untrusted_types(file=tmp_path / "model.skops")
+    assert untrusted == ["dkvb_estimator._classifier.DKVBClassifier"]
+    loaded = skops.io.load(tmp_path / "model.skops", trusted=untrusted)
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_stored_state_is_numpy_and_plain_values(blobs, solver):
+    plain = (np.ndarray, csr_array, str, int, float, bool, type(None), np.generic)
+
+    def kinds(value):
+        if isinstance(value, dict):
+            return set().union(*map(kinds, value.values()))
+        if isinstance(value, list | tuple):
+            return set().union(*map(kinds, value)) if value else set()
+        return set() if isinstance(value, plain) else {type(value)}
+
+    assert kinds(small(solver=solver).fit(*blobs).__getstate__()) == set()
