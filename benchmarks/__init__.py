@@ -1,0 +1,1 @@
+"""One script a claim: a ratio measured in one run, or an accuracy with its spread."""

@@ -1,9 +1,10 @@
 """How much memory do counts of a thousand classes take?
 
-``python benchmarks/counts_memory.py [n_samples]`` (default 1,300,000): a simulated stream of 1,000 classes, arriving one
-after another, 256 heads × 4096 keys, one selected. In each head a class has a few favourite keys with shares that fall like
-1 / rank over 64 keys, so its samples meet again, as real embeddings of a class do; one hit in ten goes anywhere. Prints the
-number of non-zero pairs, the bytes they take and the dense table they replace. Goal: at most 4 bytes a pair plus 8 a key.
+``python benchmarks/counts_memory.py [n_samples]`` (default 1,300,000): a simulated stream of 1,000 classes, arriving
+one after another, 256 heads × 4096 keys, one selected. In each head a class has a few favourite keys with shares
+that fall like 1 / rank over 64 keys, so its samples meet again, as real embeddings of a class do; one hit in ten
+goes anywhere. Prints the number of non-zero pairs, the bytes they take and the dense table they replace. Goal: at
+most 4 bytes a pair plus 8 a key.
 """
 
 import json

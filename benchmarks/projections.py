@@ -1,10 +1,10 @@
 """What if the projection were sparse? What if it were learned?
 
-``python benchmarks/projections.py [digits] [photographs]`` (default: both; some twenty minutes): final accuracy over three
-seeds of every projection with ``counts`` (256 heads × 512 keys × 14) and ``ridge`` (256 × 256 × 14, 16 selected), seconds to
-place keys and learn, bytes of the projection. Learned ones are learned again from the first half of the classes alone, and
-scored on the other half: the classes that the projection never saw. Prints JSON lines, and with ``--page FILE`` the tables of
-``docs/experiments/projections.md`` between its markers.
+``python benchmarks/projections.py [digits] [photographs]`` (default: both; some twenty minutes): final accuracy over
+three seeds of every projection with ``counts`` (256 heads × 512 keys × 14) and ``ridge`` (256 × 256 × 14, 16
+selected), seconds to place keys and learn, bytes of the projection. Learned ones are learned again from the first
+half of the classes alone, and scored on the other half: the classes that the projection never saw. Prints JSON
+lines, and with ``--page FILE`` the tables of ``docs/experiments/projections.md`` between its markers.
 """
 
 import json
@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import features
+from benchmarks import features, pages
 from dkvb_estimator import DKVBClassifier
 from dkvb_estimator._learned_projection import learn_projection
 from dkvb_estimator._projection import draw_projection, normalize_rows
@@ -41,7 +41,7 @@ def learn_by_gradient(X, labels, n_heads, key_dim, rng, *, normalize):
     """Descend the cross-entropy of a soft bottleneck: each head's softmax of negative distances reads values.
 
     Starts from the Gaussian projection with keys on rows; projection, keys and values all learn, with Adam, while the
-    softmax sharpens from the typical distance to a tenth of it. Only the projection is kept. Same room as the closed form.
+    softmax sharpens from the typical distance to a tenth of it. Only the projection is kept.
     """
     torch.manual_seed(int(rng.integers(2**31)))
     rows = normalize_rows(torch.from_numpy(X)) if normalize else torch.from_numpy(X)
@@ -106,7 +106,8 @@ def measure(title, X, y, X_test, y_test):
                 on_later = [model.score(X_test[unseen], y_test[unseen]) for model, _ in runs]
                 yield {
                     "name": f"{title}: {name}", "solver": solver, "classes_seen": what,
-                    "accuracy": round(float(np.mean(accuracies)), 4), "spread": round(float(np.std(accuracies, ddof=1)), 4),
+                    "accuracy": round(float(np.mean(accuracies)), 4),
+                    "spread": round(float(np.std(accuracies, ddof=1)), 4),
                     "accuracy_on_second_half": round(float(np.mean(on_later)), 4),
                     "seconds": round(float(np.median([seconds for _, seconds in runs])), 1),
                     "bytes": projection_bytes(runs[0][0].projection_),
@@ -115,31 +116,18 @@ def measure(title, X, y, X_test, y_test):
 
 def table(records):
     """Return a Markdown table of some records."""
-    lines = [
-        "| projection | saw classes | `counts` | `ridge` | second half, `counts` / `ridge` | MB | s |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for one, other in zip(*([r for r in records if r["solver"] == solver] for solver in SOLVERS), strict=True):
-        scores = " | ".join(f"{each['accuracy']:.3f} ± {each['spread']:.3f}" for each in (one, other))
-        later = f"{one['accuracy_on_second_half']:.3f} / {other['accuracy_on_second_half']:.3f}"
-        cost = f"{one['bytes'] / 1e6:.1f} | {one['seconds']:.0f} / {other['seconds']:.0f}"
-        lines.append(f"| {one['name'].split(': ')[1]} | {one['classes_seen']} | {scores} | {later} | {cost} |")
-    return "\n".join(lines)
-
-
-def write_page(path, tables):
-    """Put each table between ``<!-- NAME -->`` and ``<!-- end -->`` of a page."""
-    text = path.read_text(encoding="utf-8")
-    for title, lines in tables.items():
-        before, _, rest = text.partition(f"<!-- {title} -->")
-        text = f"{before}<!-- {title} -->\n{lines}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
-    path.write_text(text, encoding="utf-8")
+        row = [one["name"].split(": ")[1], one["classes_seen"]]
+        row += [f"{each['accuracy']:.3f} ± {each['spread']:.3f}" for each in (one, other)]
+        row += [f"{one['accuracy_on_second_half']:.3f} / {other['accuracy_on_second_half']:.3f}"]
+        rows.append([*row, f"{one['bytes'] / 1e6:.1f}", f"{one['seconds']:.0f} / {other['seconds']:.0f}"])
+    heads = ["projection", "saw classes", "`counts`", "`ridge`", "second half, `counts` / `ridge`", "MB", "s"]
+    return pages.table(heads, rows)
 
 
 def main():
-    words = sys.argv[1:]
-    page = Path(words.pop(words.index("--page") + 1)) if "--page" in words else None
-    chosen = [word for word in words if word != "--page"] or ["digits", "photographs"]
+    chosen, page = pages.arguments(["digits", "photographs"])
     tables = {}
     for title in chosen:
         if title == "digits":
@@ -152,8 +140,7 @@ def main():
             print(json.dumps(record, ensure_ascii=False), flush=True)
             records.append(record)
         tables[title] = table(records)
-    if page is not None:
-        write_page(page, tables)
+    pages.fill(page, tables)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """What does a step of ridge cost beside a plain scipy.sparse product?
 
-``python benchmarks/ridge_product.py [n_rows]`` (default 50,000): 256 heads × 512 keys, 8 selected, 10 classes. One step is
-a product with A and one with Aᵀ, A the 0/1 matrix of selected keys. Ours makes its blocks anew from codes of two bytes
-each time; scipy's holds the whole matrix, 12 bytes an entry. Both on one thread and, ours, on all. Best of three, in turns.
-Prints JSON lines; exits with 1 if one step of ours takes longer than scipy's on one thread.
+``python benchmarks/ridge_product.py [n_rows]`` (default 50,000): 256 heads × 512 keys, 8 selected, 10 classes. One
+step is a product with A and one with Aᵀ, A the 0/1 matrix of selected keys. Ours makes its blocks anew from codes of
+two bytes each time; scipy's holds the whole matrix, 12 bytes an entry. Both on one thread and, ours, on all. Best of
+three, in turns. Prints JSON lines; exits with 1 if one step of ours takes longer than scipy's on one thread.
 """
 
 import json

@@ -1,0 +1,33 @@
+"""Put what a benchmark printed into a page of the documentation, between its markers."""
+
+import sys
+from pathlib import Path
+
+
+def arguments(default):
+    """Return the words of the command line, or the default ones, and the page after ``--page`` or None."""
+    words, page = sys.argv[1:], None
+    if "--page" in words:
+        position = words.index("--page")
+        page = Path(words[position + 1])
+        words = words[:position] + words[position + 2 :]
+    return words or list(default), page
+
+
+def table(heads, rows):
+    """Return a Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def fill(page, tables):
+    """Replace what stands between ``<!-- NAME -->`` and ``<!-- end -->`` by the table of that name."""
+    if page is None:
+        return
+    text = page.read_text(encoding="utf-8")
+    for name, lines in tables.items():
+        before, marker, rest = text.partition(f"<!-- {name} -->")
+        if not marker:
+            raise ValueError(f"{page} has no marker <!-- {name} -->; expected one before each table. Add it.")
+        text = f"{before}{marker}\n{lines}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+    page.write_text(text, encoding="utf-8")
