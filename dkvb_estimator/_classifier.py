@@ -12,9 +12,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._confidence import fit_temperature, log_probabilities
-from ._device import resolve_device, to_tensor
+from ._device import resolve_device
 from ._frozen import FrozenHalf
 from ._learned import Learned
+from ._nearest import KeySearch
 from ._solvers import make_reader, n_steps, solve_temperature, solve_values, step_table
 from ._validation import (
     as_array,
@@ -370,7 +371,7 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         self._layout()
         self._codebook, order = self._codebook.pruned(self._learned.counts.used())
         self._learned.prune(order)
-        self._scratch.drop("values", "reader", "usable")
+        self._scratch.drop("values", "reader", "search")
         return self
 
     def calibrate(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -409,11 +410,8 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         """
         check_is_fitted(self)
         self._layout()
-        usable = self._scratch.get(
-            "usable", lambda: to_tensor(self._learned.counts.used(), resolve_device(self.device))
-        )
         unit = max(self.key_report_["quantisation_error"], np.finfo(np.float32).tiny)
-        return self._encoder().distances(self._check_X(X), usable).mean(axis=1, dtype=np.float64) / unit
+        return self._encoder().distances(self._check_X(X), self._search()).mean(axis=1, dtype=np.float64) / unit
 
     @property
     def classes_(self) -> np.ndarray:
@@ -514,7 +512,7 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
 
     def _after_change(self) -> Self:
         """Drop what was derived; a model whose last sample was forgotten is not fitted."""
-        self._scratch.drop("values", "reader", "usable", "temperature")
+        self._scratch.drop("values", "reader", "search", "temperature")
         self.__dict__.pop("_temperature", None)
         if self._learned.n_samples == 0:
             del self._learned
@@ -524,7 +522,10 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         check_is_fitted(self)
         X = self._check_X(X)
         encoder, device, params = self._encoder(), resolve_device(self.device), self.get_params(deep=False)
-        usable = self._scratch.get("usable", lambda: to_tensor(self._learned.counts.used(), device))
         read = self._scratch.get("reader", lambda: make_reader(self._learned, params, device, lambda: self.values_))
         parts = np.array_split(X, range(PREDICT_ROWS, len(X), PREDICT_ROWS))
-        return torch.cat([read(encoder.nearest_usable(rows, usable)) for rows in parts]).cpu().numpy()
+        return torch.cat([read(encoder.nearest(rows, self._search())) for rows in parts]).cpu().numpy()
+
+    def _search(self) -> KeySearch:
+        """Return the search among used keys."""
+        return self._scratch.get("search", lambda: self._encoder().search(self._learned.counts.used()))

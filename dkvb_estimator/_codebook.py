@@ -19,7 +19,7 @@ from ._device import DeviceCache, to_tensor
 from ._keys import RowSketch, place_keys, report_keys, sketch_size
 from ._learned_projection import learn_projection
 from ._ledger import label_columns
-from ._nearest import code_dtype, nearest_keys, squared_distances
+from ._nearest import KeySearch, code_dtype, squared_distances
 from ._projection import (
     Projection,
     draw_projection,
@@ -228,10 +228,10 @@ class Encoder:
     def __init__(self, codebook: Codebook, device: torch.device) -> None:
         self._projection = _device_projection(codebook.projection, device)
         self._keys, self._centres = to_tensor(codebook.keys, device), to_tensor(codebook.centres, device)
-        self._mask = None if codebook.mask is None else to_tensor(codebook.mask, device)
         self._normalize, self._device = codebook.settings["normalize"], device
         self._shape = (codebook.layout.n_heads, codebook.layout.key_dim)
         self._n_selected = codebook.layout.n_selected
+        self._all = self.search(codebook.mask)
 
     def encode(self, X: np.ndarray) -> np.ndarray:
         """Return the nearest keys of each head (n, c, m), the same bits whatever the batch; see ``project``."""
@@ -239,19 +239,21 @@ class Encoder:
         for start in range(0, len(X), ENCODE_ROWS):
             rows = to_tensor(X[start : start + ENCODE_ROWS], self._device)
             heads = project_for_learning(rows, self._projection, self._shape, normalize=self._normalize)
-            found = nearest_keys(heads, self._keys, self._n_selected, self._mask, self._centres)
-            codes[start : start + ENCODE_ROWS] = found.cpu().numpy()
+            codes[start : start + ENCODE_ROWS] = self._all.codes(heads, self._n_selected)
         return codes
 
-    def nearest_usable(self, X: np.ndarray, usable: torch.Tensor) -> torch.Tensor:
-        """Return the nearest usable keys (n, c, m), int64, with low latency for a few rows."""
-        return nearest_keys(self._heads(X), self._keys, self._n_selected, usable, self._centres)
+    def search(self, usable: np.ndarray | None) -> KeySearch:
+        """Return the search among some keys (c, j), bool; None for all."""
+        return KeySearch(self._keys, None if usable is None else to_tensor(usable, self._device), self._centres)
 
-    def distances(self, X: np.ndarray, usable: torch.Tensor) -> np.ndarray:
-        """Return the squared distance of each head to its nearest usable key (n, c), float32."""
+    def nearest(self, X: np.ndarray, search: KeySearch) -> torch.Tensor:
+        """Return the nearest keys that a search knows (n, c, m), int64, with low latency for a few rows."""
+        return search.nearest(self._heads(X), self._n_selected)
+
+    def distances(self, X: np.ndarray, search: KeySearch) -> np.ndarray:
+        """Return the squared distance of each head to its nearest key that a search knows (n, c), float32."""
         heads = self._heads(X)
-        codes = nearest_keys(heads, self._keys, 1, usable, self._centres)
-        return squared_distances(heads, self._keys, codes)[:, :, 0].cpu().numpy()
+        return squared_distances(heads, self._keys, search.nearest(heads, 1))[:, :, 0].cpu().numpy()
 
     def _heads(self, X: np.ndarray) -> torch.Tensor:
         return project(to_tensor(X, self._device), self._projection, self._shape, normalize=self._normalize)

@@ -1,13 +1,15 @@
 """Find the nearest keys of each head.
 
 Enters: heads (n, c, d) and keys (c, j, d). Leaves: codes (n, c, m). Must not know: values, labels, where keys come
-from.
+from. The only room that uses the compiled kernel; torch serves other devices, and machines without a compiler.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+
+from . import _native
 
 SCORE_BUDGET_BYTES = 2 * 2**20
 """The n × j scores of as many heads as fit in here are held at a time: about what a core's cache holds."""
@@ -55,36 +57,69 @@ def nearest_keys(
     >>> nearest_keys(heads, keys, 1).flatten().tolist()
     [0, 1]
     """
-    n, n_heads, _ = heads.shape
-    n_keys = keys.shape[1]
-    codes = torch.empty((n_heads, n, n_selected), dtype=torch.int64, device=heads.device)
-    if centres is None:
-        centres = keys.double().mean(dim=1).float()
-    group = max(1, SCORE_BUDGET_BYTES // (4 * BLOCK_ROWS * n_keys))
-    for first in range(0, n_heads, group):
-        part = slice(first, first + group)
-        scorer = _scorer(keys[part], centres[part], None if usable is None else usable[part])
-        for start in range(0, n, BLOCK_ROWS):
-            rows = _padded(heads[start : start + BLOCK_ROWS, part] - centres[part])
-            stop = min(start + BLOCK_ROWS, n)
-            codes[part, start:stop] = _smallest(torch.bmm(rows, scorer), n_selected)[:, : stop - start]
-    return codes.permute(1, 0, 2)
+    return KeySearch(keys, usable, centres).nearest(heads, n_selected)
 
 
-def _scorer(keys: torch.Tensor, centres: torch.Tensor, usable: torch.Tensor | None) -> torch.Tensor:
-    """Return the matrix (c, d + 1, j) that turns centred heads into scores.
+class KeySearch:
+    """Keep keys in the form in which they are searched: by the compiled kernel on the CPU, by torch everywhere else.
 
-    Its last row holds half squared norms, infinite where unusable: a head that ends in a one is scored by one product.
+    Parameters
+    ----------
+    keys : Tensor of shape (c, j, d), float32
+    usable : Tensor of shape (c, j), bool, or None
+    centres : Tensor of shape (c, d), float32, or None
+        See :func:`nearest_keys`.
     """
-    centred = keys - centres.unsqueeze(1)
-    half_norms = (centred.double().square().sum(dim=2) / 2).float()
-    if usable is not None:
-        half_norms = torch.where(usable, half_norms, torch.inf)
-    return torch.cat([-centred.transpose(1, 2), half_norms.unsqueeze(1)], dim=1)
+
+    def __init__(
+        self, keys: torch.Tensor, usable: torch.Tensor | None = None, centres: torch.Tensor | None = None
+    ) -> None:
+        if centres is None:
+            centres = keys.double().mean(dim=1).float()
+        centred = keys - centres.unsqueeze(1)
+        half_norms = (centred.double().square().sum(dim=2) / 2).float()
+        if usable is not None:
+            half_norms = torch.where(usable, half_norms, torch.inf)
+        self._centres, self._centred, self._half_norms, self._native = centres, centred, half_norms, None
+        if keys.device.type == "cpu" and _native.KERNEL is not None:
+            arrays = (centred.numpy(), half_norms.numpy(), centres.numpy())
+            self._native = _native.NativeKeys(_native.KERNEL, *arrays)
+
+    def nearest(self, heads: torch.Tensor, n_selected: int) -> torch.Tensor:
+        """Return what :func:`nearest_keys` returns: (n, c, m), int64."""
+        if self._native is None:
+            return self._nearest_by_torch(heads, n_selected)
+        return torch.from_numpy(self._by_kernel(heads, n_selected).astype(np.int64))
+
+    def codes(self, heads: torch.Tensor, n_selected: int) -> np.ndarray:
+        """Return the same (n, c, m) as an array of the smallest unsigned type."""
+        small = code_dtype(self._centred.shape[1])
+        if self._native is None:
+            return self._nearest_by_torch(heads, n_selected).cpu().numpy().astype(small)
+        return self._by_kernel(heads, n_selected).astype(small, copy=False)
+
+    def _by_kernel(self, heads: torch.Tensor, n_selected: int) -> np.ndarray:
+        return self._native.nearest(heads.numpy(), n_selected, torch.get_num_threads())  # type: ignore[union-attr]
+
+    def _nearest_by_torch(self, heads: torch.Tensor, n_selected: int) -> torch.Tensor:
+        n, n_heads, _ = heads.shape
+        codes = torch.empty((n_heads, n, n_selected), dtype=torch.int64, device=heads.device)
+        group = max(1, SCORE_BUDGET_BYTES // (4 * BLOCK_ROWS * self._centred.shape[1]))
+        for first in range(0, n_heads, group):
+            part = slice(first, first + group)
+            scorer = torch.cat([-self._centred[part].transpose(1, 2), self._half_norms[part].unsqueeze(1)], dim=1)
+            for start in range(0, n, BLOCK_ROWS):
+                rows = _padded(heads[start : start + BLOCK_ROWS, part] - self._centres[part])
+                stop = min(start + BLOCK_ROWS, n)
+                codes[part, start:stop] = _smallest(torch.bmm(rows, scorer), n_selected)[:, : stop - start]
+        return codes.permute(1, 0, 2)
 
 
 def _padded(rows: torch.Tensor) -> torch.Tensor:
-    """Return a block of centred heads (c, BLOCK_ROWS, d + 1), each ending in a one, zeros below the last row."""
+    """Return a block of centred heads (c, BLOCK_ROWS, d + 1), each ending in a one, zeros below the last row.
+
+    With half squared norms as the last row of the keys, one product scores a head.
+    """
     block = rows.new_zeros((rows.shape[1], BLOCK_ROWS, rows.shape[2] + 1))
     block[:, : len(rows), :-1] = rows.transpose(0, 1)
     block[:, :, -1] = 1

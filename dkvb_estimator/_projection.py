@@ -37,9 +37,9 @@ def draw_projection(
     Parameters
     ----------
     kind : {"gaussian", "sparse", "chunk", "identity"}
-        ``gaussian``: independent standard normal entries, every column scaled to unit length over f. ``sparse``: one
-        share ``density`` of the entries is non-zero, of random sign, columns scaled alike. ``chunk``: head c reads features
-        ``c * d`` to ``(c + 1) * d``. ``identity``: one head that reads all features.
+        ``gaussian``: independent standard normal entries, every column scaled to unit length over f. ``sparse``: a
+        share ``density`` of the entries is non-zero, of random sign, columns scaled alike. ``chunk``: head c reads
+        features ``c * d`` to ``(c + 1) * d``. ``identity``: one head that reads all features.
     n_features, n_heads, key_dim : int
         The lengths of axes f, c and d.
     rng : numpy.random.Generator

@@ -115,7 +115,8 @@ def test_predicting_finds_the_nearest_usable_keys():
     X = rows(40, 10)
     book = draw(X, n_selected=2)
     usable = np.arange(80).reshape(5, 16) % 2 == 0
-    found = book.encoder(CPU).nearest_usable(X, torch.from_numpy(usable))
+    encode = book.encoder(CPU)
+    found = encode.nearest(X, encode.search(usable))
     expected = oracle.nearest(oracle.project(oracle.normalize(X), book.projection), book.keys, 2, usable)
     np.testing.assert_array_equal(found.numpy(), expected)
 
@@ -149,7 +150,8 @@ def test_a_pruned_codebook_selects_what_the_whole_one_selects_among_used_keys():
     X, used = rows(), np.random.default_rng(0).random((5, 16)) < 0.4
     book = draw(X)
     pruned, order = book.pruned(used)
-    found = book.encoder(CPU).nearest_usable(X, torch.from_numpy(used)).numpy()
+    encode = book.encoder(CPU)
+    found = encode.nearest(X, encode.search(used)).numpy()
     codes = pruned.encoder(CPU).encode(X)
     np.testing.assert_array_equal(order[np.arange(5)[None, :, None], codes], found)
 

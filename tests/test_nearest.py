@@ -4,9 +4,28 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from dkvb_estimator._nearest import code_dtype, nearest_keys, squared_distances
+from dkvb_estimator import _native
+from dkvb_estimator._nearest import KeySearch, code_dtype, nearest_keys, squared_distances
 from dkvb_estimator._projection import head_limit
+
+KERNELS = {name: _native.open_kernel(name) for name in ("_kernel", "_kernel_v3", "_kernel_v4")}
+LEVELS = {"_kernel": 0, "_kernel_v3": 3, "_kernel_v4": 4}
+
+
+@pytest.fixture(autouse=True, params=["torch", *KERNELS])
+def path(request, monkeypatch):
+    """Every promise holds on torch and on every build that this processor runs."""
+    kernel = KERNELS.get(request.param)
+    if request.param != "torch":
+        if kernel is None:
+            pytest.skip("the package was installed without this build of its kernel")
+        if KERNELS["_kernel"].dkvb_level() < LEVELS[request.param]:
+            pytest.skip("this processor lacks the instructions")
+    monkeypatch.setattr(_native, "KERNEL", kernel)
+    return request.param
 
 
 def nearest(heads, keys, n_selected, usable=None):
@@ -103,3 +122,69 @@ def test_squared_distances_equal_the_oracle(heads):
     found = squared_distances(*map(torch.from_numpy, (rows[:20], keys, codes))).numpy()
     expected = np.take_along_axis(oracle.distances(rows[:20], keys), codes, axis=2)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@st.composite
+def searches(draw):
+    """Heads (n, c, d), keys (c, j, d), a number to select, and usable keys or None; some keys lie on each other."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    n, c, j, d = (draw(st.integers(1, largest)) for largest in (30, 4, 90, 20))
+    offset, scale = draw(st.sampled_from([0.0, 100.0])), 10.0 ** draw(st.integers(-6, 6))
+    keys = scale * (offset + rng.standard_normal((c, j, d)))
+    keys[:, rng.integers(j, size=j // 3)] = keys[:, :1]
+    heads = scale * (offset + rng.standard_normal((n, c, d)))
+    usable = rng.random((c, j)) < 0.5 if draw(st.booleans()) else None
+    return heads.astype(np.float32), keys.astype(np.float32), draw(st.integers(1, min(16, j))), usable
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # the path is the same for all examples
+)
+@given(searches())
+def test_codes_are_the_nearest_up_to_the_rounding_of_float32(search):
+    heads, keys, n_selected, usable = search
+    found, expected = nearest(heads, keys, n_selected, usable), oracle.nearest(heads, keys, n_selected, usable)
+    away = oracle.distances(heads, keys)
+    centre = keys.mean(axis=1, dtype=np.float64)
+    size = ((heads - centre) ** 2).sum(axis=2)[:, :, None] + ((keys - centre[:, None]) ** 2).sum(axis=2).max(axis=1)[
+        :, None
+    ]
+    bound = (8 + keys.shape[2]) * np.finfo(np.float32).eps * (size + np.abs(centre).max() ** 2 * 1e-6)
+    there = expected >= 0
+    chosen, best = (np.take_along_axis(away, np.maximum(codes, 0), axis=2) for codes in (found, expected))
+    assert (np.abs(chosen - best) <= bound)[there].all()
+    assert all(len(set(row)) == n_selected for row in found.reshape(-1, n_selected).tolist())
+
+
+def test_codes_are_the_same_bits_for_every_batch_position_and_number_of_threads(monkeypatch):
+    monkeypatch.setattr(_native, "SMALL_WORK", 0)
+    rng = np.random.default_rng(0)
+    heads = rng.standard_normal((101, 5, 14)).astype(np.float32).round(1)  # many near ties
+    search = KeySearch(torch.from_numpy(rng.standard_normal((5, 300, 14)).astype(np.float32).round(1)))
+    before, codes = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 2, 3):
+            torch.set_num_threads(n_threads)
+            for n_selected in (1, 5):
+                whole = search.codes(torch.from_numpy(heads), n_selected)
+                for size in (1, 3, 4, 13):
+                    parts = [
+                        search.codes(torch.from_numpy(heads[at : at + size]), n_selected) for at in range(0, 101, size)
+                    ]
+                    np.testing.assert_array_equal(np.concatenate(parts), whole)
+                codes.append(whole[:, :, :1])
+    finally:
+        torch.set_num_threads(before)
+    for other in codes[1:]:
+        np.testing.assert_array_equal(other, codes[0])
+
+
+def test_codes_and_nearest_are_the_same_numbers(heads):
+    rows, keys = map(torch.from_numpy, heads)
+    search = KeySearch(keys)
+    np.testing.assert_array_equal(search.codes(rows, 3), search.nearest(rows, 3).numpy())
+    assert search.codes(rows[:0], 3).shape == (0, 3, 3)

@@ -1,0 +1,29 @@
+"""Learn ten digits two at a time, keep the model in a file, and go on from there."""
+
+import tempfile
+from pathlib import Path
+
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from dkvb_estimator import DKVBClassifier, load_model, save_model
+
+X, y = load_digits(return_X_y=True)  # your embeddings (n, f) and labels (n,)
+X, X_unlabelled, y, _ = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
+X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
+
+model = DKVBClassifier(n_heads=64, n_keys=128, key_dim=8, random_state=0)
+model.init_keys(X_unlabelled)  # keys are placed once, without labels, and never move
+
+for first in range(0, 10, 2):  # two new classes arrive; the old ones are not shown again
+    new = (y == first) | (y == first + 1)
+    model.partial_fit(X[new], y[new])
+    seen = y_test < first + 2
+    print(f"classes 0 to {first + 1}: accuracy {model.score(X_test[seen], y_test[seen]):.3f} over all seen so far")
+
+with tempfile.TemporaryDirectory() as folder:  # any place you like
+    save_model(model, Path(folder) / "digits.npz")
+    model = load_model(Path(folder) / "digits.npz")
+print(f"loaded again: accuracy {model.score(X_test, y_test):.3f}")
+
+print("next: model.forget_classes([3]) takes a class away; examples/forgetting.py shows what that leaves behind")

@@ -1,0 +1,67 @@
+"""The compiled kernel is found, chosen by the processor, and not needed."""
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dkvb_estimator import _native
+
+ROOT = Path(__file__).resolve().parents[1]
+needs_kernel = pytest.mark.skipif(_native.KERNEL is None, reason="the package was installed without its kernel")
+
+
+def test_without_a_kernel_a_log_line_says_so_once(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        assert _native.load_kernel(tmp_path) is None
+    assert [record.message for record in caplog.records] == [
+        "dkvb_estimator was installed without its compiled kernel: nearest keys are found by torch, several times "
+        "slower. Install a C++ compiler, then install the package again."
+    ]
+
+
+def test_a_file_that_is_no_library_is_passed_over(tmp_path):
+    (tmp_path / f"_kernel{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+    assert _native.open_kernel("_kernel", tmp_path) is None
+
+
+@needs_kernel
+def test_the_most_capable_build_is_chosen():
+    level = _native.open_kernel("_kernel").dkvb_level()
+    expected = {4: "_kernel_v4", 3: "_kernel_v3"}.get(level, "_kernel")
+    assert Path(_native.KERNEL._name).name.split(".")[0] == expected
+
+
+@needs_kernel
+def test_the_interpreter_is_free_while_the_kernel_works():
+    rng = np.random.default_rng(0)
+    keys = rng.standard_normal((64, 2048, 14)).astype(np.float32)
+    search = _native.NativeKeys(_native.KERNEL, keys, (keys**2).sum(axis=2) / 2, np.zeros((64, 14), np.float32))
+    heads = rng.standard_normal((1500, 64, 14)).astype(np.float32)
+    worker = threading.Thread(target=search.nearest, args=(heads, 1, 1))
+    turns, begun = 0, time.perf_counter()
+    worker.start()
+    while worker.is_alive():
+        turns += 1
+        time.sleep(0.001)
+    worker.join()
+    assert turns > 3, f"{turns} turns in {time.perf_counter() - begun:.3f} s"
+
+
+def test_the_package_works_without_a_kernel():
+    program = (
+        "import dkvb_estimator._native as native; native.KERNEL = None\n"
+        "import numpy as np; from dkvb_estimator import DKVBClassifier\n"
+        "X, y = np.eye(8, dtype=np.float32), range(8)\n"
+        "print(DKVBClassifier(4, 8, 2, random_state=0).fit(X, y).score(X, y))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert float(done.stdout) > 0.8
