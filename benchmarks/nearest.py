@@ -1,0 +1,122 @@
+"""Is finding nearest keys as fast as it can be on this machine?
+
+``python benchmarks/nearest.py`` (needs ``pip install -e ".[bench]"``): 256 heads × 4096 keys, 8 and 14 coordinates, 512
+samples, as many threads as there are cores. Rivals, in turns, best of five: FAISS ``ProductQuantizer.compute_codes`` with 12 bits and
+the same keys (its exact search of one centroid a part), the plain torch layer (``cdist`` then ``argmin``), and the peak of
+``sgemm`` here as GFLOP/s. Then all of ``encode``: ours against FAISS plus one sgemm for the projection. Prints JSON lines;
+exits with 1 where a goal of the instruction set is missed.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import faiss
+
+from dkvb_estimator import _native
+from dkvb_estimator._codebook import Codebook
+from dkvb_estimator._nearest import KeySearch
+from dkvb_estimator._validation import Layout
+
+N_HEADS, N_KEYS, N_ROWS, N_FEATURES = 256, 4096, 512, 1280
+GOALS = {"_kernel_v4": {8: 4.0, 14: 12.0}, "_kernel_v3": {8: 2.0, 14: 8.0}, "_kernel": {8: 0.0, 14: 0.0}}
+SHARE_OF_PEAK = 0.65
+ENCODE_GOAL = 1.0
+
+
+def best(calls, repeats=5):
+    """Return the least seconds of each call, all of them in turns."""
+    found = {name: np.inf for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            begun = time.perf_counter()
+            call()
+            found[name] = min(found[name], time.perf_counter() - begun)
+    return found
+
+
+def product_quantizer(keys):
+    """FAISS's quantiser with our keys for centroids."""
+    quantizer = faiss.ProductQuantizer(keys.shape[0] * keys.shape[2], keys.shape[0], 12)
+    faiss.copy_array_to_vector(np.ascontiguousarray(keys).ravel(), quantizer.centroids)
+    return quantizer
+
+
+def unpack(packed):
+    """12-bit codes of FAISS (n, bytes) → (n, c)."""
+    bits = np.unpackbits(packed, axis=1, bitorder="little")[:, : 12 * N_HEADS].reshape(len(packed), N_HEADS, 12)
+    return bits @ (1 << np.arange(12))
+
+
+def plain_torch(heads, keys):
+    return torch.cdist(heads.transpose(0, 1), keys).argmin(dim=2)
+
+
+def peak():
+    """Return GFLOP/s of a large square product."""
+    a = torch.rand(2048, 2048)
+    return 2 * 2048**3 / best({"sgemm": lambda: a @ a})["sgemm"] / 1e9
+
+
+def report(name, ours, theirs, goal, unit="samples/s", **more):
+    ratio = ours / theirs
+    line = {"name": name, "ratio": round(ratio, 2), "ours": round(ours, 1), "theirs": round(theirs, 1), "unit": unit}
+    print(json.dumps(line | {"goal": goal, "met": bool(ratio >= goal)} | more), flush=True)
+    return ratio >= goal
+
+
+def compare(key_dim, build, limit):
+    """Time the search, then all of encode, and check that all find the same keys."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((N_ROWS, N_FEATURES)).astype(np.float32)
+    projection = (rng.standard_normal((N_FEATURES, N_HEADS, key_dim)) / np.sqrt(N_FEATURES)).astype(np.float32)
+    flat = torch.from_numpy(projection.reshape(N_FEATURES, -1))
+    heads = (torch.from_numpy(X) @ flat).reshape(N_ROWS, N_HEADS, key_dim)
+    keys = heads[:, :, :].transpose(0, 1).repeat(1, N_KEYS // N_ROWS, 1).numpy() + 0.5 * rng.standard_normal(
+        (N_HEADS, N_KEYS, key_dim)
+    ).astype(np.float32)
+    settings = {"normalize": False, "n_selected": 1}
+    centres = keys.mean(axis=1)
+    layout = Layout(N_HEADS, N_KEYS, key_dim, 1)
+    encoder = Codebook(projection, keys, centres, None, layout, settings, "X", 0, {}).encoder(torch.device("cpu"))
+    search, quantizer = KeySearch(torch.from_numpy(keys)), product_quantizer(keys)
+    rows = heads.reshape(N_ROWS, -1).numpy()
+    same = (unpack(quantizer.compute_codes(rows)) == search.codes(heads, 1)[:, :, 0]).mean()
+    calls = {
+        "ours": lambda: search.codes(heads, 1),
+        "faiss": lambda: quantizer.compute_codes(rows),
+        "torch": lambda: plain_torch(heads, torch.from_numpy(keys)),
+        "encode": lambda: encoder.encode(X),
+        "faiss encode": lambda: quantizer.compute_codes((torch.from_numpy(X) @ flat).numpy()),
+    }
+    rate = {name: N_ROWS / seconds for name, seconds in best(calls).items()}
+    goal, what = GOALS[build][key_dim], f"{N_HEADS} heads × {N_KEYS} keys × {key_dim}"
+    work = 2e-9 * N_HEADS * N_KEYS * key_dim * rate["ours"]
+    return all([
+        report(f"nearest key against FAISS, {what}", rate["ours"], rate["faiss"], goal, build=build, same=round(float(same), 6)),
+        report(f"nearest key against cdist and argmin, {what}", rate["ours"], rate["torch"], goal),
+        report(f"nearest key against sgemm's peak, {what}", work, limit, SHARE_OF_PEAK if build == "_kernel_v4" else 0, "GFLOP/s"),
+        report(f"encode against FAISS and sgemm, {what}", rate["encode"], rate["faiss encode"], goal),
+    ])  # fmt: skip
+
+
+def main():
+    threads = os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+    if _native.KERNEL is None:
+        raise SystemExit("the package was installed without its kernel; install a C++ compiler and install it again")
+    build = Path(_native.KERNEL._name).name.split(".")[0]
+    limit = peak()
+    return 0 if all([compare(key_dim, build, limit) for key_dim in (8, 14)]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
