@@ -31,9 +31,10 @@ from ._validation import FROZEN, Layout, resolve_layout
 
 ENCODE_ROWS = 2048
 """Rows whose heads are held at a time."""
-KEY_BUDGET_BYTES = 64 * 2**20
+KEY_BUDGET_BYTES = 32 * 2**20
 """Projected sketch rows held at a time while keys are placed. With what ``kmeans`` derives from them (distances,
-float64 sums), placing 4096 keys in 256 heads needs some 400 MiB beside the sketch, whatever the number of rows seen."""
+float64 sums) and the rows looked at, placing 4096 keys from 1,280 features needs at most 512 MiB beside the data,
+whatever the number of heads and rows: see ``benchmarks/key_memory.py``."""
 LABELLED_ROWS = 20_000
 """Distinct labelled rows that a learned projection is learned from at most."""
 

@@ -48,25 +48,33 @@ class RowSketch:
         self.n_rows = n_rows
         self._key = seed.to_bytes(8, "little")
         self._rows: dict[bytes, np.ndarray] = {}
-        self.n_seen_distinct = 0
+        self._limit: bytes | None = None
 
     def add(self, X: np.ndarray) -> None:
         """Look at more rows (n, f), float32."""
-        X = X + np.float32(0)  # −0.0 becomes 0.0: equal rows have equal bytes
         for row in X:
+            row = row + np.float32(0)  # −0.0 becomes 0.0: equal rows have equal bytes
             digest = hashlib.blake2b(row.tobytes(), digest_size=16, key=self._key).digest()
-            self._rows.setdefault(digest, row)
-            if len(self._rows) >= 2 * self.n_rows + 1024:
+            if self._limit is None or digest < self._limit:
+                self._rows.setdefault(digest, row)
+            if len(self._rows) >= self.n_rows + max(64, self.n_rows // 8):
                 self._shrink()
         self._shrink()
 
     def _shrink(self) -> None:
-        kept = sorted(self._rows)[: self.n_rows]
-        self._rows = {digest: self._rows[digest].copy() for digest in kept}
+        if len(self._rows) > self.n_rows:
+            dropped = sorted(self._rows)[self.n_rows :]
+            self._limit = dropped[0]
+            for digest in dropped:
+                del self._rows[digest]
 
     def rows(self) -> np.ndarray:
-        """Return the kept rows (≤ n_rows, f), in the order of their hashes."""
-        return np.stack([self._rows[digest] for digest in sorted(self._rows)])
+        """Hand over the kept rows (≤ n_rows, f), in the order of their hashes; the sketch is empty then."""
+        kept = sorted(self._rows)
+        rows = np.empty((len(kept), *self._rows[kept[0]].shape), dtype=np.float32)
+        for place, digest in enumerate(kept):  # one at a time: the rows are most of the memory that placing keys takes
+            rows[place] = self._rows.pop(digest)
+        return rows
 
 
 def place_keys(heads: torch.Tensor, n_keys: int, key_init: str, rng: np.random.Generator) -> torch.Tensor:

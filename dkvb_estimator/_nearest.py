@@ -150,4 +150,4 @@ def squared_distances(heads: torch.Tensor, keys: torch.Tensor, codes: torch.Tens
     """
     n_heads = keys.shape[0]
     chosen = keys[torch.arange(n_heads, device=keys.device)[None, :, None], codes]  # n,c,m,d
-    return (heads.unsqueeze(2) - chosen).square().sum(dim=3)
+    return (heads.unsqueeze(2) - chosen).square_().sum(dim=3)
