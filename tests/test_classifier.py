@@ -627,3 +627,44 @@ def test_many_classes_are_read_without_a_table(blobs, monkeypatch):
     monkeypatch.setattr("dkvb_estimator._solvers.TABLE_LIMIT_BYTES", 0)
     monkeypatch.setattr("dkvb_estimator._classifier.solve_values", None)
     np.testing.assert_allclose(small(n_selected=2).fit(X[:60], y[:60]).predict_proba(X), expected, atol=1e-6)
+
+
+ROWS = np.random.default_rng(3).standard_normal((30, 6))
+ODD = {
+    "one sample": (ROWS[:1], np.zeros(1, int)),
+    "one class": (ROWS, np.zeros(30, int)),
+    "fewer samples than keys": (ROWS[:5], np.arange(5) % 2),
+    "constant features": (np.ones((30, 6)), np.arange(30) % 3),
+    "zeros": (np.zeros((30, 6)), np.arange(30) % 3),
+    "duplicate samples": (ROWS[:3].repeat(10, axis=0), np.arange(3).repeat(10)),
+    "float16": (ROWS.astype(np.float16), np.arange(30) % 3),
+    "float64 of large scale": (1e30 * ROWS, np.arange(30) % 3),
+    "integers": ((10 * ROWS).astype(int), np.arange(30) % 3),
+    "one feature": (ROWS[:, :1], np.arange(30) % 3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the first batch has")
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("name", ODD)
+def test_odd_data_is_learned_in_one_or_many_parts_with_finite_answers(solver, name):
+    X, y = ODD[name]
+    model = small(solver=solver, n_selected=2).fit(X, y)
+    parts = small(solver=solver, n_selected=2, key_data=X)
+    for row in range(len(X)):
+        parts.partial_fit(X[row : row + 1], y[row : row + 1])
+    for each in (model, parts):
+        shares = each.predict_proba(X)
+        assert np.isfinite(shares).all()
+        np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+        assert set(each.predict(X)) <= set(y)
+        assert np.isfinite(each.novelty(X)).all()
+
+
+def test_more_key_dimensions_than_features_are_allowed_for_gaussian_heads():
+    X = ROWS[:, :2]
+    assert small(key_dim=5).fit(X, np.arange(30) % 3).keys_.shape == (6, 16, 5)
+    with pytest.raises(
+        ValueError, match=r"projection='chunk' with n_heads=6 and key_dim=5 reads 30 features, but X has 2"
+    ):
+        small(key_dim=5, projection="chunk").fit(X, np.arange(30) % 3)
