@@ -85,7 +85,7 @@ def compare(key_dim, build, limit):
     settings = {"normalize": False, "n_selected": 1}
     centres = keys.mean(axis=1)
     layout = Layout(N_HEADS, N_KEYS, key_dim, 1)
-    encoder = Codebook(projection, keys, centres, None, layout, settings, "X", 0, {}).encoder(torch.device("cpu"))
+    encoder = Codebook(projection, keys, centres, None, None, layout, settings, "X", 0, {}).encoder(torch.device("cpu"))
     search, quantizer = KeySearch(torch.from_numpy(keys)), product_quantizer(keys)
     rows = heads.reshape(N_ROWS, -1).numpy()
     same = (unpack(quantizer.compute_codes(rows)) == search.codes(heads, 1)[:, :, 0]).mean()

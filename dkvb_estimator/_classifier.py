@@ -71,7 +71,7 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
     learning_rate, batch_size, label_smoothing, clip_norm : default=0.3, 256, 0.1, 1.0
         Settings of ``sgd``. A hit moves a value by at most learning_rate / (batch_size · c · m).
     max_iter : int or None, default=None
-        ``sgd``: epochs of :meth:`fit` (None: 10). ``ridge``: conjugate gradient steps (None: 10).
+        ``sgd``: epochs of :meth:`fit` (None: 10). ``ridge``: conjugate gradient steps (None: 20).
     class_weight : dict, "balanced" or None, default=None
         Weights of classes, applied when values are read, solved or stepped.
     codes_dir : str or None, default=None
@@ -98,7 +98,7 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
     key_mask_ : ndarray of shape (c, j), bool
         Keys that are there: all, until :meth:`prune` leaves heads of different lengths, padded to the longest.
     key_report_ : dict
-        ``unused_share``, ``quantisation_error`` and ``n_rows`` of the key initialisation.
+        ``unused_share``, ``quantisation_error``, ``n_rows`` and ``novelty_unit`` of the key initialisation.
     fingerprint_ : str
         sha256 of projection and keys.
     temperature_ : float
@@ -370,7 +370,7 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         check_is_fitted(self)
         self._layout()
         self._codebook, order = self._codebook.pruned(self._learned.counts.used())
-        self._learned.prune(order)
+        self._learned.prune(order, self._codebook.origin)
         self._scratch.drop("values", "reader", "search")
         return self
 
@@ -406,11 +406,11 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         """Return how strange each sample is (n,), larger is stranger.
 
         The mean over heads of the squared distance to the nearest used key, in units of its mean over the rows that
-        keys were placed from.
+        keys were placed from; where each of those rows is a key, in units of the keys' variance.
         """
         check_is_fitted(self)
         self._layout()
-        unit = max(self.key_report_["quantisation_error"], np.finfo(np.float32).tiny)
+        unit = self.key_report_["novelty_unit"]
         return self._encoder().distances(self._check_X(X), self._search()).mean(axis=1, dtype=np.float64) / unit
 
     @property
@@ -478,8 +478,9 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         before = 0 if learned is None else learned.nbytes
         params = self.get_params(deep=False)
         if learned is None:
-            n_heads, n_keys = self.keys_.shape[:2]
-            learned = Learned(self.solver, n_heads, n_keys, codes.shape[2], self.codes_dir)
+            book = self._codebook
+            n_heads, n_keys = book.keys.shape[:2]
+            learned = Learned(self.solver, n_heads, n_keys, codes.shape[2], self.codes_dir, book.origin)
         labels = learned.learn(codes, y, weights, classes)
         self._learned = learned
         if self.solver == "sgd":
@@ -505,7 +506,7 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
 
     def _forget(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> Self:
         if self.solver == "sgd":
-            self._learned.take_back(codes, y)
+            self._learned.take_back(codes, y, weights)
         else:
             self._learned.forget(codes, y, weights)
         return self._after_change()

@@ -54,6 +54,8 @@ class Codebook:
         and after pruning.
     mask : ndarray of shape (c, j), bool, or None
         After pruning, which keys are not padding.
+    origin : ndarray of shape (c, j), uint16, or None
+        After pruning, where each key stood when they were placed: samples are known by those positions.
     layout : Layout
     settings : mapping
         The parameters that the codebook is only right with.
@@ -61,13 +63,15 @@ class Codebook:
     seed : int
     report : dict
         ``unused_share`` (of keys, over the rows looked at), ``quantisation_error`` (mean squared distance of a head
-        to its key), ``n_rows`` (distinct rows looked at).
+        to its key), ``n_rows`` (distinct rows looked at), ``novelty_unit`` (that error, or the variance of the keys
+        where every row is one).
     """
 
     projection: Projection
     keys: np.ndarray
     centres: np.ndarray
     mask: np.ndarray | None
+    origin: np.ndarray | None
     layout: Layout
     settings: Mapping[str, Any]
     source: str
@@ -86,7 +90,9 @@ class Codebook:
         mask = np.take_along_axis(used, order, axis=1)
         keys = np.take_along_axis(self.keys, order[..., None], axis=1) * mask[..., None]
         layout = replace(self.layout, n_keys=width)
-        return replace(self, keys=keys, mask=mask, layout=layout, _encoders=DeviceCache()), order
+        origin = order if self.origin is None else np.take_along_axis(self.origin, order, axis=1)
+        changes = {"keys": keys, "mask": mask, "origin": origin.astype(np.uint16), "layout": layout}
+        return replace(self, **changes, _encoders=DeviceCache()), order
 
     def fingerprint(self) -> str:
         """Return the sha256 of everything that decides a row's codes."""
@@ -95,7 +101,7 @@ class Codebook:
         parts = (
             [self.projection] if dense else [getattr(self.projection, name) for name in ("data", "indices", "indptr")]
         )
-        for array in [*parts, self.keys, *([] if self.mask is None else [self.mask])]:
+        for array in [*parts, self.keys, *(each for each in (self.mask, self.origin) if each is not None)]:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -108,7 +114,7 @@ class Codebook:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Codebook:
         """Rebuild from what :meth:`state` gave."""
-        return cls(**dict(state) | {"layout": Layout(**state["layout"])})
+        return cls(**{"origin": None, **state, "layout": Layout(**state["layout"])})
 
 
 def draw_codebook(
@@ -147,8 +153,9 @@ def draw_codebook(
         projection = learn_projection(*labelled, layout.n_heads, layout.key_dim, rng, normalize=params["normalize"])
     keys, report = _place(rows, projection, layout, params, seed, device)
     centres = keys.mean(axis=1, dtype=np.float64).astype(np.float32)
+    report["novelty_unit"] = report["quantisation_error"] or float(keys.var(axis=1).sum(axis=1).mean()) or 1.0
     settings = {name: params[name] for name in FROZEN}
-    return Codebook(projection, keys, centres, None, layout, settings, source, seed, report)
+    return Codebook(projection, keys, centres, None, None, layout, settings, source, seed, report)
 
 
 def _look_at(

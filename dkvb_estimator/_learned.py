@@ -83,10 +83,12 @@ class Learned:
     table : ndarray of shape (c, j, k + 1), float32, or None
         The values of ``sgd``, then the column that a class not seen yet starts from.
     origin : ndarray of shape (c, j), uint16, or None
-        After pruning, where each key stood before: hashes are made of those positions.
+        Of a pruned codebook, where each key stood when they were placed: hashes are made of those positions.
     """
 
-    def __init__(self, solver: str, n_heads: int, n_keys: int, n_selected: int, folder: str | None = None) -> None:
+    def __init__(
+        self, solver: str, n_heads: int, n_keys: int, n_selected: int, folder: str | None = None, origin: Any = None
+    ) -> None:
         self.solver = solver
         self.n_selected = n_selected
         self.classes = np.array([])
@@ -97,7 +99,7 @@ class Learned:
         self.weights: list[np.ndarray] = []
         self.codes = CodeStore(folder)
         self.table = np.zeros((n_heads, n_keys, 1), dtype=np.float32) if solver == "sgd" else None
-        self.origin: np.ndarray | None = None
+        self.origin: np.ndarray | None = origin
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
@@ -107,7 +109,7 @@ class Learned:
         learned.counts = ClassCounts(**state["counts"] | {"shape": tuple(state["counts"]["shape"].tolist())})
         learned.codes = CodeStore()
         if len(state["codes"]):
-            learned.codes.append(state["codes"])
+            learned.codes = learned.codes.extended(state["codes"])
         return learned
 
     def state(self) -> dict[str, Any]:
@@ -190,7 +192,7 @@ class Learned:
         self.counts = self.counts.without(gone)
         self._keep(~np.isin(np.concatenate(self.labels), gone))
 
-    def take_back(self, codes: np.ndarray, y: np.ndarray) -> None:
+    def take_back(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> None:
         """Take back hits of an ``sgd`` table; keys hit more by these samples than by all others lose their values.
 
         Raises
@@ -203,11 +205,12 @@ class Learned:
             raise ValueError(unlearned + "Nothing was changed: forget only those.")
         before = self.counts.key_hits()
         try:
-            self.counts = self.counts.minus(codes, np.searchsorted(self.classes, y), None)
+            self.counts = self.counts.minus(codes, np.searchsorted(self.classes, y), weights)
         except ValueError as error:
             raise ValueError(unlearned + "Nothing was changed: forget only those.") from error
         after = self.counts.key_hits()
         self.mask(before - after > after)
+        self._keep(np.zeros(0, dtype=bool))
 
     def mask(self, keys: np.ndarray) -> None:
         """Set the values of some keys (c, j), bool, of an ``sgd`` table to zero."""
@@ -234,14 +237,14 @@ class Learned:
             setattr(both, name, getattr(both, name) + getattr(other, name))
         return both
 
-    def prune(self, order: np.ndarray) -> None:
+    def prune(self, order: np.ndarray, origin: np.ndarray | None) -> None:
         """Renumber keys: key i of head c becomes what was key ``order[c, i]``; keys left out must have no hits."""
         heads, (n_heads, width) = np.arange(len(order))[:, None], order.shape
         places = np.zeros((n_heads, self.counts.shape[1]), dtype=np.min_scalar_type(width - 1))
         places[heads, order] = np.arange(width)
         self.counts = self.counts.with_keys(order)
         self.codes = self.codes.mapped(lambda codes: places[heads.T[..., None], codes])
-        self.origin = (order if self.origin is None else self.origin[heads, order]).astype(np.uint16)
+        self.origin = origin
         if self.table is not None:
             self.table = self.table[heads, order]
 
@@ -284,10 +287,10 @@ class Learned:
     def _remember(self, codes: np.ndarray, y: np.ndarray, positions: np.ndarray, weights: np.ndarray | None) -> None:
         hashes, ones = self._hash(codes, y), np.ones(len(codes)) if weights is None else weights
         if self.solver == "ridge":
-            self.codes.append(codes)
-            self.weights.append(ones)
-        self.hashes.append(hashes if self.solver == "ridge" else _ledger.with_weights(hashes, ones))
-        self.labels.append(positions.astype(np.int32))
+            self.codes = self.codes.extended(codes)
+            self.weights = [*self.weights, ones]
+        self.hashes = [*self.hashes, hashes if self.solver == "ridge" else _ledger.with_weights(hashes, ones)]
+        self.labels = [*self.labels, positions.astype(np.int32)]
 
     def _keep(self, kept: np.ndarray) -> None:
         """Drop ledger entries and rows, then classes that are left without samples and were not declared."""
@@ -303,3 +306,5 @@ class Learned:
         places = np.cumsum(alive) - 1
         self.counts = self.counts.with_classes(places, int(alive.sum()))
         self.labels = [places[labels].astype(np.int32) for labels in self.labels]
+        if self.table is not None:
+            self.table = self.table[:, :, np.append(alive, True)]

@@ -20,7 +20,7 @@ from ._ridge import solve_ridge
 from ._validation import class_weights
 from ._values import GradientSettings, descend_, pool_weights, read_values
 
-DEFAULT_STEPS = 10
+DEFAULT_STEPS = {"counts": 1, "ridge": 20, "sgd": 10}
 """Epochs of ``sgd`` in ``fit``, and conjugate gradient steps of ``ridge``, where ``max_iter`` is None."""
 HELD_OUT_SHARE = 10
 """One distinct learned row in this many chooses the temperature of ``ridge``."""
@@ -34,7 +34,7 @@ SPARSE_READ_ROWS = 64
 
 def n_steps(params: Mapping[str, Any]) -> int:
     """Return ``max_iter``, or its default."""
-    return params["max_iter"] or DEFAULT_STEPS
+    return params["max_iter"] or DEFAULT_STEPS[params["solver"]]
 
 
 def solve_values(learned: Learned, params: Mapping[str, Any]) -> np.ndarray:
@@ -101,6 +101,14 @@ def _ridge(learned: Learned, params: Mapping[str, Any], rows: Rows) -> np.ndarra
     return solve_ridge(rows.read, rows.labels, rows.weights, shape, float(params["alpha"]), n_steps(params))
 
 
+def n_unseen(learned: Learned) -> int:
+    """Return how often the column of classes to come counts: never once more classes than one are declared, else once.
+
+    Declared classes have columns of their own. One class alone has no gradient without another.
+    """
+    return 0 if learned.declared is not None and len(learned.classes) > 1 else 1
+
+
 def step_table(
     learned: Learned,
     samples: tuple[np.ndarray, np.ndarray, np.ndarray | None],
@@ -126,9 +134,7 @@ def step_table(
     if per_class is not None:
         weights = weights * per_class[labels]
     names = ("learning_rate", "batch_size", "label_smoothing", "clip_norm")
-    settings = GradientSettings(
-        **{name: params[name] for name in names}, n_unseen=0 if learned.declared is not None else 1
-    )
+    settings = GradientSettings(**{name: params[name] for name in names}, n_unseen=n_unseen(learned))
     rng = np.random.default_rng([seed, learned.n_samples])
     table = to_tensor(learned.table.copy(), device)  # type: ignore[union-attr]
     tensors = [to_tensor(rows, device) for rows in (codes, labels, weights.astype(np.float32))]

@@ -5,6 +5,8 @@ Enters: codes (n, c, m). Leaves: rows of them. Must not know: labels, weights, w
 
 from __future__ import annotations
 
+import copy
+import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +18,7 @@ COPY_ROWS = 4096
 
 
 class CodeStore:
-    """Append rows of codes, and read any of them.
+    """Hold rows of codes; every change is another store.
 
     Parameters
     ----------
@@ -25,19 +27,16 @@ class CodeStore:
 
     Examples
     --------
-    >>> store = CodeStore()
-    >>> store.append(np.array([[[1]], [[2]]], dtype=np.uint8))
-    >>> store.append(np.array([[[3]]], dtype=np.uint8))
+    >>> store = CodeStore().extended(np.array([[[1]], [[2]]], dtype=np.uint8))
+    >>> store = store.extended(np.array([[[3]]], dtype=np.uint8))
     >>> store.rows[np.array([2, 0])].ravel().tolist()
     [3, 1]
     """
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
-        self._file = None if folder is None else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open while it lives
+        self._file = None if folder is None else _UnnamedFile(folder)
         self._blocks: list[np.ndarray] = []
-        if self._file is not None:
-            weakref.finalize(self, self._file.close)
 
     def __len__(self) -> int:
         return sum(len(block) for block in self._blocks)
@@ -54,23 +53,22 @@ class CodeStore:
         """Bytes of the rows, wherever they are."""
         return sum(block.nbytes for block in self._blocks)
 
-    def append(self, codes: np.ndarray) -> None:
-        """Add rows (n, c, m); every call agrees in c, m and dtype.
+    def extended(self, codes: np.ndarray) -> CodeStore:
+        """Return a store of these rows and then ``codes`` (n, c, m), which agree in c, m and dtype; nothing is copied.
 
         Raises
         ------
         OSError
-            If the file's disk is full; the rows are then those from before.
+            If the file's disk is full.
         """
+        longer = copy.copy(self)
         if self._file is None:
-            self._blocks.append(codes)
+            longer._blocks = [*self._blocks, codes]
         elif len(codes):
-            n_before = len(self)
-            self._file.seek(n_before * codes[0].nbytes)
-            codes.tofile(self._file)
-            self._file.flush()
-            shape = (n_before + len(codes), *codes.shape[1:])
-            self._blocks = [np.memmap(self._file, dtype=codes.dtype, mode="r", shape=shape)]
+            if self._file.size() != self.nbytes:  # another store has written on from here
+                longer = self._copied(rows for _, rows in self._parts())
+            longer._blocks = [longer._file.write(longer.nbytes, len(longer), codes)]  # type: ignore[union-attr]
+        return longer
 
     def kept(self, mask: np.ndarray) -> CodeStore:
         """Return a store of the rows where ``mask`` (n,) holds."""
@@ -91,5 +89,28 @@ class CodeStore:
     def _copied(self, blocks: Iterable[np.ndarray]) -> CodeStore:
         copied = CodeStore(self.folder)
         for block in blocks:
-            copied.append(block)
+            copied = copied.extended(block)
         return copied
+
+
+class _UnnamedFile:
+    """A file without a name, closed when nothing holds it any more."""
+
+    def __init__(self, folder: str) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open while it lives
+        weakref.finalize(self, self._file.close)
+
+    def size(self) -> int:
+        return self._file.seek(0, os.SEEK_END)
+
+    def write(self, offset: int, n_before: int, codes: np.ndarray) -> np.ndarray:
+        """Write rows at an offset in bytes, and map all rows up to their end."""
+        try:
+            self._file.seek(offset)
+            codes.tofile(self._file)
+            self._file.flush()
+        except OSError:
+            self._file.truncate(offset)
+            raise
+        shape = (n_before + len(codes), *codes.shape[1:])
+        return np.memmap(self._file, dtype=codes.dtype, mode="r", shape=shape)

@@ -55,7 +55,7 @@ def test_counted_values_equal_the_oracle(blobs):
 def test_ridge_values_equal_the_oracle(blobs):
     X, y = blobs
     model = small(solver="ridge", n_selected=2).fit(X, y)
-    expected = oracle.ridge_stepped(model.encode(X), y, np.ones(len(y)), (6, 16, 5), 1.0, 10)
+    expected = oracle.ridge_stepped(model.encode(X), y, np.ones(len(y)), (6, 16, 5), 1.0, 20)
     np.testing.assert_allclose(model.values_, expected, atol=1e-4)
 
 
@@ -668,3 +668,12 @@ def test_more_key_dimensions_than_features_are_allowed_for_gaussian_heads():
         ValueError, match=r"projection='chunk' with n_heads=6 and key_dim=5 reads 30 features, but X has 2"
     ):
         small(key_dim=5, projection="chunk").fit(X, np.arange(30) % 3)
+
+
+@pytest.mark.filterwarnings("ignore:the first batch has")
+@pytest.mark.parametrize("settings", [{"key_init": "sample"}, {"n_keys": 300}])
+def test_novelty_has_a_unit_where_every_row_is_a_key(blobs, settings):
+    X, y = blobs
+    novelty = small(**settings).fit(X, y).novelty(X + 0.1)
+    assert (novelty < 100).all()
+    assert novelty.max() > 0

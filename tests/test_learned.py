@@ -199,10 +199,53 @@ def test_a_failure_while_learning_leaves_everything_as_it_was(monkeypatch):
     def fails(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(model._learned.codes), "append", fails)
+    monkeypatch.setattr(type(model._learned.codes), "extended", fails)
     with pytest.raises(OSError, match="No space left"):
         model.partial_fit(X[30:], y[30:] + 7)
     monkeypatch.undo()
     assert model.classes_.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(model.key_counts_, hits)
     np.testing.assert_array_equal(model.predict_proba(X), proba)
+
+
+def test_a_pruned_model_merges_with_a_refitted_copy_and_forgets_what_that_learned():
+    (X, y), (more, more_y) = data(0), data(1, n=10)
+    model = started("counts").partial_fit(X, y).prune()
+    copied = copy.deepcopy(model).fit(more, more_y)
+    before = model.key_counts_
+    model.merge(copied).forget(more, more_y)
+    np.testing.assert_array_equal(model.key_counts_, before)
+
+
+def test_sgd_takes_weights_back_with_the_hits():
+    X, y = data(0)
+    model = started("sgd", learning_rate=100.0).partial_fit(X, y, sample_weight=np.full(60, 3.0))
+    model.forget(X[:30], y[:30], sample_weight=np.full(30, 3.0))
+    np.testing.assert_allclose(model.class_counts_, [30, 30, 30])
+    np.testing.assert_allclose(model.key_counts_.sum(axis=1), np.full(8, 180))
+
+
+def test_with_sgd_too_a_class_leaves_with_its_last_sample():
+    X, y = data(0)
+    model = started("sgd", learning_rate=100.0).partial_fit(X, y)
+    model.forget(X[y == 1], y[y == 1])
+    assert model.classes_.tolist() == [0, 2]
+    assert model.predict_proba(X).shape == (60, 2)
+    assert model.partial_fit(X, y).classes_.tolist() == [0, 1, 2]
+
+
+def test_sgd_learns_from_one_class_though_it_is_declared():
+    X, y = data(0)
+    model = started("sgd", learning_rate=100.0).partial_fit(X[y == 0], y[y == 0], classes=[0])
+    model.partial_fit(X[y == 1], y[y == 1])
+    assert model.score(X[y < 2], y[y < 2]) > 0.9
+
+
+def test_a_shallow_copy_that_learns_leaves_the_first_model_as_it_was():
+    X, y = data(0)
+    model = started("ridge").partial_fit(X[:30], y[:30])
+    expected = started("ridge").partial_fit(X[:30], y[:30]).forget(X[:5], y[:5]).predict_proba(X)
+    other = copy.copy(model)
+    other._learned = copy.copy(model._learned)
+    other.partial_fit(X[30:], y[30:])
+    np.testing.assert_array_equal(model.forget(X[:5], y[:5]).predict_proba(X), expected)

@@ -17,29 +17,39 @@ def store(request, tmp_path):
 
 
 def filled(store):
-    for start in (0, 7, 8, 20):
-        store.append(codes(30)[start : {0: 7, 7: 8, 8: 20, 20: 30}[start]])
+    for start, stop in ((0, 7), (7, 8), (8, 20), (20, 30)):
+        store = store.extended(codes(30)[start:stop])
     return store
 
 
 def test_rows_come_back_in_their_order(store):
-    assert len(filled(store)) == 30
+    store = filled(store)
+    assert len(store) == 30
     np.testing.assert_array_equal(store.rows, codes(30))
     assert store.nbytes == codes(30).nbytes
 
 
 def test_an_empty_store_has_no_rows(store):
-    store.append(codes(0))
+    store = store.extended(codes(0))
     assert len(store) == len(store.rows) == store.nbytes == 0
 
 
 def test_rows_are_kept_changed_and_joined_in_blocks(store, monkeypatch):
     monkeypatch.setattr(_store, "COPY_ROWS", 4)
     mask = np.arange(30) % 3 == 0
-    np.testing.assert_array_equal(filled(store).kept(mask).rows, codes(30)[mask])
+    store = filled(store)
+    np.testing.assert_array_equal(store.kept(mask).rows, codes(30)[mask])
     np.testing.assert_array_equal(store.mapped(lambda rows: rows // 2).rows, codes(30) // 2)
     np.testing.assert_array_equal(store.joined(store).rows, np.concatenate([codes(30)] * 2))
     np.testing.assert_array_equal(store.rows, codes(30))
+
+
+def test_two_stores_that_go_on_from_one_do_not_meet(store):
+    start = store.extended(codes(5))
+    one, other = start.extended(codes(4, seed=1)), start.extended(codes(6, seed=2))
+    for each, seed, n in ((one, 1, 4), (other, 2, 6)):
+        np.testing.assert_array_equal(each.rows, np.concatenate([codes(5), codes(n, seed)]))
+    np.testing.assert_array_equal(start.rows, codes(5))
 
 
 def test_the_file_has_no_name(tmp_path):
