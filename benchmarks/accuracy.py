@@ -1,12 +1,13 @@
 """Is a head of discrete keys as accurate as the heads it competes with, on real frozen features?
 
-``python benchmarks/accuracy.py [photographs] [given] [digits] [settings] [--page FILE]`` (without a word: the first
-three; some forty minutes on two cores, most of them the rivals')
+``python benchmarks/accuracy.py [photographs] [given] [digits] [settings] [steps] [--page FILE]`` (without a word: the
+first three; some forty minutes on two cores, most of them the rivals')
 
 photographs  5-fold over all 6,000 CIFAR-10 photographs, three seeds: mean paired difference with its standard error
 given        their own 5,000 training and 1,000 test images, three seeds
 digits       scikit-learn's digits, three seeds, keys also from photographs
 settings     the numbers of heads, keys and selected keys that were tried, on ``given``
+steps        conjugate gradient steps that were tried
 
 Every head sees the training rows once, and chooses what it has to choose on them. Prints one JSON line a figure,
 fills the tables of ``docs/solvers.md`` with ``--page``, and exits with 1 if ``ridge`` falls behind the best rival by
@@ -33,6 +34,7 @@ RIDGE = {"solver": "ridge", "n_heads": 512, "n_keys": 256, "n_selected": 16}
 SGD = {"solver": "sgd", "learning_rate": 30.0}
 RIVALS = ("nearest class mean", "streaming LDA", "random-projection ridge 2,000", "random-projection ridge 5,000")
 TRIED = [(64, 256, 8), (256, 512, 1), (256, 512, 8), (256, 512, 16), (512, 256, 8), (512, 256, 16)]
+STEPS = (5, 10, 20, 40)
 LARGEST_COST_OF_FOREIGN_KEYS = 0.02
 
 
@@ -180,9 +182,31 @@ def settings(tables):
     return True
 
 
+def steps(tables):
+    X, y, is_train = features.photographs()
+    data = {
+        "digits": (features.photo_crops(), *features.digits()),
+        "photographs": (X[is_train], X[is_train], y[is_train], X[~is_train], y[~is_train]),
+    }
+    found = {}
+    for title, (key_data, X_train, y_train, X_test, y_test) in data.items():
+        for seed in SEEDS:
+            model = DKVBClassifier(**RIDGE, random_state=seed).init_keys(key_data)
+            codes = model.encode(X_train)
+            for number in STEPS:
+                score = model.set_params(max_iter=number).fit_codes(codes, y_train).score(X_test, y_test)
+                found.setdefault((title, number), []).append(score)
+    cells = {at: f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}" for at, scores in found.items()}
+    for (title, number), cell in cells.items():
+        print(json.dumps({"name": f"steps: {title}, {number} steps", "accuracy": cell}, ensure_ascii=False), flush=True)
+    rows = [(number, *(cells[title, number] for title in data)) for number in STEPS]
+    tables["steps"] = pages.table(("steps", *data), rows)
+    return True
+
+
 def main():
     chosen, page = pages.arguments(["photographs", "given", "digits"])
-    tasks = {"photographs": photographs, "given": given, "digits": digits, "settings": settings}
+    tasks = {"photographs": photographs, "given": given, "digits": digits, "settings": settings, "steps": steps}
     tables = {}
     holds = []
     for name in chosen:

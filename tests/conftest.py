@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
+
+torch.set_num_threads(1)  # tiny products are slower on two threads, and ten times slower on a busy machine
 
 
 @pytest.fixture

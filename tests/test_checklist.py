@@ -49,15 +49,6 @@ ORDERS = {  # of CIFAR-10's classes, by the seeds of the original code
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small products are slower with two threads, and much slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small(**settings):
     return DKVBClassifier(**({"n_heads": 6, "n_keys": 16, "key_dim": 3, "random_state": 0} | settings))
 

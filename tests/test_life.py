@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import oracle
 import pytest
-import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -497,15 +496,6 @@ class SgdLife(Life):
         if has_learned(self):
             assert not self.model.values_[self.model.key_counts_ == 0].any()
             assert np.isfinite(self.model.predict_proba(POOL)).all()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny products are slower with two threads, and much slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def live(kind, n_lives, n_steps):

@@ -81,15 +81,6 @@ def test_sgd_with_the_papers_keys_reaches_the_same(bottleneck, seed):
     assert found[3] >= LAST[bottleneck]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Thousands of tiny steps are slower with two threads, and ten times slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def layer(n_in, n_out, generator):
     """Weights and bias of one layer for each seed at once (s, in, out), as torch draws them."""
     shapes, bound = [(len(SEEDS), n_in, n_out), (len(SEEDS), 1, n_out)], n_in**-0.5
