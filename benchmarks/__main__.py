@@ -1,0 +1,49 @@
+"""Run every benchmark of speed and memory: ``python -m benchmarks`` (some ten minutes on two idle cores).
+
+Needs ``pip install -e ".[bench]"``. Prints what each script prints, and writes ``docs/benchmarks.md``. Accuracy has its
+own commands, for it takes longer: see ``accuracy.py`` and ``projections.py``.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import pages
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ("nearest", "layer", "ridge_product", "counts_memory", "key_memory")
+
+
+def lines_of(script):
+    """Run one script, pass its lines on, and return them as records."""
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py")]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, end="", flush=True)
+    if done.returncode:
+        print(f"[bench] {script} missed a goal or failed", file=sys.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines()], done.returncode == 0
+
+
+def processor():
+    """Return the processor's name where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    names = [line for line in path.read_text().splitlines() if line.startswith("model name")] if path.exists() else []
+    return names[0].partition(": ")[2] if names else platform.processor()
+
+
+def main():
+    results = [lines_of(script) for script in SCRIPTS]
+    rows = [
+        (line["name"], *(line.get(name, "") for name in ("ratio", "ours", "theirs", "unit", "goal")))
+        for lines, _ in results
+        for line in lines
+    ]
+    table = pages.table(("what", "ratio", "ours", "theirs", "unit", "goal"), rows)
+    pages.fill(ROOT / "docs" / "benchmarks.md", {"speed": f"{processor()}, {platform.machine()}\n\n{table}"})
+    return 0 if all(met for _, met in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
