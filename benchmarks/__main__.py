@@ -1,4 +1,4 @@
-"""Run every benchmark of speed and memory: ``python -m benchmarks`` (some ten minutes on two idle cores).
+"""Run every benchmark of speed and memory, or some: ``python -m benchmarks [nearest] [layer] …`` (all: ten minutes).
 
 Needs ``pip install -e ".[bench]"``. Prints what each script prints, and writes ``docs/benchmarks.md``. Accuracy has its
 own commands, for it takes longer: see ``accuracy.py`` and ``projections.py``.
@@ -34,7 +34,8 @@ def processor():
 
 
 def main():
-    results = [lines_of(script) for script in SCRIPTS]
+    chosen, _ = pages.arguments(SCRIPTS)
+    results = [lines_of(script) for script in chosen]
     rows = [
         (line["name"], *(line.get(name, "") for name in ("ratio", "ours", "theirs", "unit", "goal")))
         for lines, _ in results
