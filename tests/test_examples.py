@@ -47,7 +47,10 @@ def run_example(name):
     return done.stdout
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = {"forgetting.py"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES])
 def test_the_example_runs_and_prints_what_it_promises(name):
     printed = run_example(name)
     assert printed
