@@ -25,7 +25,7 @@ from dkvb_estimator._learned_projection import learn_projection
 from dkvb_estimator._projection import draw_projection, normalize_rows
 
 SEEDS = (0, 1, 2)
-SOLVERS = {"counts": {"n_keys": 512}, "ridge": {"n_keys": 256, "n_selected": 16}}
+SOLVERS = {"counts": {"n_keys": 512}, "ridge": {"n_keys": 256, "n_selected": 16, "max_iter": 10}}
 EPOCHS, BATCH_ROWS, SOFT_KEYS = 8, 256, 32
 PROJECTIONS = {
     "gaussian": {"projection": "gaussian"},
