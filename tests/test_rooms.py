@@ -18,7 +18,7 @@ ROOMS = {  # module of dkvb_estimator: the modules of ours that it may import
     "__init__": {"_classifier", "_files", "_version"},
     "_version": set(),
     "_device": set(),
-    "_projection": set(),
+    "_projection": {"_device", "_native"},
     "_native": set(),
     "_nearest": {"_native"},
     "_keys": {"_nearest"},
