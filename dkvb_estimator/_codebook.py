@@ -23,8 +23,8 @@ from ._projection import Projection, Projector, draw_projection, select_heads
 from ._validation import FROZEN, Layout, resolve_layout
 
 ENCODE_ROWS = 2048
-"""Rows whose heads are held at a time: with 256 heads × 14 coordinates of 1,280 features, encoding holds less than 128 MiB
-beside keys and codes, whatever the number of rows: see ``benchmarks/key_memory.py``."""
+"""Rows whose heads are held at a time: with 256 heads × 14 coordinates of 1,280 features, encoding holds less than
+128 MiB beside keys and codes, whatever the number of rows: see ``benchmarks/key_memory.py``."""
 KEY_BUDGET_BYTES = 32 * 2**20
 """Projected sketch rows held at a time while keys are placed. With what ``kmeans`` derives from them (distances,
 float64 sums) and the rows looked at, placing 4096 keys from 1,280 features needs at most 512 MiB beside the data,
