@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from dkvb_estimator import _ridge
-from dkvb_estimator._ridge import solve_ridge
+from dkvb_estimator._ridge import Samples, solve_ridge
 
 SHAPE = (4, 7, 3)
 
 
 def solve(coded, *, alpha=1.0, max_iter=10):
-    return solve_ridge(coded[0].__getitem__, *coded[1:], SHAPE, alpha, max_iter)
+    return solve_ridge([Samples(coded[0].__getitem__, *coded[1:])], SHAPE, coded[0].shape[2], alpha, max_iter)
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 10])
@@ -56,6 +56,13 @@ def test_many_blocks_equal_one(coded, monkeypatch):
     np.testing.assert_allclose(solve(coded), whole, atol=1e-6)
 
 
+@pytest.mark.parametrize("n_parts", [2, 3, 20])
+def test_parts_give_the_values_of_the_whole(coded, n_parts):
+    cuts = [slice(start, start + 1 + 90 // n_parts) for start in range(0, 90, 1 + 90 // n_parts)]
+    parts = [Samples(coded[0][cut].__getitem__, coded[1][cut], coded[2][cut]) for cut in cuts]
+    np.testing.assert_allclose(solve_ridge(parts, SHAPE, coded[0].shape[2], 1.0, 20), solve(coded, max_iter=20), 1e-5)
+
+
 def test_threads_do_not_change_a_bit(coded, monkeypatch):
     monkeypatch.setattr(_ridge, "BLOCK_ROWS", 16)
     monkeypatch.setattr(_ridge, "BLOCK_KEYS", 14)
@@ -71,7 +78,7 @@ def test_threads_do_not_change_a_bit(coded, monkeypatch):
 
 def test_one_class_gives_values_of_one():
     codes = np.arange(12).reshape(3, 4, 1).astype(np.uint8) % 7
-    values = solve_ridge(codes.__getitem__, np.zeros(3, int), np.ones(3), (4, 7, 1), 1.0, 10)
+    values = solve_ridge([Samples(codes.__getitem__, np.zeros(3, int), np.ones(3))], (4, 7, 1), 1, 1.0, 10)
     np.testing.assert_array_equal(values, np.ones((4, 7, 1), np.float32))
 
 
