@@ -51,6 +51,9 @@ class RowSketch:
         self._rows: dict[bytes, np.ndarray] = {}
         self._limit: bytes | None = None
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def add(self, X: np.ndarray) -> None:
         """Look at more rows (n, f), float32."""
         for row in X:
