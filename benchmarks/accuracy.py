@@ -1,13 +1,14 @@
 """Is a head of discrete keys as accurate as the heads it competes with, on real frozen features?
 
-``python benchmarks/accuracy.py [photographs] [given] [digits] [settings] [steps] [--page FILE]`` (without a word: the
-first three; some forty minutes on two cores, most of them the rivals')
+``python benchmarks/accuracy.py [photographs] [given] [digits] [settings] [steps] [dims] [--page FILE]`` (without a
+word: the first three; some forty minutes on two cores, most of them the rivals')
 
 photographs  5-fold over all 6,000 CIFAR-10 photographs, three seeds: mean paired difference with its standard error
 given        their own 5,000 training and 1,000 test images, three seeds
 digits       scikit-learn's digits, three seeds, keys also from photographs
 settings     the numbers of heads, keys and selected keys that were tried, on ``given``
 steps        conjugate gradient steps that were tried
+dims         what keys of another data set cost ``counts``, by key dimension
 
 Every head sees the training rows once, and chooses what it has to choose on them. Prints one JSON line a figure,
 fills the tables of ``docs/solvers.md`` with ``--page``, and exits with 1 if ``ridge`` falls behind the best rival by
@@ -34,7 +35,7 @@ RIDGE = {"solver": "ridge", "n_heads": 512, "n_keys": 256, "n_selected": 16}
 SGD = {"solver": "sgd", "learning_rate": 30.0}
 RIVALS = ("nearest class mean", "streaming LDA", "random-projection ridge 2,000", "random-projection ridge 5,000")
 TRIED = [(64, 256, 8), (256, 512, 1), (256, 512, 8), (256, 512, 16), (512, 256, 8), (512, 256, 16)]
-ALPHAS, STEPS = (1.0,), (5, 10, 20, 40)
+ALPHAS, STEPS, KEY_DIMS = (1.0,), (5, 10, 20, 40), (4, 8, 14, 20)
 LARGEST_COST_OF_FOREIGN_KEYS = 0.02  # of ridge; what it costs counts is printed
 
 
@@ -204,9 +205,43 @@ def steps(tables):
     return True
 
 
+def dims(tables):
+    X_train, y_train, X_test, y_test = features.digits()
+    X, y, is_train = features.photographs()
+    data = {
+        "digits": (features.photographs(network="lite0")[0], X_train, y_train, X_test, y_test),
+        "photographs": (features.digits(network="mobilenet")[0], X[is_train], y[is_train], X[~is_train], y[~is_train]),
+    }
+    rows = []
+    for key_dim in KEY_DIMS:
+        cells = []
+        for title, (foreign, *rest) in data.items():
+            own, other = (
+                np.mean([counts_score(seed, key_dim, keys, *rest) for seed in SEEDS]) for keys in (None, foreign)
+            )
+            line = {"name": f"dims: {title}, {key_dim} coordinates", "own": round(own, 4), "foreign": round(other, 4)}
+            print(json.dumps(line), flush=True)
+            cells += [f"{own:.3f}", f"{other:.3f}"]
+        rows.append((key_dim, *cells))
+    columns = [f"{title}, {keys}" for title in data for keys in ("own keys", "foreign keys")]
+    tables["dims"] = pages.table(("key_dim", *columns), rows)
+    return True
+
+
+def counts_score(seed, key_dim, key_data, X, y, X_test, y_test):
+    return DKVBClassifier(key_dim=key_dim, key_data=key_data, random_state=seed).fit(X, y).score(X_test, y_test)
+
+
 def main():
     chosen, page = pages.arguments(["photographs", "given", "digits"])
-    tasks = {"photographs": photographs, "given": given, "digits": digits, "settings": settings, "steps": steps}
+    tasks = {
+        "photographs": photographs,
+        "given": given,
+        "digits": digits,
+        "settings": settings,
+        "steps": steps,
+        "dims": dims,
+    }
     tables = {}
     holds = []
     for name in chosen:

@@ -14,24 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 
 from ._device import DeviceCache, to_tensor
 from ._keys import RowSketch, place_keys, report_keys, sketch_size
 from ._learned_projection import learn_projection
 from ._ledger import label_columns
 from ._nearest import KeySearch, code_dtype, squared_distances
-from ._projection import (
-    Projection,
-    draw_projection,
-    project,
-    project_for_learning,
-    select_heads,
-)
+from ._projection import Projection, Projector, draw_projection, select_heads
 from ._validation import FROZEN, Layout, resolve_layout
 
 ENCODE_ROWS = 2048
-"""Rows whose heads are held at a time."""
+"""Rows whose heads are held at a time: with 256 heads × 14 coordinates of 1,280 features, encoding holds less than
+128 MiB beside keys and codes, whatever the number of rows: see ``benchmarks/key_memory.py``."""
 KEY_BUDGET_BYTES = 32 * 2**20
 """Projected sketch rows held at a time while keys are placed. With what ``kmeans`` derives from them (distances,
 float64 sums) and the rows looked at, placing 4096 keys from 1,280 features needs at most 512 MiB beside the data,
@@ -228,13 +222,9 @@ def _place(
     for start in range(0, layout.n_heads, group):
         part = slice(start, min(start + group, layout.n_heads))
         n_heads = part.stop - part.start
-        heads = _heads(
-            rows,
-            _device_projection(select_heads(projection, part, layout.n_heads), device),
-            (n_heads, layout.key_dim),
-            normalize=params["normalize"],
-            device=device,
-        )
+        some = select_heads(projection, part, layout.n_heads)
+        projector = Projector(some, (n_heads, layout.key_dim), device, normalize=params["normalize"])
+        heads = projector.project(to_tensor(rows, device))
         placed = place_keys(heads, layout.n_keys, params["key_init"], np.random.default_rng([seed, start]))
         part_unused, part_error = report_keys(heads, placed)
         keys.append(placed.cpu().numpy())
@@ -242,24 +232,6 @@ def _place(
         error += part_error * n_heads / layout.n_heads
     report = {"unused_share": unused, "quantisation_error": error, "n_rows": len(rows)}
     return np.concatenate(keys), report
-
-
-def _device_projection(projection: Projection, device: torch.device) -> torch.Tensor | csr_array:
-    """Bring a projection to a device as (f, c * d); a sparse one stays where scipy can multiply it."""
-    if isinstance(projection, np.ndarray):
-        return to_tensor(projection.reshape(len(projection), -1), device)
-    return csr_array(projection)
-
-
-def _heads(
-    X: np.ndarray,
-    projection: torch.Tensor | csr_array,
-    shape: tuple[int, int],
-    *,
-    normalize: bool,
-    device: torch.device,
-) -> torch.Tensor:
-    return project_for_learning(to_tensor(X, device), projection, shape, normalize=normalize)
 
 
 class Encoder:
@@ -272,20 +244,19 @@ class Encoder:
     """
 
     def __init__(self, codebook: Codebook, device: torch.device) -> None:
-        self._projection = _device_projection(codebook.projection, device)
+        layout, normalize = codebook.layout, codebook.settings["normalize"]
+        self._projector = Projector(codebook.projection, (layout.n_heads, layout.key_dim), device, normalize=normalize)
         self._keys, self._centres = to_tensor(codebook.keys, device), to_tensor(codebook.centres, device)
-        self._normalize, self._device = codebook.settings["normalize"], device
-        self._shape = (codebook.layout.n_heads, codebook.layout.key_dim)
-        self._n_selected = codebook.layout.n_selected
+        self._n_selected, self._device = layout.n_selected, device
         self._all = self.search(codebook.mask)
 
     def encode(self, X: np.ndarray) -> np.ndarray:
-        """Return the nearest keys of each head (n, c, m), the same bits whatever the batch; see ``project``."""
-        codes = np.empty((len(X), self._shape[0], self._n_selected), dtype=code_dtype(self._keys.shape[1]))
+        """Return the nearest keys of each head (n, c, m), the same bits whatever the batch; see ``Projector``."""
+        n_heads, n_keys, _ = self._keys.shape
+        codes = np.empty((len(X), n_heads, self._n_selected), dtype=code_dtype(n_keys))
         for start in range(0, len(X), ENCODE_ROWS):
             rows = to_tensor(X[start : start + ENCODE_ROWS], self._device)
-            heads = project_for_learning(rows, self._projection, self._shape, normalize=self._normalize)
-            codes[start : start + ENCODE_ROWS] = self._all.codes(heads, self._n_selected)
+            codes[start : start + ENCODE_ROWS] = self._all.codes(self._projector.project(rows), self._n_selected)
         return codes
 
     def search(self, usable: np.ndarray | None) -> KeySearch:
@@ -302,4 +273,4 @@ class Encoder:
         return squared_distances(heads, self._keys, search.nearest(heads, 1))[:, :, 0].cpu().numpy()
 
     def _heads(self, X: np.ndarray) -> torch.Tensor:
-        return project(to_tensor(X, self._device), self._projection, self._shape, normalize=self._normalize)
+        return self._projector.project(to_tensor(X, self._device), small=True)

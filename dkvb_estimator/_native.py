@@ -1,6 +1,6 @@
-"""Load the compiled kernel of nearest keys, where the package was built with one.
+"""Load the compiled kernel, where the package was built with one.
 
-Enters: NumPy arrays in C order. Leaves: codes (n, c, m). Must not know: torch, projections, what keys mean.
+Enters: NumPy arrays in C order. Leaves: heads (n, c · d), codes (n, c, m). Must not know: torch, what keys mean.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ def open_kernel(name: str, folder: Path = Path(__file__).parent) -> ctypes.CDLL 
     for suffix in EXTENSION_SUFFIXES:
         try:
             library = ctypes.CDLL(str(folder / f"{name}{suffix}"))
-            library.dkvb_padding.restype = ctypes.c_int64
-            pointers, sizes = [ctypes.c_void_p] * 5, [ctypes.c_int64] * 4
-            library.dkvb_nearest.argtypes = [*pointers, *sizes, ctypes.c_int, ctypes.c_int, ctypes.c_int]
-            library.dkvb_nearest.restype = None
+            library.dkvb_panel.restype = ctypes.c_int64
+            pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+            library.dkvb_nearest.argtypes = [pointer] * 5 + [size] * 4 + [number] * 3
+            library.dkvb_project.argtypes = [pointer] * 3 + [size] * 2 + [number] * 2
+            library.dkvb_nearest.restype = library.dkvb_project.restype = None
         except (OSError, AttributeError):
             continue
         return library
@@ -50,6 +51,46 @@ def open_kernel(name: str, folder: Path = Path(__file__).parent) -> ctypes.CDLL 
 
 
 KERNEL = load_kernel()
+
+
+def panels(vectors: np.ndarray, panel: int) -> np.ndarray:
+    """Return vectors (..., j, d) as the kernel reads them: (..., ⌈j / panel⌉, d, panel), zeros where vectors end."""
+    *before, count, length = vectors.shape
+    filled = np.zeros((*before, -(-count // panel), length, panel), dtype=np.float32)
+    whole = count // panel
+    filled[..., :whole, :, :] = vectors[..., : whole * panel, :].reshape(*before, whole, panel, length).swapaxes(-1, -2)
+    if count % panel:
+        filled[..., whole, :, : count % panel] = vectors[..., whole * panel :, :].swapaxes(-1, -2)
+    return filled
+
+
+def threads_for(work: int, n_threads: int) -> int:
+    """Return how many threads some multiply-adds are worth."""
+    return 1 if work < SMALL_WORK else n_threads
+
+
+class NativeProjection:
+    """Hold a projection as the kernel reads it. A head is summed over features in order: the same bits in every batch.
+
+    Parameters
+    ----------
+    kernel : ctypes.CDLL
+    projection : ndarray of shape (f, c * d), float32
+    """
+
+    def __init__(self, kernel: ctypes.CDLL, projection: np.ndarray) -> None:
+        self._kernel, self._shape = kernel, projection.shape
+        self._panels = panels(-projection.T, int(kernel.dkvb_panel()))
+
+    def project(self, rows: np.ndarray, n_threads: int) -> np.ndarray:
+        """Return rows (n, f), float32, as heads (n, c * d), float32; the interpreter is free meanwhile."""
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        n_features, n_columns = self._shape
+        heads = np.empty((len(rows), n_columns), dtype=np.float32)
+        if heads.size:
+            sizes = (len(rows), n_columns, n_features, threads_for(rows.size * n_columns, n_threads))
+            self._kernel.dkvb_project(*(array.ctypes.data for array in (rows, self._panels, heads)), *sizes)
+        return heads
 
 
 class NativeKeys:
@@ -66,11 +107,11 @@ class NativeKeys:
     """
 
     def __init__(self, kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray, centres: np.ndarray) -> None:
-        n_heads, n_keys, key_dim = centred.shape
-        padded = -(-n_keys // kernel.dkvb_padding()) * kernel.dkvb_padding()
+        n_heads, n_keys, _ = centred.shape
+        panel = int(kernel.dkvb_panel())
+        padded = -(-n_keys // panel) * panel
         self._kernel, self._shape, self._padded = kernel, centred.shape, padded
-        self._keys = np.zeros((n_heads, key_dim, padded), dtype=np.float32)
-        self._keys[:, :, :n_keys] = centred.transpose(0, 2, 1)
+        self._keys = panels(centred, panel)
         self._half_norms = np.full((n_heads, padded), np.inf, dtype=np.float32)
         self._half_norms[:, :n_keys] = half_norms
         self._centres = np.ascontiguousarray(centres, dtype=np.float32)
@@ -89,8 +130,7 @@ class NativeKeys:
         n_heads, n_keys, key_dim = self._shape
         codes = np.empty((len(heads), n_heads, n_selected), dtype=np.uint16)
         if codes.size:
-            if len(heads) * n_heads * n_keys * key_dim < SMALL_WORK:
-                n_threads = 1
+            n_threads = threads_for(heads.size * n_keys, n_threads)
             arrays = (heads, self._keys, self._half_norms, self._centres, codes)
             sizes = (len(heads), n_heads, n_keys, self._padded, key_dim, n_selected, n_threads)
             self._kernel.dkvb_nearest(*(array.ctypes.data for array in arrays), *sizes)

@@ -1,7 +1,7 @@
-// The nearest keys of every head: scores and their minimum in one pass, without ever writing the n x j scores.
+// Heads, and the nearest keys of every head: scores and their minimum in one pass, without ever writing the n x j scores.
 //
 // score = |key|^2 / 2 - head . key, summed over coordinates in order, so that a row's result does not depend on its batch, its
-// position or the number of threads. Vectors run over keys; a block of samples shares every key that is loaded. The number of
+// position or the number of threads. A projection is the same sum, over features, with no norm to start from. Vectors run over keys; a block of samples shares every key that is loaded. The number of
 // coordinates is a template argument: with a run-time loop the same code ran four times slower.
 //
 // Built once for each instruction set (see setup.py), loaded by _nearest.py through ctypes. No Python header is needed.
@@ -11,17 +11,20 @@
 #include <cstring>
 #include <limits>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kLanes = 16, kBlock = 12, kTiles = 4, kFewer = 4;
+constexpr int kLanes = 16, kBlock = 8, kTiles = 2, kFewer = 4;
 #elif defined(__AVX2__)
 constexpr int kLanes = 8, kBlock = 4, kTiles = 2, kFewer = 4;
 #else
 constexpr int kLanes = 4, kBlock = 4, kTiles = 2, kFewer = 4;
 #endif
+constexpr int kPanel = kTiles * kLanes;  // keys that are scored together, and lie together
+constexpr int kStretch = 16 * kLanes;  // keys between two looks at where the best score was found
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
@@ -30,7 +33,7 @@ constexpr int kLargestDim = 16;  // of the templates; more coordinates take the 
 
 struct Problem {
     const float *heads;    // n, c, d
-    const float *keys;     // c, d, padded j: centred, transposed
+    const float *keys;     // c, padded j / kPanel, d, kPanel: centred
     const float *halves;   // c, padded j: half squared lengths; infinite for keys that may not be selected
     const float *centres;  // c, d
     uint16_t *codes;       // n, c, m
@@ -46,6 +49,15 @@ inline Floats load(const float *from) {
 
 inline Floats all(float value) { return value - Floats{}; }
 
+// Calls `work(size, row)` for every block of rows from start to stop, the largest first.
+template <int Largest, class Work>
+void for_blocks(int64_t start, int64_t stop, Work work) {
+    int64_t row = start;
+    for (; row + Largest <= stop; row += Largest) work(std::integral_constant<int, Largest>(), row);
+    for (; row + kFewer <= stop; row += kFewer) work(std::integral_constant<int, kFewer>(), row);
+    for (; row < stop; ++row) work(std::integral_constant<int, 1>(), row);
+}
+
 // Copies a block of samples of one head, centred, coordinates first; rows beyond the last repeat it.
 template <int Block>
 void centre(const Problem &p, int64_t head, int64_t first, int dim, float *block) {
@@ -56,48 +68,75 @@ void centre(const Problem &p, int64_t head, int64_t first, int dim, float *block
     }
 }
 
-template <int Block, int Dim>
-inline void score(const float *keys, const float *halves, int64_t n_padded, int dim, const float *block, Floats *sums) {
-    for (int row = 0; row < Block; ++row) sums[row] = load(halves);
+// Scores a block of samples against a few vectors of keys; coordinate u of a sample stands at u * Stride + row.
+template <int Tiles, int Block, int Dim, int Stride = Block>
+inline void score(const float *keys, const float *halves, int dim, const float *block, Floats (*sums)[Block]) {
+    // The compiler must not know that the block stays the same from tile to tile: it would spread every coordinate over a
+    // vector once, more of them than there are registers, and read them back from memory at sixteen times the bytes.
+    asm("" : "+r"(block));
+    for (int tile = 0; tile < Tiles; ++tile)
+        for (int row = 0; row < Block; ++row) sums[tile][row] = load(halves + tile * kLanes);
     const int n = Dim ? Dim : dim;
 #pragma GCC unroll 16
     for (int u = 0; u < n; ++u) {
-        const Floats key = load(keys + u * n_padded);
+        Floats key[Tiles];
+        for (int tile = 0; tile < Tiles; ++tile) key[tile] = load(keys + u * kPanel + tile * kLanes);
 #pragma GCC unroll 16
-        for (int row = 0; row < Block; ++row) sums[row] -= all(block[u * Block + row]) * key;
+        for (int row = 0; row < Block; ++row) {
+            const Floats coordinate = all(block[u * Stride + row]);
+            for (int tile = 0; tile < Tiles; ++tile) sums[tile][row] -= coordinate * key[tile];
+        }
     }
 }
 
-// One key: the best score and the tile it came from are kept per lane, and the lanes compared at the end.
+// The first key from `at` on whose score is exactly `least`.
+template <int Dim, int Stride>
+uint16_t first_at(const float *keys, const float *halves, int dim, const float *row, int64_t at, float least) {
+    for (;; at += kPanel) {
+        Floats sums[kTiles][1];
+        score<kTiles, 1, Dim, Stride>(keys + at * dim, halves + at, dim, row, sums);
+        for (int key = 0; key < kPanel; ++key)
+            if (sums[key / kLanes][0][key % kLanes] == least) return static_cast<uint16_t>(at + key);
+    }
+}
+
+// One key: every lane keeps the best score of a stretch of keys, a single minimum a vector, and the stretch where its best of
+// all was found. The lanes are compared at the end, and the winning stretch scored once more to tell which key it was.
 template <int Block, int Dim>
 void nearest_one(const Problem &p, int64_t head, int64_t first, float *block) {
     const int dim = Dim ? Dim : p.dim;
     centre<Block>(p, head, first, dim, block);
     const float *keys = p.keys + head * dim * p.n_padded, *halves = p.halves + head * p.n_padded;
-    Floats best[Block], sums[Block];
+    Floats best[Block], sums[kTiles][Block];
     Ints where[Block];
     for (int row = 0; row < Block; ++row) best[row] = all(kInfinity), where[row] = Ints{};
-    for (int64_t at = 0; at < p.n_padded; at += kLanes) {
-        score<Block, Dim>(keys + at, halves + at, p.n_padded, dim, block, sums);
-        const Ints here = static_cast<int32_t>(at) - Ints{};
+    for (int64_t stretch = 0; stretch < p.n_padded; stretch += kStretch) {
+        const int64_t stop = stretch + kStretch < p.n_padded ? stretch + kStretch : p.n_padded;
+        Floats least[Block];
+        for (int row = 0; row < Block; ++row) least[row] = all(kInfinity);
+        for (int64_t at = stretch; at < stop; at += kPanel) {
+            score<kTiles, Block, Dim>(keys + at * dim, halves + at, dim, block, sums);
+            for (int tile = 0; tile < kTiles; ++tile)
 #pragma GCC unroll 16
+                for (int row = 0; row < Block; ++row)
+                    least[row] = sums[tile][row] < least[row] ? sums[tile][row] : least[row];
+        }
+        const Ints here = static_cast<int32_t>(stretch) - Ints{};
         for (int row = 0; row < Block; ++row) {
-            const Ints closer = sums[row] < best[row];
-            best[row] = closer ? sums[row] : best[row];
+            const Ints closer = least[row] < best[row];
+            best[row] = closer ? least[row] : best[row];
             where[row] = closer ? here : where[row];
         }
     }
     for (int row = 0; row < Block && first + row < p.n_rows; ++row) {
         float least = best[row][0];
-        int32_t code = where[row][0];
-        for (int lane = 1; lane < kLanes; ++lane) {
-            const int32_t candidate = where[row][lane] + lane;
-            if (best[row][lane] < least || (best[row][lane] == least && candidate < code)) {
+        int32_t at = where[row][0];
+        for (int lane = 1; lane < kLanes; ++lane)
+            if (best[row][lane] < least || (best[row][lane] == least && where[row][lane] < at)) {
                 least = best[row][lane];
-                code = candidate;
+                at = where[row][lane];
             }
-        }
-        p.codes[(first + row) * p.n_heads + head] = static_cast<uint16_t>(code);
+        p.codes[(first + row) * p.n_heads + head] = first_at<Dim, Block>(keys, halves, dim, block + row, at, least);
     }
 }
 
@@ -138,10 +177,9 @@ void nearest_few(const Problem &p, int64_t head, int64_t first, float *block) {
     Shortlist lists[Block];
     float worst[Block];
     for (float &each : worst) each = kInfinity;
-    for (int64_t at = 0; at < p.n_padded; at += kTiles * kLanes) {
+    for (int64_t at = 0; at < p.n_padded; at += kPanel) {
         Floats sums[kTiles][Block];
-        for (int tile = 0; tile < kTiles; ++tile)
-            score<Block, Dim>(keys + at + tile * kLanes, halves + at + tile * kLanes, p.n_padded, dim, block, sums[tile]);
+        score<kTiles, Block, Dim>(keys + at * dim, halves + at, dim, block, sums);
         for (int row = 0; row < Block; ++row)
             for (int tile = 0; tile < kTiles; ++tile)
                 for (uint32_t left = lanes(sums[tile][row] < all(worst[row])); left; left &= left - 1) {
@@ -164,16 +202,10 @@ void nearest_few(const Problem &p, int64_t head, int64_t first, float *block) {
 
 template <int Dim>
 void run_head(const Problem &p, int64_t head, int64_t start, int64_t stop, float *block) {
-    if (p.n_selected == 1) {
-        int64_t row = start;
-        for (; row + kBlock <= stop; row += kBlock) nearest_one<kBlock, Dim>(p, head, row, block);
-        for (; row + kFewer <= stop; row += kFewer) nearest_one<kFewer, Dim>(p, head, row, block);
-        for (; row < stop; ++row) nearest_one<1, Dim>(p, head, row, block);
-    } else {
-        int64_t row = start;
-        for (; row + kFewer <= stop; row += kFewer) nearest_few<kFewer, Dim>(p, head, row, block);
-        for (; row < stop; ++row) nearest_few<1, Dim>(p, head, row, block);
-    }
+    if (p.n_selected == 1)
+        for_blocks<kBlock>(start, stop, [&](auto size, int64_t row) { nearest_one<size, Dim>(p, head, row, block); });
+    else
+        for_blocks<kFewer>(start, stop, [&](auto size, int64_t row) { nearest_few<size, Dim>(p, head, row, block); });
 }
 
 typedef void (*Runner)(const Problem &, int64_t, int64_t, int64_t, float *);
@@ -186,13 +218,65 @@ Runner choose(int dim) {
 
 constexpr int64_t kChunkRows = 1920;  // of one task: a multiple of every block, so that blocks are cut alike
 
-void work(const Problem &p, Runner run, int64_t thread, int64_t n_threads) {
+void search(const Problem &p, Runner run, int64_t thread, int64_t n_threads) {
     std::vector<float> block(static_cast<size_t>(p.dim) * kBlock);
     const int64_t chunks = (p.n_rows + kChunkRows - 1) / kChunkRows;
     for (int64_t task = thread; task < p.n_heads * chunks; task += n_threads) {
         const int64_t start = task / p.n_heads * kChunkRows;
         run(p, task % p.n_heads, start, start + kChunkRows < p.n_rows ? start + kChunkRows : p.n_rows, block.data());
     }
+}
+
+struct Product {
+    const float *rows;    // n, f
+    const float *panels;  // columns / kPanel, f, kPanel: the projection with its sign turned, since scores subtract
+    float *heads;         // n, columns
+    int64_t n_rows, n_columns;
+    int n_features;
+};
+
+// Multiplies a block of rows, features first in `block`, with one panel.
+template <int Block>
+void multiply_block(const Product &p, int64_t panel, int64_t first, const float *block) {
+    static const float nothing[kPanel] = {};
+    Floats sums[kTiles][Block];
+    score<kTiles, Block, 0>(p.panels + panel * p.n_features * kPanel, nothing, p.n_features, block, sums);
+    const int64_t column = panel * kPanel, left = p.n_columns - column;
+    for (int row = 0; row < Block; ++row) {
+        float whole[kPanel];
+        for (int tile = 0; tile < kTiles; ++tile) std::memcpy(whole + tile * kLanes, &sums[tile][row], sizeof(Floats));
+        std::memcpy(p.heads + (first + row) * p.n_columns + column, whole, sizeof(float) * (left < kPanel ? left : kPanel));
+    }
+}
+
+template <int Block>
+void copy_features_first(const Product &p, int64_t first, float *block) {
+    for (int u = 0; u < p.n_features; ++u)
+        for (int row = 0; row < Block; ++row) block[u * Block + row] = p.rows[(first + row) * p.n_features + u];
+}
+
+constexpr int64_t kProductRows = 128;  // of one task: with one panel they fit a core's second cache
+
+void multiply_rows(const Product &p, int64_t thread, int64_t n_threads) {
+    const int64_t share = (p.n_rows + n_threads - 1) / n_threads, whole = (share + kBlock - 1) / kBlock * kBlock;
+    const int64_t task = whole < kProductRows ? whole : kProductRows;
+    std::vector<float> blocks(static_cast<size_t>(task) * p.n_features);
+    for (int64_t start = thread * task; start < p.n_rows; start += n_threads * task) {
+        const int64_t stop = start + task < p.n_rows ? start + task : p.n_rows;
+        const auto at = [&](int64_t row) { return blocks.data() + (row - start) * p.n_features; };
+        for_blocks<kBlock>(start, stop, [&](auto size, int64_t row) { copy_features_first<size>(p, row, at(row)); });
+        for (int64_t panel = 0; panel * kPanel < p.n_columns; ++panel)
+            for_blocks<kBlock>(start, stop, [&](auto size, int64_t row) { multiply_block<size>(p, panel, row, at(row)); });
+    }
+}
+
+// Calls `work(thread)` in as many threads, one of them this one.
+template <class Work>
+void in_threads(int n_threads, Work work) {
+    std::vector<std::thread> others;
+    for (int thread = 1; thread < n_threads; ++thread) others.emplace_back(work, thread);
+    work(0);
+    for (std::thread &other : others) other.join();
 }
 
 }  // namespace
@@ -205,8 +289,8 @@ extern "C" {
 #define DKVB_API __attribute__((visibility("default")))
 #endif
 
-// How many keys a padded row of keys is a multiple of.
-DKVB_API int64_t dkvb_padding() { return kTiles * kLanes; }
+// How many keys, or columns of a projection, are scored together; their number is padded to a multiple of it.
+DKVB_API int64_t dkvb_panel() { return kPanel; }
 
 // The most capable build that this processor runs: 4, 3 or 1 of x86-64; 0 on others.
 DKVB_API int dkvb_level() {
@@ -226,10 +310,13 @@ DKVB_API void dkvb_nearest(const float *heads, const float *keys, const float *h
                            int n_threads) {
     const Problem p{heads, keys, halves, centres, codes, n_rows, n_heads, n_keys, n_padded, dim, n_selected};
     const Runner run = choose<kLargestDim>(dim);
-    std::vector<std::thread> others;
-    for (int thread = 1; thread < n_threads; ++thread) others.emplace_back(work, std::cref(p), run, thread, n_threads);
-    work(p, run, 0, n_threads);
-    for (std::thread &other : others) other.join();
+    in_threads(n_threads, [&](int64_t thread) { search(p, run, thread, n_threads); });
+}
+
+DKVB_API void dkvb_project(const float *rows, const float *panels, float *heads, int64_t n_rows, int64_t n_columns, int n_features,
+                           int n_threads) {
+    const Product p{rows, panels, heads, n_rows, n_columns, n_features};
+    in_threads(n_threads, [&](int64_t thread) { multiply_rows(p, thread, n_threads); });
 }
 
 // Some linkers want an entry of this name in every extension module; Python never imports this one.

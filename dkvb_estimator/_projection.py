@@ -1,4 +1,4 @@
-"""Project embeddings into heads. A room of pure functions.
+"""Project embeddings into heads.
 
 Enters: embeddings (n, f). Leaves: heads (n, c, d). Must not know: keys, values, labels, or that scikit-learn exists.
 """
@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
+from . import _native
+from ._device import to_tensor
+
 BLOCK_ROWS = 128
-"""Rows of one matrix product while learning. A product's last bits depend on its shape, so every row goes through
+"""Rows of one matrix product without the kernel. A product's last bits depend on its shape, so every row goes through
 a product of this same shape, padded with zeros: then its codes depend neither on the batch nor on the position."""
 
 SMALL_BLOCK_ROWS = 8
@@ -107,55 +110,68 @@ def normalize_rows(X: torch.Tensor) -> torch.Tensor:
     return (scaled / torch.where(length > 0, length, 1.0)).float()
 
 
-def project(
-    X: torch.Tensor, projection: torch.Tensor | csr_array, shape: tuple[int, int], *, normalize: bool
-) -> torch.Tensor:
-    """Project rows into heads, each row with the same bits whatever its batch or position.
+class Projector:
+    """Turn rows into heads, each row with the same bits whatever its batch or position.
+
+    On the CPU the compiled kernel sums over features in order. Elsewhere, and for a sparse projection, rows go through
+    products of one fixed shape, padded with zeros.
 
     Parameters
     ----------
-    X : Tensor of shape (n, f), float32
-    projection : Tensor of shape (f, c * d), float32, or csr_array of that shape
+    projection : ndarray of shape (f, c, d), float32, or csr_array of shape (f, c * d)
     shape : (c, d)
+    device : torch.device
     normalize : bool
         Whether rows are divided by their Euclidean length first.
-
-    Returns
-    -------
-    Tensor of shape (n, c, d), float32, every entry within ±1e18
     """
-    n = X.shape[0]
-    block = SMALL_BLOCK_ROWS if n <= SMALL_BLOCK_ROWS else BLOCK_ROWS
-    return _clip(_project_blocks(X, projection, normalize, block).reshape(n, *shape))
 
+    def __init__(
+        self, projection: Projection, shape: tuple[int, int], device: torch.device, *, normalize: bool
+    ) -> None:
+        self._shape, self._normalize = shape, normalize
+        self._native: _native.NativeProjection | None = None
+        self._matrix: torch.Tensor | csr_array
+        if not isinstance(projection, np.ndarray):
+            self._matrix = csr_array(projection)  # stays where scipy can multiply it
+        elif device.type == "cpu" and _native.KERNEL is not None:
+            self._native = _native.NativeProjection(_native.KERNEL, projection.reshape(len(projection), -1))
+        else:
+            self._matrix = to_tensor(projection.reshape(len(projection), -1), device)
 
-def project_for_learning(
-    X: torch.Tensor, projection: torch.Tensor | csr_array, shape: tuple[int, int], *, normalize: bool
-) -> torch.Tensor:
-    """Project as :func:`project` does, always in the large block: one row and a thousand give the same bits."""
-    return _clip(_project_blocks(X, projection, normalize, BLOCK_ROWS).reshape(X.shape[0], *shape))
+    def project(self, X: torch.Tensor, *, small: bool = False) -> torch.Tensor:
+        """Return the heads (n, c, d) of rows, float32, every entry within ±1e18.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, f), float32
+        small : bool
+            Whether a handful of rows may go through a smaller product, where products have a fixed shape: quicker, but
+            the last bits may differ from the large one's.
+        """
+        if self._native is not None:
+            rows = normalize_rows(X) if self._normalize else X
+            heads = torch.from_numpy(self._native.project(rows.numpy(), torch.get_num_threads()))
+        else:
+            heads = self._by_blocks(X, SMALL_BLOCK_ROWS if small and len(X) <= SMALL_BLOCK_ROWS else BLOCK_ROWS)
+        return _clip(heads.reshape(len(X), *self._shape))
+
+    def _by_blocks(self, X: torch.Tensor, size: int) -> torch.Tensor:
+        heads = X.new_empty((len(X), self._matrix.shape[1]))
+        for start in range(0, len(X), size):
+            rows = X[start : start + size]
+            block = torch.cat([rows, rows.new_zeros((size - len(rows), rows.shape[1]))])
+            heads[start : start + size] = self._multiply(normalize_rows(block) if self._normalize else block)[
+                : len(rows)
+            ]
+        return heads
+
+    def _multiply(self, rows: torch.Tensor) -> torch.Tensor:
+        if isinstance(self._matrix, torch.Tensor):
+            return rows @ self._matrix
+        product = (self._matrix.T @ rows.cpu().numpy().T).T
+        return torch.from_numpy(np.ascontiguousarray(product)).to(rows.device)
 
 
 def _clip(heads: torch.Tensor) -> torch.Tensor:
     limit = head_limit(heads.shape[2])
     return torch.nan_to_num_(heads, nan=0.0).clamp_(-limit, limit)
-
-
-def _project_blocks(X: torch.Tensor, projection: torch.Tensor | csr_array, normalize: bool, block: int) -> torch.Tensor:
-    heads = X.new_empty((X.shape[0], projection.shape[1]))
-    for start in range(0, X.shape[0], block):
-        rows = X[start : start + block]
-        if len(rows) < block:
-            rows = torch.cat([rows, rows.new_zeros((block - len(rows), rows.shape[1]))])
-        if normalize:
-            rows = normalize_rows(rows)
-        stop = min(start + block, X.shape[0])
-        heads[start:stop] = _multiply(rows, projection)[: stop - start]
-    return heads
-
-
-def _multiply(rows: torch.Tensor, projection: torch.Tensor | csr_array) -> torch.Tensor:
-    if isinstance(projection, torch.Tensor):
-        return rows @ projection
-    product = (projection.T @ rows.cpu().numpy().T).T
-    return torch.from_numpy(np.ascontiguousarray(product)).to(rows.device)

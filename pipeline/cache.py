@@ -17,7 +17,15 @@ import h5py
 import numpy as np
 
 from pipeline.cache_check import check_in_child
-from pipeline.cache_format import CacheHeader, NamingDamage, Split, SplitRows, block_crc, read_structure
+from pipeline.cache_format import (
+    CacheHeader,
+    NamingDamage,
+    Split,
+    SplitRows,
+    block_crc,
+    meta_sha256,
+    read_structure,
+)
 from pipeline.cache_writer import write_cache
 
 __all__ = [
@@ -91,6 +99,11 @@ class CacheReader:
     def split_names(self) -> tuple[str, ...]:
         """Names of the splits, sorted."""
         return tuple(sorted(self._splits))
+
+    @property
+    def content_sha256(self) -> str:
+        """Digest of what the cache holds: labels, ids, header and the checksums of all embeddings."""
+        return meta_sha256(self._open())
 
     @property
     def n_features(self) -> int:

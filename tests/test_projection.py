@@ -4,13 +4,15 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from dkvb_estimator import _native
 from dkvb_estimator._projection import (
     HEAD_LIMIT,
+    Projector,
     draw_projection,
     normalize_rows,
-    project,
-    project_for_learning,
     select_heads,
 )
 
@@ -19,12 +21,12 @@ def rng():
     return np.random.default_rng(3)
 
 
-def flat(projection):
-    return torch.from_numpy(np.ascontiguousarray(projection.reshape(len(projection), -1)))
+CPU = torch.device("cpu")
 
 
 def apply(X, projection, *, normalize=False):
-    return project(torch.from_numpy(X), flat(projection), projection.shape[1:], normalize=normalize).numpy()
+    projector = Projector(projection, projection.shape[1:], CPU, normalize=normalize)
+    return projector.project(torch.from_numpy(X)).numpy()
 
 
 def test_gaussian_columns_have_unit_length_over_features():
@@ -88,7 +90,7 @@ def test_normalized_heads_equal_the_oracle():
 def test_sparse_heads_equal_the_dense_product():
     P = draw_projection("sparse", 12, 3, 2, rng())
     X = rng().standard_normal((150, 12)).astype(np.float32)
-    heads = project(torch.from_numpy(X), P, (3, 2), normalize=False).numpy()
+    heads = Projector(P, (3, 2), CPU, normalize=False).project(torch.from_numpy(X)).numpy()
     np.testing.assert_allclose(heads, oracle.project(X, P.toarray().reshape(12, 3, 2)), atol=12 * 2**-23)
 
 
@@ -105,14 +107,41 @@ def test_key_dimension_may_differ_from_features():
     assert apply(np.ones((4, 3), np.float32), P).shape == (4, 2, 5)
 
 
+@pytest.mark.parametrize("kernel", [True, False])
 @pytest.mark.parametrize("kind", ["gaussian", "sparse"])
-def test_a_row_has_the_same_bits_in_every_batch_and_position(kind):
-    P = draw_projection(kind, 37, 5, 3, rng())
+def test_a_row_has_the_same_bits_in_every_batch_position_and_thread_count(kind, kernel, monkeypatch):
+    if not kernel:
+        monkeypatch.setattr(_native, "KERNEL", None)
+    projector = Projector(draw_projection(kind, 37, 5, 3, rng()), (5, 3), CPU, normalize=True)
     X = torch.from_numpy(rng().standard_normal((261, 37)).astype(np.float32))
-    P = flat(P) if kind == "gaussian" else P
-    together = project_for_learning(X, P, (5, 3), normalize=True)
-    for rows in (slice(0, 1), slice(5, 12), slice(127, 256), slice(130, 261)):
-        assert torch.equal(project_for_learning(X[rows], P, (5, 3), normalize=True), together[rows])
+    together = projector.project(X)
+    monkeypatch.setattr(_native, "SMALL_WORK", 0)
+    for n_threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=n_threads: count)
+        for rows in (slice(0, 1), slice(5, 12), slice(127, 256), slice(130, 261), slice(0, 261)):
+            assert torch.equal(projector.project(X[rows]), together[rows])
+
+
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 90), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("build", ["_kernel", "_kernel_v3", "_kernel_v4"])
+def test_every_build_multiplies_any_shape(build, n, f, columns, seed):
+    kernel, plain = _native.open_kernel(build), _native.open_kernel("_kernel")
+    if kernel is None or (build != "_kernel" and plain.dkvb_level() < int(build[-1])):
+        pytest.skip(f"{build} is absent, or needs a more capable processor")
+    random = np.random.default_rng(seed)
+    X, P = (random.standard_normal(shape).astype(np.float32) for shape in ((n, f), (f, columns)))
+    heads = _native.NativeProjection(kernel, P).project(X, 2)
+    bound = f * 2**-23 * (np.abs(X).astype(np.float64) @ np.abs(P))
+    assert (np.abs(heads - X.astype(np.float64) @ P) <= bound).all()
+
+
+@pytest.mark.parametrize("n", [1, 8, 9, 300])
+def test_small_products_equal_large_ones_up_to_rounding(n, monkeypatch):
+    monkeypatch.setattr(_native, "KERNEL", None)
+    projector = Projector(draw_projection("gaussian", 37, 5, 3, rng()), (5, 3), CPU, normalize=False)
+    X = torch.from_numpy(rng().standard_normal((n, 37)).astype(np.float32))
+    torch.testing.assert_close(projector.project(X, small=True), projector.project(X), atol=1e-5, rtol=0)
 
 
 def test_a_zero_row_stays_zero():
