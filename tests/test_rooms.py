@@ -49,6 +49,7 @@ ROOMS = {  # module of dkvb_estimator: the modules of ours that it may import
 
 LEAVES = {
     "params",
+    "grids",
     "datasets",
     "backbones",
     "inline_backbones",
@@ -65,6 +66,7 @@ PIPELINE = {  # module of pipeline: the modules of pipeline that it may import; 
     "__init__": set(),
     "console": set(),
     **{name: set() for name in LEAVES},
+    "params": {"grids"},
     "networks": {"backbones"},
     "inline_backbones": {"backbones", "networks"},
     "cache": {"cache_check", "cache_format", "cache_writer"},
@@ -74,7 +76,8 @@ PIPELINE = {  # module of pipeline: the modules of pipeline that it may import; 
     "cache_writer": {"cache_check", "cache_format"},
     "figures": set(),
     "protocol": {"streams", "probes", "cache"},
-    **{name: LEAVES | {"console", "figures", "protocol"} for name in STAGES},
+    "candidates": {"cache", "codes"},
+    **{name: LEAVES | {"candidates", "console", "figures", "protocol"} for name in STAGES},
     "__main__": LEAVES | STAGES | {"console"},
 }
 
