@@ -24,6 +24,8 @@ BLOCK_ROWS = 2048
 BLOCK_KEYS = 2**13
 """Keys of one block, as many whole heads as hold them: their values for ten classes stay in a core's second cache.
 ``benchmarks/ridge_product.py`` compares a step with a plain product that holds the whole matrix."""
+PIECE_ROWS = 2**14
+"""Samples for which a column a class is in memory: 128 MiB with a thousand classes."""
 HERE = Here()
 
 
@@ -112,17 +114,34 @@ def _shares(class_weights: np.ndarray) -> np.ndarray:
 
 def _right_side(samples: Samples, shape: tuple[int, int, int], prior: np.ndarray) -> np.ndarray:
     """Return the weight of each key and AᵀW (Y − prior), side by side (c · j, 1 + k)."""
-    columns = np.empty((len(samples.labels), 1 + shape[2]))
-    columns[:, 0], columns[:, 1:] = 1, -prior
-    columns[np.arange(len(columns)), 1 + samples.labels] += 1
-    with _matrix(samples, shape) as matrix:
-        return matrix.scatter(samples.weights[:, None] * columns)
+    image = np.zeros((shape[0] * shape[1], 1 + shape[2]))
+    for piece in _pieces(samples):
+        columns = np.empty((len(piece.labels), 1 + shape[2]))
+        columns[:, 0], columns[:, 1:] = 1, -prior
+        columns[np.arange(len(columns)), 1 + piece.labels] += 1
+        with _matrix(piece, shape) as matrix:
+            image += matrix.scatter(piece.weights[:, None] * columns)
+    return image
 
 
 def _image(samples: Samples, shape: tuple[int, int, int], direction: np.ndarray) -> np.ndarray:
     """Return AᵀWA direction (c · j, k)."""
-    with _matrix(samples, shape) as matrix:
-        return matrix.scatter(samples.weights[:, None] * matrix.gather(direction))
+    image = np.zeros_like(direction)
+    for piece in _pieces(samples):
+        with _matrix(piece, shape) as matrix:
+            image += matrix.scatter(piece.weights[:, None] * matrix.gather(direction))
+    return image
+
+
+def _pieces(samples: Samples) -> Iterator[Samples]:
+    """Cut samples where a column a class of them would take much memory."""
+    for start in range(0, len(samples.labels), PIECE_ROWS):
+        part = slice(start, start + PIECE_ROWS)
+
+        def read(rows: slice, start: int = start) -> np.ndarray:
+            return samples.read(slice(start + rows.start, start + rows.stop))
+
+        yield Samples(read, samples.labels[part], samples.weights[part])
 
 
 @contextmanager
