@@ -11,9 +11,10 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ._blocks import WorkerCodes, by_blocks, is_lazy, refuse_lazy
 from ._confidence import fit_temperature, log_probabilities
 from ._device import resolve_device
-from ._frozen import FrozenHalf
+from ._lazy import LazyHalf
 from ._learned import Learned
 from ._nearest import KeySearch
 from ._solvers import make_reader, n_steps, solve_temperature, solve_values, step_table
@@ -33,7 +34,7 @@ MUCH_STATE_BYTES = 4 * 2**30
 """Codes that ``ridge`` holds in memory beyond this are worth a warning."""
 
 
-class DKVBClassifier(ClassifierMixin, FrozenHalf):
+class DKVBClassifier(ClassifierMixin, LazyHalf):
     """Learn classes one after another on frozen features, with a Discrete Key-Value Bottleneck.
 
     An embedding is projected into many small heads; each head snaps to its nearest key, and only the *value* of that
@@ -181,6 +182,9 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         Parameters
         ----------
         X : array-like of shape (n, f)
+            A dask array is learned block by block, and never in memory as a whole: with ``counts`` and ``ridge`` by
+            its workers, to the same result; with ``sgd``, or with ``codes_dir``, in the order of its blocks. So are
+            rows in a file (an HDF5 data set, a split of a cache).
         y : array-like of shape (n,)
         sample_weight : array-like of shape (n,) or None
 
@@ -190,11 +194,11 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         """
         check_parameters(self.get_params(deep=False))
         given = hasattr(self, "_codebook") and self._codebook.source == "init_keys"
-        X, y, weights = self._check_learning(X, y, sample_weight, reset=not given)
+        X, y, weights = self._check_rows(X, y, sample_weight, reset=not given)
         self.__dict__.pop("_learned", None)
         if not given:
-            self._start_codebook(X, y)
-        return self._learn(self._encoder().encode(X), y, weights, None, n_steps(self.get_params(deep=False)))
+            self._start_codebook(X, y, weights, checked=not is_lazy(X))
+        return self._learn_rows(X, y, weights, None, n_steps(self.get_params(deep=False)))
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Learn more samples; labels never seen before are welcome.
@@ -202,6 +206,7 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         Parameters
         ----------
         X : array-like of shape (n, f)
+            Lazily too, as in :meth:`fit`.
         y : array-like of shape (n,)
         classes : array-like or None
             Labels to come, if they are known. Not needed.
@@ -218,11 +223,11 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         """
         check_parameters(self.get_params(deep=False))
         first = not hasattr(self, "_codebook")
-        X, y, weights = self._check_learning(X, y, sample_weight, reset=first)
+        X, y, weights = self._check_rows(X, y, sample_weight, reset=first)
         if first:
-            self._start_codebook(X, y)
+            self._start_codebook(X, y, weights, checked=not is_lazy(X))
             self._warn_about_few_rows()
-        return self._learn(self._encoder().encode(X), y, weights, classes, 1)
+        return self._learn_rows(X, y, weights, classes, 1)
 
     def fit_codes(self, codes: Any, y: Any, sample_weight: Any = None) -> Self:
         """Do what :meth:`fit` does, from codes that :meth:`encode` made with the keys of this object."""
@@ -254,15 +259,18 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         codes, y, weights = self._check_codes(codes, y, sample_weight)
         return self._learn(codes, y, weights, classes, epochs)
 
+    @by_blocks
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the pooled values of the nearest used keys: (n, k), or with two classes their difference (n,)."""
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
+    @by_blocks
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Return the logarithm of :meth:`predict_proba` (n, k)."""
         return log_probabilities(self._logits(X), self.temperature_)
 
+    @by_blocks
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class (n, k), columns in the order of ``classes_``.
 
@@ -270,6 +278,7 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         """
         return np.exp(self.predict_log_proba(X))
 
+    @by_blocks
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label of each sample (n,)."""
         logits = self._logits(X)
@@ -402,6 +411,7 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         self._temperature = fit_temperature(logits, labels, np.ones(len(y)) if weights is None else weights)
         return self
 
+    @by_blocks
     def novelty(self, X: Any) -> np.ndarray:
         """Return how strange each sample is (n,), larger is stranger.
 
@@ -469,6 +479,7 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Validate once; rows of weight zero leave here, so that they are as if never given."""
+        refuse_lazy(X)
         X, y = validate_data(self, as_array(X), as_array(y), dtype=[np.float32, np.float64], reset=reset)
         check_classification_targets(y)
         return drop_weightless(as_float32(X), y, sample_weight)
@@ -478,17 +489,31 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         before = 0 if learned is None else learned.nbytes
         params = self.get_params(deep=False)
         if learned is None:
-            book = self._codebook
-            n_heads, n_keys = book.keys.shape[:2]
-            learned = Learned(self.solver, n_heads, n_keys, codes.shape[2], self.codes_dir, book.origin)
+            learned = self._nothing_learned(self.codes_dir)
         labels = learned.learn(codes, y, weights, classes)
         self._learned = learned
         if self.solver == "sgd":
             samples, device = (codes, labels, weights), resolve_device(self.device)
             step_table(learned, samples, params, epochs=epochs, seed=self._codebook.seed, device=device)
+        return self._after_learning(before, epochs)
+
+    def _after_learning(self, before: int, epochs: int) -> Self:
         self._tell_size(before)
+        params = self.get_params(deep=False)
         self.n_iter_ = {"counts": 1, "ridge": n_steps(params), "sgd": epochs}[self.solver]
-        return self._after_change()
+        self._after_change()
+        if isinstance(self._learned.codes, WorkerCodes):
+            self._scratch.get("values", lambda: solve_values(self._learned, params))  # while the workers are there
+        return self
+
+    def light(self, method: str = "encode") -> Self:
+        """Return a copy without data, with the little of what was learned that ``method`` needs: for workers."""
+        light = super().light()
+        if method != "encode":
+            light._learned = self._learned.to_predict(self.values_ if self.solver == "ridge" else None)
+            if "proba" in method:
+                light._temperature = self.temperature_
+        return light
 
     def _tell_size(self, before: int) -> None:
         """Say what was learned takes, and warn once when it takes much memory that could be a file."""

@@ -6,6 +6,7 @@ values, solvers; of labels only that a learned projection wants them.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -111,9 +112,64 @@ class Codebook:
         return cls(**{"origin": None, **state, "layout": Layout(**state["layout"])})
 
 
+class Sketches:
+    """What is looked at of the rows that keys are placed from; sketches of parts merge into that of the whole.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+    seed : int
+    labelled : bool
+        Whether a projection is to be learned from the rows.
+    """
+
+    def __init__(self, params: Mapping[str, Any], seed: int, *, labelled: bool) -> None:
+        self._rows = RowSketch(sketch_size(params["key_init"], params["n_keys"]), seed)
+        self._labelled = RowSketch(LABELLED_ROWS, seed) if labelled else None
+
+    def look_at(self, blocks: Iterable[Block]) -> Sketches:
+        """Look at blocks; each is read once and dropped."""
+        for X, y in blocks:
+            self._rows.add(X)
+            if self._labelled is not None:
+                self._labelled.add(np.column_stack([X, label_columns(np.asarray(y))]))
+        return self
+
+    def merged(self, *others: Sketches) -> Sketches:
+        """Return the sketches of all rows; none is changed."""
+        both = copy.copy(self)
+        both._rows = self._rows.merged(*(other._rows for other in others))
+        if self._labelled is not None:
+            both._labelled = self._labelled.merged(*(other._labelled for other in others if other._labelled))
+        return both
+
+    def rows(self) -> np.ndarray:
+        """Hand over rows for keys (≤ size, f), float32.
+
+        Raises
+        ------
+        ValueError
+            If there was no row.
+        """
+        if not len(self._rows):
+            raise ValueError(
+                "no row with a positive weight came to place keys from; expected at least one. Pass rows, and other "
+                "weights or none."
+            )
+        return self._rows.rows()
+
+    def labelled(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Hand over rows for a projection (≤ size, f) and numbers that stand for their labels, if any are wanted."""
+        if self._labelled is None:
+            return None
+        rows = self._labelled.rows()
+        return np.ascontiguousarray(rows[:, :-2]), rows[:, -2:].astype(np.float64) @ [2.0**24, 1.0]
+
+
 def draw_codebook(
-    blocks: Iterable[Block],
-    key_blocks: Iterable[Block] | None,
+    sketches: Sketches,
+    key_sketches: Sketches | None,
     params: Mapping[str, Any],
     *,
     source: str,
@@ -124,10 +180,10 @@ def draw_codebook(
 
     Parameters
     ----------
-    blocks : iterable of pairs of ndarrays (n, f), float32, and (n,) or None
-        Rows and, for a learned projection, their labels. Each block is read once and dropped.
-    key_blocks : iterable of such pairs, or None
-        Rows that keys are placed from, where they are others.
+    sketches : Sketches
+        Of rows and, for a learned projection, their labels.
+    key_sketches : Sketches or None
+        Of rows that keys are placed from, where they are others.
     params : mapping
         Parameters of the estimator.
     source : str
@@ -135,10 +191,10 @@ def draw_codebook(
         Everything drawn follows from it.
     device : torch.device
     """
-    rows, labelled = _look_at(blocks, params, seed)
+    rows, labelled = sketches.rows(), sketches.labelled()
     layout = resolve_layout(params, rows.shape[1])
-    if key_blocks is not None:
-        rows, _ = _look_at(key_blocks, {**params, "projection": "gaussian"}, seed)
+    if key_sketches is not None:
+        rows = key_sketches.rows()
     rng = np.random.default_rng(seed)
     if labelled is None:
         sizes = (rows.shape[1], layout.n_heads, layout.key_dim)
@@ -150,24 +206,6 @@ def draw_codebook(
     report["novelty_unit"] = report["quantisation_error"] or float(keys.var(axis=1).sum(axis=1).mean()) or 1.0
     settings = {name: params[name] for name in FROZEN}
     return Codebook(projection, keys, centres, None, None, layout, settings, source, seed, report)
-
-
-def _look_at(
-    blocks: Iterable[Block], params: Mapping[str, Any], seed: int
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
-    """Return a sketch of the rows (≤ size, f), and a sketch of rows with their labels where they are wanted."""
-    sketch, labelled = (
-        RowSketch(sketch_size(params["key_init"], params["n_keys"]), seed),
-        RowSketch(LABELLED_ROWS, seed),
-    )
-    for X, y in blocks:
-        sketch.add(X)
-        if params["projection"] == "learned":
-            labelled.add(np.column_stack([X, label_columns(np.asarray(y))]))
-    if params["projection"] != "learned":
-        return sketch.rows(), None
-    rows = labelled.rows()
-    return sketch.rows(), (np.ascontiguousarray(rows[:, :-2]), rows[:, -2:].astype(np.float64) @ [2.0**24, 1.0])
 
 
 def _place(

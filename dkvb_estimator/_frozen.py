@@ -17,8 +17,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from ._blocks import split_blocks
-from ._codebook import Block, Codebook, Encoder, draw_codebook
+from ._blocks import WORKERS, by_blocks, is_dask, map_blocks, refuse_lazy, split_blocks, stream_blocks, weighty
+from ._codebook import Block, Codebook, Encoder, Sketches, draw_codebook
 from ._device import DeviceCache, resolve_device
 from ._learned import Learned
 from ._nearest import code_dtype
@@ -61,7 +61,8 @@ class FrozenHalf(BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n, f), or an iterator of such blocks
-            An iterator is read once, one block in memory at a time; with labels it yields pairs of X and y.
+            An iterator is read once, one block in memory at a time; with labels it yields pairs of X and y. A dask
+            array is looked at by its workers.
         y : array-like of shape (n,) or None
             Labels, which ``projection="learned"`` needs and nothing else looks at.
 
@@ -90,9 +91,10 @@ class FrozenHalf(BaseEstimator):
                 f"init_keys came after {self._learned.n_samples} samples were learned, whose values belong to the old "
                 "keys; expected a model that has learned nothing. Call it on clone(model), then learn again."
             )
-        self._draw(self._check_blocks(X, y), None, "init_keys")
+        self._start_codebook(X, y, None, checked=False, source="init_keys")
         return self
 
+    @by_blocks
     def encode(self, X: Any) -> np.ndarray:
         """Return the nearest keys of each head, used or not, nearest first.
 
@@ -103,6 +105,7 @@ class FrozenHalf(BaseEstimator):
         Returns
         -------
         ndarray of shape (n, c, m), uint8 or uint16
+            Of a dask array, a dask array.
         """
         self._check_has_keys("encode")
         return self._encoder().encode(self._check_X(X))
@@ -165,6 +168,7 @@ class FrozenHalf(BaseEstimator):
         return drop_weightless(codes, y, sample_weight)
 
     def _check_X(self, X: Any) -> np.ndarray:
+        refuse_lazy(X)
         return as_float32(validate_data(self, as_array(X), dtype=[np.float32, np.float64], reset=False))
 
     def _check_has_keys(self, caller: str) -> None:
@@ -179,28 +183,69 @@ class FrozenHalf(BaseEstimator):
         check_unchanged(self._codebook.settings, self.get_params(deep=False))
         return self._codebook.layout
 
-    def _start_codebook(self, X: np.ndarray, y: np.ndarray) -> None:
-        if self.key_data is None:
-            self._draw([(X, y)], None, "X")
+    def _start_codebook(self, X: Any, y: Any, weights: Any, *, checked: bool, source: str | None = None) -> None:
+        """Place keys from rows given for them (``source``), else from ``key_data``, else from rows to learn."""
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        labelled, own = self.projection == "learned", source is not None or self.key_data is None
+        keys = None if own else self._look_at(self.key_data, None, None, seed, labelled=False, reset=False)
+        if keys is not None and not labelled:
+            sketches, keys = keys, None
         else:
-            self._draw([(X, y)], [(self._check_X(self.key_data), None)], "key_data")
+            sketches = self._look_at(X, y, weights, seed, labelled=labelled, checked=checked)
+        self._draw(sketches, keys, source or ("X" if own else "key_data"), seed)
 
-    def _check_blocks(self, X: Any, y: Any) -> Iterator[Block]:
-        """Validate blocks one by one; the first decides the number of features."""
-        first = True
-        for rows, labels in split_blocks(X, y, labelled=self.projection == "learned"):
+    def _look_at(
+        self, X: Any, y: Any, weights: Any, seed: int, *, labelled: bool, checked: bool = False, reset: bool = True
+    ) -> Sketches:
+        y = y if labelled else None
+        if is_dask(X):
+            self._check_features(X, reset=reset)
+            parts = map_blocks(self.light(), FrozenHalf._sketch_block, X, y, weights, extra=(seed, labelled))
+            return WORKERS.fetch(WORKERS.fold(parts, Sketches.merged))[0]
+        pairs = (
+            split_blocks(X, y, labelled=labelled)
+            if weights is None
+            else (block[:2] for block in stream_blocks(X, y, weights))
+        )
+        blocks = [(X, y)] if checked else self._check_blocks(pairs, reset=reset)
+        return Sketches(self.get_params(deep=False), seed, labelled=labelled).look_at(blocks)
+
+    def _sketch_block(self, X: np.ndarray, y: Any, weights: Any, seed: int, labelled: bool) -> Sketches:
+        """Return what is looked at of one block of rows: a worker's share of :meth:`init_keys`."""
+        X, y, _ = weighty(X, y, weights)
+        pairs = split_blocks(X, y, labelled=labelled) if len(X) else iter([])
+        blocks = self._check_blocks(pairs, reset=False)
+        return Sketches(self.get_params(deep=False), seed, labelled=labelled).look_at(blocks)
+
+    def light(self, method: str = "encode") -> Self:
+        """Return a copy without data and without what was learned: all that workers need to call ``method``."""
+        light = type(self)(**self.get_params(deep=False) | {"key_data": None})
+        for name in ("n_features_in_", "_codebook"):
+            if hasattr(self, name):
+                setattr(light, name, getattr(self, name))
+        light._scratch = DeviceCache()
+        return light
+
+    def _check_features(self, X: Any, *, reset: bool) -> None:
+        """Check the shape of lazy rows, whose content is checked block by block."""
+        if len(X.shape) != 2:
+            raise ValueError(f"X has shape {tuple(X.shape)}; expected two axes (n, f). Reshape X.")
+        validate_data(self, X, reset=reset, skip_check_array=True)
+
+    def _check_blocks(self, pairs: Iterable[tuple[Any, Any]], *, reset: bool) -> Iterator[Block]:
+        """Validate blocks one by one; where features are reset, the first decides their number."""
+        for rows, labels in pairs:
             kinds = [np.float32, np.float64]
             if labels is None:
-                rows = validate_data(self, as_array(rows), dtype=kinds, reset=first)
+                rows = validate_data(self, as_array(rows), dtype=kinds, reset=reset)
             else:
-                rows, labels = validate_data(self, as_array(rows), as_array(labels), dtype=kinds, reset=first)
+                rows, labels = validate_data(self, as_array(rows), as_array(labels), dtype=kinds, reset=reset)
             yield as_float32(rows), labels
-            first = False
+            reset = False
 
-    def _draw(self, blocks: Iterable[Block], key_blocks: Iterable[Block] | None, source: str) -> None:
+    def _draw(self, sketches: Sketches, keys: Sketches | None, source: str, seed: int) -> None:
         params, device = self.get_params(deep=False), resolve_device(self.device)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self._codebook = draw_codebook(blocks, key_blocks, params, source=source, seed=seed, device=device)
+        self._codebook = draw_codebook(sketches, keys, params, source=source, seed=seed, device=device)
         self._scratch = DeviceCache()
         if self.n_features_in_ < FEW_FEATURES and self.normalize:
             logger.info(

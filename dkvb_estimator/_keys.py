@@ -7,6 +7,7 @@ duplicates and division into batches do not matter.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator
 
@@ -50,6 +51,9 @@ class RowSketch:
         self._rows: dict[bytes, np.ndarray] = {}
         self._limit: bytes | None = None
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def add(self, X: np.ndarray) -> None:
         """Look at more rows (n, f), float32."""
         for row in X:
@@ -60,6 +64,15 @@ class RowSketch:
             if len(self._rows) >= self.n_rows + max(64, self.n_rows // 8):
                 self._shrink()
         self._shrink()
+
+    def merged(self, *others: RowSketch) -> RowSketch:
+        """Return the sketch of all rows that any of them looked at; none is changed."""
+        both = copy.copy(self)
+        both._rows = dict(self._rows)
+        for other in others:
+            both._rows |= other._rows
+        both._shrink()
+        return both
 
     def _shrink(self) -> None:
         if len(self._rows) > self.n_rows:

@@ -8,7 +8,7 @@ know: embeddings, keys, hyperparameters. Everything but the ``sgd`` table is a s
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -44,6 +44,10 @@ class Rows:
     def read(self, part: slice) -> np.ndarray:
         """Return the codes of some samples (len, c, m)."""
         return self.codes[self.positions[part]]
+
+    def among(self, classes: np.ndarray, own: np.ndarray) -> Rows:
+        """Renumber the classes: ``own`` (fewer,), by whose positions labels are given, are among ``classes`` (k,)."""
+        return replace(self, labels=np.searchsorted(classes, own)[self.labels])
 
     def where(self, mask: np.ndarray) -> Rows:
         """Return the samples where ``mask`` (n,) holds."""
@@ -225,6 +229,20 @@ class Learned:
             chosen = np.zeros(hits.shape, dtype=bool)
             chosen.flat[np.argsort(-hits, axis=None, kind="stable")[:n_masked]] = True
         self.mask(chosen)
+
+    def without_rows(self) -> Learned:
+        """Return all of it but the codes that ``ridge`` solves from."""
+        rest = copy.copy(self)
+        rest.codes = CodeStore()
+        return rest
+
+    def to_predict(self, values: np.ndarray | None) -> Learned:
+        """Return the little that predictions need; ``values`` (c, j, k) are those of a ``ridge`` solved already."""
+        little = self.without_rows()
+        little.hashes, little.labels, little.weights = [], [], []
+        if values is not None:
+            little.table = np.concatenate([values, np.zeros_like(values[:, :, :1])], axis=2)
+        return little
 
     def merge(self, other: Learned) -> Learned:
         """Return what a model that had learned both would hold."""

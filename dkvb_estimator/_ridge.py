@@ -6,35 +6,32 @@ Enters: codes (n, c, m), class positions, weights. Leaves: values (c, j, k). Mus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
+
+from ._place import Here
 
 BLOCK_ROWS = 2048
 """Samples of one block. Blocks are summed in a fixed order, so threads do not change a bit."""
 BLOCK_KEYS = 2**13
 """Keys of one block, as many whole heads as hold them: their values for ten classes stay in a core's second cache.
 ``benchmarks/ridge_product.py`` compares a step with a plain product that holds the whole matrix."""
+PIECE_ROWS = 2**14
+"""Samples for which a column a class is in memory: 128 MiB with a thousand classes."""
+HERE = Here()
 
 
-def solve_ridge(
-    read: Callable[[slice], np.ndarray],
-    labels: np.ndarray,
-    weights: np.ndarray,
-    shape: tuple[int, int, int],
-    alpha: float,
-    max_iter: int,
-) -> np.ndarray:
-    """Return the values that regress one-hot labels on the selected keys, centred on the class shares.
-
-    With A the 0/1 matrix of selected keys and W the weights, conjugate gradients with a Jacobi preconditioner make
-    exactly ``max_iter`` steps from zero on ``(AᵀWA + λI) B = AᵀW (Y − prior)``, λ = alpha × the mean weight of a used
-    key. Stopping early regularises; a warm start or a tolerance would make the values depend on history.
+@dataclass(frozen=True)
+class Samples:
+    """Some of the samples that values are solved from.
 
     Parameters
     ----------
@@ -42,53 +39,170 @@ def solve_ridge(
         Gives the codes of some samples, so that they may lie in a file.
     labels : ndarray of shape (n,), integers below k
     weights : ndarray of shape (n,), float64, positive
+    """
+
+    read: Callable[[slice], np.ndarray]
+    labels: np.ndarray
+    weights: np.ndarray
+
+
+def solve_ridge(
+    parts: Sequence[Any],
+    shape: tuple[int, int, int],
+    n_selected: int,
+    alpha: float,
+    max_iter: int,
+    place: Here = HERE,
+) -> Any:
+    """Return the values that regress one-hot labels on the selected keys, centred on the class shares.
+
+    With A the 0/1 matrix of selected keys and W the weights, conjugate gradients with a Jacobi preconditioner make
+    exactly ``max_iter`` steps from zero on ``(AᵀWA + λI) B = AᵀW (Y − prior)``, λ = alpha × the mean weight of a used
+    key. Stopping early regularises; a warm start or a tolerance would make the values depend on history.
+
+    Directions are kept conjugate to the constant table. Every sample selects c · m keys, so that table is almost an
+    eigenvector, with an eigenvalue far above all others; the right side is orthogonal to it and needs none of it, but
+    what rounding leaves along it grows with every step: after twenty, sums in another order would change values by
+    1e-2, and so they change them by 1e-5.
+
+    Of the samples, a step needs only sums over the parts: where these are on workers, directions go out and sums come
+    back, tables of (c · j, k) both, and the samples stay.
+
+    Parameters
+    ----------
+    parts : sequence of Samples, or of promises of them by ``place``
     shape : (c, j, k)
+    n_selected : int
+        Keys read in each head, m.
     alpha : float, > 0
     max_iter : int, ≥ 1
+    place : Here
+        Where the parts are, and every step runs.
 
     Returns
     -------
-    ndarray of shape (c, j, k), float32
+    ndarray of shape (c, j, k), float32, or the place's promise of it
         ``c · m · B + prior``, so that pooling by means gives ``A B + prior``. Unused keys hold the prior.
+
+    References
+    ----------
+    Saad, Yeung, Erhel, Guyomarc'h (2000), "A deflated version of the conjugate gradient algorithm", SIAM Journal on
+    Scientific Computing 21(5), algorithm 3.5, with the constant as the one vector of W.
     """
-    n_classes = shape[2]
-    prior = np.bincount(labels, weights=weights, minlength=n_classes) / weights.sum()
-    target = -np.broadcast_to(prior, (len(labels), n_classes)).copy()
-    target[np.arange(len(labels)), labels] += 1
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        matrix = SelectionMatrix(read, len(labels), shape[0], shape[1], pool)
-        hits = matrix.scatter(weights[:, None])[:, 0]
-        ridge = alpha * hits[hits > 0].mean()
-        right = matrix.scatter(weights[:, None] * target)
-        solution = _conjugate_gradients(matrix, weights[:, None], right, ridge, hits + ridge, max_iter)
-    scale = shape[0] * read(slice(0, 1)).shape[2]
-    return (scale * solution + prior).reshape(shape).astype(np.float32)
-
-
-def _conjugate_gradients(
-    matrix: SelectionMatrix,
-    weights: np.ndarray,
-    right: np.ndarray,
-    ridge: float,
-    diagonal: np.ndarray,
-    max_iter: int,
-) -> np.ndarray:
-    """Make the steps for all classes at once, each class with its own step lengths, in float64."""
-    solution = np.zeros_like(right)
-    residual, scaled = right.copy(), right / diagonal[:, None]
-    direction, slope = scaled.copy(), (right * scaled).sum(axis=0)
+    call = place.call
+    prior = call(_shares, place.fold([call(_class_weights, part, shape[2]) for part in parts], _sum))
+    right = place.fold([call(_right_side, part, shape, prior) for part in parts], _sum)
+    state = call(_first, right, alpha, shape[0] * n_selected)
     for _ in range(max_iter):
-        image = matrix.scatter(weights * matrix.gather(direction)) + ridge * direction
-        curvature = (direction * image).sum(axis=0)
-        step = np.divide(slope, curvature, out=np.zeros_like(slope), where=curvature > 0)
-        solution += step * direction
-        residual -= step * image
-        scaled = residual / diagonal[:, None]
-        new_slope = (residual * scaled).sum(axis=0)
-        growth = np.divide(new_slope, slope, out=np.zeros_like(slope), where=slope > 0)
-        direction = scaled + growth * direction
-        slope = new_slope
-    return solution
+        direction = call(_direction, state)
+        images = [call(_image, part, shape, direction) for part in parts]
+        state = call(_next, state, place.fold(images, _sum))
+    return call(_values, state, prior, shape, n_selected)
+
+
+def _sum(*arrays: np.ndarray) -> np.ndarray:
+    return sum(arrays[1:], start=arrays[0])
+
+
+def _class_weights(samples: Samples, n_classes: int) -> np.ndarray:
+    return np.bincount(samples.labels, weights=samples.weights, minlength=n_classes)
+
+
+def _shares(class_weights: np.ndarray) -> np.ndarray:
+    return class_weights / class_weights.sum()
+
+
+def _right_side(samples: Samples, shape: tuple[int, int, int], prior: np.ndarray) -> np.ndarray:
+    """Return the weight of each key and AᵀW (Y − prior), side by side (c · j, 1 + k)."""
+    image = np.zeros((shape[0] * shape[1], 1 + shape[2]))
+    for piece in _pieces(samples):
+        columns = np.empty((len(piece.labels), 1 + shape[2]))
+        columns[:, 0], columns[:, 1:] = 1, -prior
+        columns[np.arange(len(columns)), 1 + piece.labels] += 1
+        with _matrix(piece, shape) as matrix:
+            image += matrix.scatter(piece.weights[:, None] * columns)
+    return image
+
+
+def _image(samples: Samples, shape: tuple[int, int, int], direction: np.ndarray) -> np.ndarray:
+    """Return AᵀWA direction (c · j, k)."""
+    image = np.zeros_like(direction)
+    for piece in _pieces(samples):
+        with _matrix(piece, shape) as matrix:
+            image += matrix.scatter(piece.weights[:, None] * matrix.gather(direction))
+    return image
+
+
+def _pieces(samples: Samples) -> Iterator[Samples]:
+    """Cut samples where a column a class of them would take much memory."""
+    for start in range(0, len(samples.labels), PIECE_ROWS):
+        part = slice(start, start + PIECE_ROWS)
+
+        def read(rows: slice, start: int = start) -> np.ndarray:
+            return samples.read(slice(start + rows.start, start + rows.stop))
+
+        yield Samples(read, samples.labels[part], samples.weights[part])
+
+
+@contextmanager
+def _matrix(samples: Samples, shape: tuple[int, int, int]) -> Iterator[SelectionMatrix]:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield SelectionMatrix(samples.read, len(samples.labels), shape[0], shape[1], pool)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Conjugate gradients for all classes at once, each class with its own step lengths, in float64.
+
+    ``shares`` (c · j,) sum to one; tables whose average by them is zero are conjugate to the constant one.
+    """
+
+    ridge: float
+    diagonal: np.ndarray
+    shares: np.ndarray
+    solution: np.ndarray
+    residual: np.ndarray
+    direction: np.ndarray
+    slope: np.ndarray
+
+
+def _first(right: np.ndarray, alpha: float, n_read: int) -> _State:
+    hits, right = right[:, 0], np.ascontiguousarray(right[:, 1:])
+    ridge = alpha * hits[hits > 0].mean()
+    image = n_read * hits + ridge  # of the constant table
+    shares = image / image.sum()
+    scaled = _conjugate(right / (hits + ridge)[:, None], shares)
+    return _State(ridge, hits + ridge, shares, np.zeros_like(right), right, scaled, (right * scaled).sum(axis=0))
+
+
+def _conjugate(table: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    return table - shares @ table
+
+
+def _direction(state: _State) -> np.ndarray:
+    return state.direction
+
+
+def _next(state: _State, image: np.ndarray) -> _State:
+    image = image + state.ridge * state.direction
+    curvature = (state.direction * image).sum(axis=0)
+    step = np.divide(state.slope, curvature, out=np.zeros_like(curvature), where=curvature > 0)
+    residual = state.residual - step * image
+    scaled = _conjugate(residual / state.diagonal[:, None], state.shares)
+    slope = (residual * scaled).sum(axis=0)
+    growth = np.divide(slope, state.slope, out=np.zeros_like(slope), where=state.slope > 0)
+    return replace(
+        state,
+        solution=state.solution + step * state.direction,
+        residual=residual,
+        direction=scaled + growth * state.direction,
+        slope=slope,
+    )
+
+
+def _values(state: _State, prior: np.ndarray, shape: tuple[int, int, int], n_selected: int) -> np.ndarray:
+    used = (state.diagonal > state.ridge)[:, None]  # of the others, the constant that directions were made conjugate by
+    return (shape[0] * n_selected * np.where(used, state.solution, 0) + prior).reshape(shape).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def solve_values(learned: Learned, params: Mapping[str, Any]) -> np.ndarray:
         return learned.table[:, :, :-1]
     if learned.solver == "counts":
         return _shares(learned, params).values()
-    return _ridge(learned, params, learned.rows().weighted(_class_weights(learned, params)))
+    values = _ridge(learned, params, _class_weights(learned, params), held_out=None)
+    return learned.codes.place.fetch(values)[0]
 
 
 def make_reader(
@@ -86,19 +87,38 @@ def solve_temperature(learned: Learned, params: Mapping[str, Any]) -> float:
     """
     if learned.solver != "ridge":
         return 1.0
-    rows = learned.rows()
-    held = rows.hashes % HELD_OUT_SHARE == 0
+    held = np.concatenate(learned.hashes) % HELD_OUT_SHARE == 0
     if not held.any() or held.all():
         return DEFAULT_RIDGE_TEMPERATURE
-    values = torch.from_numpy(_ridge(learned, params, rows.where(~held)))
-    tested = rows.where(held)
-    codes = torch.from_numpy(tested.read(slice(None)).astype(np.int64))
-    return fit_temperature(read_values(codes, values).numpy(), tested.labels, tested.weights)
+    place, values = learned.codes.place, _ridge(learned, params, None, held_out=False)
+    tested = [place.call(_test, rows, values) for rows in _parts(learned, None, held_out=True)]
+    return fit_temperature(*(np.concatenate(part) for part in zip(*place.fetch(*tested))))
 
 
-def _ridge(learned: Learned, params: Mapping[str, Any], rows: Rows) -> np.ndarray:
-    shape = learned.counts.shape
-    return solve_ridge(rows.read, rows.labels, rows.weights, shape, float(params["alpha"]), n_steps(params))
+def _ridge(learned: Learned, params: Mapping[str, Any], per_class: np.ndarray | None, held_out: bool | None) -> Any:
+    parts, shape = _parts(learned, per_class, held_out), learned.counts.shape
+    alpha, steps = float(params["alpha"]), n_steps(params)
+    return solve_ridge(parts, shape, learned.n_selected, alpha, steps, learned.codes.place)
+
+
+def _parts(learned: Learned, per_class: np.ndarray | None, held_out: bool | None) -> list[Any]:
+    """Return the rows of each who holds some, or promises of them."""
+    owners, call = learned.codes.owners(learned), learned.codes.place.call
+    return [call(_rows, owner, learned.classes, per_class, held_out) for owner in owners]
+
+
+def _rows(learned: Learned, classes: np.ndarray, per_class: np.ndarray | None, held_out: bool | None) -> Rows:
+    """Return the rows that are held out, that are not, or (None) all, labels counted among ``classes`` (k,)."""
+    rows = learned.rows().among(classes, learned.classes)
+    if held_out is not None:
+        rows = rows.where((rows.hashes % HELD_OUT_SHARE == 0) == held_out)
+    return rows.weighted(per_class)
+
+
+def _test(rows: Rows, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return logits (n, k), labels and weights of some rows."""
+    codes = torch.from_numpy(rows.read(slice(None)).astype(np.int64))
+    return read_values(codes, torch.from_numpy(values)).numpy(), rows.labels, rows.weights
 
 
 def n_unseen(learned: Learned) -> int:

@@ -1,6 +1,7 @@
 """Keep the codes that ``ridge`` solves from, in memory or in a file.
 
-Enters: codes (n, c, m). Leaves: rows of them. Must not know: labels, weights, what is solved.
+Enters: codes (n, c, m). Leaves: rows of them, and the place where they are. Must not know: labels, weights, what is
+solved.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
+
+from ._place import Here
 
 COPY_ROWS = 4096
 """Rows that are held in memory while a file is rewritten."""
@@ -33,6 +37,9 @@ class CodeStore:
     [3, 1]
     """
 
+    place = Here()
+    """Where the rows are, and what reads them should run."""
+
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
         self._file = None if folder is None else _UnnamedFile(folder)
@@ -52,6 +59,10 @@ class CodeStore:
     def nbytes(self) -> int:
         """Bytes of the rows, wherever they are."""
         return sum(block.nbytes for block in self._blocks)
+
+    def owners(self, whole: Any) -> list[Any]:
+        """Return who holds the rows, all of them or each some: here ``whole``, who holds this store."""
+        return [whole]
 
     def extended(self, codes: np.ndarray) -> CodeStore:
         """Return a store of these rows and then ``codes`` (n, c, m), which agree in c, m and dtype; nothing is copied.

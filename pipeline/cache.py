@@ -31,6 +31,7 @@ from pipeline.cache_writer import write_cache
 __all__ = [
     "CacheHeader",
     "CacheReader",
+    "LazyRows",
     "SplitRows",
     "check_cache",
     "check_everything",
@@ -113,6 +114,10 @@ class CacheReader:
         """Return the number of samples of a split."""
         return len(self._split(split).labels)
 
+    def block_rows(self, split: str) -> int:
+        """Return how many rows are stored, read and checked together."""
+        return self._split(split).block_rows
+
     def labels(self, split: str) -> np.ndarray:
         """Return the labels of a split (n,), int64; −1 where there is none."""
         return self._split(split).labels.copy()
@@ -176,7 +181,11 @@ class CacheReader:
 
         info = self._split(split)
         rows = info.block_rows * max(1, 2**24 // (info.block_rows * info.n_features * 4))
-        return da.from_array(_LazyRows(self, split), chunks=(rows, info.n_features), fancy=False)
+        return da.from_array(LazyRows(self, split), chunks=(rows, info.n_features), fancy=False)
+
+    def lazy(self, split: str) -> LazyRows:
+        """Return a split's embeddings as rows that are read when they are sliced: for estimators that stream them."""
+        return LazyRows(self, split)
 
     def _split(self, name: str) -> Split:
         if name not in self._splits:
@@ -211,19 +220,20 @@ def _positions(rows: np.ndarray) -> np.ndarray:
     return given.astype(np.int64)
 
 
-class _LazyRows:
-    """Show a split to dask as an array that is read by slices."""
+class LazyRows:
+    """Show a split as an array (n, f) that is read by slices, in the chunks of the file."""
 
     def __init__(self, reader: CacheReader, split: str) -> None:
         self._reader, self._split = reader, split
         self.shape = (reader.n_rows(split), reader.n_features)
+        self.chunks = (reader.block_rows(split), reader.n_features)
         self.dtype, self.ndim = np.dtype(np.float32), 2
 
     def __dask_tokenize__(self) -> tuple[str, ...]:
         return (*self._reader.__dask_tokenize__(), self._split)
 
-    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
-        rows, features = key
+    def __getitem__(self, key: slice | tuple[slice, slice]) -> np.ndarray:
+        rows, features = key if isinstance(key, tuple) else (key, slice(None))
         return self._reader.read(self._split, rows)[:, features]
 
 

@@ -1,7 +1,7 @@
 """The settings of a pipeline, read once and checked as a whole.
 
 Room: a leaf, and the only reader of ``params.yaml``.
-Enters: the path of a settings file with the tables ``datasets``, ``embeddings`` and ``runs``.
+Enters: the path of a settings file with the tables ``datasets``, ``embeddings``, ``runs`` and ``searches``.
 Leaves: a frozen `Params` whose every name and number has been checked.
 Must not know: where any other file lies, what a backbone or an estimator is, what a stage does.
 """
@@ -24,6 +24,8 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.grids import HeatMap, Search
+
 __all__ = [
     "BANNED_KEYS",
     "Cifar",
@@ -34,6 +36,7 @@ __all__ = [
     "Params",
     "Photos",
     "Run",
+    "Search",
     "Stream",
     "load_params",
 ]
@@ -241,6 +244,7 @@ class Params(_Record):
     datasets: dict[Id, Dataset]
     embeddings: dict[Id, Embeddings]
     runs: dict[Id, Run]
+    searches: dict[Id, Search] = {}
 
     def dataset(self, name: str) -> dict[str, Any]:
         """Return the recipe of a dataset as a plain dict, or raise ValueError naming the nearest entry."""
@@ -250,13 +254,17 @@ class Params(_Record):
         """Return one entry of `embeddings`; raises ValueError naming the nearest entry."""
         return _entry(self.embeddings, "embeddings", name)
 
-    def embedding_of(self, run: Run) -> Embeddings:
-        """Return the entry of `embeddings` that a run learns from."""
+    def embedding_of(self, run: Run | Search) -> Embeddings:
+        """Return the entry of `embeddings` that a run or a search learns from."""
         return self.embeddings[run.embeddings]
 
     def run(self, name: str) -> Run:
         """Return one entry of `runs`; raises ValueError naming the nearest entry."""
         return _entry(self.runs, "runs", name)
+
+    def search(self, name: str) -> Search:
+        """Return one entry of `searches`; raises ValueError naming the nearest entry."""
+        return _entry(self.searches, "searches", name)
 
     @model_validator(mode="after")
     def _references_hold(self) -> "Params":
@@ -266,7 +274,11 @@ class Params(_Record):
             _check_run_id(name)
             for field in ("embeddings", "keys"):
                 _check_reference(self.embeddings, "embeddings", getattr(run, field), f"runs.{name}.{field}")
-            _check_one_space(name, run, self.embeddings)
+            _check_one_space(f"runs.{name}", run, self.embeddings)
+        for name, search in self.searches.items():
+            for field in ("embeddings", "keys"):
+                _check_reference(self.embeddings, "embeddings", getattr(search, field), f"searches.{name}.{field}")
+            _check_one_space(f"searches.{name}", search, self.embeddings)
         return self
 
 
@@ -368,12 +380,12 @@ def _check_run_id(name: str) -> None:
         )
 
 
-def _check_one_space(name: str, run: Run, embeddings: Mapping[str, Embeddings]) -> None:
+def _check_one_space(place: str, run: Run | Search, embeddings: Mapping[str, Embeddings]) -> None:
     own, keys = embeddings[run.embeddings], embeddings[run.keys]
     for field, of_keys, of_samples in (("backbone", keys.network, own.network), ("tap", keys.tap, own.tap)):
         if of_keys != of_samples:
             raise ValueError(
-                f"runs.{name}: keys come from {run.keys!r} with {field} {_as_written(of_keys)}, samples "
+                f"{place}: keys come from {run.keys!r} with {field} {_as_written(of_keys)}, samples "
                 f"from {run.embeddings!r} with {field} {_as_written(of_samples)}; one embedding space is "
                 f"expected, so make the two entries agree"
             )
@@ -424,11 +436,12 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
     if len(location) == 4 and location[0] == "datasets":  # table, entry, kind, key
         model = _KINDS[str(location[2])]
     elif len(location) == 3:
-        model = Embeddings if location[0] == "embeddings" else Run
+        tables: dict[str, type[BaseModel]] = {"embeddings": Embeddings, "searches": Search}
+        model = tables.get(str(location[0]), Run)
     elif len(location) == 5:  # table, entry, backbone, kind, key
         model = InlineBackbone
     elif len(location) == 4:
-        model = Stream
+        model = HeatMap if location[0] == "searches" else Stream
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

@@ -105,21 +105,27 @@ def ridge_converged(codes, labels, weights, shape, alpha):
 
 
 def ridge_stepped(codes, labels, weights, shape, alpha, n_steps):
-    """Values after some Jacobi-preconditioned conjugate gradient steps from zero, one class after another."""
+    """Values after some Jacobi-preconditioned conjugate gradient steps from zero, one class after another.
+
+    Directions are kept conjugate to the constant vector.
+    """
     left, right, prior = _normal_equations(codes, labels, weights, shape, alpha)
     solution = np.zeros(right.shape)
     for k in range(shape[2]):
         x, r = np.zeros(len(left)), right[:, k].copy()
+        flat = left.sum(axis=0) / left.sum()
         z = r / np.diag(left)
+        z = z - flat @ z
         p = z.copy()
         for _ in range(n_steps):
             step = (r @ z) / (p @ left @ p)
             x = x + step * p
             r_new = r - step * (left @ p)
             z_new = r_new / np.diag(left)
+            z_new = z_new - flat @ z_new
             p = z_new + (r_new @ z_new) / (r @ z) * p
             r, z = r_new, z_new
-        solution[:, k] = x
+        solution[:, k] = np.where((left != 0).sum(axis=0) > 1, x, 0)  # keys that no sample selects
     return (shape[0] * codes.shape[2] * solution + prior).reshape(shape)
 
 

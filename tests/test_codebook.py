@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dkvb_estimator import _codebook
-from dkvb_estimator._codebook import Codebook, draw_codebook
+from dkvb_estimator._codebook import Codebook, Sketches, draw_codebook
 
 CPU = torch.device("cpu")
 PARAMS = {"projection": "gaussian", "key_init": "kmeans", "normalize": True, "solver": "counts", "density": "auto"}
@@ -18,7 +18,12 @@ def rows(n=300, n_features=37):
 
 def draw(X, seed=0, layout=(5, 16, 3), n_selected=1, **params):
     sizes = dict(zip(("n_heads", "n_keys", "key_dim"), layout, strict=True)) | {"n_selected": n_selected}
-    return draw_codebook([(X, None)], None, PARAMS | sizes | params, source="X", seed=seed, device=CPU)
+    return draw_from([(X, None)], PARAMS | sizes | params, seed)
+
+
+def draw_from(blocks, params, seed=0):
+    sketches = Sketches(params, seed, labelled=False).look_at(blocks)
+    return draw_codebook(sketches, None, params, source="X", seed=seed, device=CPU)
 
 
 def encoder(X, **params):
@@ -160,5 +165,14 @@ def test_keys_placed_from_blocks_are_those_placed_from_all_rows():
     X = rows()
     sizes = {"n_heads": 5, "n_keys": 16, "key_dim": 3, "n_selected": 1}
     blocks = ((X[start : start + 70], None) for start in (210, 0, 140, 70, 280))
-    parts = draw_codebook(blocks, None, PARAMS | sizes, source="X", seed=0, device=CPU)
-    np.testing.assert_array_equal(parts.keys, draw(X).keys)
+    np.testing.assert_array_equal(draw_from(blocks, PARAMS | sizes).keys, draw(X).keys)
+
+
+def test_keys_placed_from_merged_sketches_are_those_placed_from_all_rows():
+    X = rows()
+    params = PARAMS | {"n_heads": 5, "n_keys": 16, "key_dim": 3, "n_selected": 1}
+    first, *rest = (
+        Sketches(params, 0, labelled=False).look_at([(X[s : s + 70], None)]) for s in (140, 0, 280, 70, 210)
+    )
+    book = draw_codebook(first.merged(*rest), None, params, source="X", seed=0, device=CPU)
+    np.testing.assert_array_equal(book.keys, draw(X).keys)

@@ -18,6 +18,17 @@ PROMISES = {
         r"^loaded again: accuracy 0\.9\d\d$",
         r"^next: ",
     ],
+    "partial_fit_loop.py": [r"^ 160 samples learned: accuracy 0\.", r"^ 957 samples learned: accuracy 0\.9\d\d$"],
+    "grid_search.py": [r"^0\.9\d\d  \{'key_dim': \d, 'n_keys': \d\d, 'solver': '\w+'\}$"],
+    "out_of_core.py": [r"^accuracy 0\.[89]\d\d$", r"^dask.array<", "^the same predictions: True$"],
+    "dask_cluster.py": [
+        *(rf"^{solver}: accuracy on its own rows [01]\.\d\d\d$" for solver in ("counts", "ridge")),
+        r"^counts: same keys True, values differ by 0e\+00$",
+        r"^ridge: same keys True, values differ by \de-0[5-9]$",
+    ],
+    "merge_models.py": [
+        rf"^{solver}: merged and whole .* True, accuracy [01]\.\d\d\d$" for solver in ("counts", "ridge")
+    ],
     "forgetting.py": [
         r"^counts: accuracy 0\.9\d\d, .* exact forgetting: True$",
         r"^ridge: accuracy 0\.9\d\d, .* exact forgetting: True$",
@@ -47,7 +58,7 @@ def run_example(name):
     return done.stdout
 
 
-SLOW = {"forgetting.py"}
+SLOW = {"dask_cluster.py", "forgetting.py"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES])

@@ -26,6 +26,7 @@ ACCESSORS = {
     "datasets": "datasets",
     "embeddings": "embeddings",
     "runs": "runs",
+    "search": "searches.${key}",
 }
 
 
@@ -139,7 +140,7 @@ def test_every_path_of_a_command_is_a_dep_or_an_output(name):
 
 
 def test_card_stands_for_the_key_cache():
-    for name in ("train", "evaluate"):
+    for name in ("train", "evaluate", "search"):
         assert "caches/${item.keys}.json" in body(name)["deps"]
 
 
@@ -218,6 +219,12 @@ def project(tmp_path_factory):
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     tables = {**TABLES, "runs": {"digits": TABLES["runs"]["digits"] | {"estimator": SMALL["estimator"]}}}
+    small = {
+        "estimator": {"n_heads": 8, "key_dim": 4, "random_state": 0},
+        "grid": {"n_keys": [8, 16]},
+        "heat_map": None,
+    }
+    tables["searches"] = {"digits": TABLES["searches"]["digits"] | small}
     tables["datasets"] = TABLES["datasets"] | {"photos": SMALL["datasets"]["photos"]}
     tables["embeddings"] = {name: entry | {"image_side": 32} for name, entry in TABLES["embeddings"].items()}
     (folder / "params.yaml").write_text(yaml.safe_dump(tables, sort_keys=False), encoding="utf-8")

@@ -1,0 +1,101 @@
+"""Does memory grow with the rows of a cache?
+
+``python benchmarks/out_of_core.py [n_rows]`` (default 20,000): a cache of that many rows of 512 features, and one of
+ten times as many, are learned and predicted from the file: ``counts``, ``sgd`` in one pass, ``ridge`` with its codes in
+a file. Each in a process of its own, whose memory is looked at every 5 ms. Pages of files that are merely mapped are
+not counted: the system drops them when it needs the room. Prints JSON lines; goal: at most 1.1 times the memory.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dkvb_estimator import DKVBClassifier
+from pipeline.cache import CacheHeader, SplitRows, open_cache, write_cache
+
+N_FEATURES, N_CLASSES, BLOCK, GOAL = 512, 10, 2000, 1.1
+SOLVERS = ("counts", "sgd", "ridge")
+
+
+def write(path, n_rows):
+    centres = np.random.default_rng(0).standard_normal((N_CLASSES, N_FEATURES))
+    labels = np.arange(n_rows) % N_CLASSES
+
+    def blocks():
+        for start in range(0, n_rows, BLOCK):
+            noise = np.random.default_rng([1, start]).standard_normal((BLOCK, N_FEATURES))
+            yield (centres[labels[start : start + BLOCK]] + 2 * noise).astype(np.float32)
+
+    header = CacheHeader(
+        fingerprint="0" * 64,
+        backbone={"id": "none"},
+        preprocessing={},
+        tap="none",
+        compute_dtype="float32",
+        storage_dtype="float32",
+        manifest_sha256="0" * 64,
+        dataset="noise",
+        class_names=tuple("0123456789"),
+    )
+    write_cache(path, header, {"train": SplitRows(blocks(), labels, [str(row) for row in range(n_rows)])})
+
+
+class Peak(threading.Thread):
+    """The most memory of one's own that the process has had, in bytes."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.bytes, self.over = 0, threading.Event()
+
+    def run(self):
+        """Look until told that it is over."""
+        while not self.over.wait(0.005):
+            status = Path("/proc/self/status").read_text()
+            self.bytes = max(self.bytes, 1024 * int(status.partition("RssAnon:")[2].split()[0]))
+
+
+def learn(path, solver):
+    """Learn and predict in this process, and print its peak."""
+    peak = Peak()
+    peak.start()
+    with open_cache(path) as cache, tempfile.TemporaryDirectory() as folder:
+        model = DKVBClassifier(64, 256, 8, n_selected=4, solver=solver, max_iter=1 if solver == "sgd" else None)
+        model.set_params(random_state=0, codes_dir=folder if solver == "ridge" else None)
+        model.fit(cache.lazy("train"), cache.labels("train"))
+        accuracy = float((model.predict(cache.lazy("train")) == cache.labels("train")).mean())
+    peak.over.set()
+    print(json.dumps({"peak": peak.bytes, "accuracy": accuracy}))
+
+
+def main():
+    if len(sys.argv) > 2:
+        return learn(Path(sys.argv[1]), sys.argv[2])
+    n_rows = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    met = True
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {times: Path(folder) / f"{times}.h5" for times in (1, 10)}
+        for times, path in paths.items():
+            write(path, times * n_rows)
+        for solver in SOLVERS:
+            peaks = {}
+            for times, path in paths.items():
+                command = [sys.executable, __file__, str(path), solver]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                peaks[times] = json.loads(done.stdout)["peak"]
+            ratio = peaks[10] / peaks[1]
+            met = met and ratio <= GOAL
+            line = {"name": f"memory at ten times the rows, {solver}", "ratio": round(ratio, 3)}
+            line |= {"ours": peaks[10] >> 20, "theirs": peaks[1] >> 20, "unit": "MiB", "goal": GOAL}
+            print(json.dumps(line | {"rows": 10 * n_rows, "rows_mib": 10 * n_rows * N_FEATURES * 4 >> 20}), flush=True)
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

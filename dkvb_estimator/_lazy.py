@@ -1,0 +1,110 @@
+"""The estimator's door for lazy rows: learned block by block in their order, or by dask's workers side by side.
+
+Enters: dask arrays and rows in files. Leaves: what was learned of them. Must not know: how values are solved.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any, Self
+
+import numpy as np
+
+from ._blocks import WORKERS, WorkerCodes, is_dask, is_lazy, map_blocks, stream_blocks, weighty
+from ._codebook import Codebook
+from ._frozen import FrozenHalf
+from ._learned import Learned
+from ._nearest import code_dtype
+
+Samples = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
+
+class LazyHalf(FrozenHalf):
+    """Learn from blocks. The parameters are those of :class:`DKVBClassifier`."""
+
+    solver: str
+    codes_dir: str | None
+
+    def _check_learning(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Samples:
+        raise NotImplementedError
+
+    def _learn(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None, classes: Any, epochs: int) -> Self:
+        raise NotImplementedError
+
+    def _after_learning(self, before: int, epochs: int) -> Self:
+        raise NotImplementedError
+
+    def _check_rows(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, Any, Any]:
+        """Validate rows in memory; of lazy ones the shape alone, for each block is validated when it is there."""
+        if not is_lazy(X):
+            return self._check_learning(X, y, sample_weight, reset=reset)
+        self._check_features(X, reset=reset)
+        return X, y, sample_weight
+
+    def _learn_rows(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
+        if not is_lazy(X):
+            return self._learn(self._encoder().encode(X), y, weights, classes, epochs)
+        on_workers = is_dask(X) and (self.solver == "counts" or (self.solver == "ridge" and self.codes_dir is None))
+        learn = self._learn_on_workers if on_workers else self._learn_in_order
+        return learn(X, y, weights, classes, epochs)
+
+    def _learn_in_order(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
+        """Learn block after block; if one fails, none was learned."""
+        before = copy.copy(getattr(self, "_learned", None))
+        n_learned = 0
+        try:
+            for block in stream_blocks(X, y, weights):
+                rows, labels, some = self._check_learning(*block, reset=False)
+                self._learn(self._encoder().encode(rows), labels, some, classes, epochs)
+                n_learned += len(rows)
+            _refuse_nothing(n_learned)
+        except BaseException:
+            self.__dict__.pop("_learned", None)
+            self._scratch.drop("values", "reader", "search", "temperature")
+            if before is not None:
+                self._learned = before
+            raise
+        return self
+
+    def _learn_on_workers(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
+        """Count each block where it is, and bring the sum here; the codes of ``ridge`` stay with the workers."""
+        self._encoder()  # refuses settings that changed
+        parts = map_blocks(self.light(), LazyHalf._learn_block, X, y, weights, extra=(classes,))
+        if self.solver == "ridge":
+            parts = WORKERS.keep(parts)
+        sums = WORKERS.fold([WORKERS.call(Learned.without_rows, part) for part in parts], _merge_all)
+        whole: Learned = WORKERS.fetch(sums)[0]
+        _refuse_nothing(whole.n_samples)
+        if self.solver == "ridge":
+            layout = self._layout()
+            width = layout.n_heads * layout.n_selected * np.dtype(code_dtype(layout.n_keys)).itemsize
+            whole.codes = WorkerCodes(parts, whole.n_samples, whole.n_samples * width)
+        known: Learned | None = getattr(self, "_learned", None)
+        self._learned = whole if known is None else known.merge(whole)
+        return self._after_learning(0 if known is None else known.nbytes, epochs)
+
+    def _learn_block(self, X: np.ndarray, y: Any, weights: Any, classes: Any) -> Learned:
+        """Return what one block teaches: a worker's share of learning."""
+        learned, (rows, labels, some) = self._nothing_learned(None), weighty(X, y, weights)
+        if len(rows):
+            rows, labels, some = self._check_learning(rows, labels, some, reset=False)
+        learned.learn(self._encoder().encode(rows.astype(np.float32, copy=False)), np.asarray(labels), some, classes)
+        return learned
+
+    def _nothing_learned(self, folder: str | None) -> Learned:
+        book: Codebook = self._codebook
+        n_heads, n_keys = book.keys.shape[:2]
+        return Learned(self.solver, n_heads, n_keys, book.layout.n_selected, folder, book.origin)
+
+
+def _merge_all(*parts: Learned) -> Learned:
+    return functools.reduce(Learned.merge, parts)
+
+
+def _refuse_nothing(n_learned: int) -> None:
+    if not n_learned:
+        raise ValueError(
+            "X has no row with a positive weight; expected at least one, for there is nothing to learn. Pass rows, and "
+            "other weights or none."
+        )

@@ -1,0 +1,116 @@
+"""A dask cluster of processes: the same result as in one process, whatever happens to a worker."""
+
+import os
+import signal
+import threading
+import time
+
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from dkvb_estimator import DKVBClassifier, _blocks
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # of the cluster's own sockets
+]
+RIDGE_TOLERANCE = 1e-4
+SETTINGS = {"n_heads": 32, "n_keys": 64, "key_dim": 6, "max_iter": 5, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    y = rng.integers(8, size=6000)
+    return (2 * rng.standard_normal((8, 40))[y] + rng.standard_normal((6000, 40))).astype(np.float32), y
+
+
+def lazily(X, slow=0.0):
+    """Twelve blocks; each takes its time to be made, so that a worker can be lost meanwhile."""
+
+    def made(block):
+        time.sleep(slow)
+        return block
+
+    return da.from_array(X, chunks=(500, 40)).map_blocks(made, meta=X[:0])
+
+
+@pytest.mark.parametrize("solver", ["counts", "ridge"])
+def test_a_cluster_learns_and_predicts_what_one_process_does(client, rows, solver):
+    X, y = rows
+    lazy = DKVBClassifier(solver=solver, **SETTINGS).fit(lazily(X), y)
+    whole = DKVBClassifier(solver=solver, **SETTINGS).fit(X, y)
+    assert_same(lazy, whole)
+    np.testing.assert_array_equal(lazy.predict(lazily(X)).compute(), lazy.predict(X))
+    np.testing.assert_array_equal(lazy.encode(lazily(X)).compute(), whole.encode(X))
+
+
+def assert_same(lazy, whole):
+    assert lazy.fingerprint_ == whole.fingerprint_
+    for name in ("pointers", "classes", "hits"):
+        np.testing.assert_array_equal(*(getattr(each._learned.counts, name) for each in (lazy, whole)))
+    np.testing.assert_allclose(lazy.values_, whole.values_, atol=RIDGE_TOLERANCE if lazy.solver == "ridge" else 0)
+
+
+@pytest.mark.parametrize("solver", ["counts", "ridge"])
+def test_a_killed_worker_changes_nothing(client, rows, solver):
+    X, y = rows
+    whole = DKVBClassifier(solver=solver, **SETTINGS).init_keys(X).partial_fit(X, y)
+    model = DKVBClassifier(solver=solver, **SETTINGS).init_keys(X)
+    victim = next(iter(client.run(os.getpid).values()))
+    killed = threading.Event()
+
+    def kill():
+        os.kill(victim, signal.SIGKILL)
+        killed.set()
+
+    timer = threading.Timer(1.0, kill)
+    timer.start()
+    model.partial_fit(lazily(X, slow=0.4), y)  # 12 blocks × 0.4 s on two workers: the middle
+    assert killed.is_set()
+    assert_same(model, whole)
+    client.wait_for_workers(2, timeout=60)
+    assert victim not in client.run(os.getpid).values()
+
+
+def test_codes_of_a_killed_worker_are_made_again(client, rows):
+    X, y = rows
+    model = DKVBClassifier(solver="ridge", **SETTINGS).init_keys(X).partial_fit(lazily(X), y)
+    before = model.values_.copy()
+    os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+    model.set_params(alpha=1.0)._scratch.drop("values")
+    np.testing.assert_allclose(model.values_, before, atol=1e-6)
+    np.testing.assert_array_equal(model._learned.codes.rows, model.encode(X))
+    client.wait_for_workers(2, timeout=60)
+
+
+def test_every_worker_reads_the_keys_once(client, rows):
+    X, y = rows
+    model = DKVBClassifier(**SETTINGS, alpha=0.123).init_keys(X)  # a model that no worker has seen
+    client.wait_for_workers(2, timeout=60)
+    client.run(lambda: _blocks._read.cache_clear())
+    model.partial_fit(lazily(X), y)
+    assert set(client.run(lambda: _blocks._read.cache_info().misses).values()) <= {0, 1}
+
+
+def test_codes_do_not_travel(client, rows):
+    """What reaches this process of a ridge fit is less than the codes: counts, ledger and values alone."""
+    X, y = rows
+    model = DKVBClassifier(solver="ridge", **SETTINGS).init_keys(X)
+    model.partial_fit(lazily(X), y)
+    held = client.run(
+        lambda dask_worker: sum(value.codes.nbytes for value in dask_worker.data.values() if hasattr(value, "codes"))
+    )
+    assert sum(held.values()) == model._learned.codes.nbytes == len(X) * 32 * 4
+    assert not model._learned.codes._blocks
