@@ -273,8 +273,8 @@ def merge_classes(known: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return known
     if _is_text(known) != _is_text(labels):
         raise ValueError(
-            f"y holds labels such as {labels[0]!r}, but the classes learned so far are such as {known[0]!r}; expected "
-            "one type of label. Convert y to the type of the first call."
+            f"y holds labels such as {labels.tolist()[0]!r}, but the classes learned so far are such as "
+            f"{known.tolist()[0]!r}; expected one type of label. Convert y to the type of the first call."
         )
     return np.union1d(known, labels)
 

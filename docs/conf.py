@@ -53,3 +53,13 @@ sphinx_gallery_conf = {
     "min_reported_time": 1,
     "remove_config_comments": True,
 }
+
+
+def skip_inherited_plumbing(app, what, name, obj, skip, options):
+    """Leave out scikit-learn's metadata methods, whose docstrings refer to pages of its own documentation."""
+    return skip or name == "get_metadata_routing" or (name.startswith("set_") and name.endswith("_request"))
+
+
+def setup(app):
+    """Connect the hook above."""
+    app.connect("autodoc-skip-member", skip_inherited_plumbing)

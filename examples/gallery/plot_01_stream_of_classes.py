@@ -2,9 +2,9 @@
 A stream of classes
 ===================
 
-Ten digits arrive two at a time, and what has passed is never shown again. A linear classifier trained by gradient steps
-forgets; the bottleneck does not, for a new class writes to keys that the others seldom hit. Accuracy is over all ten digits,
-so the best that two known classes allow is about a fifth.
+Ten digits arrive two at a time, and what has passed is never shown again. A linear classifier trained by
+gradient steps forgets; the bottleneck does not, for a new class writes to keys that the others seldom hit.
+Accuracy is over all ten digits, so the best that two known classes allow is about a fifth.
 """
 
 import matplotlib.pyplot as plt
@@ -20,8 +20,8 @@ X, X_unlabelled, y, _ = train_test_split(X, y, test_size=0.3, stratify=y, random
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
 
 # %%
-# Keys are placed once, from rows without labels that are not learned later. scikit-learn's classifier has to be told all
-# classes at its first call; the bottleneck has not.
+# Keys are placed once, from rows without labels that are not learned later. scikit-learn's classifier has to
+# be told all classes at its first call; the bottleneck has not.
 models = {
     "bottleneck, ridge": DKVBClassifier(64, 128, 8, solver="ridge", random_state=0).init_keys(X_unlabelled),
     "bottleneck, counts": DKVBClassifier(64, 128, 8, random_state=0).init_keys(X_unlabelled),

@@ -2,8 +2,8 @@
 Heads, keys and values
 ======================
 
-What a bottleneck is made of, in the plane, where it can be drawn: one head that reads both coordinates, 60 keys, three
-classes.
+What a bottleneck is made of, in the plane, where it can be drawn: one head that reads both coordinates, 60
+keys, three classes.
 """
 
 import matplotlib.pyplot as plt
@@ -17,16 +17,16 @@ y = np.repeat(np.arange(3), 60)
 X = centres[y] + 0.09 * rng.standard_normal((len(y), 2))
 
 # %%
-# Keys are placed on unlabelled rows, here points spread evenly over the square, and never move again. ``normalize=False``
-# keeps the length of an embedding, which in the plane is half of what there is to know.
+# Keys are placed on unlabelled rows, here points spread evenly over the square, and never move again.
+# ``normalize=False`` keeps the length of an embedding, which in the plane is half of what there is to know.
 model = DKVBClassifier(1, 60, projection="identity", normalize=False, random_state=0)
 model.init_keys(rng.uniform(size=(2000, 2)))
 keys = model.keys_[0]
 
 # %%
-# A row selects its nearest key. ``values_`` of the keys, (c, j, k), are what learns: here each holds the log share of the
-# classes among the rows that selected it. At prediction a row goes to the nearest key that learning has *used*, so keys far
-# from all data say nothing.
+# A row selects its nearest key. ``values_`` of the keys, (c, j, k), are what learns: here each holds the log
+# share of the classes among the rows that selected it. At prediction a row goes to the nearest key that
+# learning has *used*, so keys far from all data say nothing.
 model.fit(X, y)
 used = model.key_counts_[0] > 0
 grid = np.stack(np.meshgrid(np.linspace(0, 1, 250), np.linspace(0, 1, 250)), axis=-1)
@@ -55,6 +55,6 @@ panels[2].scatter(*keys[used].T, s=24, color=colours[model.values_[0, used].argm
 plt.show()
 
 # %%
-# With embeddings, many heads read a few random directions each, and the values of their nearest keys are averaged. One head
-# errs often, all of them together seldom.
+# With embeddings, many heads read a few random directions each, and the values of their nearest keys are
+# averaged. One head errs often, all of them together seldom.
 print(f"{used.sum()} of {len(used)} keys used, accuracy on what was learned {model.score(X, y):.3f}")

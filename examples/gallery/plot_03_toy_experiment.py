@@ -2,9 +2,9 @@
 The toy experiment: who forgets
 ===============================
 
-Eight classes in the plane, two a stage, as in figure 2 of the paper that introduced the bottleneck. Colours show which
-class each point of the square is given after each stage. A linear model and a small network know the last two classes only;
-the bottlenecks keep what they learned.
+Eight classes in the plane, two a stage, as in figure 2 of the paper that introduced the bottleneck. Colours
+show which class each point of the square is given after each stage. A linear model and a small network know
+the last two classes only; the bottlenecks keep what they learned.
 """
 
 import matplotlib.pyplot as plt

@@ -2,8 +2,8 @@
 Choose a solver: accuracy, time and memory
 ==========================================
 
-The three solvers beside what else one might put on frozen features, on the pixels of scikit-learn's digits, all ten classes
-in one pass (``sgd``: ten). For frozen features of photographs see :doc:`/solvers`.
+The three solvers beside what else one might put on frozen features, on the pixels of scikit-learn's digits,
+all ten classes in one pass (``sgd``: ten). For frozen features of photographs see :doc:`/solvers`.
 """
 
 from time import perf_counter
@@ -39,8 +39,9 @@ for head in heads.values():
 accuracy, learn, predict = np.array(rows).T
 
 # %%
-# Memory of what was learned, in the two parts that grow differently: what every class adds, and what every sample adds.
-# Seconds to learn include placing keys. Keys and projection, or the projection of the rival, come on top and are fixed.
+# Memory of what was learned, in the two parts that grow differently: what every class adds, and what every
+# sample adds. Seconds to learn include placing keys. Keys and projection, or the projection of the rival,
+# come on top and are fixed.
 solvers = ["counts", "ridge", "sgd"]
 state = np.array([heads[name].state_bytes_ for name in solvers]) / 2**20
 figure, panels = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")

@@ -2,8 +2,8 @@
 Choose a codebook: heads, keys and selected keys
 ================================================
 
-More heads average over more views of an embedding; more keys make each view finer, and need more samples to be hit; with
-``ridge`` several keys are read a head. Accuracy on the pixels of scikit-learn's digits.
+More heads average over more views of an embedding; more keys make each view finer, and need more samples to
+be hit; with ``ridge`` several keys are read a head. Accuracy on the pixels of scikit-learn's digits.
 """
 
 from time import perf_counter
@@ -49,8 +49,8 @@ for s, solver in enumerate(("counts", "ridge")):
 plt.show()
 
 # %%
-# How many keys ``ridge`` should read of each head, at 64 heads and 256 keys. On digits it hardly matters; on photographs
-# eight or sixteen are better than one, see :doc:`/solvers`.
+# How many keys ``ridge`` should read of each head, at 64 heads and 256 keys. On digits it hardly matters; on
+# photographs eight or sixteen are better than one, see :doc:`/solvers`.
 selected = (1, 2, 4, 8, 16)
 scores = [
     DKVBClassifier(64, 256, 8, n_selected=m, solver="ridge", random_state=0).fit(X, y).score(X_test, y_test)

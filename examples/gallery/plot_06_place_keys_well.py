@@ -2,8 +2,9 @@
 Place keys well: the first batch is for ever
 ============================================
 
-Keys are placed once. When that happens on a small first batch, some accuracy is lost for good, and the model warns.
-Unlabelled data given to ``init_keys`` beforehand is the remedy; it may even be something else altogether.
+Keys are placed once. When that happens on a small first batch, some accuracy is lost for good, and the model
+warns. Unlabelled data given to ``init_keys`` beforehand is the remedy; it may even be something else
+altogether.
 """
 
 import warnings
@@ -19,8 +20,8 @@ X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_state=0)
 
 # %%
-# First, keys from the first n rows of the stream. Where there are fewer rows than keys, the rest are drawn from a normal with
-# the rows' mean and shrunk covariance, so that even one row gives a usable codebook.
+# First, keys from the first n rows of the stream. Where there are fewer rows than keys, the rest are drawn
+# from a normal with the rows' mean and shrunk covariance, so that even one row gives a usable codebook.
 sizes = (1, 8, 32, 128, 512, len(X))
 small = []
 for size in sizes:
@@ -56,6 +57,5 @@ plt.show()
 
 # %%
 # Keys from other data also make forgetting exact, whatever is forgotten:
-print(
-    f"exact forgetting: {model.forgetting_is_exact_} with keys from the stream, {other.forgetting_is_exact_} with others"
-)
+print("forgetting is exact with keys from the stream:", model.forgetting_is_exact_)
+print("forgetting is exact with keys from the photographs:", other.forgetting_is_exact_)

@@ -2,8 +2,9 @@
 Forget a class, or some samples
 ===============================
 
-``forget_classes`` and ``forget`` subtract what was learned. The figure compares with the model that never saw those rows:
-the difference of all values is zero, bit for bit, where hiding a class from the output leaves everything in place.
+``forget_classes`` and ``forget`` subtract what was learned. The figure compares with the model that never saw
+those rows: the difference of all values is zero, bit for bit, where hiding a class from the output leaves
+everything in place.
 """
 
 import copy
@@ -41,7 +42,8 @@ except ValueError as error:
     print("refused:", error)
 
 # %%
-# To hide the class is not to forget it: the largest score among the nine others still tells whether a row is a 3.
+# To hide the class is not to forget it: the largest score among the nine others still tells whether a row is
+# a 3.
 kept = full.classes_ != 3
 hidden = full.decision_function(X_test)[:, kept].max(axis=1)
 forgotten = without.decision_function(X_test).max(axis=1)

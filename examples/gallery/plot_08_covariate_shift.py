@@ -2,8 +2,9 @@
 Covariate shift: the same classes, seen otherwise
 =================================================
 
-Digits are learned upright; then the camera turns, a little more at each stage, and labelled rows keep arriving. The model
-learns the new view, keeps the old one, and ``novelty`` says how strange a view is before it was learned.
+Digits are learned upright; then the camera turns, a little more at each stage, and labelled rows keep
+arriving. The model learns the new view, keeps the old one, and ``novelty`` says how strange a view is before
+it was learned.
 """
 
 import matplotlib.pyplot as plt
@@ -27,7 +28,8 @@ def turned(pictures, angle):
 
 
 # %%
-# Keys are placed on upright digits alone. Each stage has a quarter of the training rows, so no picture is seen twice.
+# Keys are placed on upright digits alone. Each stage has a quarter of the training rows, so no picture is
+# seen twice.
 parts = np.arange(len(y)) % len(ANGLES)
 models = {
     "bottleneck, ridge": DKVBClassifier(128, 64, 8, solver="ridge", random_state=0),
@@ -50,8 +52,8 @@ for stage, angle in enumerate(ANGLES):
         accuracy[name][stage] = [model.score(turned(test, seen), y_test) for seen in ANGLES]
 
 # %%
-# Rows: after which stage. Columns: under which angle the test digits are shown. Below the diagonal lies what was learned
-# earlier.
+# Rows: after which stage. Columns: under which angle the test digits are shown. Below the diagonal lies what
+# was learned earlier.
 figure, panels = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained")
 for axes, (name, matrix) in zip(panels, accuracy.items(), strict=True):
     axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis", alpha=0.75)

@@ -2,8 +2,9 @@
 Confidence, and samples of no known class
 =========================================
 
-``calibrate`` fits a temperature on held-out rows, so that of the rows predicted with 0.8 about 80 % are right. ``novelty``
-is the distance to the nearest used keys: it needs no labels, and tells classes that were never learned.
+``calibrate`` fits a temperature on held-out rows, so that of the rows predicted with 0.8 about 80 % are
+right. ``novelty`` is the distance to the nearest used keys: it needs no labels, and tells classes that were
+never learned.
 """
 
 import matplotlib.pyplot as plt

@@ -2,8 +2,8 @@
 Learn in two places, and merge
 ==============================
 
-What ``counts`` and ``ridge`` learn adds up. Two copies of one model with keys learn different classes in different places;
-merged, they equal a model that learned everything, bit for bit.
+What ``counts`` and ``ridge`` learn adds up. Two copies of one model with keys learn different classes in
+different places; merged, they equal a model that learned everything, bit for bit.
 """
 
 import copy
