@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import pages
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("nearest", "layer", "ridge_product", "counts_memory", "key_memory")
+SCRIPTS = ("nearest", "layer", "ridge_product", "counts_memory", "key_memory", "import_time")
 
 
 def lines_of(script):

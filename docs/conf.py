@@ -30,10 +30,8 @@ exclude_patterns = [
     "gallery/sg_execution_times.rst",
 ]
 templates_path = ["templates"]
-html_theme = "pydata_sphinx_theme"
+html_theme = "furo"
 html_title = f"{project} {version}"
-html_theme_options = {"show_prev_next": False, "navigation_with_keys": False, "secondary_sidebar_items": ["page-toc"]}
-html_show_sourcelink = False
 
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's sections say more: shapes, units, ranges
@@ -53,13 +51,3 @@ sphinx_gallery_conf = {
     "min_reported_time": 1,
     "remove_config_comments": True,
 }
-
-
-def skip_inherited_plumbing(app, what, name, obj, skip, options):
-    """Leave out scikit-learn's metadata methods, whose docstrings refer to pages of its own documentation."""
-    return skip or name == "get_metadata_routing" or (name.startswith("set_") and name.endswith("_request"))
-
-
-def setup(app):
-    """Connect the hook above."""
-    app.connect("autodoc-skip-member", skip_inherited_plumbing)

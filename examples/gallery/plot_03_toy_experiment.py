@@ -31,11 +31,11 @@ square = rng.uniform(size=(10_000, 2))
 settings = {"normalize": False, "random_state": 0}
 models = {
     "linear": SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.1, random_state=0),
-    "network, 32 hidden": MLPClassifier(32, learning_rate_init=0.001, random_state=0),
+    "network, 32 hidden": MLPClassifier(32, learning_rate_init=0.003, random_state=0),
     "bottleneck, 1 × 400": DKVBClassifier(1, 400, projection="identity", **settings).init_keys(square),
     "bottleneck, 20 × 20": DKVBClassifier(20, 20, 2, **settings).init_keys(square),
 }
-steps = {"linear": 300, "network, 32 hidden": 1000}
+steps = {"linear": 100, "network, 32 hidden": 300}
 
 # %%
 # The first two need many passes over each stage, and the list of classes; the bottlenecks take one pass each.

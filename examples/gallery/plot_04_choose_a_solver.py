@@ -27,7 +27,7 @@ heads = {
     "sgd": DKVBClassifier(128, 256, 8, solver="sgd", learning_rate=30.0, random_state=0),
     "nearest class mean": NearestClassMean(),
     "streaming LDA": StreamingLDA(),
-    "random-projection ridge": RandomProjectionRidge(2000, random_state=0),
+    "random-projection ridge": RandomProjectionRidge(1000, random_state=0),
 }
 rows = []
 for head in heads.values():

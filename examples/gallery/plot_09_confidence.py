@@ -29,25 +29,25 @@ model = DKVBClassifier(64, 128, 8, random_state=0).fit(X_train, y_train)
 before = model.predict_proba(X_test)
 after = model.calibrate(X_held, y_held).predict_proba(X_test)
 right = model.predict(X_test) == y_test
-figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-panels[0].plot([0, 1], [0, 1], "--", color="0.6")
+figure, axes = plt.subplots(figsize=(5, 3.8), layout="constrained")
+axes.plot([0, 1], [0, 1], "--", color="0.6")
 for probabilities, name in ((before, "as learned"), (after, f"temperature {model.temperature_:.2f}")):
     loss = log_loss(y_test, probabilities)
     share, stated = calibration_curve(right, probabilities.max(axis=1), n_bins=6, strategy="quantile")
-    panels[0].plot(stated, share, "o-", label=f"{name}: log loss {loss:.3f}")
-panels[0].set(
-    xlabel="stated probability", ylabel="share that is right", title="calibration", xlim=(0, 1), ylim=(0, 1.02)
-)
-panels[0].legend()
+    axes.plot(stated, share, "o-", label=f"{name}: log loss {loss:.3f}")
+axes.set(xlabel="stated probability", ylabel="share that is right", title="calibration", xlim=(0, 1), ylim=(0, 1.02))
+axes.legend()
+plt.show()
 
 # %%
 # Refuse what is strange: eights and nines against test rows of the classes that were learned.
 rows = np.concatenate([X_test, X[~known]])
 strange = np.repeat([False, True], [len(X_test), (~known).sum()])
+figure, axes = plt.subplots(figsize=(5, 3.8), layout="constrained")
 for score, name in ((model.novelty(rows), "novelty"), (-model.predict_proba(rows).max(axis=1), "low probability")):
     false, true, _ = roc_curve(strange, score)
-    panels[1].plot(false, true, label=f"{name}: area {roc_auc_score(strange, score):.3f}")
-panels[1].plot([0, 1], [0, 1], "--", color="0.6")
-panels[1].set(xlabel="known classes refused", ylabel="unknown classes refused", title="classes never learned")
-panels[1].legend()
+    axes.plot(false, true, label=f"{name}: area {roc_auc_score(strange, score):.3f}")
+axes.plot([0, 1], [0, 1], "--", color="0.6")
+axes.set(xlabel="known classes refused", ylabel="unknown classes refused", title="classes never learned")
+axes.legend()
 plt.show()
