@@ -1,7 +1,7 @@
-"""Time the README's first command, step by step, as on a new machine: ``python benchmarks/first_run.py [--page README.md]``.
+"""Time the README's first command as on a new machine: ``python benchmarks/first_run.py [--page README.md]``.
 
-Clones the checkout's committed state, makes a virtual environment, installs, and runs ``dvc repro`` twice. Needs the network,
-or a package index nearer by; pip's own cache is used where there is one.
+Clones the checkout's committed state, makes a virtual environment, installs, and runs ``dvc repro`` twice. Needs a
+package index; pip's own cache is used where there is one.
 """
 
 import json
@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import pages
-from benchmarks.__main__ import processor
+from benchmarks import pages  # noqa: E402
+from benchmarks.__main__ import processor  # noqa: E402
 
 STEPS = (
     ("a virtual environment", "python3 -m venv .venv"),

@@ -1,4 +1,4 @@
-"""The README's code runs, its commands are those that CI runs, and its numbers are those of the pages they come from."""
+"""The README's code runs, its commands are those of CI, its numbers are those of the pages they come from."""
 
 import re
 from pathlib import Path
