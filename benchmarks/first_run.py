@@ -42,7 +42,7 @@ def main():
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
         for name, command in STEPS:
             seconds = timed(command, folder)
-            print(json.dumps({"name": name.strip("`"), "ours": round(seconds), "unit": "s"}), flush=True)
+            print(json.dumps({"name": name.replace("`", ""), "ours": round(seconds), "unit": "s"}), flush=True)
             rows.append((name, f"{seconds:.0f}"))
         if not (folder / "report" / "index.html").exists():
             raise FileNotFoundError(
