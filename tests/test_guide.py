@@ -30,3 +30,12 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
 
 def test_the_code_of_most_pages_is_there_to_be_run():
     assert sum("```py" in (GUIDE / page).read_text(encoding="utf-8") for page in PAGES) >= 8
+
+
+def test_messages_that_the_page_of_errors_quotes_are_those_of_the_pipeline():
+    page = (GUIDE / "errors.md").read_text(encoding="utf-8")
+    source = "".join(path.read_text(encoding="utf-8") for path in (GUIDE.parents[1] / "pipeline").glob("*.py"))
+    quoted = re.findall(r"^\| `([^`]+)`", page, flags=re.MULTILINE)
+    assert len(quoted) >= 4
+    for message in quoted:
+        assert all(part.strip(" '") in source for part in message.split("…")), message
