@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from typing import Any, Self
 
@@ -83,7 +84,8 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     random_state : int, RandomState or None, default=None
         Decides projection, keys and the shuffling of ``sgd``.
     verbose : int, default=0
-        Above 0, prints a line when keys are placed.
+        Above 0, prints progress on stderr: keys placed, rows encoded and how long the rest takes, samples learned and
+        what they occupy, values solved.
 
     Attributes
     ----------
@@ -107,6 +109,12 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     state_bytes_ : int
         What was learned, beside projection and keys.
     n_features_in_, n_iter_ : int
+
+    Notes
+    -----
+    Threads on a CPU: the kernel and torch use ``torch.get_num_threads()``. ``torch.set_num_threads(n)`` sets it for the
+    process; scikit-learn's ``n_jobs`` around it starts processes, for which ``OMP_NUM_THREADS=1`` is the wise setting.
+    Codes and counts do not depend on it.
 
     References
     ----------
@@ -309,7 +317,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         """
         check_is_fitted(self)
         X, y, weights = self._check_learning(X, y, sample_weight, reset=False)
-        return self._forget(self._encoder().encode(X), y, weights)
+        return self._forget(self._encode(X), y, weights)
 
     def forget_codes(self, codes: Any, y: Any, sample_weight: Any = None) -> Self:
         """Do what :meth:`forget` does, from codes that :meth:`encode` made."""
@@ -433,8 +441,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     def values_(self) -> np.ndarray:
         """Value rows (c, j, k), float32."""
         check_is_fitted(self)
-        params = self.get_params(deep=False)
-        return self._scratch.get("values", lambda: solve_values(self._learned, params))
+        return self._scratch.get("values", self._solve)
 
     @property
     def key_counts_(self) -> np.ndarray:
@@ -518,8 +525,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     def _tell_size(self, before: int) -> None:
         """Say what was learned takes, and warn once when it takes much memory that could be a file."""
         size = self._learned.nbytes
-        if self.verbose:
-            print(f"[DKVBClassifier] {self._learned.n_samples:,} samples learned: {size / 2**20:,.1f} MiB")
+        self._say(f"{self._learned.n_samples:,} samples learned so far: {size / 2**20:,.1f} MiB")
         if self.solver == "ridge" and self.codes_dir is None and before <= MUCH_STATE_BYTES < size:
             warnings.warn(
                 f"ridge holds {size / 2**30:.1f} GiB in memory for {self._learned.n_samples:,} samples; expected at "
@@ -551,6 +557,12 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         read = self._scratch.get("reader", lambda: make_reader(self._learned, params, device, lambda: self.values_))
         parts = np.array_split(X, range(PREDICT_ROWS, len(X), PREDICT_ROWS))
         return torch.cat([read(encoder.nearest(rows, self._search())) for rows in parts]).cpu().numpy()
+
+    def _solve(self) -> np.ndarray:
+        params, started = self.get_params(deep=False), time.perf_counter()
+        values = solve_values(self._learned, params)
+        self._say(f"values of {len(self.classes_)} classes ready in {time.perf_counter() - started:.1f} s")
+        return values
 
     def _search(self) -> KeySearch:
         """Return the search among used keys."""

@@ -7,6 +7,8 @@ not know: how values learn.
 from __future__ import annotations
 
 import logging
+import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 FEW_FEATURES = 16
+ROWS_A_LINE = 16_384
+"""Rows that are encoded between two lines of progress."""
 
 
 class FrozenHalf(BaseEstimator):
@@ -52,6 +56,9 @@ class FrozenHalf(BaseEstimator):
     _codebook: Codebook
     _learned: Learned
     _scratch: DeviceCache
+    # What the question mark of scikit-learn's HTML repr leads to; the paper, until the documentation has an address.
+    _doc_link_module = "dkvb_estimator"
+    _doc_link_template = "https://arxiv.org/abs/2207.11240"
 
     def init_keys(self, X: Any, y: Any = None) -> Self:
         """Draw the projection and place the keys from embeddings, before anything is learned.
@@ -108,7 +115,7 @@ class FrozenHalf(BaseEstimator):
             Of a dask array, a dask array.
         """
         self._check_has_keys("encode")
-        return self._encoder().encode(self._check_X(X))
+        return self._encode(self._check_X(X))
 
     @property
     def projection_(self) -> Any:
@@ -244,7 +251,7 @@ class FrozenHalf(BaseEstimator):
             reset = False
 
     def _draw(self, sketches: Sketches, keys: Sketches | None, source: str, seed: int) -> None:
-        params, device = self.get_params(deep=False), resolve_device(self.device)
+        params, device, started = self.get_params(deep=False), resolve_device(self.device), time.perf_counter()
         self._codebook = draw_codebook(sketches, keys, params, source=source, seed=seed, device=device)
         self._scratch = DeviceCache()
         if self.n_features_in_ < FEW_FEATURES and self.normalize:
@@ -253,9 +260,11 @@ class FrozenHalf(BaseEstimator):
                 "may serve so few features better.",
                 self.n_features_in_,
             )
-        if self.verbose:
-            layout = self._codebook.layout
-            print(f"[DKVBClassifier] {layout.n_heads} heads × {layout.n_keys} keys placed: {self.key_report_}")
+        layout, report = self._codebook.layout, self.key_report_
+        self._say(
+            f"{layout.n_heads} heads × {layout.n_keys} keys placed from {report['n_rows']:,} rows in "
+            f"{time.perf_counter() - started:.1f} s, {report['unused_share']:.1%} unused"
+        )
 
     def _warn_about_few_rows(self) -> None:
         rows, keys = int(self.key_report_["n_rows"]), self.n_keys
@@ -266,6 +275,25 @@ class FrozenHalf(BaseEstimator):
                 UserWarning,
                 stacklevel=3,
             )
+
+    def _encode(self, X: np.ndarray) -> np.ndarray:
+        """Encode valid rows; the blocks, which ``verbose`` reports, change no bit of the codes."""
+        encoder, started = self._encoder(), time.perf_counter()
+        if not self.verbose:
+            return encoder.encode(X)
+        parts, done = [], 0
+        for rows in np.array_split(X, range(ROWS_A_LINE, len(X), ROWS_A_LINE)):
+            parts.append(encoder.encode(rows))
+            done += len(rows)
+            speed = done / max(time.perf_counter() - started, 1e-9)
+            left = f", {(len(X) - done) / speed:.0f} s left" if done < len(X) else ""
+            self._say(f"{done:,} of {len(X):,} rows encoded, {speed:,.0f} rows/s{left}")
+        return np.concatenate(parts)
+
+    def _say(self, text: str) -> None:
+        """Print a line of progress on stderr, where ``verbose`` asks for it."""
+        if self.verbose:
+            print(f"[{type(self).__name__}] {text}", file=sys.stderr, flush=True)
 
     def _encoder(self) -> Encoder:
         self._layout()

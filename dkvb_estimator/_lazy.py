@@ -44,7 +44,7 @@ class LazyHalf(FrozenHalf):
 
     def _learn_rows(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
         if not is_lazy(X):
-            return self._learn(self._encoder().encode(X), y, weights, classes, epochs)
+            return self._learn(self._encode(X), y, weights, classes, epochs)
         on_workers = is_dask(X) and (self.solver == "counts" or (self.solver == "ridge" and self.codes_dir is None))
         learn = self._learn_on_workers if on_workers else self._learn_in_order
         return learn(X, y, weights, classes, epochs)
@@ -56,7 +56,7 @@ class LazyHalf(FrozenHalf):
         try:
             for block in stream_blocks(X, y, weights):
                 rows, labels, some = self._check_learning(*block, reset=False)
-                self._learn(self._encoder().encode(rows), labels, some, classes, epochs)
+                self._learn(self._encode(rows), labels, some, classes, epochs)
                 n_learned += len(rows)
             _refuse_nothing(n_learned)
         except BaseException:

@@ -154,7 +154,10 @@ def _resolve_n_selected(params: Mapping[str, Any], n_keys: int) -> int:
 
 def as_array(X: object) -> Any:
     """Bring a torch tensor of any device to NumPy; leave everything else to scikit-learn's own checks."""
-    return X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
+    if not isinstance(X, torch.Tensor):
+        return X
+    X = X.detach().cpu()
+    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # NumPy has no bfloat16; float32 holds all of it
 
 
 def as_float32(X: np.ndarray) -> np.ndarray:
@@ -270,8 +273,8 @@ def merge_classes(known: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return known
     if _is_text(known) != _is_text(labels):
         raise ValueError(
-            f"y holds labels such as {labels[0]!r}, but the classes learned so far are such as {known[0]!r}; expected "
-            "one type of label. Convert y to the type of the first call."
+            f"y holds labels such as {labels.tolist()[0]!r}, but the classes learned so far are such as "
+            f"{known.tolist()[0]!r}; expected one type of label. Convert y to the type of the first call."
         )
     return np.union1d(known, labels)
 

@@ -12,12 +12,25 @@ from pipeline import console
 from pipeline.cache import check_cache, describe_cache, file_sha256, open_cache, verify_cache
 from pipeline.datasets import read_manifest
 
+STAGES = """\
+stages, each as python -m pipeline.STAGE (--help tells its arguments; dvc.yaml its paths):
+  manifest    list the images of a dataset with their hashes, labels and splits
+  extract     embed them once with a frozen network, into a cache
+  train       learn a run's stream of classes
+  evaluate    measure it beside other heads on the same cache
+  report      draw report/index.html
+
+settings: params.yaml says what is computed. DKVB_DEVICE (cuda, cpu), DKVB_WORKERS
+and DKVB_WEIGHTS (a folder of weight files) say how, and change no result."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline",
-        description="Look at embedding caches. The stages run by `dvc repro`, or each by `python -m pipeline.<stage>`.",
+        description="Look at embedding caches. `dvc repro` runs the stages below; each also runs by itself.",
+        epilog=STAGES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in (("info", "print where a cache comes from"), ("verify", "check a cache from end to end")):

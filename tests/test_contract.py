@@ -1,11 +1,15 @@
 """scikit-learn's own estimator checks, and the habits its users have."""
 
 import pickle
+import re
+import tomllib
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
@@ -16,7 +20,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from dkvb_estimator import DKVBClassifier
-from dkvb_estimator.baselines import NearestClassMean
+from dkvb_estimator.baselines import NearestClassMean, RandomProjectionRidge, StreamingLDA
+
+ROOT = Path(__file__).parent.parent
 
 SGD_DEPENDS_ON_ORDER = "sgd depends on the order and grouping of samples, and weights change both"
 SGD_TAKES_SMALL_STEPS = "a few small sgd steps cannot turn a prediction that follows counts by class weights"
@@ -107,3 +113,48 @@ def test_parameters_are_set_and_got_by_name():
     assert (model.get_params()["n_keys"], model.get_params()["density"]) == (8, 0.5)
     with pytest.raises(ValueError, match="Invalid parameter 'n_key' for estimator DKVBClassifier"):
         model.set_params(n_key=8)
+
+
+def test_a_notebook_shows_parameters_and_a_link_to_the_documentation():
+    page = small()._repr_html_()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (link,) = set(re.findall(r'class="sk-estimator-doc-link[^"]*"[^>]*href="([^"]+)"', page))
+    assert link in project["urls"].values()
+    assert "n_heads: int, default=256" in page
+
+
+@pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
+def test_verbose_tells_progress_on_stderr_and_changes_nothing(solver, capsys, monkeypatch):
+    monkeypatch.setattr("dkvb_estimator._frozen.ROWS_A_LINE", 100)
+    X, y = load_iris(return_X_y=True)
+    quiet = small(solver=solver).fit(X, y)
+    assert capsys.readouterr() == ("", "")
+    model = small(solver=solver, verbose=1).fit(X, y)
+    np.testing.assert_array_equal(model.values_, quiet.values_)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [
+        r"24 heads × 32 keys placed from \d+ rows in \d+\.\d s, \d+\.\d% unused",
+        r"100 of 150 rows encoded, [\d,]+ rows/s, \d+ s left",
+        r"150 of 150 rows encoded, [\d,]+ rows/s",
+        r"150 samples learned so far: \d+\.\d MiB",
+        r"values of 3 classes ready in \d+\.\d s",
+    ]
+    assert re.fullmatch("".join(rf"\[DKVBClassifier\] {line}\n" for line in lines), printed.err)
+
+
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_of_any_float_type_and_device_are_learned(device, kind):
+    X, y = load_iris(return_X_y=True)
+    model = small().fit(torch.tensor(X, dtype=kind, device=device), torch.tensor(y, device=device))
+    rows = torch.tensor(X, dtype=kind, device=device, requires_grad=True)
+    assert model.score(rows, torch.tensor(y, device=device).cpu()) > 0.9
+    assert isinstance(model.predict(rows), np.ndarray)
+
+
+@pytest.mark.parametrize("model", [StreamingLDA(), RandomProjectionRidge(), NearestClassMean()])
+def test_baselines_refuse_weights_by_name(model):
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(TypeError, match="sample_weight"):
+        model.fit(X, y, sample_weight=np.ones(len(y)))

@@ -1,6 +1,7 @@
 """``python -m pipeline info FILE`` and ``verify FILE``."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,13 @@ def test_the_module_runs_from_the_command_line():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["dataset"] == "früchte"
+
+
+def test_the_help_fits_one_screen_and_names_every_stage():
+    lines = build_parser().format_help().splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 100
+    commands = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    stages = set(re.findall(r"python -m pipeline\.(\w+)", commands))
+    assert len(stages) >= 5
+    assert not [stage for stage in stages if not any(line.startswith(f"  {stage} ") for line in lines)]

@@ -114,6 +114,11 @@ def test_tensors_become_arrays():
     assert isinstance(as_array(torch.ones(2, requires_grad=True)), np.ndarray)
 
 
+def test_half_precision_tensors_keep_their_numbers():
+    for kind in (torch.float16, torch.bfloat16):
+        np.testing.assert_array_equal(as_array(torch.tensor([1.5, -2.0], dtype=kind)), [1.5, -2.0])
+
+
 def test_numbers_beyond_float32_are_refused():
     with pytest.raises(ValueError, match=r"X holds 1e\+39, which float32 cannot; expected magnitudes below.*Rescale X"):
         as_float32(np.array([[1e39]]))

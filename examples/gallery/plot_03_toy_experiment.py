@@ -1,0 +1,64 @@
+"""
+The toy experiment: who forgets
+===============================
+
+Eight classes in the plane, two a stage, as in figure 2 of the paper that introduced the bottleneck. Colours
+show which class each point of the square is given after each stage. A linear model and a small network know
+the last two classes only; the bottlenecks keep what they learned.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.linear_model import SGDClassifier
+from sklearn.neural_network import MLPClassifier
+
+from dkvb_estimator import DKVBClassifier
+
+rng = np.random.default_rng(0)
+CENTRES = np.array([[1, 1], [3, 1], [3, 3], [1, 3], [3, 2], [2, 3], [1, 2], [2, 1]]) / 4
+STAGES = [(0, 4), (1, 5), (2, 6), (3, 7)]
+
+
+def draw(classes, n):
+    """Return n points of some classes and their labels."""
+    y = rng.choice(classes, size=n)
+    return CENTRES[y] + 0.035 * rng.standard_normal((n, 2)), y
+
+
+# %%
+# Both bottlenecks have 400 keys in all, placed on points spread evenly over the square.
+square = rng.uniform(size=(10_000, 2))
+settings = {"normalize": False, "random_state": 0}
+models = {
+    "linear": SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.1, random_state=0),
+    "network, 32 hidden": MLPClassifier(32, learning_rate_init=0.003, random_state=0),
+    "bottleneck, 1 × 400": DKVBClassifier(1, 400, projection="identity", **settings).init_keys(square),
+    "bottleneck, 20 × 20": DKVBClassifier(20, 20, 2, **settings).init_keys(square),
+}
+steps = {"linear": 100, "network, 32 hidden": 300}
+
+# %%
+# The first two need many passes over each stage, and the list of classes; the bottlenecks take one pass each.
+grid = np.stack(np.meshgrid(np.linspace(0, 1, 100), np.linspace(0, 1, 100)), axis=-1).reshape(-1, 2)
+X_test, y_test = draw(np.arange(8), 1600)
+maps, accuracy = {}, {name: [] for name in models}
+for number, stage in enumerate(STAGES):
+    X, y = draw(stage, 100)
+    for name, model in models.items():
+        for _ in range(steps.get(name, 1)):
+            model.partial_fit(X, y, classes=np.arange(8) if name in steps else None)
+        maps[name, number] = model.predict(grid).reshape(100, 100)
+        accuracy[name].append(model.score(X_test, y_test))
+
+# %%
+figure, panels = plt.subplots(len(models), 4, figsize=(8, 8.4), layout="constrained")
+for row, name in zip(panels, models, strict=True):
+    row[0].set_ylabel(name)
+    for number, axes in enumerate(row):
+        axes.imshow(maps[name, number], origin="lower", extent=(0, 1, 0, 1), cmap="tab10", vmin=0, vmax=9, alpha=0.6)
+        axes.scatter(*CENTRES.T, c=np.arange(8), cmap="tab10", vmin=0, vmax=9, s=18, edgecolor="black")
+        axes.set_title(f"{accuracy[name][number]:.2f} of 8 classes", fontsize=9)
+        axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
+for axes, stage in zip(panels[-1], STAGES, strict=True):
+    axes.set_xlabel(f"after {stage[0]} and {stage[1]}")
+plt.show()

@@ -1,0 +1,60 @@
+"""
+Forget a class, or some samples
+===============================
+
+``forget_classes`` and ``forget`` subtract what was learned. The figure compares with the model that never saw
+those rows: the difference of all values is zero, bit for bit, where hiding a class from the output leaves
+everything in place.
+"""
+
+import copy
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from dkvb_estimator import DKVBClassifier
+
+X, y = load_digits(return_X_y=True)
+X, X_keys, y, _ = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
+X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
+blank = DKVBClassifier(64, 128, 8, random_state=0).init_keys(X_keys)  # keys know none of the rows learned below
+full = copy.deepcopy(blank).partial_fit(X, y)
+print("exact:", full.forgetting_is_exact_)
+
+# %%
+# A class goes. Its column leaves the probabilities, and its test rows are given other labels.
+without = copy.deepcopy(full).forget_classes([3])
+anew = copy.deepcopy(blank).partial_fit(X[y != 3], y[y != 3])
+print("classes:", without.classes_.tolist())
+print("largest difference of a value to a model that never saw a 3:", np.abs(without.values_ - anew.values_).max())
+
+# %%
+# A person's samples go: here every 20th row. What was never learned cannot be forgotten, and is refused.
+person = np.arange(len(y)) % 20 == 0
+fewer = copy.deepcopy(full).forget(X[person], y[person])
+again = copy.deepcopy(blank).partial_fit(X[~person], y[~person])
+print("largest difference of a value to a model that never saw them:", np.abs(fewer.values_ - again.values_).max())
+try:
+    fewer.forget(X[person][:1], y[person][:1])
+except ValueError as error:
+    print("refused:", error)
+
+# %%
+# To hide the class is not to forget it: the largest score among the nine others still tells whether a row is
+# a 3.
+kept = full.classes_ != 3
+hidden = full.decision_function(X_test)[:, kept].max(axis=1)
+forgotten = without.decision_function(X_test).max(axis=1)
+never = anew.decision_function(X_test).max(axis=1)
+figure, panels = plt.subplots(1, 3, figsize=(9.5, 3), layout="constrained", sharex=True, sharey=True)
+for axes, scores, title in zip(
+    panels, (hidden, forgotten, never), ("column hidden", "forgotten", "never seen"), strict=True
+):
+    bins = np.linspace(min(hidden.min(), never.min()), max(hidden.max(), never.max()), 30)
+    axes.hist(scores[y_test != 3], bins, density=True, alpha=0.6, label="other digits")
+    axes.hist(scores[y_test == 3], bins, density=True, alpha=0.6, label="threes")
+    axes.set(title=title, xlabel="largest score among the nine", yticks=[])
+panels[0].legend()
+plt.show()

@@ -1,0 +1,70 @@
+"""
+Covariate shift: the same classes, seen otherwise
+=================================================
+
+Digits are learned upright; then the camera turns, a little more at each stage, and labelled rows keep
+arriving. The model learns the new view, keeps the old one, and ``novelty`` says how strange a view is before
+it was learned.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.ndimage import rotate
+from sklearn.datasets import load_digits
+from sklearn.linear_model import SGDClassifier
+from sklearn.model_selection import train_test_split
+
+from dkvb_estimator import DKVBClassifier
+
+images, y = load_digits(return_X_y=True)
+images = images.reshape(-1, 8, 8)
+train, test, y, y_test = train_test_split(images, y, test_size=0.4, stratify=y, random_state=0)
+ANGLES = (0, 30, 60, 90)
+
+
+def turned(pictures, angle):
+    """Return the pixels of pictures turned by an angle in degrees (n, 64)."""
+    return rotate(pictures, angle, axes=(1, 2), reshape=False, order=1).reshape(len(pictures), 64)
+
+
+# %%
+# Keys are placed on upright digits alone. Each stage has a quarter of the training rows, so no picture is
+# seen twice.
+parts = np.arange(len(y)) % len(ANGLES)
+models = {
+    "bottleneck, ridge": DKVBClassifier(128, 64, 8, solver="ridge", random_state=0),
+    "linear, gradient steps": SGDClassifier(loss="log_loss", random_state=0),
+}
+models["bottleneck, ridge"].init_keys(turned(train[parts == 0], 0))
+accuracy = {name: np.zeros((len(ANGLES), len(ANGLES))) for name in models}
+novelty = []
+for stage, angle in enumerate(ANGLES):
+    X, labels = turned(train[parts == stage], angle), y[parts == stage]
+    if stage:
+        novelty.append(
+            (
+                models["bottleneck, ridge"].novelty(turned(test, ANGLES[stage - 1])).mean(),
+                models["bottleneck, ridge"].novelty(turned(test, angle)).mean(),
+            )
+        )
+    for name, model in models.items():
+        model.partial_fit(X, labels, **({"classes": range(10)} if name.startswith("linear") else {}))
+        accuracy[name][stage] = [model.score(turned(test, seen), y_test) for seen in ANGLES]
+
+# %%
+# Rows: after which stage. Columns: under which angle the test digits are shown. Below the diagonal lies what
+# was learned earlier.
+figure, panels = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained")
+for axes, (name, matrix) in zip(panels, accuracy.items(), strict=True):
+    axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis", alpha=0.75)
+    for i, j in np.ndindex(matrix.shape):
+        axes.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center")
+    axes.set_xticks(range(len(ANGLES)), [f"{angle}°" for angle in ANGLES])
+    axes.set_yticks(range(len(ANGLES)), [f"{angle}°" for angle in ANGLES])
+    axes.set(title=name, xlabel="test digits turned by", ylabel="learned up to")
+plt.show()
+
+# %%
+# Before a stage was learned, its view was stranger than the view learned last:
+for angle, (known, new) in zip(ANGLES[1:], novelty, strict=True):
+    print(f"{angle}°: novelty {new:.2f}, the stage before {known:.2f}")

@@ -1,0 +1,53 @@
+"""
+Confidence, and samples of no known class
+=========================================
+
+``calibrate`` fits a temperature on held-out rows, so that of the rows predicted with 0.8 about 80 % are
+right. ``novelty`` is the distance to the nearest used keys: it needs no labels, and tells classes that were
+never learned.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.calibration import calibration_curve
+from sklearn.datasets import load_digits
+from sklearn.metrics import log_loss, roc_auc_score, roc_curve
+from sklearn.model_selection import train_test_split
+
+from dkvb_estimator import DKVBClassifier
+
+X, y = load_digits(return_X_y=True)
+known = y < 8  # eights and nines are never learned
+X_train, X_rest, y_train, y_rest = train_test_split(
+    X[known], y[known], test_size=0.6, stratify=y[known], random_state=0
+)
+X_held, X_test, y_held, y_test = train_test_split(X_rest, y_rest, test_size=0.5, stratify=y_rest, random_state=0)
+model = DKVBClassifier(64, 128, 8, random_state=0).fit(X_train, y_train)
+
+# %%
+# Top probabilities before and after; ``calibrate`` changes no prediction.
+before = model.predict_proba(X_test)
+after = model.calibrate(X_held, y_held).predict_proba(X_test)
+right = model.predict(X_test) == y_test
+figure, axes = plt.subplots(figsize=(5, 3.8), layout="constrained")
+axes.plot([0, 1], [0, 1], "--", color="0.6")
+for probabilities, name in ((before, "as learned"), (after, f"temperature {model.temperature_:.2f}")):
+    loss = log_loss(y_test, probabilities)
+    share, stated = calibration_curve(right, probabilities.max(axis=1), n_bins=6, strategy="quantile")
+    axes.plot(stated, share, "o-", label=f"{name}: log loss {loss:.3f}")
+axes.set(xlabel="stated probability", ylabel="share that is right", title="calibration", xlim=(0, 1), ylim=(0, 1.02))
+axes.legend()
+plt.show()
+
+# %%
+# Refuse what is strange: eights and nines against test rows of the classes that were learned.
+rows = np.concatenate([X_test, X[~known]])
+strange = np.repeat([False, True], [len(X_test), (~known).sum()])
+figure, axes = plt.subplots(figsize=(5, 3.8), layout="constrained")
+for score, name in ((model.novelty(rows), "novelty"), (-model.predict_proba(rows).max(axis=1), "low probability")):
+    false, true, _ = roc_curve(strange, score)
+    axes.plot(false, true, label=f"{name}: area {roc_auc_score(strange, score):.3f}")
+axes.plot([0, 1], [0, 1], "--", color="0.6")
+axes.set(xlabel="known classes refused", ylabel="unknown classes refused", title="classes never learned")
+axes.legend()
+plt.show()
