@@ -13,7 +13,17 @@ from pathlib import Path
 from benchmarks import pages
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("nearest", "layer", "ridge_product", "counts_memory", "key_memory", "import_time", "out_of_core", "dask_workers", "search")
+SCRIPTS = (
+    "nearest",
+    "layer",
+    "ridge_product",
+    "counts_memory",
+    "key_memory",
+    "import_time",
+    "out_of_core",
+    "dask_workers",
+    "search",
+)
 
 
 def lines_of(script):

@@ -60,10 +60,10 @@ def solve_ridge(
     exactly ``max_iter`` steps from zero on ``(AᵀWA + λI) B = AᵀW (Y − prior)``, λ = alpha × the mean weight of a used
     key. Stopping early regularises; a warm start or a tolerance would make the values depend on history.
 
-    Directions are kept conjugate to the constant table. Every sample selects c · m keys, so that table is almost an
-    eigenvector, with an eigenvalue far above all others; the right side is orthogonal to it and needs none of it, but
-    what rounding leaves along it grows with every step: after twenty, sums in another order would change values by
-    1e-2, and so they change them by 1e-5.
+    Directions are kept conjugate to the constant table of used keys. Every sample selects c · m of them, so that table
+    is almost an eigenvector, with an eigenvalue far above all others; the right side is orthogonal to it and needs none
+    of it, but what rounding leaves along it grows with every step: after twenty, sums in another order would change
+    values by 1e-2, and so they change them by 1e-5.
 
     Of the samples, a step needs only sums over the parts: where these are on workers, directions go out and sums come
     back, tables of (c · j, k) both, and the samples stay.
@@ -154,7 +154,8 @@ def _matrix(samples: Samples, shape: tuple[int, int, int]) -> Iterator[Selection
 class _State:
     """Conjugate gradients for all classes at once, each class with its own step lengths, in float64.
 
-    ``shares`` (c · j,) sum to one; tables whose average by them is zero are conjugate to the constant one.
+    ``shares`` (c · j,) sum to one, and are zero for unused keys; tables whose average by them is zero are conjugate to
+    the constant one.
     """
 
     ridge: float
@@ -169,14 +170,17 @@ class _State:
 def _first(right: np.ndarray, alpha: float, n_read: int) -> _State:
     hits, right = right[:, 0], np.ascontiguousarray(right[:, 1:])
     ridge = alpha * hits[hits > 0].mean()
-    image = n_read * hits + ridge  # of the constant table
-    shares = image / image.sum()
+    used = hits > 0
+    image = np.where(used, n_read * hits + ridge, 0)  # of the constant table of used keys
+    shares = image / image[used].sum()
     scaled = _conjugate(right / (hits + ridge)[:, None], shares)
     return _State(ridge, hits + ridge, shares, np.zeros_like(right), right, scaled, (right * scaled).sum(axis=0))
 
 
 def _conjugate(table: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    return table - shares @ table
+    # summed row after row, so that rows of unused keys, which add zero, change no bit: pruning takes them away
+    average = (shares[:, None] * table).sum(axis=0)
+    return table - (shares > 0)[:, None] * average
 
 
 def _direction(state: _State) -> np.ndarray:
@@ -201,8 +205,7 @@ def _next(state: _State, image: np.ndarray) -> _State:
 
 
 def _values(state: _State, prior: np.ndarray, shape: tuple[int, int, int], n_selected: int) -> np.ndarray:
-    used = (state.diagonal > state.ridge)[:, None]  # of the others, the constant that directions were made conjugate by
-    return (shape[0] * n_selected * np.where(used, state.solution, 0) + prior).reshape(shape).astype(np.float32)
+    return (shape[0] * n_selected * state.solution + prior).reshape(shape).astype(np.float32)
 
 
 @dataclass(frozen=True)
