@@ -107,25 +107,26 @@ def ridge_converged(codes, labels, weights, shape, alpha):
 def ridge_stepped(codes, labels, weights, shape, alpha, n_steps):
     """Values after some Jacobi-preconditioned conjugate gradient steps from zero, one class after another.
 
-    Directions are kept conjugate to the constant vector.
+    Directions are kept conjugate to the constant vector of the keys that some sample selects.
     """
     left, right, prior = _normal_equations(codes, labels, weights, shape, alpha)
     solution = np.zeros(right.shape)
+    used = (left != 0).sum(axis=0) > 1
+    flat = left.sum(axis=0) * used / left.sum(axis=0)[used].sum()
     for k in range(shape[2]):
         x, r = np.zeros(len(left)), right[:, k].copy()
-        flat = left.sum(axis=0) / left.sum()
         z = r / np.diag(left)
-        z = z - flat @ z
+        z = z - used * (flat @ z)
         p = z.copy()
         for _ in range(n_steps):
             step = (r @ z) / (p @ left @ p)
             x = x + step * p
             r_new = r - step * (left @ p)
             z_new = r_new / np.diag(left)
-            z_new = z_new - flat @ z_new
+            z_new = z_new - used * (flat @ z_new)
             p = z_new + (r_new @ z_new) / (r @ z) * p
             r, z = r_new, z_new
-        solution[:, k] = np.where((left != 0).sum(axis=0) > 1, x, 0)  # keys that no sample selects
+        solution[:, k] = x
     return (shape[0] * codes.shape[2] * solution + prior).reshape(shape)
 
 
