@@ -1,6 +1,6 @@
 """Does memory grow with the rows of a cache?
 
-``python benchmarks/out_of_core.py [n_rows]`` (default 5,000): a cache of that many rows of 512 features, and one of
+``python benchmarks/out_of_core.py [n_rows]`` (default 20,000): a cache of that many rows of 512 features, and one of
 ten times as many, are learned and predicted from the file: ``counts``, ``sgd`` in one pass, ``ridge`` with its codes in
 a file. Each in a process of its own, whose memory is looked at every 5 ms. Pages of files that are merely mapped are
 not counted: the system drops them when it needs the room. Prints JSON lines; goal: at most 1.1 times the memory.
@@ -77,7 +77,7 @@ def learn(path, solver):
 def main():
     if len(sys.argv) > 2:
         return learn(Path(sys.argv[1]), sys.argv[2])
-    n_rows = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000
+    n_rows = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     met = True
     with tempfile.TemporaryDirectory() as folder:
         paths = {times: Path(folder) / f"{times}.h5" for times in (1, 10)}

@@ -1,8 +1,8 @@
 """How many bytes and seconds do millions of samples take on a cluster? A model, from coefficients measured here.
 
 ``python benchmarks/scaling.py [--page docs/scaling.md]``: 256 heads × 512 keys × 14 from 640 features, one thread. What
-a worker does to a row is measured on 4,000 rows, in seconds of the processor, best of three; bytes follow from shapes, and for the counts there is a
-bound. Prints JSON lines.
+a worker does to a row is measured on 4,000 rows, in seconds of the processor, best of three; bytes follow from shapes,
+and for the counts there is a bound. Prints JSON lines.
 """
 
 import json
