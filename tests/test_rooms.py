@@ -47,20 +47,26 @@ ROOMS = {  # module of dkvb_estimator: the modules of ours that it may import
 LEAVES = {
     "params",
     "datasets",
+    "image_files",
     "backbones",
     "inline_backbones",
     "networks",
     "cache",
+    "exchange",
     "shards",
+    "sources",
     "streams",
     "probes",
     "weights",
 }
-STAGES = {"manifest", "extract", "train", "evaluate", "search", "report", "toy"}
+STAGES = {"manifest", "folder", "extract", "adopt", "train", "evaluate", "search", "report", "toy"}
 PIPELINE = {  # module of pipeline: the modules of pipeline that it may import; absent modules are not missed
     "__init__": set(),
     "console": set(),
     **{name: set() for name in LEAVES},
+    "datasets": {"image_files"},
+    "params": {"sources"},
+    "exchange": {"cache", "datasets"},
     "networks": {"backbones"},
     "inline_backbones": {"backbones", "networks"},
     "cache": {"cache_check", "cache_format", "cache_writer"},
