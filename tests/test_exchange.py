@@ -239,7 +239,7 @@ def test_a_truncated_file_is_one_sentence(files, capsys, name):
         ({"splits": "odd.npy"}, "split 'a/b' has a name that the file keeps for itself or cannot hold"),
         ({"test_labels": "y.npy"}, "--test-labels or --test-ids came without --test-embeddings; expected them too."),
         ({"splits": "odd.npy", "test_embeddings": "X.npy"}, "--test-embeddings and --splits both say which samples"),
-        ({"test_embeddings": "wide.npy"}, "the splits differ in their number of features: {'test': 6, 'train': 5}; expected one"),
+        ({"test_embeddings": "wide.npy"}, "the splits differ in their number of features: {'test': 6, 'train': 5};"),
         ({"embeddings": "nan.npy"}, "the embedding of sample 'nan/0000004' (split 'train') holds NaN or infinity"),
     ],
 )  # fmt: skip
