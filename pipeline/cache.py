@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+_WINDOW_BYTES = 2**28
+"""Embeddings (float32) that are shuffled together, in memory."""
+
+
 class CacheReader:
     """Read a cache, lazily and read-only; every block of rows is checked against its checksum.
 
@@ -144,14 +148,34 @@ class CacheReader:
     def iter_batches(
         self, split: str, batch_rows: int, seed: int | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield embeddings and labels in batches: in order, or shuffled by a seed."""
+        """Yield embeddings and labels in batches: in order, or shuffled by a seed.
+
+        Every block is read once. Shuffled, blocks come in random order and rows are mixed within windows of at most
+        256 MiB: up to that size of float32 embeddings, any order of the split's rows is as likely as any other.
+        """
         if batch_rows < 1:
             raise ValueError(f"batch_rows={batch_rows} was given; expected at least 1. Ask for a positive number.")
-        n = self.n_rows(split)
-        order = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
-        for start in range(0, n, batch_rows):
-            rows = order[start : start + batch_rows]
-            yield self.read(split, rows), self._split(split).labels[rows]
+        info = self._split(split)
+        X, y = np.empty((0, info.n_features), dtype=np.float32), info.labels[:0]
+        for rows in self._windows(info, seed):
+            X, y = np.concatenate([X, self.read(split, rows)]), np.concatenate([y, info.labels[rows]])
+            whole = len(X) // batch_rows * batch_rows
+            for start in range(0, whole, batch_rows):
+                yield X[start : start + batch_rows], y[start : start + batch_rows]
+            X, y = X[whole:], y[whole:]
+        if len(X):
+            yield X, y
+
+    def _windows(self, info: Split, seed: int | None) -> Iterator[np.ndarray]:
+        """Yield rows that are read together: whole blocks, each of them once."""
+        n, starts, rng = len(info.labels), np.arange(0, len(info.labels), info.block_rows), np.random.default_rng(seed)
+        shuffled = seed is not None
+        n_blocks = max(1, _WINDOW_BYTES // (info.block_rows * info.n_features * 4)) if shuffled else 1
+        starts = rng.permutation(starts) if shuffled else starts
+        for first in range(0, len(starts), n_blocks):
+            blocks = [np.arange(s, min(s + info.block_rows, n)) for s in starts[first : first + n_blocks]]
+            rows = np.concatenate(blocks)
+            yield rng.permutation(rows) if shuffled else rows
 
     def as_numpy(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Return all embeddings (n, f), float32, and labels (n,) of a split."""

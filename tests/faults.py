@@ -2,12 +2,15 @@
 
 Run as ``python faults.py FOLDER < orders.json``. An order is an object: ``kill`` (the process kills itself, by a signal
 that it cannot catch, at this operation on files, counted from the start of the extraction), ``limit`` (no file may
-grow beyond this many bytes), or neither. Each runs in a process of its own, in FOLDER, by the stage's own command.
+grow beyond this many bytes), or neither; with ``fresh`` the outputs of earlier ones are removed first. Each runs in a
+process of its own, in FOLDER, by the stage's own command.
 """
 
+import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -76,7 +79,9 @@ def watch(folder, kill):
 
 
 def in_fork(folder, order):
-    """Run the command and return how it ended, what it said, and how many operations it made."""
+    """Run the command and return how it ended, what it said, and what files there are, with their sha256."""
+    if order.get("fresh"):
+        shutil.rmtree(folder / "out", ignore_errors=True)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -92,7 +97,12 @@ def in_fork(folder, order):
         text = said.read().replace("\r", "\n")
     _, status = os.waitpid(child, 0)
     lines = [line for line in text.splitlines() if line.strip() and "images/s]" not in line]
-    return {"code": os.waitstatus_to_exitcode(status), "said": lines}
+    files = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    return {"code": os.waitstatus_to_exitcode(status), "said": lines, "files": files}
 
 
 def main():
