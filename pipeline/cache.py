@@ -63,6 +63,7 @@ class CacheReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._file: h5py.File | None = None
+        self._arrays: dict[str, h5py.Dataset] = {}
         self._process = os.getpid()
         if not self.path.is_file():
             raise FileNotFoundError(
@@ -79,7 +80,7 @@ class CacheReader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_file": None}
+        return vars(self) | {"_file": None, "_arrays": {}}
 
     def __dask_tokenize__(self) -> tuple[str, str]:
         return str(self.path.resolve()), self.header.fingerprint
@@ -138,11 +139,19 @@ class CacheReader:
                 f"row {wrong} of split {split!r} was asked for; expected 0 to {len(info.labels) - 1}. Ask for "
                 "rows that exist."
             )
-        out = np.empty((len(rows), info.n_features), dtype=np.float32)
+        return self._read_into(np.empty((len(rows), info.n_features), dtype=np.float32), split, rows)
+
+    def _read_into(self, out: np.ndarray, split: str, rows: np.ndarray) -> np.ndarray:
+        info = self._split(split)
         blocks = rows // info.block_rows
-        for block in np.unique(blocks):
-            here = blocks == block
-            out[here] = self._block(split, info, int(block))[rows[here] - block * info.block_rows]
+        order = np.argsort(blocks, kind="stable")
+        starts = np.flatnonzero(np.diff(blocks[order], prepend=-1))
+        for first, stop in zip(starts, [*starts[1:], len(rows)]):
+            here = order[first:stop]
+            block = int(blocks[here[0]])
+            # slices where rows follow each other: NumPy copies them several times faster
+            inside = _as_slice(rows[here] - block * info.block_rows)
+            out[_as_slice(here)] = self._block(split, info, block)[inside]  # and widens to float32
         return out
 
     def iter_batches(
@@ -158,7 +167,10 @@ class CacheReader:
         info = self._split(split)
         X, y = np.empty((0, info.n_features), dtype=np.float32), info.labels[:0]
         for rows in self._windows(info, seed):
-            X, y = np.concatenate([X, self.read(split, rows)]), np.concatenate([y, info.labels[rows]])
+            left = len(X)  # rows of the window before, too few for a batch
+            rest, X = X, np.empty((left + len(rows), info.n_features), dtype=np.float32)
+            X[:left], y = rest, np.concatenate([y, info.labels[rows]])
+            self._read_into(X[left:], split, rows)
             whole = len(X) // batch_rows * batch_rows
             for start in range(0, whole, batch_rows):
                 yield X[start : start + batch_rows], y[start : start + batch_rows]
@@ -199,17 +211,33 @@ class CacheReader:
 
     def _open(self) -> h5py.File:
         if self._file is None or self._process != os.getpid():
-            self._file, self._process = h5py.File(self.path, "r"), os.getpid()
+            # blocks are read whole: HDF5's cache of chunks would only copy them once more
+            self._file, self._process = h5py.File(self.path, "r", rdcc_nbytes=0), os.getpid()
+            self._arrays = {}
         return self._file
+
+    def _embeddings(self, split: str) -> h5py.Dataset:
+        file = self._open()
+        if split not in self._arrays:  # finding an array takes as long as reading some rows of it
+            self._arrays[split] = file[split]["embeddings"]
+        return self._arrays[split]
 
     def _block(self, split: str, info: Split, block: int) -> np.ndarray:
         start = block * info.block_rows
         stop = min(start + info.block_rows, len(info.labels))
         with NamingDamage(self.path):
-            stored = self._open()[split]["embeddings"][start:stop]
+            stored = self._embeddings(split)[start:stop]
             if block_crc(block, stored) != info.crcs[block]:
                 raise OSError(f"rows {start} to {stop - 1} of {split}/embeddings differ from their checksum")
-        return stored.astype(np.float32)
+        return stored
+
+
+def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
+    """Return positions as a slice where they follow each other."""
+    first, last = int(positions[0]), int(positions[-1])
+    if last - first + 1 == len(positions) and (np.diff(positions) == 1).all():
+        return slice(first, last + 1)
+    return positions
 
 
 def _positions(rows: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ def test_the_reader_of_the_format_page_agrees_with_ours_and_notices_damage(tmp_p
             assert ids == reader.sample_ids(split)
     damaged = small_cache.write_small(tmp_path / "damaged.h5")
     content = bytearray(damaged.read_bytes())
-    content[content.find(small_cache.embeddings("train")[:2].astype("<f2").tobytes())] ^= 1
+    content[content.rindex(small_cache.embeddings("train")[:2].astype("<f2").tobytes())] ^= 1
     damaged.write_bytes(content)
     with pytest.raises(OSError, match="block 0 of train is damaged"):
         read_split(damaged, "train")
