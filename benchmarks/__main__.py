@@ -13,7 +13,16 @@ from pathlib import Path
 from benchmarks import pages
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("nearest", "layer", "ridge_product", "counts_memory", "key_memory")
+SCRIPTS = (
+    "nearest",
+    "layer",
+    "ridge_product",
+    "counts_memory",
+    "key_memory",
+    "extract",
+    "cache_reading",
+    "storage_dtype",
+)
 
 
 def lines_of(script):
