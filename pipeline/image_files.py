@@ -7,10 +7,12 @@ data sets, splits, manifests, networks.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +81,7 @@ def read_image(root: Path, sample_id: str) -> tuple[Image.Image, str]:
         If the file is missing, or cannot be decoded.
     """
     path = root / sample_id
-    if not path.resolve().is_relative_to(root.resolve()):
+    if not path.resolve().is_relative_to(_resolved(root)):
         raise ValueError(f"image {sample_id} lies outside {root}; expected a path below it. Correct the manifest.")
     if not path.is_file():
         raise FileNotFoundError(
@@ -87,9 +89,10 @@ def read_image(root: Path, sample_id: str) -> tuple[Image.Image, str]:
             "`dvc repro` to list the images anew."
         )
     try:
-        with Image.open(path) as image:
+        content = path.read_bytes()  # once, so that what is decoded is what was hashed
+        with Image.open(io.BytesIO(content)) as image:
             image.load()
-            return to_rgb(image), _sha256(path)
+            return to_rgb(image), hashlib.sha256(content).hexdigest()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptImageError(
             f"image {sample_id} in {root} cannot be decoded ({error}); expected a whole image. Replace or remove it, "
@@ -164,6 +167,6 @@ class DigestIndex:
         return found if isinstance(found, dict) else {}
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@cache
+def _resolved(root: Path) -> Path:
+    return root.resolve()
