@@ -23,6 +23,9 @@ SCRIPTS = (
     "out_of_core",
     "dask_workers",
     "search",
+    "extract",
+    "cache_reading",
+    "storage_dtype",
 )
 
 

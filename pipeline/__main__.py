@@ -1,6 +1,6 @@
-"""Look at caches from the command line: ``python -m pipeline info FILE`` and ``verify FILE``.
+"""Caches from the command line: ``python -m pipeline info``, ``verify``, ``import`` and ``export``.
 
-Enters: a path. Leaves: text on standard output. Must not know: anything that a room already knows.
+Enters: paths. Leaves: text on standard output, a cache, plain files. Must not know: anything that a room already knows.
 """
 
 from __future__ import annotations
@@ -11,6 +11,14 @@ import json
 from pipeline import console
 from pipeline.cache import check_cache, describe_cache, file_sha256, open_cache, verify_cache
 from pipeline.datasets import read_manifest
+from pipeline.exchange import add_import_options, export_cache, import_arrays
+
+VERBS = {
+    "info": "print where a cache comes from",
+    "verify": "check a cache from end to end",
+    "import": "make a cache of embeddings in .npy, .npz, .pt or Parquet files",
+    "export": "write a cache as .npz, .npy or Parquet",
+}
 
 STAGES = """\
 stages, each as python -m pipeline.STAGE (--help tells its arguments; dvc.yaml its paths):
@@ -33,12 +41,19 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, text in (("info", "print where a cache comes from"), ("verify", "check a cache from end to end")):
+    for verb, text in VERBS.items():
         command = verbs.add_parser(verb, help=text, description=text)
+        console.add_debug(command)
+        if verb == "import":
+            add_import_options(command)
+            continue
         command.add_argument("file", help="a cache, such as caches/digits.h5")
         if verb == "verify":
             command.add_argument("--backbone", help="also check that this backbone wrote it")
             command.add_argument("--manifest", help="also check that it was written from this manifest")
+        if verb == "export":
+            command.add_argument("--output", required=True, help="file to write, ending in .npz, .npy or .parquet")
+            command.add_argument("--split", help="the one split to write (default: all)")
     return parser
 
 
@@ -46,7 +61,19 @@ def main(arguments: argparse.Namespace) -> None:
     """Do what the verb says."""
     if arguments.verb == "info":
         print(json.dumps(describe_cache(arguments.file), indent=2, ensure_ascii=False))
-        return
+    elif arguments.verb == "verify":
+        _verify(arguments)
+    elif arguments.verb == "import":
+        path = import_arrays(arguments)
+        with open_cache(path) as reader:
+            rows = ", ".join(f"{reader.n_rows(name):,} {name}" for name in reader.split_names)
+            print(f"{path}: {rows}; {reader.n_features:,} features, {len(reader.header.class_names):,} classes")
+    else:
+        for path in export_cache(arguments.file, arguments.output, arguments.split):
+            print(path)
+
+
+def _verify(arguments: argparse.Namespace) -> None:
     for fact in verify_cache(arguments.file):
         print(fact)
     sha256 = read_manifest(arguments.manifest).sha256 if arguments.manifest else None

@@ -43,6 +43,10 @@ __all__ = [
 ]
 
 
+_WINDOW_BYTES = 2**28
+"""Embeddings (float32) that are shuffled together, in memory."""
+
+
 class CacheReader:
     """Read a cache, lazily and read-only; every block of rows is checked against its checksum.
 
@@ -68,6 +72,7 @@ class CacheReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._file: h5py.File | None = None
+        self._arrays: dict[str, h5py.Dataset] = {}
         self._process = os.getpid()
         if not self.path.is_file():
             raise FileNotFoundError(
@@ -84,7 +89,7 @@ class CacheReader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_file": None}
+        return vars(self) | {"_file": None, "_arrays": {}}
 
     def __dask_tokenize__(self) -> tuple[str, str]:
         return str(self.path.resolve()), self.header.fingerprint
@@ -152,24 +157,55 @@ class CacheReader:
                 f"row {wrong} of split {split!r} was asked for; expected 0 to {len(info.labels) - 1}. Ask for "
                 "rows that exist."
             )
-        out = np.empty((len(rows), info.n_features), dtype=np.float32)
+        return self._read_into(np.empty((len(rows), info.n_features), dtype=np.float32), split, rows)
+
+    def _read_into(self, out: np.ndarray, split: str, rows: np.ndarray) -> np.ndarray:
+        info = self._split(split)
         blocks = rows // info.block_rows
-        for block in np.unique(blocks):
-            here = blocks == block
-            out[here] = self._block(split, info, int(block))[rows[here] - block * info.block_rows]
+        order = np.argsort(blocks, kind="stable")
+        starts = np.flatnonzero(np.diff(blocks[order], prepend=-1))
+        for first, stop in zip(starts, [*starts[1:], len(rows)]):
+            here = order[first:stop]
+            block = int(blocks[here[0]])
+            # slices where rows follow each other: NumPy copies them several times faster
+            inside = _as_slice(rows[here] - block * info.block_rows)
+            out[_as_slice(here)] = self._block(split, info, block)[inside]  # and widens to float32
         return out
 
     def iter_batches(
         self, split: str, batch_rows: int, seed: int | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield embeddings and labels in batches: in order, or shuffled by a seed."""
+        """Yield embeddings and labels in batches: in order, or shuffled by a seed.
+
+        Every block is read once. Shuffled, blocks come in random order and rows are mixed within windows of at most
+        256 MiB: up to that size of float32 embeddings, any order of the split's rows is as likely as any other.
+        """
         if batch_rows < 1:
             raise ValueError(f"batch_rows={batch_rows} was given; expected at least 1. Ask for a positive number.")
-        n = self.n_rows(split)
-        order = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
-        for start in range(0, n, batch_rows):
-            rows = order[start : start + batch_rows]
-            yield self.read(split, rows), self._split(split).labels[rows]
+        info = self._split(split)
+        X, y = np.empty((0, info.n_features), dtype=np.float32), info.labels[:0]
+        for rows in self._windows(info, seed):
+            left = len(X)  # rows of the window before, too few for a batch
+            rest, X = X, np.empty((left + len(rows), info.n_features), dtype=np.float32)
+            X[:left], y = rest, np.concatenate([y, info.labels[rows]])
+            self._read_into(X[left:], split, rows)
+            whole = len(X) // batch_rows * batch_rows
+            for start in range(0, whole, batch_rows):
+                yield X[start : start + batch_rows], y[start : start + batch_rows]
+            X, y = X[whole:], y[whole:]
+        if len(X):
+            yield X, y
+
+    def _windows(self, info: Split, seed: int | None) -> Iterator[np.ndarray]:
+        """Yield rows that are read together: whole blocks, each of them once."""
+        n, starts, rng = len(info.labels), np.arange(0, len(info.labels), info.block_rows), np.random.default_rng(seed)
+        shuffled = seed is not None
+        n_blocks = max(1, _WINDOW_BYTES // (info.block_rows * info.n_features * 4)) if shuffled else 1
+        starts = rng.permutation(starts) if shuffled else starts
+        for first in range(0, len(starts), n_blocks):
+            blocks = [np.arange(s, min(s + info.block_rows, n)) for s in starts[first : first + n_blocks]]
+            rows = np.concatenate(blocks)
+            yield rng.permutation(rows) if shuffled else rows
 
     def as_numpy(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Return all embeddings (n, f), float32, and labels (n,) of a split."""
@@ -197,17 +233,33 @@ class CacheReader:
 
     def _open(self) -> h5py.File:
         if self._file is None or self._process != os.getpid():
-            self._file, self._process = h5py.File(self.path, "r"), os.getpid()
+            # blocks are read whole: HDF5's cache of chunks would only copy them once more
+            self._file, self._process = h5py.File(self.path, "r", rdcc_nbytes=0), os.getpid()
+            self._arrays = {}
         return self._file
+
+    def _embeddings(self, split: str) -> h5py.Dataset:
+        file = self._open()
+        if split not in self._arrays:  # finding an array takes as long as reading some rows of it
+            self._arrays[split] = file[split]["embeddings"]
+        return self._arrays[split]
 
     def _block(self, split: str, info: Split, block: int) -> np.ndarray:
         start = block * info.block_rows
         stop = min(start + info.block_rows, len(info.labels))
         with NamingDamage(self.path):
-            stored = self._open()[split]["embeddings"][start:stop]
+            stored = self._embeddings(split)[start:stop]
             if block_crc(block, stored) != info.crcs[block]:
                 raise OSError(f"rows {start} to {stop - 1} of {split}/embeddings differ from their checksum")
-        return stored.astype(np.float32)
+        return stored
+
+
+def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
+    """Return positions as a slice where they follow each other."""
+    first, last = int(positions[0]), int(positions[-1])
+    if last - first + 1 == len(positions) and (np.diff(positions) == 1).all():
+        return slice(first, last + 1)
+    return positions
 
 
 def _positions(rows: np.ndarray) -> np.ndarray:

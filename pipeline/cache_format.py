@@ -268,7 +268,12 @@ def canonical_json(value: Any) -> str:
 
 def fixed_text(values: Iterable[str]) -> np.ndarray:
     """Encode text as UTF-8 of fixed length: variable-length text lies in a heap that no checksum reaches."""
-    encoded = [value.encode() for value in values]
+    try:
+        encoded = [value.encode() for value in values]
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"an id or a class name, {error.object!a}, holds what UTF-8 cannot encode; expected text. Rename it."
+        ) from error
     if any(b"\0" in value for value in encoded):
         raise ValueError(
             "an id or a class name holds the character NUL, which ends a text here; expected none. Rename it."

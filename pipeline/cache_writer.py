@@ -6,11 +6,12 @@ embeddings come from.
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -62,12 +63,18 @@ def write_cache(
     if not splits:
         raise ValueError(f"cache {path.name} was given no split; expected at least one. Write the manifest again.")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if compression not in COMPRESSION:
+        raise ValueError(
+            f"compression={compression!r} is unknown; expected one of {', '.join(COMPRESSION)}. Choose one of these."
+        )
+    _remove_parts_of_the_dead(path)
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with h5py.File(neighbour, "w", libver=("earliest", "v110")) as file:
+        with _Sink(neighbour) as sink, h5py.File(sink, "w", libver=("earliest", "v110")) as file:
             _write_header(file, header)
             for name, rows in splits.items():
                 _write_split(file, name, header, rows, compression)
+                sink.check()
             _check_widths({name: file[name]["embeddings"].shape[1] for name in splits if len(file[name]["labels"])})
             file.attrs["meta_sha256"] = np.bytes_(meta_sha256(file))
             file.attrs["complete"] = np.uint8(1)
@@ -77,6 +84,76 @@ def write_cache(
         _sync(path.parent)
     finally:
         neighbour.unlink(missing_ok=True)
+
+
+class _Sink:
+    """A file that HDF5 writes to; where a write fails, it takes the rest for written and tells at the end.
+
+    HDF5 cannot close a file on a full disk: it raises what it likes, then crashes the process.
+
+    Raises
+    ------
+    OSError
+        On leaving, the first error that came.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._error: OSError | None = None
+        self.seek, self.tell = self._file.seek, self._file.tell
+        self.read, self.readinto = self._file.read, self._file.readinto
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, _: object) -> None:
+        self._file.close()
+        self.check()
+
+    def check(self) -> None:
+        """Raise what has failed so far."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, content: memoryview) -> int:
+        """Write all bytes."""
+        done = 0
+        while done < len(content) and self._error is None:
+            done += self._try(self._file.write, content[done:]) or 0
+        return len(content)
+
+    def truncate(self, length: int) -> int:
+        """Make the file as long as that."""
+        self._try(self._file.truncate, length)
+        return length
+
+    def flush(self) -> None:
+        """Do nothing: no byte waits here."""
+
+    def _try(self, call: Callable[[Any], int | None], argument: Any) -> int | None:
+        try:
+            return call(argument)
+        except OSError as error:
+            self._error = self._error or error
+            return None
+
+
+def _remove_parts_of_the_dead(path: Path) -> None:
+    """Remove what writers of this cache left that were killed; their names end in the number of their process."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        number = part.suffixes[-2][1:] if len(part.suffixes) > 1 else ""
+        if number.isdecimal() and not _is_alive(int(number)):
+            part.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _write_header(file: h5py.File, header: CacheHeader) -> None:

@@ -38,11 +38,12 @@ def run(
     main : callable
         Takes the parsed arguments.
     parser : argparse.ArgumentParser
-        Gains ``--debug``, which lets errors through with their traceback.
+        Gains ``--debug``, which lets errors through with their traceback. A parser with verbs gives it to each by
+        :func:`add_debug`.
     argv : sequence of str or None
         Arguments; None: those of the process.
     """
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_debug(parser, default=False)
     arguments = parser.parse_args(argv)
     try:
         main(arguments)
@@ -52,6 +53,11 @@ def run(
         print(f"error: {_sentence(error)}", file=sys.stderr, flush=True)
         return 1
     return 0
+
+
+def add_debug(parser: argparse.ArgumentParser, default: bool | str = argparse.SUPPRESS) -> None:
+    """Add ``--debug``; where it is not given, a verb's parser leaves what was said before the verb."""
+    parser.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
 
 
 def _sentence(error: BaseException) -> str:

@@ -10,20 +10,24 @@ import difflib
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from pipeline.image_files import CorruptImageError, DigestIndex, list_images, read_image, to_rgb
 
 UNLABELLED = -1
+_NAMED = 5
+"""How many images a remark names."""
 _PHOTOS = ("china.jpg", "flower.jpg")
 _CROP_SHARE = (0.12, 0.75)
 """Side of a crop as a share of the photograph's shorter side, drawn on a logarithmic scale."""
-_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Manifest:
     splits : tuple of n str
     digests : tuple of n str
         The sha256 of each file's bytes, or of an array's pixels.
+    skipped : tuple of str
+        Files that cannot be decoded and were left out, since the recipe says so.
     """
 
     dataset: str
@@ -52,6 +58,7 @@ class Manifest:
     labels: np.ndarray
     splits: tuple[str, ...]
     digests: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -59,7 +66,7 @@ class Manifest:
         return hashlib.sha256("".join(_lines(self)).encode()).hexdigest()
 
 
-def build_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
+def build_manifest(name: str, recipe: Mapping[str, Any], index: str | Path | None = None) -> Manifest:
     """List the images that a recipe describes.
 
     Parameters
@@ -67,7 +74,9 @@ def build_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
     name : str
     recipe : mapping
         ``kind`` and its settings: ``digits`` (``test_fraction``, ``seed``), ``photos`` (``n_crops``, ``seed``),
-        ``folder`` (``root``, ``test_fraction``, ``seed``), ``cifar10`` or ``cifar100`` (``root``).
+        ``folder`` (``root``, ``test_fraction``, ``seed``, ``skip_corrupt``), ``cifar10`` or ``cifar100`` (``root``).
+    index : str or Path or None
+        A scratch file: of a folder seen before, only what changed since is read again.
 
     Raises
     ------
@@ -83,7 +92,7 @@ def build_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
     kinds: dict[str, Callable[[str, Mapping[str, Any]], Manifest]] = {
         "digits": _digits_manifest,
         "photos": _photos_manifest,
-        "folder": _folder_manifest,
+        "folder": partial(_folder_manifest, index=index),
         "cifar10": _cifar_manifest,
         "cifar100": _cifar_manifest,
     }
@@ -123,7 +132,7 @@ def read_manifest(path: str | Path) -> Manifest:
         header, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
         if len(rows) != header["n_samples"]:
             raise ValueError(f"{len(rows)} of {header['n_samples']} images")
-        return Manifest(
+        manifest = Manifest(
             dataset=header["dataset"],
             recipe=header["recipe"],
             class_names=tuple(header["class_names"]),
@@ -131,7 +140,10 @@ def read_manifest(path: str | Path) -> Manifest:
             labels=np.array([row["label"] for row in rows], dtype=np.int64),
             splits=tuple(row["split"] for row in rows),
             digests=tuple(row["sha256"] for row in rows),
+            skipped=tuple(header.get("skipped", ())),
         )
+        _check_rows(manifest)
+        return manifest
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"manifest {path} is damaged ({error}); expected JSON lines that the manifest stage wrote. Run "
@@ -139,13 +151,61 @@ def read_manifest(path: str | Path) -> Manifest:
         ) from error
 
 
+def _check_rows(manifest: Manifest) -> None:
+    """Refuse, before hours of extraction, what the cache would refuse after them."""
+    labels, n_classes = manifest.labels, len(manifest.class_names)
+    wrong = labels[(labels < UNLABELLED) | (labels >= n_classes)]
+    if len(wrong):
+        raise ValueError(f"label {wrong[0]} of {n_classes} classes")
+    if len(set(manifest.sample_ids)) < len(manifest.sample_ids):
+        twice = Counter(manifest.sample_ids).most_common(1)[0][0]
+        raise ValueError(f"id {twice!r} stands twice")
+
+
+def remarks(manifest: Manifest) -> list[str]:
+    """Return what a user should know of a manifest, a sentence each; the first one counts its images.
+
+    One image in two splits makes a test easier than it should be: equal bytes (of arrays: equal pixels) are named.
+
+    Examples
+    --------
+    >>> manifest = build_manifest("photos", {"kind": "photos", "n_crops": 3, "seed": 0})
+    >>> remarks(manifest)
+    ['3 images (3 train)']
+    """
+    counts = ", ".join(f"{manifest.splits.count(split):,} {split}" for split in sorted(set(manifest.splits)))
+    said = [f"{len(manifest.labels):,} images ({counts})"]
+    if pairs := shared_images(manifest):
+        named = "; ".join(f"{one} = {other}" for one, other in pairs[:_NAMED])
+        more = f"; and {len(pairs) - _NAMED} more" if len(pairs) > _NAMED else ""
+        said.append(f"warning: {len(pairs)} images stand in two splits: {named}{more}. Remove one of each pair.")
+    if manifest.skipped:
+        named = ", ".join(manifest.skipped[:_NAMED])
+        more = f" and {len(manifest.skipped) - _NAMED} more" if len(manifest.skipped) > _NAMED else ""
+        said.append(f"warning: {len(manifest.skipped)} images cannot be decoded and were skipped: {named}{more}.")
+    return said
+
+
+def shared_images(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return pairs of ids whose content is the same, although they stand in different splits."""
+    first: dict[str, int] = {}
+    pairs = []
+    for row, digest in enumerate(manifest.digests):
+        other = first.setdefault(digest, row)
+        if manifest.splits[other] != manifest.splits[row]:
+            pairs.append((manifest.sample_ids[other], manifest.sample_ids[row]))
+    return pairs
+
+
 def _lines(manifest: Manifest) -> Iterable[str]:
-    header = {
+    header: dict[str, Any] = {
         "dataset": manifest.dataset,
         "recipe": dict(manifest.recipe),
         "class_names": list(manifest.class_names),
         "n_samples": len(manifest.sample_ids),  # a file that was cut between two lines must not pass for a smaller one
     }
+    if manifest.skipped:
+        header["skipped"] = list(manifest.skipped)
     yield json.dumps(header, sort_keys=True, ensure_ascii=False) + "\n"
     rows = zip(manifest.sample_ids, manifest.labels.tolist(), manifest.splits, manifest.digests, strict=True)
     for sample_id, label, split, digest in rows:
@@ -177,14 +237,14 @@ class Images(Sequence[Image.Image]):
         """
         sample_id, recipe = self.manifest.sample_ids[row], self.manifest.recipe
         if recipe["kind"] == "folder":
-            image, digest = _read_file(Path(recipe["root"]), sample_id)
+            image, digest = read_image(Path(recipe["root"]), sample_id)
         else:
             pixels = _ARRAYS[recipe["kind"]](recipe, sample_id)
             image, digest = to_rgb(Image.fromarray(pixels)), _pixels_sha256(pixels)
         if digest != self.manifest.digests[row]:
             raise OSError(
                 f"image {sample_id} has sha256 {digest[:12]}, the manifest lists {self.manifest.digests[row][:12]}; "
-                "expected an unchanged image. Run `dvc repro manifest` to list the images anew."
+                "expected an unchanged image. Run `dvc repro` to list the images anew."
             )
         return image
 
@@ -194,28 +254,9 @@ def open_images(manifest: Manifest) -> Images:
     return Images(manifest)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn any image upright and into 8-bit RGB: greyscale, palette, CMYK, transparent and 16-bit ones too.
-
-    Examples
-    --------
-    >>> to_rgb(Image.new("I;16", (1, 1), 65535)).getpixel((0, 0))
-    (255, 255, 255)
-    """
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16-bit greyscale; a plain conversion would clip it to white
-        upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if upright.mode in ("P", "LA", "PA") or "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-    if upright.mode == "RGBA":
-        white = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(white, upright)
-    return upright.convert("RGB")
-
-
 def _digits_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
     images, labels = _digits()
-    splits = _stratified_splits(name, labels, recipe)
+    splits = stratified_splits(name, labels, recipe["test_fraction"], recipe["seed"])
     ids = tuple(f"digits/{row:04d}" for row in range(len(labels)))
     digests = tuple(map(_pixels_sha256, images))
     return Manifest(name, dict(recipe), tuple(map(str, range(10))), ids, labels, splits, digests)
@@ -228,42 +269,57 @@ def _photos_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
     return Manifest(name, dict(recipe), (), ids, labels, ("train",) * len(ids), digests)
 
 
-def _folder_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
+def _folder_manifest(name: str, recipe: Mapping[str, Any], index: str | Path | None) -> Manifest:
     root = Path(recipe["root"])
     if not root.is_dir():
         raise FileNotFoundError(
             f"dataset {name} looks for images in {root}, which is no folder; expected one sub-folder a class, or train "
-            "and test with one each. Correct datasets." + name + ".root in params.yaml."
+            "and test with one each. Correct its root in params.yaml."
         )
     paired = {child.name for child in root.iterdir() if child.is_dir()} == {"train", "test"}
-    names, rows = _list_folder(name, root, ("train", "test") if paired else ("",))
+    names, listed = list_images(name, root, ("train", "test") if paired else ("",))
+    digests, skipped = _digests(root, [sample_id for sample_id, _ in listed], recipe, DigestIndex(index))
+    rows = [row for row in listed if row[0] in digests]
     labels = np.array([label for _, label in rows], dtype=np.int64)
+    _check_no_class_vanished(name, names, labels, skipped)
     ids = tuple(sample_id for sample_id, _ in rows)
     if paired:
         splits = tuple(sample_id.split("/", 1)[0] for sample_id in ids)
     else:
-        splits = _stratified_splits(name, labels, recipe)
-    digests = tuple(_read_file(root, sample_id)[1] for sample_id in ids)
-    return Manifest(name, dict(recipe), names, ids, labels, splits, digests)
+        splits = stratified_splits(name, labels, recipe["test_fraction"], recipe["seed"])
+    return Manifest(name, dict(recipe), names, ids, labels, splits, tuple(digests[i] for i in ids), skipped)
 
 
-def _list_folder(name: str, root: Path, parts: tuple[str, ...]) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
-    """Return class names, and each image's path below the root with its label, sorted."""
-    class_names = sorted({child.name for part in parts for child in (root / part).iterdir() if child.is_dir()})
-    rows = []
-    for part in parts:
-        for label, class_name in enumerate(class_names):
-            folder = root / part / class_name
-            files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _SUFFIXES) if folder.is_dir() else []
-            if not files and part != "test":
-                raise ValueError(
-                    f"dataset {name} has no images in {folder}; expected some for class {class_name!r}. Add images or "
-                    "remove the folder."
-                )
-            rows += [(file.relative_to(root).as_posix(), label) for file in files]
-    if not rows:
-        raise ValueError(f"dataset {name} has no class folders in {root}; expected one a class. Add them.")
-    return tuple(class_names), rows
+def _digests(
+    root: Path, sample_ids: Sequence[str], recipe: Mapping[str, Any], index: DigestIndex
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the sha256 of each file that can be decoded, and those that cannot."""
+    digests, skipped = {}, []
+    for sample_id in sample_ids:
+        try:
+            digests[sample_id] = index.digest(root / sample_id, partial(_image_sha256, root, sample_id))
+        except CorruptImageError:
+            if not recipe.get("skip_corrupt", False):
+                raise
+            skipped.append(sample_id)
+    index.save()
+    return digests, tuple(skipped)
+
+
+def _image_sha256(root: Path, sample_id: str) -> str:
+    return read_image(root, sample_id)[1]
+
+
+def _check_no_class_vanished(
+    name: str, class_names: tuple[str, ...], labels: np.ndarray, skipped: Sequence[str]
+) -> None:
+    gone = sorted(set(range(len(class_names))) - set(labels.tolist()))
+    if gone:
+        raise ValueError(
+            f"dataset {name} keeps no image of class {class_names[gone[0]]!r} once {len(skipped)} that cannot be "
+            f"decoded are skipped (first: {skipped[0]}); expected one at least. Replace those files, or remove "
+            "the folder."
+        )
 
 
 def _cifar_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
@@ -278,19 +334,31 @@ def _cifar_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
     return Manifest(name, dict(recipe), names, tuple(ids), np.array(labels, np.int64), tuple(splits), tuple(digests))
 
 
-def _stratified_splits(name: str, labels: np.ndarray, recipe: Mapping[str, Any]) -> tuple[str, ...]:
-    """Give each class its share of test samples, drawn by a seed."""
+def stratified_splits(name: str, labels: np.ndarray, test_fraction: float, seed: int) -> tuple[str, ...]:
+    """Give each class its share of test samples, drawn by a seed: ``train`` or ``test`` for each of n samples.
+
+    Raises
+    ------
+    ValueError
+        If a class is too small to be divided.
+
+    Examples
+    --------
+    >>> stratified_splits("pets", np.array([0, 0, 1, 1]), 0.5, seed=0)
+    ('test', 'train', 'train', 'test')
+    """
     from sklearn.model_selection import train_test_split
 
-    fraction, rows = recipe["test_fraction"], np.arange(len(labels))
+    rows = np.arange(len(labels))
     try:
-        _, test = train_test_split(rows, test_size=fraction, random_state=recipe["seed"], stratify=labels)
+        _, test = train_test_split(rows, test_size=test_fraction, random_state=seed, stratify=labels)
     except ValueError as error:
-        counts = np.bincount(labels)
+        counts = np.unique(labels, return_counts=True)[1]
         raise ValueError(
             f"dataset {name} cannot be split into train and test: {len(labels)} images of {len(counts)} classes, the "
-            f"smallest of {counts.min()}, with test_fraction={fraction}; expected at least two images a class, and one "
-            "a class on both sides. Add images, change test_fraction, or make folders train and test."
+            f"smallest of {counts.min(initial=len(labels))}, with test_fraction={test_fraction}; expected at least two "
+            "images a class, and one a class on both sides. Add images, change test_fraction, or make folders train "
+            "and test."
         ) from error
     in_test = np.isin(rows, test)
     return tuple(np.where(in_test, "test", "train").tolist())
@@ -352,32 +420,6 @@ _ARRAYS: dict[str, Callable[[Mapping[str, Any], str], np.ndarray]] = {
     "cifar10": _cifar_pixels,
     "cifar100": _cifar_pixels,
 }
-
-
-def _read_file(root: Path, sample_id: str) -> tuple[Image.Image, str]:
-    """Decode a file below the root into RGB, and hash its bytes."""
-    path = root / sample_id
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"image {sample_id} lies outside {root}; expected a path below it. Correct the manifest.")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"image {sample_id} is missing in {root}; expected every image of the manifest. Restore it, or run "
-            "`dvc repro manifest` to list the images anew."
-        )
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return to_rgb(image), _file_sha256(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(
-            f"image {sample_id} in {root} cannot be decoded ({error}); expected a whole image. Replace or remove it, "
-            "then run `dvc repro manifest`."
-        ) from error
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pixels_sha256(pixels: np.ndarray) -> str:

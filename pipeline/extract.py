@@ -4,20 +4,26 @@ Enters: a manifest and the settings of one ``embeddings`` entry. Leaves: a cache
 labels' meaning, estimators.
 
 Every image goes through a batch of the same shape, the last one padded: so neither the batch size of the machine nor
-where a killed extraction went on changes a bit of the result.
+where a killed extraction went on changes a bit of the result. Several processes share the work shard by shard: each
+takes the next that nobody has taken, and one of them puts all shards together by their index.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +34,7 @@ from tqdm import tqdm
 
 from pipeline import console
 from pipeline.backbones import Backbone, find_backbone, preprocess
-from pipeline.cache import CacheHeader, SplitRows, describe_cache, file_sha256, write_cache
+from pipeline.cache import CacheHeader, SplitRows, describe_cache, file_sha256, open_cache, write_cache
 from pipeline.datasets import Images, Manifest, open_images, read_manifest
 from pipeline.inline_backbones import describe_backbone
 from pipeline.networks import load_backbone
@@ -40,6 +46,8 @@ BATCH_ROWS = 32
 """Images of one forward pass: always this many, since results may differ in their last bits with the shape."""
 SHARD_ROWS = 256
 """Images of one shard, which is what a killed extraction does not lose."""
+_AHEAD = 2
+"""Batches that are read and prepared while one is computed."""
 
 
 @dataclass(frozen=True)
@@ -129,59 +137,140 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
         If another process extracts the same embeddings.
     """
     header = job.header()
-    with ShardStore(scratch, header.fingerprint) as store:
-        embedded = _fill(store, job, _device(device), workers)
+    with _telling_of_full_disks(scratch), ShardStore(scratch, header.fingerprint) as store:
+        embedded = _fill(store, job, _device(device), workers, wait=True)
         splits = {name: _split_rows(store, job.manifest, name) for name in sorted(set(job.manifest.splits))}
         write_cache(output, header, splits)
         store.clear()
     return embedded
 
 
-def _fill(store: ShardStore, job: Job, device: torch.device, workers: int) -> int:
-    """Compute every shard that is not there yet, with a progress bar."""
-    n = len(job.manifest.sample_ids)
-    finished = store.finished()
-    shards = [index for index in range(-(-n // SHARD_ROWS)) if index not in finished]
-    if not shards:
+def add_shards(job: Job, output: str | Path, scratch: str | Path, *, device: str = "auto", workers: int = 2) -> int:
+    """Embed images into shards beside an extraction that runs, or will run, elsewhere; see :func:`extract`.
+
+    Shards that another process has are left to it. Where the cache is there already, nothing is done.
+
+    Returns
+    -------
+    int
+        Images embedded.
+    """
+    fingerprint = job.header().fingerprint
+    if _is_written(Path(output), fingerprint):
+        return 0
+    with _telling_of_full_disks(scratch), ShardStore(scratch, fingerprint, helper=True) as store:
+        return _fill(store, job, _device(device), workers, wait=False)
+
+
+def _is_written(path: Path, fingerprint: str) -> bool:
+    try:
+        with open_cache(path) as reader:
+            return reader.header.fingerprint == fingerprint
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _telling_of_full_disks(scratch: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(
+            error.errno,
+            f"the disk is full ({os.strerror(error.errno)}); expected room for the shards in {scratch} and for the "
+            "cache. What was finished is kept: free some space, then run the same command again.",
+        ) from error
+
+
+def _fill(store: ShardStore, job: Job, device: torch.device, workers: int, *, wait: bool) -> int:
+    """Compute every shard that is not there yet and that no other process has, with a progress bar.
+
+    At last, if told to wait, what others had and did not finish.
+    """
+    finished, n = store.finished(), len(job.manifest.sample_ids)
+    missing = [index for index in range(-(-n // SHARD_ROWS)) if index not in finished]
+    if not missing:
         return 0
     network = load_backbone(job.record, job.settings.tap, read_weights(job.weights))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    todo = [np.arange(n)[index * SHARD_ROWS : (index + 1) * SHARD_ROWS] for index in shards]
-    total = sum(map(len, todo))
+    with _bar(job, len(missing)) as bar:
+        embed = partial(_embed, store, job, network, device, workers, bar)
+        embedded = embed(index for index in missing if store.claim(index))
+        if wait:  # only the owner does, so that nobody waits for one who waits
+            embedded += embed(index for index in missing if store.claim(index, wait=True))
+    return embedded
+
+
+def _embed(
+    store: ShardStore,
+    job: Job,
+    network: nn.Module,
+    device: torch.device,
+    workers: int,
+    bar: tqdm,
+    shards: Iterable[int],
+) -> int:
+    """Compute shards and write each while the next is computed; return the number of their images."""
+    embedded, parts, writing = 0, [], Future[None]()
+    writing.set_result(None)
+    with ThreadPoolExecutor(1) as writer:
+        for batch, images in _prefetch(job, _batches(shards, len(job.manifest.sample_ids)), workers):
+            found = _forward(network, images, job.settings.compute_dtype, device)[: len(batch.rows)]
+            _check_finite(found, batch.rows, job)
+            parts.append(found)
+            embedded += len(found)
+            bar.update(len(found))
+            if batch.is_last:
+                writing.result()  # one shard waits to be written at a time, and its error is not lost
+                writing = writer.submit(store.write, batch.shard, np.concatenate(parts))
+                parts = []
+        writing.result()
+    return embedded
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of the manifest that go through the network together."""
+
+    shard: int
+    rows: np.ndarray
+    is_last: bool
+
+
+def _batches(shards: Iterable[int], n: int) -> Iterator[_Batch]:
+    for shard in shards:
+        rows = np.arange(n)[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
+        for start in range(0, len(rows), BATCH_ROWS):
+            yield _Batch(shard, rows[start : start + BATCH_ROWS], start + BATCH_ROWS >= len(rows))
+
+
+def _bar(job: Job, n_shards: int) -> tqdm:
     # in a log, where every refresh becomes a line of its own, a few are enough
     live = sys.stderr.isatty()
+    total = min(n_shards * SHARD_ROWS, len(job.manifest.sample_ids))
     name, interval = f"extract {job.manifest.dataset}", 0.5 if live else 15.0
-    with tqdm(total=total, unit=" images", desc=name, mininterval=interval, leave=not live) as bar:
-        batches = _prefetch(job, [batch for rows in todo for batch in _batches(rows)], workers)
-        for index, rows in zip(shards, todo, strict=True):
-            parts = []
-            for batch in _batches(rows):
-                found = _forward(network, next(batches), job.settings.compute_dtype, device)[: len(batch)]
-                _check_finite(found, batch, job)
-                parts.append(found)
-                bar.update(len(batch))
-            store.write(index, np.concatenate(parts))
-    return total
+    return tqdm(total=total, unit=" images", desc=name, mininterval=interval, leave=not live)
 
 
-def _batches(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
-
-
-def _prefetch(job: Job, batches: list[np.ndarray], workers: int) -> Iterator[torch.Tensor]:
-    """Yield prepared batches in order, while threads read and prepare the next few."""
+def _prefetch(job: Job, batches: Iterator[_Batch], workers: int) -> Iterator[tuple[_Batch, torch.Tensor]]:
+    """Yield batches in order with their prepared images, while threads read and prepare the next few."""
     images, prepare = open_images(job.manifest), preprocess(job.record, job.settings.image_side)
-    ahead = 2
+    waiting: deque[tuple[_Batch, Iterator[torch.Tensor]]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        waiting = [pool.map(lambda row: _load(images, prepare, row), rows.tolist()) for rows in batches[:ahead]]
-        for position in range(len(batches)):
-            if position + ahead < len(batches):
-                rows = batches[position + ahead]
-                waiting.append(pool.map(lambda row: _load(images, prepare, row), rows.tolist()))
-            batch = torch.stack(list(waiting[position]))
-            waiting[position] = iter(())
-            padding = batch.new_zeros((BATCH_ROWS - len(batch), *batch.shape[1:]))
-            yield torch.cat([batch, padding]) if len(padding) else batch
+        for batch in batches:
+            waiting.append((batch, pool.map(lambda row: _load(images, prepare, row), batch.rows.tolist())))
+            if len(waiting) > _AHEAD:
+                yield _stack(*waiting.popleft())
+        while waiting:
+            yield _stack(*waiting.popleft())
+
+
+def _stack(batch: _Batch, images: Iterator[torch.Tensor]) -> tuple[_Batch, torch.Tensor]:
+    stacked = torch.stack(list(images))
+    padding = stacked.new_zeros((BATCH_ROWS - len(stacked), *stacked.shape[1:]))
+    return batch, torch.cat([stacked, padding]) if len(padding) else stacked
 
 
 def _load(images: Images, prepare: Callable[[Image.Image], torch.Tensor], row: int) -> torch.Tensor:
@@ -233,18 +322,37 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _workers(text: str) -> int:
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"DKVB_WORKERS is {text!r}; expected a number of threads, 1 or more. Correct it, or unset it.")
+        raise ValueError(f"{name} is {text!r}; expected a number, 1 or more. Correct it, or unset it.")
     return int(text)
+
+
+@contextmanager
+def _helpers(args: argparse.Namespace, number: int, device: str) -> Iterator[None]:
+    """Run more processes of the same extraction, on the next CUDA devices where there are several."""
+    options = {"params": args.params, "manifest": args.manifest, "output": args.output}
+    options |= {"card": args.card, "timings": args.timings}
+    command = [sys.executable, "-m", "pipeline.extract", args.name, "--shards-only"]
+    command += [part for name, value in options.items() for part in (f"--{name}", value)]
+    spread = torch.cuda.device_count() if device == "auto" else 0
+    places = [f"cuda:{position % spread}" if spread > 1 else device for position in range(1, number)]
+    running = [subprocess.Popen(command, env=os.environ | {"DKVB_DEVICE": place}) for place in places]
+    try:
+        yield
+    finally:
+        for process in running:  # all shards are finished, or nobody is left to put them together
+            process.terminate()
+            process.wait()
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.extract",
-        description="Embed the images of a manifest with a frozen backbone. DKVB_DEVICE, DKVB_WORKERS and DKVB_SCRATCH "
-        "say how; they change no result.",
+        description="Embed the images of a manifest with a frozen backbone. DKVB_DEVICE, DKVB_WORKERS, DKVB_PROCESSES "
+        "and DKVB_SCRATCH say how; they change no result.",
     )
     parser.add_argument("name", help="an entry of embeddings in the settings file")
     for option, text in {
@@ -255,6 +363,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--timings": "JSON file to write: seconds",
     }.items():
         parser.add_argument(option, required=True, help=text)
+    parser.add_argument(
+        "--shards-only",
+        action="store_true",
+        help="help another process with the same options, which writes the files, and write none",
+    )
     return parser
 
 
@@ -265,15 +378,23 @@ def main(args: argparse.Namespace) -> None:
     job = make_job(read_manifest(args.manifest), settings)
     if "-nc" in job.record.licence.lower():
         console.say(f"extract {args.name}", f"the weights of {job.record.id} are licensed {job.record.licence}")
-    embedded = extract(
-        job,
-        args.output,
-        os.environ.get("DKVB_SCRATCH", ".scratch"),
-        device=os.environ.get("DKVB_DEVICE", "auto"),
-        workers=_workers(os.environ.get("DKVB_WORKERS", str(os.cpu_count() or 1))),
-    )
-    seconds = time.perf_counter() - start
-    console.write_json(args.card, describe_cache(args.output) | {"file_sha256": file_sha256(args.output)})
+    device = os.environ.get("DKVB_DEVICE", "auto")
+    workers = _number("DKVB_WORKERS", os.cpu_count() or 1)
+    scratch = os.environ.get("DKVB_SCRATCH", ".scratch")
+    if args.shards_only:
+        embedded = add_shards(job, args.output, scratch, device=device, workers=workers)
+        console.say(f"extract {args.name}", f"{embedded:,} images in shards, for the process that writes the cache")
+        return
+    with _helpers(args, _number("DKVB_PROCESSES", 1), device):
+        embedded = extract(job, args.output, scratch, device=device, workers=workers)
+    _report(args, job, embedded, time.perf_counter() - start)
+
+
+def _report(args: argparse.Namespace, job: Job, embedded: int, seconds: float) -> None:
+    card = describe_cache(args.output) | {"file_sha256": file_sha256(args.output)}
+    if job.manifest.skipped:
+        card["skipped_images"] = list(job.manifest.skipped)
+    console.write_json(args.card, card)
     console.write_json(args.timings, {"seconds": round(seconds, 3), "images": embedded})
     resumed = len(job.manifest.sample_ids) - embedded
     note = f" ({resumed:,} were finished already)" if resumed else ""

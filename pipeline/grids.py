@@ -6,26 +6,23 @@ Enters: an entry of ``searches``. Leaves: a frozen `Search`. Must not know: the 
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
+
+from pipeline.sources import Id, Record
 
 __all__ = ["HeatMap", "Search"]
 
-Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
 Scalar = bool | int | float | str | None
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class HeatMap(_Record):
+class HeatMap(Record):
     """Which two searched settings the report draws against each other."""
 
     x: str
     y: str
 
 
-class Search(_Record):
+class Search(Record):
     """Which settings of the estimator are compared, on which rows: every combination of the values in `grid`.
 
     `estimator` holds what all candidates share. Accuracy is the mean over `folds` of the training rows, divided by

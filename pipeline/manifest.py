@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline import console
-from pipeline.datasets import build_manifest, write_manifest
+from pipeline.datasets import build_manifest, remarks, write_manifest
 from pipeline.params import load_params
 
 
@@ -25,8 +25,9 @@ def main(args: argparse.Namespace) -> None:
     """Write the manifest of the data set that the arguments name."""
     manifest = build_manifest(args.name, load_params(args.params).dataset(args.name))
     write_manifest(manifest, args.output)
-    counts = ", ".join(f"{manifest.splits.count(split):,} {split}" for split in sorted(set(manifest.splits)))
-    console.say(f"manifest {args.name}", f"{len(manifest.labels):,} images ({counts}) → {args.output}")
+    count, *others = remarks(manifest)
+    for text in (f"{count} → {args.output}", *others):
+        console.say(f"manifest {args.name}", text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The settings of a pipeline, read once and checked as a whole.
 
 Room: a leaf, and the only reader of ``params.yaml``.
-Enters: the path of a settings file with the tables ``datasets``, ``embeddings``, ``runs`` and ``searches``.
+Enters: the path of a settings file with the tables ``datasets``, ``folders``, ``embeddings``, ``imports``, ``runs`` and
+``searches``.
 Leaves: a frozen `Params` whose every name and number has been checked.
 Must not know: where any other file lies, what a backbone or an estimator is, what a stage does.
 """
@@ -13,18 +14,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pipeline.grids import HeatMap, Search
+from pipeline.sources import (
+    DESCRIBED,
+    Cifar,
+    Dataset,
+    Digits,
+    Embeddings,
+    Folder,
+    Id,
+    Import,
+    InlineBackbone,
+    Photos,
+    Record,
+    Seed,
+)
 
 __all__ = [
     "BANNED_KEYS",
@@ -32,6 +38,7 @@ __all__ = [
     "Digits",
     "Embeddings",
     "Folder",
+    "Import",
     "InlineBackbone",
     "Params",
     "Photos",
@@ -44,136 +51,10 @@ __all__ = [
 # DVC leaves keys of these names out of the hash by which it finds earlier results: a change goes unnoticed.
 BANNED_KEYS = ("size", "nfiles")
 
-# A dot in an id would be read as a path by DVC, a slash or a space would break a file name.
-Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Scalar = bool | int | float | str | None
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Digits(_Record):
-    """scikit-learn's handwritten digits, split into training and test images by a seeded stratified draw."""
-
-    kind: Literal["digits"]
-    test_fraction: float = Field(gt=0, lt=1)
-    seed: Seed
-
-
-class Photos(_Record):
-    """Seeded crops of scikit-learn's two sample photographs: unlabelled, all of them training images."""
-
-    kind: Literal["photos"]
-    n_crops: int = Field(ge=1)
-    seed: Seed
-
-
-class Folder(_Record):
-    """Images in one folder per class; `root` is relative to where the command runs.
-
-    `test_fraction` and `seed` speak only where the tree has no ``train`` and ``test`` folders of its own.
-    """
-
-    kind: Literal["folder"]
-    root: str
-    test_fraction: float = Field(default=0.2, gt=0, lt=1)
-    seed: Seed = 0
-
-
-class Cifar(_Record):
-    """CIFAR-10 or CIFAR-100 as torchvision stores them under `root`."""
-
-    kind: Literal["cifar10", "cifar100"]
-    root: str
-
-
-Dataset = Annotated[Digits | Photos | Folder | Cifar, Field(discriminator="kind")]
-
-
-class InlineBackbone(_Record):
-    """A network that has no name of its own here: a library's architecture, and where its weights come from.
-
-    `weights` is a checkpoint file, relative to where the command runs, or the name that the library gives to
-    weights of its own. Preprocessing, `prefix`, `extra_keys` and `without_classifier` speak of files only: of its own
-    weights the library says all this itself. What is left out gets the defaults of `pipeline.inline_backbones`.
-    `sha256` (at least its first eight digits) pins the file, whose content DVC does not watch.
-    """
-
-    library: Literal["torchvision", "timm", "open_clip"]
-    model: Annotated[str, StringConstraints(pattern=r"^[\w.\-]+$")]
-    weights: Annotated[str, StringConstraints(min_length=1)]
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")] | None = None
-    width: int | None = Field(default=None, ge=1)
-    mean: list[float] | None = Field(default=None, min_length=3, max_length=3)
-    std: list[Annotated[float, Field(gt=0)]] | None = Field(default=None, min_length=3, max_length=3)
-    interpolation: Literal["bilinear", "bicubic"] | None = None
-    crop_ratio: float | None = Field(default=None, gt=0, le=1)
-    prefix: str | None = None
-    extra_keys: list[Annotated[str, StringConstraints(min_length=1)]] | None = None
-    without_classifier: bool | None = None
-    licence: str | None = None
-    paper: str | None = None
-
-    @property
-    def file(self) -> str | None:
-        """The checkpoint file; None where the library knows the weights by name."""
-        return self.weights if self.weights.endswith(_CHECKPOINTS) else None
-
-    @property
-    def id(self) -> str:
-        """Library, architecture and weights; the colons keep it apart from the names of known backbones."""
-        return f"{self.library}:{self.model}:{Path(self.weights).stem if self.file else self.weights}"
-
-    def recipe(self) -> dict[str, Any]:
-        """Return what was written, `id` and `file`, as a plain dict."""
-        return {"id": self.id, "file": self.file, **self.model_dump(exclude_none=True)}
-
-    @model_validator(mode="after")
-    def _files_are_described_here_and_names_by_their_library(self) -> "InlineBackbone":
-        extra = [name for name in _OF_FILES if getattr(self, name) is not None]
-        if self.file is None and extra:
-            raise ValueError(
-                f"{extra[0]} describes a checkpoint file, but weights is {self.weights!r}, of which {self.library} "
-                f"itself says this; expected a file ending in {', '.join(_CHECKPOINTS)}, so name one or remove "
-                f"{extra[0]}"
-            )
-        return self
-
-
-_CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin", ".tar")
-_OF_FILES = ("mean", "std", "interpolation", "crop_ratio", "prefix", "extra_keys", "without_classifier")
-_DESCRIBED = "(described)"
-"""How pydantic calls the second kind of backbone in the place of a problem."""
-
-
-def _kind_of_backbone(value: Any) -> str:
-    return _DESCRIBED if isinstance(value, Mapping | InlineBackbone) else "(named)"
-
-
-class Embeddings(_Record):
-    """What is extracted once: which images through which network, read at which layer, stored how.
-
-    `network` is what stands under ``backbone``: the name of a known one, or a description.
-    """
-
-    dataset: Id
-    network: Annotated[
-        Annotated[str, Tag("(named)")] | Annotated[InlineBackbone, Tag(_DESCRIBED)], Discriminator(_kind_of_backbone)
-    ] = Field(alias="backbone")
-    tap: str
-    image_side: int = Field(ge=8, le=1024)
-    compute_dtype: Literal["float32", "float16", "bfloat16"]
-    storage_dtype: Literal["float16", "float32"]
-
-    @property
-    def backbone(self) -> str:
-        """The id by which a cache names the network."""
-        return self.network if isinstance(self.network, str) else self.network.id
-
-
-class Stream(_Record):
+class Stream(Record):
     """The order in which training rows arrive.
 
     ``class_incremental`` and ``blurry`` divide the classes into stages of `classes_per_stage`, in the order
@@ -206,7 +87,7 @@ class Stream(_Record):
         return [(seed, None) for seed in self.order_seeds]
 
 
-class Run(_Record):
+class Run(Record):
     """What is learned from one cache: where keys come from, the stream, and the estimator's settings.
 
     `declare_classes` tells the estimator all classes before the first stage, as the paper's model knows them.
@@ -231,32 +112,43 @@ class Run(_Record):
         return self
 
 
-class Params(_Record):
+class Params(Record):
     """A whole settings file.
 
     Attributes
     ----------
-    datasets, embeddings, runs : dict of str to record
-        The three tables by entry name. The accessors `dataset`, `embedding` and `run` look up the same with
-        a message that names the nearest entry.
+    datasets, folders, embeddings, imports, runs : dict of str to record
+        The five tables by entry name. The accessors `dataset`, `folder`, `embedding`, `imported` and `run` look up
+        the same with a message that names the nearest entry. An entry of `embeddings` reads one of `datasets` or
+        `folders`; a run learns from one of `embeddings` or `imports`.
     """
 
     datasets: dict[Id, Dataset]
+    folders: dict[Id, Folder] = Field(default_factory=dict)
     embeddings: dict[Id, Embeddings]
+    imports: dict[Id, Import] = Field(default_factory=dict)
     runs: dict[Id, Run]
-    searches: dict[Id, Search] = {}
+    searches: dict[Id, Search] = Field(default_factory=dict)
 
     def dataset(self, name: str) -> dict[str, Any]:
         """Return the recipe of a dataset as a plain dict, or raise ValueError naming the nearest entry."""
         return _entry(self.datasets, "datasets", name).model_dump()
 
+    def folder(self, name: str) -> dict[str, Any]:
+        """Return the recipe of a folder of images as a plain dict, or raise ValueError naming the nearest entry."""
+        return {"kind": "folder", **_entry(self.folders, "folders", name).model_dump()}
+
+    def imported(self, name: str) -> Import:
+        """Return one entry of `imports`; raises ValueError naming the nearest entry."""
+        return _entry(self.imports, "imports", name)
+
     def embedding(self, name: str) -> Embeddings:
         """Return one entry of `embeddings`; raises ValueError naming the nearest entry."""
         return _entry(self.embeddings, "embeddings", name)
 
-    def embedding_of(self, run: Run | Search) -> Embeddings:
-        """Return the entry of `embeddings` that a run or a search learns from."""
-        return self.embeddings[run.embeddings]
+    def embedding_of(self, run: Run | Search) -> Embeddings | Import:
+        """Return the entry of `embeddings` or `imports` that a run or a search learns from."""
+        return (self.embeddings | self.imports)[run.embeddings]
 
     def run(self, name: str) -> Run:
         """Return one entry of `runs`; raises ValueError naming the nearest entry."""
@@ -268,18 +160,27 @@ class Params(_Record):
 
     @model_validator(mode="after")
     def _references_hold(self) -> "Params":
+        _check_apart("datasets", self.datasets, "folders", self.folders)
+        _check_apart("embeddings", self.embeddings, "imports", self.imports)
         for name, entry in self.embeddings.items():
-            _check_reference(self.datasets, "datasets", entry.dataset, f"embeddings.{name}.dataset")
+            images = self.datasets | self.folders
+            _check_reference(
+                images, _either("datasets", "folders", self.folders), entry.dataset, f"embeddings.{name}.dataset"
+            )
         for name, run in self.runs.items():
             _check_run_id(name)
-            for field in ("embeddings", "keys"):
-                _check_reference(self.embeddings, "embeddings", getattr(run, field), f"runs.{name}.{field}")
-            _check_one_space(f"runs.{name}", run, self.embeddings)
+            self._check_caches(f"runs.{name}", run)
         for name, search in self.searches.items():
-            for field in ("embeddings", "keys"):
-                _check_reference(self.embeddings, "embeddings", getattr(search, field), f"searches.{name}.{field}")
-            _check_one_space(f"searches.{name}", search, self.embeddings)
+            self._check_caches(f"searches.{name}", search)
         return self
+
+    def _check_caches(self, entry: str, reader: Run | Search) -> None:
+        """Check that the caches exist that an entry learns from and places keys by, and hold one space."""
+        for field in ("embeddings", "keys"):
+            table = _either("embeddings", "imports", self.imports)
+            _check_reference(self.embeddings | self.imports, table, getattr(reader, field), f"{entry}.{field}")
+        if reader.embeddings in self.embeddings and reader.keys in self.embeddings:  # else the caches are compared
+            _check_one_space(entry, reader, self.embeddings)
 
 
 def load_params(path: str | Path) -> Params:
@@ -288,7 +189,7 @@ def load_params(path: str | Path) -> Params:
     Parameters
     ----------
     path : str or Path
-        A YAML file with the tables ``datasets``, ``embeddings`` and ``runs``.
+        A YAML file with the tables ``datasets``, ``embeddings`` and ``runs``, and perhaps ``folders``, ``imports``.
 
     Returns
     -------
@@ -371,6 +272,18 @@ def _check_reference(table: Mapping[str, Any], table_name: str, name: str, where
         raise ValueError(f"{where}: {error}") from None
 
 
+def _either(table: str, other: str, entries: Mapping[str, Any]) -> str:
+    return f"{table} or {other}" if entries else table
+
+
+def _check_apart(table: str, entries: Mapping[str, Any], other: str, others: Mapping[str, Any]) -> None:
+    # both tables make files of their entries' names
+    if shared := sorted(set(entries) & set(others)):
+        raise ValueError(
+            f"{shared[0]!r} is an entry of both {table} and {other}; names that differ are expected, so rename one"
+        )
+
+
 def _check_run_id(name: str) -> None:
     # metrics/<run>.json stands beside metrics/train_<run>.json and the like: no path may mean two.
     if name == "toy" or name.startswith(("train_", "search_")):
@@ -398,7 +311,6 @@ def _as_written(value: str | InlineBackbone) -> str:
 _KINDS: dict[str, type[BaseModel]] = {
     "digits": Digits,
     "photos": Photos,
-    "folder": Folder,
     "cifar10": Cifar,
     "cifar100": Cifar,
 }
@@ -409,7 +321,7 @@ def _first_sentence(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     # A misspelt key is missing under its right name as well: the misspelling tells more.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    place = ".".join(str(part) for part in first["loc"] if part not in (_DESCRIBED, "(named)"))
+    place = ".".join(str(part) for part in first["loc"] if part not in (DESCRIBED, "(named)"))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         valid = _valid_keys(first["loc"])
@@ -421,6 +333,10 @@ def _first_sentence(error: ValidationError) -> str:
         return f"{place} is missing; expected a value for it, so add the key{more}"
     if first["type"] == "union_tag_invalid":
         given = str(first["ctx"]["tag"])
+        if given == "folder":
+            return (
+                f"{place}.kind is 'folder'; images in folders stand in a table of their own: move it to folders{more}"
+            )
         return (
             f"{place}.kind is {given!r}{_nearest(given, _KINDS)}; expected one of {', '.join(_KINDS)}: correct the "
             f"kind{more}"
@@ -436,8 +352,14 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
     if len(location) == 4 and location[0] == "datasets":  # table, entry, kind, key
         model = _KINDS[str(location[2])]
     elif len(location) == 3:
-        tables: dict[str, type[BaseModel]] = {"embeddings": Embeddings, "searches": Search}
-        model = tables.get(str(location[0]), Run)
+        tables: dict[str, type[BaseModel]] = {
+            "folders": Folder,
+            "embeddings": Embeddings,
+            "imports": Import,
+            "runs": Run,
+            "searches": Search,
+        }
+        model = tables[str(location[0])]
     elif len(location) == 5:  # table, entry, backbone, kind, key
         model = InlineBackbone
     elif len(location) == 4:

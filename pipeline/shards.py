@@ -19,7 +19,10 @@ import numpy as np
 
 
 class ShardStore:
-    """Hold the shards of one extraction, named by its fingerprint; one process at a time.
+    """Hold the shards of one extraction, named by its fingerprint.
+
+    One process at a time owns the store, and puts the shards together at the end; any number of helpers may add to it.
+    A shard is claimed before it is computed. A claim ends with its process, however that ends.
 
     Parameters
     ----------
@@ -27,22 +30,30 @@ class ShardStore:
         A scratch folder; the shards lie in a folder of their own below it.
     fingerprint : str
         Of everything that decides the embeddings: another one never sees these shards.
+    helper : bool, default=False
+        Whether this process only adds shards.
 
     Examples
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, ShardStore(folder, "abc") as store:
-    ...     store.write(0, np.ones((2, 3), np.float32))
+    ...     if store.claim(0):
+    ...         store.write(0, np.ones((2, 3), np.float32))
     ...     store.finished(), store.read(0).shape
     ({0}, (2, 3))
     """
 
-    def __init__(self, folder: str | Path, fingerprint: str) -> None:
+    def __init__(self, folder: str | Path, fingerprint: str, *, helper: bool = False) -> None:
         self.folder = Path(folder) / fingerprint
+        self._helper = helper
         self._lock: IO[str] | None = None
+        self._claims: dict[int, IO[str]] = {}
+        self._written: set[int] = set()
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self._helper:
+            return self
         self._lock = (self.folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,8 +66,32 @@ class ShardStore:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for index in list(self._claims):
+            self._release(index)
         if self._lock is not None:
             self._lock.close()
+
+    def claim(self, index: int, *, wait: bool = False) -> bool:
+        """Take a shard for this process, and return whether it is this one's to compute.
+
+        It is not where it is finished or, unless told to wait until that one ends, another process has it.
+        """
+        if index in self._written:
+            return False
+        try:
+            handle = self._path(index).with_suffix(".claim").open("w")
+        except FileNotFoundError:  # the owner has put everything together and cleared the store
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            taken = not self._is_whole(index)
+        except BlockingIOError:
+            taken = False
+        if taken:
+            self._claims[index] = handle
+        else:
+            handle.close()
+        return taken
 
     def finished(self) -> set[int]:
         """Return the indices of whole shards; damaged ones are deleted."""
@@ -65,16 +100,21 @@ class ShardStore:
         return {index for index in indices if self._is_whole(index)}
 
     def write(self, index: int, embeddings: np.ndarray) -> None:
-        """Keep a shard; after this returns it survives a killed process."""
+        """Keep a shard, which ends its claim; after this returns it survives a killed process."""
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(embeddings), allow_pickle=False)
         content = buffer.getvalue()
         neighbour = self._path(index).with_suffix(".part")
-        with neighbour.open("wb") as file:
-            file.write(content + struct.pack("<I", _crc(index, content)))
-            file.flush()
-            os.fsync(file.fileno())
-        neighbour.replace(self._path(index))
+        try:
+            with neighbour.open("wb") as file:
+                file.write(content + struct.pack("<I", _crc(index, content)))
+                file.flush()
+                os.fsync(file.fileno())
+            neighbour.replace(self._path(index))
+        finally:
+            neighbour.unlink(missing_ok=True)  # what a full disk cut short would fill it further
+        self._written.add(index)
+        self._release(index)
 
     def read(self, index: int) -> np.ndarray:
         """Return a shard (rows, f).
@@ -91,12 +131,22 @@ class ShardStore:
         return np.load(io.BytesIO(body), allow_pickle=False)
 
     def clear(self) -> None:
-        """Delete all shards of this fingerprint."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete all shards of this fingerprint, at one stroke for any helper that comes late."""
+        gone = self.folder.with_name(f"{self.folder.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        if self.folder.exists():
+            self.folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+    def _release(self, index: int) -> None:
+        if index in self._claims:
+            self._claims.pop(index).close()
 
     def _is_whole(self, index: int) -> bool:
         try:
             self.read(index)
+        except FileNotFoundError:
+            return False
         except OSError:
             self._path(index).unlink(missing_ok=True)
             return False

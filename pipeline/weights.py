@@ -59,11 +59,20 @@ def find_weights(source: Source, path: str | Path | None = None) -> Path:
     if found is None:
         raise FileNotFoundError(
             f"the weights of {source.id} ({source.weights_file}) are in none of "
-            f"{', '.join(str(place.parent) for place in places)}; expected the file from {source.weights_url}. "
+            f"{', '.join(_folders(source, places))}; expected the file from {source.weights_url}. "
             f"{_command(source, places[-1].parent)}, or set DKVB_ALLOW_DOWNLOAD=1."
         )
     _check_sha256(source, found)
     return found
+
+
+def _folders(source: Source, places: list[Path]) -> list[str]:
+    folders = [str(place.parent) for place in places]
+    if source.weights_url.startswith(_HUB):
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        folders.append(f"Hugging Face's cache {HF_HUB_CACHE}")
+    return folders
 
 
 def _command(source: Source, folder: Path) -> str:

@@ -11,6 +11,7 @@ import pytest
 import small_cache
 from dask.base import tokenize
 
+from pipeline import cache
 from pipeline.cache import (
     CacheReader,
     check_cache,
@@ -109,6 +110,25 @@ def test_a_seed_shuffles_batches_the_same_way_each_time(reader):
     order = [int(np.flatnonzero((whole == row).all(axis=1))[0]) for row in X]
     assert sorted(order) == list(range(20))
     assert order != list(range(20))
+    np.testing.assert_array_equal(y, reader.labels("train")[order])
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("batch_rows", [1, 6, 20, 50])
+@pytest.mark.parametrize("window", [1, 300, 2**28])
+def test_batches_read_every_block_once_and_give_every_row_once(reader, monkeypatch, seed, batch_rows, window):
+    usual, blocks = reader._block, []
+    monkeypatch.setattr(cache, "_WINDOW_BYTES", window)
+    monkeypatch.setattr(reader, "_block", lambda split, info, block: blocks.append(block) or usual(split, info, block))
+    batches = list(reader.iter_batches("train", batch_rows, seed=seed))
+    assert sorted(blocks) == list(range(5))
+    assert [len(X) for X, _ in batches] == [batch_rows] * (20 // batch_rows) + [20 % batch_rows] * (20 % batch_rows > 0)
+    X, y = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    monkeypatch.undo()
+    whole = reader.read("train")
+    order = [int(np.flatnonzero((whole == row).all(axis=1))[0]) for row in X]
+    assert sorted(order) == list(range(20))
+    assert (order == list(range(20))) == (seed is None)
     np.testing.assert_array_equal(y, reader.labels("train")[order])
 
 

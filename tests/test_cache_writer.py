@@ -158,6 +158,7 @@ WRONG = {
         {"sample_ids": TWICE},
         r"sample id 'train/größe_雪4\.png' twice; expected distinct ids\. Remove",
     ),
+    "surrogate": ({"sample_ids": ["\udcff", *sample_ids("train")[1:]]}, r"'\\udcff', holds what UTF-8 cannot .*Rename"),
     "nul": ({"sample_ids": ["a\0", *sample_ids("train")[1:]]}, r"NUL.*; expected none\. Rename"),
     "label 3": ({"labels": np.full(20, 3)}, r"label 3, but there are 3 class names; expected −1 .* to 2\. Name all"),
     "label -2": ({"labels": np.full(20, -2)}, r"label -2, but there are 3 class names; expected −1"),
@@ -266,3 +267,42 @@ def test_blocks_that_are_no_arrays_of_real_numbers_are_refused(tmp_path, block, 
 def test_a_split_name_that_the_file_cannot_hold_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"has a name that .*; expected letters.*\. Rename it"):
         write_cache(tmp_path / "c.h5", small_cache.header(), {name: small_cache.rows("train")})
+
+
+def test_an_unknown_compression_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"compression='zip' is unknown; expected one of none, gzip\. Choose one"):
+        write_small(tmp_path / "a.h5", compression="zip")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_killed_writers_are_removed_and_those_of_living_ones_stay(quick, tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, alive, other = (
+        tmp_path / f".{name}.part" for name in (f"a.h5.{ended.pid}", f"a.h5.{os.getppid()}", f"b.h5.{ended.pid}")
+    )
+    odd = tmp_path / ".a.h5.mine.part"
+    for path in (dead, alive, other, odd):
+        path.write_bytes(b"part")
+    write_small(tmp_path / "a.h5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.h5", alive.name, other.name, odd.name])
+
+
+@pytest.mark.parametrize("fail", ["write", "truncate"])
+def test_a_full_disk_is_told_by_its_own_error_and_leaves_the_old_file(quick, tmp_path, monkeypatch, fail):
+    """HDF5 alone would raise something else, and crash the process at its end."""
+    calls, usual = [], cache_writer._Sink._try
+
+    def disk(sink, call, argument):
+        calls.append(call.__name__)
+        if call.__name__ == fail and len(calls) > 5:
+            return usual(sink, lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")), argument)
+        return usual(sink, call, argument)
+
+    (tmp_path / "a.h5").write_bytes(b"old")
+    monkeypatch.setattr(cache_writer._Sink, "_try", disk)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_small(tmp_path / "a.h5")
+    assert caught.value.errno == 28
+    assert (tmp_path / "a.h5").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]

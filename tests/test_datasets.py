@@ -1,4 +1,5 @@
 import hashlib
+import os
 import pickle
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline import datasets
-from pipeline.datasets import build_manifest, open_images, read_manifest, to_rgb, write_manifest
+from pipeline.datasets import build_manifest, open_images, read_manifest, remarks, shared_images, write_manifest
 
 DIGITS = {"kind": "digits", "test_fraction": 0.3, "seed": 0}
 PHOTOS = {"kind": "photos", "n_crops": 80, "seed": 0}
@@ -192,7 +193,9 @@ def test_images_travel_to_other_processes(folder):
 
 
 def test_a_missing_root_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"dataset pets looks.*nowhere.*expected.*Correct datasets\.pets\.root"):
+    with pytest.raises(
+        FileNotFoundError, match=r"dataset pets looks.*nowhere.*expected.*Correct its root in params\.yaml"
+    ):
         build_manifest("pets", folder_recipe(tmp_path / "nowhere"))
 
 
@@ -239,7 +242,7 @@ def test_text_with_the_name_of_an_image_is_named(folder):
 def test_an_image_removed_since_is_named(folder):
     images = open_images(build_manifest("pets", folder_recipe(folder)))
     (folder / "bee" / "3.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"bee/3\.png is missing in .*; expected every.*dvc repro manifest"):
+    with pytest.raises(FileNotFoundError, match=r"bee/3\.png is missing in .*; expected every.*dvc repro"):
         images[13]
     assert images[12].size == (6, 4)
 
@@ -277,6 +280,90 @@ def test_absent_cifar_tells_where_to_get_it(tmp_path, kind):
         build_manifest("c", {"kind": kind, "root": str(tmp_path)})
 
 
+# corrupt files
+
+
+def break_image(path):
+    path.write_bytes(path.read_bytes()[:40])
+    return path
+
+
+def test_corrupt_images_are_skipped_and_listed_by_option(folder, tmp_path):
+    clean = build_manifest("pets", folder_recipe(folder))
+    break_image(folder / "ant" / "3.png")
+    break_image(folder / "bee" / "0.png")
+    with pytest.raises(OSError, match=r"ant/3\.png .* cannot be decoded .*, or set skip_corrupt: true in params\.yaml"):
+        build_manifest("pets", folder_recipe(folder))
+    manifest = build_manifest("pets", folder_recipe(folder, skip_corrupt=True))
+    assert manifest.skipped == ("ant/3.png", "bee/0.png")
+    assert set(manifest.sample_ids) == set(clean.sample_ids) - set(manifest.skipped)
+    write_manifest(manifest, tmp_path / "m.jsonl")
+    assert read_manifest(tmp_path / "m.jsonl").skipped == manifest.skipped
+    assert "warning: 2 images cannot be decoded and were skipped: ant/3.png, bee/0.png." in remarks(manifest)
+
+
+def test_what_was_skipped_is_part_of_the_manifests_sha256(folder):
+    manifest = build_manifest("pets", folder_recipe(folder, skip_corrupt=True))
+    assert replace(manifest, skipped=("ant/x.png",)).sha256 != manifest.sha256
+
+
+def test_a_class_of_corrupt_images_alone_is_refused(folder):
+    for path in (folder / "bee").iterdir():
+        break_image(path)
+    with pytest.raises(
+        ValueError, match=r"keeps no image of class 'bee' once 10 .* skipped \(first: bee/0\.png\).*Replace"
+    ):
+        build_manifest("pets", folder_recipe(folder, skip_corrupt=True))
+
+
+def test_an_image_that_is_missing_is_never_skipped(folder):
+    images = open_images(build_manifest("pets", folder_recipe(folder, skip_corrupt=True)))
+    (folder / "bee" / "3.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"bee/3\.png is missing"):
+        images[13]
+
+
+# one image in two places
+
+
+def test_one_image_in_two_splits_is_told_with_both_names(tmp_path):
+    for split, n in {"train": 3, "test": 1}.items():
+        for class_name, colour in {"ant": (1, 2), "bee": (3, 4)}.items():
+            save_images(tmp_path / split / class_name, n, colour)
+    manifest = build_manifest("pets", folder_recipe(tmp_path))
+    assert shared_images(manifest) == [("train/ant/0.png", "test/ant/0.png"), ("train/bee/0.png", "test/bee/0.png")]
+    assert remarks(manifest) == [
+        "8 images (2 test, 6 train)",
+        "warning: 2 images stand in two splits: train/ant/0.png = test/ant/0.png; train/bee/0.png = test/bee/0.png. "
+        "Remove one of each pair.",
+    ]
+
+
+def test_many_shared_images_are_counted_and_five_are_named(tmp_path):
+    for split in ("train", "test"):
+        save_images(tmp_path / split / "ant", 8, (1, 2))
+    said = remarks(build_manifest("pets", folder_recipe(tmp_path)))[1]
+    assert said.startswith("warning: 8 images stand in two splits: train/ant/0.png = test/ant/0.png; ")
+    assert said.count(" = ") == 5
+    assert "; and 3 more. Remove" in said
+
+
+def test_one_image_twice_in_a_split_is_no_matter(digits):
+    twice = replace(digits, digests=(digits.digests[1], *digits.digests[1:]), splits=("train",) * 1797)
+    assert shared_images(twice) == []
+    assert len(remarks(twice)) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fsencode") or os.name == "nt", reason="file names are text here")
+def test_a_file_name_that_is_not_text_is_refused(folder):
+    try:
+        (folder / "ant" / "0.png").rename(folder / "ant" / os.fsdecode(b"\xff.png"))
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    with pytest.raises(ValueError, match=r"name of image 'ant/\\udcff\.png' is not UTF-8; expected one.*Rename"):
+        build_manifest("pets", folder_recipe(folder))
+
+
 # colour and orientation
 
 
@@ -290,65 +377,12 @@ def test_a_photograph_is_turned_upright(folder):
     assert np.array_equal(pixels(image), np.rot90(noise, -1))
 
 
-def test_an_upright_photograph_with_exif_stays(tmp_path):
-    exif = Image.Exif()
-    exif[ORIENTATION] = 1
-    exif[0x010F] = "a camera"
-    noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.png", exif=exif)
-    with Image.open(tmp_path / "a.png") as image:
-        assert np.array_equal(pixels(to_rgb(image)), noise)
-
-
-def test_greyscale_becomes_three_equal_channels():
-    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    assert np.array_equal(pixels(to_rgb(Image.fromarray(grey))), np.repeat(grey[..., None], 3, axis=2))
-
-
-def test_black_and_white_uses_the_whole_range():
-    bits = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
-    assert pixels(to_rgb(bits))[0].tolist() == [[0, 0, 0], [255, 255, 255]]
-
-
-def test_a_palette_gives_its_colours():
-    image = Image.new("P", (2, 1))
-    image.putpalette([10, 20, 30, 40, 50, 60])
-    image.putdata([1, 0])
-    assert pixels(to_rgb(image))[0].tolist() == [[40, 50, 60], [10, 20, 30]]
-
-
-@pytest.mark.parametrize("transparency", [0, b"\x00\xff"])
-def test_a_transparent_colour_of_a_palette_becomes_white(tmp_path, transparency):
-    image = Image.new("P", (2, 1))
-    image.putpalette([10, 20, 30, 40, 50, 60])
-    image.putdata([0, 1])
-    image.save(tmp_path / "a.png", transparency=transparency)
-    with Image.open(tmp_path / "a.png") as read:
-        assert pixels(to_rgb(read))[0].tolist() == [[255, 255, 255], [40, 50, 60]]
-
-
-def test_cmyk_is_converted():
-    image = Image.new("CMYK", (1, 1), (0, 255, 255, 0))
-    assert to_rgb(image).getpixel((0, 0)) == (255, 0, 0)
-
-
 def test_sixteen_bits_are_scaled_not_clipped(folder):
     deep = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
     Image.fromarray(deep).save(folder / "ant" / "deep.png")
     manifest = build_manifest("pets", folder_recipe(folder))
     image = open_images(manifest)[manifest.sample_ids.index("ant/deep.png")]
     assert pixels(image)[0, :, 0].tolist() == [0, 1, 128, 255]
-
-
-@pytest.mark.parametrize(("mode", "colour"), [("RGBA", (255, 0, 0)), ("LA", (0,))])
-def test_transparency_lies_on_white(mode, colour):
-    see_through, opaque = Image.new(mode, (1, 1), (*colour, 0)), Image.new(mode, (1, 1), (*colour, 255))
-    assert to_rgb(see_through).getpixel((0, 0)) == (255, 255, 255)
-    assert to_rgb(opaque).getpixel((0, 0)) == ((*colour,) * 3)[:3]
-
-
-def test_half_transparency_is_half_white():
-    assert to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 128))).getpixel((0, 0)) == (255, 127, 127)
 
 
 # the manifest as a file
@@ -441,3 +475,21 @@ def test_a_manifest_cut_between_two_lines_is_refused(tmp_path):
     (tmp_path / "cut.jsonl").write_text("".join(lines[:-5]), encoding="utf-8")
     with pytest.raises(ValueError, match=r"cut\.jsonl is damaged \(1792 of 1797 images\); expected .* Run `dvc repro"):
         read_manifest(tmp_path / "cut.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"labels": 10}, "label 10 of 10 classes"),
+        ({"labels": -2}, "label -2 of 10 classes"),
+        ({"sample_ids": "digits/0001"}, "id 'digits/0001' stands twice"),
+    ],
+)
+def test_rows_that_no_cache_would_take_are_refused_before_extraction(digits, tmp_path, changes, what):
+    field, value = next(iter(changes.items()))
+    values = list(getattr(digits, field))
+    values[0] = value
+    wrong = np.array(values) if field == "labels" else tuple(values)
+    write_manifest(replace(digits, **{field: wrong}), tmp_path / "m.jsonl")
+    with pytest.raises(ValueError, match=rf"m\.jsonl is damaged \({what}\); expected JSON lines"):
+        read_manifest(tmp_path / "m.jsonl")

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_cache
+
+from pipeline.cache import open_cache
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
@@ -28,6 +31,10 @@ PROMISES = {
     ],
     "merge_models.py": [
         rf"^{solver}: merged and whole .* True, accuracy [01]\.\d\d\d$" for solver in ("counts", "ridge")
+    ],
+    "read_cache.py": [
+        r"^test: 7 rows of 8 features, 5 labelled, first id 'test/größe_0\.png'$",
+        r"^train: 20 rows of 8 features, 15 labelled, first id 'train/größe_0\.png'$",
     ],
     "forgetting.py": [
         r"^counts: accuracy 0\.9\d\d, .* exact forgetting: True$",
@@ -84,3 +91,31 @@ def check_probes(printed):
 
 def test_every_promise_is_that_of_an_example():
     assert PROMISES.keys() <= set(NAMES)
+
+
+def test_the_reader_of_the_format_page_is_the_example():
+    page = (ROOT / "docs/cache_format.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    function = code[code.index("def ") :].strip()
+    assert function in (ROOT / "examples/read_cache.py").read_text(encoding="utf-8")
+
+
+def test_the_reader_of_the_format_page_agrees_with_ours_and_notices_damage(tmp_path):
+    sys.path.insert(0, str(ROOT / "examples"))
+    try:
+        from read_cache import read_split
+    finally:
+        sys.path.pop(0)
+    path = ROOT / "tests/data/cache_v1.h5"
+    with open_cache(path) as reader:
+        for split in reader.split_names:
+            X, y, ids = read_split(path, split)
+            assert (reader.read(split) == X).all()
+            assert y.tolist() == reader.labels(split).tolist()
+            assert ids == reader.sample_ids(split)
+    damaged = small_cache.write_small(tmp_path / "damaged.h5")
+    content = bytearray(damaged.read_bytes())
+    content[content.rindex(small_cache.embeddings("train")[:2].astype("<f2").tobytes())] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(OSError, match="block 0 of train is damaged"):
+        read_split(damaged, "train")

@@ -22,6 +22,7 @@ from pipeline.backbones import BACKBONES
 from pipeline.cache import open_cache
 from pipeline.datasets import build_manifest, open_images, write_manifest
 from pipeline.params import load_params
+from pipeline.shards import ShardStore
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE, N, N_TEST = 8, 43, 11
@@ -68,7 +69,7 @@ def network(monkeypatch, tmp_path):
     monkeypatch.setattr(stage, "SHARD_ROWS", 8)
     monkeypatch.setattr(stage, "BATCH_ROWS", 4)
     monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
-    for name in ("DKVB_DEVICE", "DKVB_WORKERS", "DKVB_SCRATCH"):
+    for name in ("DKVB_DEVICE", "DKVB_WORKERS", "DKVB_SCRATCH", "DKVB_PROCESSES"):
         monkeypatch.delenv(name, raising=False)
     return tiny
 
@@ -266,6 +267,60 @@ def test_a_nan_embedding_names_its_sample_and_reaches_neither_cache_nor_shard(jo
     assert extract(job, tmp_path, "a")[0] == N - 8
 
 
+# several processes
+
+
+def test_helpers_and_the_writer_share_the_shards_and_give_the_same_bytes(job, network, tmp_path):
+    _, expected = extract(job, tmp_path, "whole")
+    header = job.header()
+    with ShardStore(tmp_path / "scratch", header.fingerprint, helper=True) as other:
+        assert [index for index in range(6) if index % 2 and other.claim(index)] == [1, 3, 5]
+        network.shapes.clear()
+        assert stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", device="cpu") == 24
+        assert len(network.shapes) == 6  # shards 0, 2 and 4, two batches each
+        assert not (tmp_path / "a.h5").exists()
+    assert extract(job, tmp_path, "a") == (N - 24, expected)
+
+
+def test_the_writer_waits_for_what_a_helper_has_begun(job, network, tmp_path):
+    _, expected = extract(job, tmp_path, "whole")
+    helper = ShardStore(tmp_path / "scratch", job.header().fingerprint, helper=True)
+    with helper:
+        assert helper.claim(0)
+        found = []
+        thread = threading.Thread(target=lambda: found.append(extract(job, tmp_path, "a")))
+        thread.start()
+        limit = time.monotonic() + 60
+        while len(helper.finished()) < 5:
+            assert time.monotonic() < limit
+            time.sleep(0.005)
+        assert not (tmp_path / "a.h5").exists()
+        helper.write(0, Tiny()(prepared(job, range(8))).numpy())
+    thread.join(60)
+    assert found == [(N - 8, expected)]
+
+
+def prepared(job, rows):
+    images, prepare = open_images(job.manifest), stage.preprocess(job.record, SIDE)
+    return torch.stack([prepare(images[row]) for row in rows])
+
+
+def test_a_shard_that_a_helper_began_and_never_finished_is_computed(job, tmp_path):
+    _, expected = extract(job, tmp_path, "whole")
+    helper = ShardStore(tmp_path / "scratch", job.header().fingerprint, helper=True)
+    with helper:
+        assert helper.claim(2)
+    assert extract(job, tmp_path, "a") == (N, expected)
+
+
+def test_a_helper_that_comes_late_does_nothing(job, network, tmp_path):
+    extract(job, tmp_path, "a")
+    network.shapes.clear()
+    assert stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", device="cpu") == 0
+    assert network.shapes == []
+    assert not list((tmp_path / "scratch").iterdir())
+
+
 # the command
 
 
@@ -337,6 +392,65 @@ def test_a_resumed_command_says_what_was_finished(command, network, tmp_path, ca
     assert json.loads((tmp_path / "out/seconds.json").read_text())["images"] == N - 16
 
 
+def test_a_second_extraction_of_the_same_embeddings_is_refused(command, job, tmp_path, capsys):
+    with ShardStore(tmp_path / "scratch", job.header().fingerprint):
+        assert command() == 1
+    assert_one_sentence(capsys, "another process is extracting the same embeddings (lock in ")
+    assert not (tmp_path / "out").exists()
+    assert command() == 0
+
+
+def test_a_helping_command_writes_shards_alone(command, tmp_path, capsys):
+    assert command() == 0
+    before = (tmp_path / "out/a.h5").read_bytes()
+    (tmp_path / "out/a.h5").unlink()
+    assert console.run(stage.main, stage.build_parser(), [*arguments(tmp_path), "--shards-only"]) == 0
+    assert last_line(capsys) == f"[extract digits] {N} images in shards, for the process that writes the cache"
+    assert not (tmp_path / "out/a.h5").exists()
+    assert command() == 0
+    assert f"0 images ({N} were finished already)" in last_line(capsys)
+    assert (tmp_path / "out/a.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda_devices", "expected"),
+    [("auto", 0, ["auto"] * 3), ("auto", 2, ["cuda:1", "cuda:0", "cuda:1"]), ("cpu", 2, ["cpu"] * 3)],
+)
+def test_more_processes_run_the_same_command_on_the_next_devices(command, monkeypatch, device, cuda_devices, expected):
+    started, ended = [], []
+
+    class Process:
+        def __init__(self, words, env):
+            started.append((words, env["DKVB_DEVICE"]))
+
+        def terminate(self):
+            ended.append(self)
+
+        def wait(self):
+            pass
+
+    monkeypatch.setattr(stage.subprocess, "Popen", Process)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda_devices)
+    monkeypatch.setenv("DKVB_DEVICE", device)
+    monkeypatch.setenv("DKVB_PROCESSES", "4")
+    assert command() == 0
+    assert [place for _, place in started] == expected
+    assert len(ended) == 3
+    words = started[0][0]
+    assert words[1:5] == ["-m", "pipeline.extract", "digits", "--shards-only"]
+    parsed = stage.build_parser().parse_args(words[3:])
+    assert parsed.shards_only
+    assert vars(parsed) | {"shards_only": False} == vars(
+        stage.build_parser().parse_args(arguments(Path(parsed.params).parent))
+    )
+
+
+def test_skipped_images_stand_in_the_card(command, manifest, tmp_path):
+    write_manifest(replace(manifest, skipped=("digits/broken",)), tmp_path / "digits.jsonl")
+    assert command() == 0
+    assert json.loads((tmp_path / "out/a.json").read_text())["skipped_images"] == ["digits/broken"]
+
+
 def test_a_non_commercial_licence_is_told(command, capsys):
     assert command(backbone="swav_resnet50w2") == 0
     assert "swav_resnet50w2 are licensed CC BY-NC 4.0: not for commercial use" in capsys.readouterr().err
@@ -395,8 +509,9 @@ def test_absent_weights_are_one_sentence_with_the_address(command, tmp_path, cap
 @pytest.mark.parametrize(
     ("variable", "value", "text"),
     [
-        ("DKVB_WORKERS", "many", "DKVB_WORKERS is 'many'; expected a number of threads, 1 or more. Correct it, or"),
-        ("DKVB_WORKERS", "0", "DKVB_WORKERS is '0'; expected a number of threads, 1 or more. Correct it, or"),
+        ("DKVB_WORKERS", "many", "DKVB_WORKERS is 'many'; expected a number, 1 or more. Correct it, or unset"),
+        ("DKVB_WORKERS", "0", "DKVB_WORKERS is '0'; expected a number, 1 or more. Correct it, or unset"),
+        ("DKVB_PROCESSES", "-1", "DKVB_PROCESSES is '-1'; expected a number, 1 or more. Correct it, or unset"),
         ("DKVB_DEVICE", "cuda:99", "Set it to one that is there, or unset it."),
         ("DKVB_DEVICE", "gpu", "DKVB_DEVICE is 'gpu'; expected auto, cpu or cuda"),
     ],

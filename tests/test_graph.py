@@ -17,11 +17,13 @@ ROOT = Path(__file__).parents[1]
 OURS = ("pipeline", "dkvb_estimator")
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 TABLES = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-# How a stage reads its settings, and what DVC then has to watch.
+# How a stage reads its settings, and what DVC then has to watch. What `embedding_of` reads stands in the cache too,
+# which is a dependency, and may stand in either of two tables.
 ACCESSORS = {
     "dataset": "datasets.${key}",
+    "folder": "folders.${key}",
     "embedding": "embeddings.${key}",
-    "embedding_of": "embeddings.${item.embeddings}",
+    "imported": "imports.${key}",
     "run": "runs.${key}",
     "datasets": "datasets",
     "embeddings": "embeddings",

@@ -255,3 +255,54 @@ def test_keys_from_the_same_network_prepared_otherwise_are_refused(tree, load):
     tree["embeddings"]["photos"]["backbone"]["mean"] = [0.5, 0.5, 0.5]
     with pytest.raises(ValueError, match=r"keys come from 'photos' with backbone \{.*'mean': \[0\.5, .*entries agree"):
         load(tree)
+
+
+def test_folders_and_imports_are_tables_of_their_own(tree, load):
+    tree["folders"] = {"pets": {"root": "data/pets", "skip_corrupt": True}}
+    tree["imports"] = {"mine": {"cache": "imported/mine.h5"}}
+    tree["embeddings"]["pets"] = tree["embeddings"]["digits"] | {"dataset": "pets"}
+    tree["runs"]["mine"] = tree["runs"]["digits"] | {"embeddings": "mine", "keys": "mine"}
+    params = load(tree)
+    assert params.folder("pets") == {
+        "kind": "folder", "root": "data/pets", "test_fraction": 0.2, "seed": 0, "skip_corrupt": True
+    }  # fmt: skip
+    assert params.imported("mine").cache == "imported/mine.h5"
+    assert params.embedding_of(params.run("mine")).backbone is None
+    assert params.embedding_of(params.run("digits")).backbone == "efficientnet_lite0"
+
+
+@pytest.mark.parametrize("both", [("datasets", "folders"), ("embeddings", "imports")])
+def test_a_name_in_two_tables_is_refused(tree, load, both):
+    tree["folders"] = {"digits": {"root": "x"}} if "folders" in both else {}
+    tree["imports"] = {"digits": {"cache": "x.h5"}} if "imports" in both else {}
+    with pytest.raises(ValueError, match=f"'digits' is an entry of both {both[0]} and {both[1]}; names that differ"):
+        load(tree)
+
+
+def test_a_folder_among_the_datasets_is_told_where_it_belongs(tree, load):
+    tree["datasets"]["pets"] = {"kind": "folder", "root": "x"}
+    with pytest.raises(
+        ValueError, match=r"datasets\.pets\.kind is 'folder'; .* table of their own: move it to folders"
+    ):
+        load(tree)
+
+
+@pytest.mark.parametrize(
+    ("table", "entry", "text"),
+    [
+        ("folders", {"root": "x", "skip_corupt": True}, "skip_corupt is not a setting, did you mean 'skip_corrupt'"),
+        ("imports", {"cahce": "x"}, "imports.pets.cahce is not a setting, did you mean 'cache'"),
+        ("imports", {"cache": ""}, "imports.pets.cache is ''; "),
+    ],
+)  # fmt: skip
+def test_a_wrong_folder_or_import_is_named(tree, load, table, entry, text):
+    tree[table] = {"pets": entry}
+    with pytest.raises(ValueError, match=re.escape(text)):
+        load(tree)
+
+
+def test_an_unknown_reference_offers_both_tables(tree, load):
+    tree["imports"] = {"mine": {"cache": "x.h5"}}
+    tree["runs"]["digits"]["embeddings"] = "mime"
+    with pytest.raises(ValueError, match=r"'mime' is not an entry of embeddings or imports, did you mean 'mine'\?"):
+        load(tree)

@@ -45,7 +45,8 @@ def tables():
     entry = {"dataset": "photographs", "tap": "features", "image_side": 96}
     entry |= {"compute_dtype": "float32", "storage_dtype": "float16"}
     return {
-        "datasets": {"photographs": {"kind": "folder", "root": str(IMAGES)}},
+        "datasets": {},
+        "folders": {"photographs": {"root": str(IMAGES)}},
         "embeddings": {
             name: entry | {"backbone": {"library": "torchvision", "licence": "Apache-2.0"} | network}
             for name, network in NETWORKS.items()
@@ -81,7 +82,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photographs")
     (folder / "params.yaml").write_text(yaml.safe_dump(tables()), encoding="utf-8")
     with contextlib.chdir(folder):
-        call("manifest", "photographs")
+        call("folder", "photographs")
         for name in NETWORKS:
             call("extract", name)
     return folder

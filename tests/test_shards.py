@@ -113,3 +113,64 @@ def test_a_file_that_is_no_shard_is_left_alone(store):
     (store.folder / "notes.shard").write_text("mine")
     assert store.finished() == {1}
     assert (store.folder / "notes.shard").exists()
+
+
+# sharing the work
+
+
+def helper(tmp_path):
+    return ShardStore(tmp_path, "abc", helper=True)
+
+
+def test_helpers_join_a_store_that_has_its_owner(tmp_path):
+    with ShardStore(tmp_path, "abc") as owner, helper(tmp_path) as one, helper(tmp_path) as other:
+        one.write(0, np.ones((1, 1)))
+        other.write(1, np.ones((1, 1)))
+        assert owner.finished() == {0, 1}
+
+
+def test_a_shard_is_claimed_by_one_process_at_a_time(tmp_path):
+    with ShardStore(tmp_path, "abc") as owner, helper(tmp_path) as other:
+        assert owner.claim(0)
+        assert not other.claim(0)
+        assert other.claim(1)
+        assert not owner.claim(1)
+
+
+def test_a_finished_shard_cannot_be_claimed_and_a_damaged_one_can(tmp_path):
+    with ShardStore(tmp_path, "abc") as owner, helper(tmp_path) as other:
+        assert owner.claim(0)
+        owner.write(0, np.ones((1, 1)))
+        assert not other.claim(0)
+        assert not owner.claim(0)
+        (owner.folder / "000000.shard").write_bytes(b"damaged")
+        assert other.claim(0)
+
+
+def test_a_claim_ends_with_its_store_and_with_its_process(tmp_path):
+    code = f"from pipeline.shards import ShardStore\nimport os, signal\nstore = ShardStore({str(tmp_path)!r}, 'abc')\n"
+    code += "store.__enter__()\nassert store.claim(0)\nprint('mine', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    with helper(tmp_path) as one:
+        assert one.claim(0)
+        with helper(tmp_path) as other:
+            assert not other.claim(0)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (-9, "mine\n")
+    with helper(tmp_path) as other:
+        assert other.claim(0)
+
+
+def test_a_helper_that_comes_after_the_end_gets_nothing(tmp_path):
+    with ShardStore(tmp_path, "abc") as owner, helper(tmp_path) as late:
+        owner.write(0, np.ones((1, 1)))
+        owner.clear()
+        assert not late.claim(0)
+        assert not late.claim(1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_that_cannot_be_written_leaves_no_part(store, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        store.write(0, np.ones((1, 1)))
+    assert [path.name for path in store.folder.iterdir()] == ["lock"]

@@ -1,0 +1,72 @@
+"""How many nearest keys flip when embeddings are computed, or stored, in fewer bits?
+
+``python benchmarks/storage_dtype.py [n_images] [image_side]`` (default 512, 96): scikit-learn's digits through
+EfficientNet-Lite0, computed in float32, bfloat16 and float16 and stored in float32 or float16. Keys (256 heads × 512
+keys × 14, from photograph crops computed and stored in float32) stay the same; a code flips where another key of its
+head is nearest than in float32 throughout. Prints JSON lines: the share of codes that flip, and the share of images
+whose prediction changes, by counts learned from the first half and asked about the second. There is no goal.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dkvb_estimator import DKVBClassifier
+from pipeline import extract as stage
+from pipeline.backbones import find_backbone, preprocess
+from pipeline.datasets import build_manifest, open_images
+from pipeline.networks import load_backbone
+from pipeline.weights import find_weights, read_weights
+
+
+def embed(network, images, compute_dtype):
+    """Embed as the pipeline does: batches of one shape, autocast below float32."""
+    found = []
+    for start in range(0, len(images), stage.BATCH_ROWS):
+        batch = images[start : start + stage.BATCH_ROWS]
+        padding = batch.new_zeros((stage.BATCH_ROWS - len(batch), *batch.shape[1:]))
+        whole = torch.cat([batch, padding])
+        found.append(stage._forward(network, whole, compute_dtype, torch.device("cpu"))[: len(batch)])
+    return np.concatenate(found)
+
+
+def prepared(recipe, n, side, record):
+    opened, prepare = open_images(build_manifest(recipe["kind"], recipe)), preprocess(record, side)
+    labels = opened.manifest.labels
+    return torch.stack([prepare(opened[row]) for row in range(min(n, len(opened)))]), labels[:n]
+
+
+def main():
+    n_images, side = (int(word) for word in (*sys.argv[1:], *("512", "96")[len(sys.argv[1:]) :]))
+    record = find_backbone("efficientnet_lite0")
+    network = load_backbone(record, "avgpool", read_weights(find_weights(record)))
+    network = network.to(memory_format=torch.channels_last)
+    images, labels = prepared({"kind": "digits", "test_fraction": 0.3, "seed": 0}, n_images, side, record)
+    crops, _ = prepared({"kind": "photos", "n_crops": 512, "seed": 0}, 512, side, record)
+    model = DKVBClassifier(n_heads=256, n_keys=512, key_dim=14, random_state=0)
+    model.init_keys(embed(network, crops, "float32"))
+    computed = {name: embed(network, images, name) for name in ("float32", "bfloat16", "float16")}
+    stored = {
+        (name, kind): X.astype(kind).astype(np.float32)
+        for name, X in computed.items()
+        for kind in ("float32", "float16")
+    }
+    half = len(images) // 2
+    model.partial_fit(computed["float32"][:half], labels[:half])
+    codes, predicted = model.encode(computed["float32"]), model.predict(computed["float32"][half:])
+    for (compute, storage), X in stored.items():
+        flipped, changed = (model.encode(X) != codes).mean(), (model.predict(X[half:]) != predicted).mean()
+        line = {"name": f"computed in {compute}, stored in {storage}", "ours": round(float(flipped), 5)}
+        line |= {"unit": "of all codes flip"}
+        line |= {"changed_predictions": round(float(changed), 4), "n_images": len(images), "side": side}
+        print(json.dumps(line), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""The stage that takes in a cache which was made elsewhere: imported embeddings, or another checkout's cache.
+
+Enters: an entry of ``imports`` and the file that it names. Leaves: the same cache where runs look for it, and its card.
+Must not know: images, networks, estimators.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from pipeline import console
+from pipeline.cache import describe_cache, file_sha256, verify_cache
+from pipeline.params import load_params
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line of this stage."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.adopt", description="Take in a cache made elsewhere.")
+    parser.add_argument("name", help="an entry of imports in the settings file")
+    for option, text in {
+        "--params": "settings file to read",
+        "--output": "cache to write (.h5)",
+        "--card": "JSON file to write: where the cache comes from, and its sha256",
+    }.items():
+        parser.add_argument(option, required=True, help=text)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Check the cache that the arguments name, copy it and write its card."""
+    source = Path(load_params(args.params).imported(args.name).cache)
+    facts = verify_cache(source)
+    card = describe_cache(source) | {"file_sha256": file_sha256(source)}
+    _copy(source, Path(args.output))
+    console.write_json(args.card, card)
+    console.say(f"adopt {args.name}", f"{'; '.join(facts[1:])} → {args.output}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file so that the target is whole or as it was."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        shutil.copyfile(source, neighbour)
+        neighbour.replace(target)
+    finally:
+        neighbour.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main, build_parser()))

@@ -1,0 +1,40 @@
+"""The stage that looks at a folder of images, at every ``dvc repro``: DVC cannot see an image that was edited.
+
+Enters: an entry of ``folders``. Leaves: its manifest, the same bytes where nothing changed, so that what follows is
+skipped. Must not know: networks, embeddings.
+
+What was seen is remembered in the scratch folder, so that only new and changed files are read again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from pipeline import console
+from pipeline.datasets import build_manifest, remarks, write_manifest
+from pipeline.params import load_params
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line of this stage."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.folder", description="List the images of a folder.")
+    parser.add_argument("name", help="an entry of folders in the settings file")
+    parser.add_argument("--params", required=True, help="settings file to read")
+    parser.add_argument("--output", required=True, help="manifest to write (JSON lines)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the manifest of the folder that the arguments name."""
+    index = Path(os.environ.get("DKVB_SCRATCH", ".scratch")) / "folders" / f"{args.name}.json"
+    manifest = build_manifest(args.name, load_params(args.params).folder(args.name), index)
+    write_manifest(manifest, args.output)
+    count, *others = remarks(manifest)
+    for text in (f"{count} → {args.output}", *others):
+        console.say(f"folder {args.name}", text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main, build_parser()))

@@ -1,0 +1,96 @@
+"""The stage that looks at folders: every change is seen, and nothing changed means the same bytes."""
+
+import time
+
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline import console, datasets
+from pipeline import folder as stage
+from pipeline.datasets import read_manifest
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder of two classes with five images each, an absent one, and the settings that name them."""
+    for name in ("ant", "bee"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (4, 4), (number, len(name), ord(name[0]))).save(tmp_path / f"pets/{name}/{number}.png")
+    folders = {"pets": {"root": str(tmp_path / "pets")}, "gone": {"root": str(tmp_path / "gone")}}
+    write_settings(tmp_path, folders)
+    monkeypatch.setenv("DKVB_SCRATCH", str(tmp_path / "scratch"))
+    return tmp_path
+
+
+def write_settings(folder, folders):
+    tables = {"datasets": {}, "folders": folders, "embeddings": {}, "runs": {}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(tables))
+
+
+def run(folder, name="pets"):
+    argv = [name, "--params", str(folder / "params.yaml"), "--output", str(folder / "out/m.jsonl")]
+    return console.run(stage.main, stage.build_parser(), argv)
+
+
+def test_the_stage_writes_a_manifest_and_counts_both_splits(project, capsys):
+    assert run(project) == 0
+    assert len(read_manifest(project / "out/m.jsonl").sample_ids) == 10
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"[folder pets] 10 images (2 test, 8 train) → {project / 'out/m.jsonl'}\n"
+
+
+def test_nothing_changed_means_the_same_bytes_and_no_image_is_decoded(project, monkeypatch):
+    usual = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: usual() + 60 * 10**9)
+    assert run(project) == 0
+    before = (project / "out/m.jsonl").read_bytes()
+    monkeypatch.setattr(datasets, "read_image", None)
+    assert run(project) == 0
+    assert (project / "out/m.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["edit", "add", "remove", "rename"])
+def test_every_change_of_the_folder_is_seen(project, change):
+    assert run(project) == 0
+    before = (project / "out/m.jsonl").read_bytes()
+    image = project / "pets/ant/2.png"
+    if change == "edit":
+        Image.new("RGB", (4, 4), "white").save(image)
+    elif change == "add":
+        image.with_name("9.png").write_bytes(image.read_bytes())
+    elif change == "remove":
+        image.unlink()
+    else:
+        image.rename(image.with_name("two.png"))
+    assert run(project) == 0
+    assert (project / "out/m.jsonl").read_bytes() != before
+
+
+def test_skipped_and_shared_images_are_lines_of_their_own(project, capsys):
+    for split in ("train", "test"):
+        (project / "both" / split).mkdir(parents=True)
+        (project / "pets" / "ant").rename(project / "both" / split / "ant")
+        (project / "pets" / "bee").rename(project / "pets" / "ant")
+        (project / "pets" / "bee").mkdir()
+    (project / "both/test/ant/0.png").write_bytes((project / "both/train/ant/0.png").read_bytes())
+    (project / "both/train/ant/4.png").write_text("no image")
+    write_settings(project, {"pets": {"root": str(project / "both"), "skip_corrupt": True}})
+    assert run(project) == 0
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "[folder pets] warning: 1 images stand in two splits: train/ant/0.png = test/ant/0.png. "
+        "Remove one of each pair.",
+        "[folder pets] warning: 1 images cannot be decoded and were skipped: train/ant/4.png.",
+    ]
+
+
+@pytest.mark.parametrize(("name", "text"), [("pet", "did you mean 'pets'"), ("gone", "which is no folder")])
+def test_a_mistake_is_one_sentence_and_leaves_no_file(project, capsys, name, text):
+    assert run(project, name) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert text in printed
+    assert printed.count("\n") == 1
+    assert not (project / "out").exists()
