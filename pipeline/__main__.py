@@ -26,6 +26,7 @@ stages, each as python -m pipeline.STAGE (--help tells its arguments; dvc.yaml i
   extract     embed them once with a frozen network, into a cache
   train       learn a run's stream of classes
   evaluate    measure it beside other heads on the same cache
+  search      try a grid of settings, keys and codes made once
   report      draw report/index.html
 
 settings: params.yaml says what is computed. DKVB_DEVICE (cuda, cpu), DKVB_WORKERS
