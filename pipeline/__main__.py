@@ -23,7 +23,9 @@ VERBS = {
 STAGES = """\
 stages, each as python -m pipeline.STAGE (--help tells its arguments; dvc.yaml its paths):
   manifest    list the images of a dataset with their hashes, labels and splits
+  folder      list the images of a folder, looked at by every dvc repro
   extract     embed them once with a frozen network, into a cache
+  adopt       take in a cache made elsewhere, or of imported embeddings
   train       learn a run's stream of classes
   evaluate    measure it beside other heads on the same cache
   search      try a grid of settings, keys and codes made once
