@@ -41,6 +41,9 @@ __all__ = [
 # DVC leaves keys of these names out of the hash by which it finds earlier results: a change goes unnoticed.
 BANNED_KEYS = ("size", "nfiles")
 
+MAX_VALUES = 100_000
+"""Values of a settings file, aliases written out."""
+
 # A dot in an id would be read as a path by DVC, a slash or a space would break a file name.
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -291,15 +294,22 @@ def load_params(path: str | Path) -> Params:
     OSError
         If the file cannot be read.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    content = Path(path).read_bytes()
     try:
-        tree = yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader: builds no objects
-    except yaml.YAMLError as error:
+        tree = yaml.load(content.decode(), Loader=_UniqueKeys)  # a SafeLoader: builds no objects
+    except Exception as error:  # PyYAML lets through whatever its conversions raise, RecursionError too
         detail = " ".join(str(error).split())
-        raise ValueError(f"{path} is not valid YAML ({detail}); mend the line it names") from error
+        raise ValueError(
+            f"{path} is not valid YAML ({detail}); expected tables of plain values in UTF-8: mend the line it names"
+        ) from error
     if not isinstance(tree, Mapping):
         raise ValueError(
             f"{path} holds no tables; datasets, embeddings and runs are expected: start from the shipped file"
+        )
+    if _n_values(tree, MAX_VALUES) > MAX_VALUES:
+        raise ValueError(
+            f"{path} holds more than {MAX_VALUES:,} values once its aliases are written out; expected a file of "
+            f"settings: remove the aliases that hold aliases"
         )
     _refuse_unsafe(tree, ())
     try:
@@ -314,6 +324,10 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is a list or a table; a plain name is expected", key_node.start_mark
+                )
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -321,6 +335,17 @@ class _UniqueKeys(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _n_values(tree: Any, limit: int) -> int:
+    """Count the values of a tree, up to a little above a limit: aliases can make a short text endless."""
+    n, waiting = 0, [tree]
+    while waiting and n <= limit:
+        value = waiting.pop()
+        children = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
+        n += 1 + len(children)
+        waiting.extend(children)
+    return n
 
 
 def _refuse_unsafe(tree: Any, path: tuple[str, ...]) -> None:

@@ -32,14 +32,15 @@ ROOMS = {  # module of dkvb_estimator: the modules of ours that it may import
     "_codebook": {"_device", "_keys", "_learned_projection", "_ledger", "_nearest", "_projection", "_validation"},
     "_blocks": set(),
     "_audit": set(),
+    "_intact": {"_validation"},
     "_store": set(),
     "_learned": {"_counts", "_ledger", "_store", "_validation"},
     "_solvers": {"_confidence", "_counts", "_device", "_learned", "_ridge", "_validation", "_values"},
-    "_frozen": {"_blocks", "_codebook", "_device", "_learned", "_nearest", "_validation"},
+    "_frozen": {"_blocks", "_codebook", "_device", "_intact", "_learned", "_nearest", "_validation"},
     "_classifier": {
         "_audit", "_codebook", "_confidence", "_device", "_frozen", "_learned", "_nearest", "_solvers", "_validation",
     },
-    "_files": {"_classifier", "_version"},
+    "_files": {"_classifier", "_validation", "_version"},
     "metrics": set(),
     "baselines": {"_validation"},
 }  # fmt: skip
