@@ -22,7 +22,7 @@ from typing import Any
 
 from fuzz.targets import CORPUS, ROOT, TARGETS, pack, unpack
 
-LIMITS = ["-timeout=10", "-rss_limit_mb=6000", "-max_len=20000", "-print_final_stats=1", "-verbosity=0"]
+LIMITS = ["-timeout=60", "-rss_limit_mb=6000", "-max_len=20000", "-print_final_stats=1", "-verbosity=0"]
 LONGEST_KEPT = 1024
 """Bytes of an input that is kept for what it reaches: seeds are made anew each time."""
 

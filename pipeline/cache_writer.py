@@ -31,6 +31,7 @@ from pipeline.cache_format import (
 
 CHUNK_BYTES = 2**20
 """Largest size of a chunk, which is also the unit of the checksums."""
+_OVERHEAD_BYTES = 2**16
 COMPRESSION: dict[str, dict[str, Any]] = {
     "none": {},
     "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
@@ -104,6 +105,7 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
     dtype, n_features = np.dtype(header.storage_dtype), first.shape[1]
     block_rows = max(1, CHUNK_BYTES // (n_features * dtype.itemsize))
     block_rows = max(1, min(block_rows, len(labels)))
+    _check_room(Path(file.filename), len(labels) * (n_features * dtype.itemsize + 16) + sum(map(len, ids)), compression)
     group = file.create_group(name)
     embeddings = group.create_dataset(
         "embeddings",
@@ -234,6 +236,22 @@ def _check_overflow(name: str, stored: np.ndarray, ids: tuple[str, ...]) -> None
             f"magnitudes up to {np.finfo(stored.dtype).max:g}. "
             + ("Set storage_dtype: float32." if stored.dtype == np.float16 else "Look at that image and the weights.")
         )
+
+
+def _check_room(path: Path, n_bytes: int, compression: str) -> None:
+    """Ask for the room that a split takes before HDF5 writes it: where a disk fills up, HDF5 may crash."""
+    wanted = _OVERHEAD_BYTES + (n_bytes if compression == "none" else 0)
+    with path.open("r+b") as file:
+        length = file.seek(0, os.SEEK_END)
+        try:
+            os.posix_fallocate(file.fileno(), length, wanted)
+        except OSError as error:
+            raise OSError(
+                f"the disk of {path.parent} has no room for {wanted / 2**20:,.1f} MiB more of {path.name} "
+                f"({error.strerror}); expected that much. Free some, or name a folder on another disk."
+            ) from error
+        finally:
+            file.truncate(length)
 
 
 def _sync(path: Path) -> None:

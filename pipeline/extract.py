@@ -31,6 +31,7 @@ from pipeline.backbones import Backbone, find_backbone, preprocess
 from pipeline.cache import CacheHeader, SplitRows, describe_cache, file_sha256, write_cache
 from pipeline.datasets import Images, Manifest, open_images, read_manifest
 from pipeline.inline_backbones import describe_backbone
+from pipeline.locks import remove_leftovers
 from pipeline.networks import load_backbone
 from pipeline.params import Embeddings, load_params
 from pipeline.shards import ShardStore
@@ -132,6 +133,7 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
     with ShardStore(scratch, header.fingerprint) as store:
         embedded = _fill(store, job, _device(device), workers)
         splits = {name: _split_rows(store, job.manifest, name) for name in sorted(set(job.manifest.splits))}
+        remove_leftovers(Path(output))
         write_cache(output, header, splits)
         store.clear()
     return embedded

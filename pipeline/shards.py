@@ -6,7 +6,6 @@ networks, the cache's format.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import shutil
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import IO, Self
 
 import numpy as np
+
+from pipeline.locks import lock_folder
 
 
 class ShardStore:
@@ -42,16 +43,7 @@ class ShardStore:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise RuntimeError(
-                f"another process is extracting the same embeddings (lock in {self.folder.name[:12]}); expected one "
-                "at a time. Wait until it has finished, then start again."
-            ) from error
+        self._lock = lock_folder(self.folder, "extracting the same embeddings")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -52,6 +52,7 @@ LEAVES = {
     "inline_backbones",
     "networks",
     "cache",
+    "locks",
     "shards",
     "streams",
     "probes",
@@ -69,8 +70,10 @@ PIPELINE = {  # module of pipeline: the modules of pipeline that it may import; 
     "cache_format": set(),
     "cache_writer": {"cache_check", "cache_format"},
     "figures": set(),
+    "shards": {"locks"},
+    "checkpoints": {"locks"},
     "protocol": {"streams", "probes", "cache"},
-    **{name: LEAVES | {"console", "figures", "protocol"} for name in STAGES},
+    **{name: LEAVES | {"checkpoints", "console", "figures", "protocol"} for name in STAGES},
     "__main__": LEAVES | STAGES | {"console"},
 }
 
