@@ -18,6 +18,9 @@ from scipy.sparse import csr_array
 from ._validation import CHOICES, FROZEN, MAX_KEYS, MAX_SELECTED
 
 SOURCES = ("X", "init_keys", "key_data")
+BOOK = {"projection", "keys", "centres", "mask", "origin", "layout", "settings", "source", "seed", "report"}
+LEARNED = {"solver", "n_selected", "classes", "declared", "counts", "hashes", "labels", "weights", "codes", "table"}
+COUNTS = {"shape", "pointers", "classes", "hits", "weights"}
 REPORT = ("unused_share", "quantisation_error", "n_rows", "novelty_unit")
 
 
@@ -39,13 +42,14 @@ def check_state(state: Mapping[str, Any]) -> None:
     >>> check_state({"_codebook": {"keys": 3}})
     Traceback (most recent call last):
     ...
-    ValueError: layout is None; expected four whole numbers
+    ValueError: _codebook lacks or adds ...
     """
     if "_learned" in state and "_codebook" not in state:
         raise ValueError("something was learned without keys; expected both")
     if "_codebook" not in state:
         return
     book = _mapping(state["_codebook"], "_codebook")
+    _check_names("_codebook", book, BOOK)
     n_heads, n_keys, _, n_selected = _check_layout(book.get("layout"))
     n_features = _check_codebook(book)
     if state.get("n_features_in_") != n_features:
@@ -58,9 +62,20 @@ def check_state(state: Mapping[str, Any]) -> None:
         raise ValueError(f"the temperature is {temperature!r}; expected a finite number > 0")
     if "_learned" in state:
         learned = _mapping(state["_learned"], "_learned")
+        _check_names("_learned", learned, LEARNED)
+        _check_names("counts", _mapping(learned["counts"], "counts"), COUNTS)
         _check_learned(learned, (n_heads, n_keys, n_selected), book.get("origin"))
         if learned["solver"] != book["settings"].get("solver"):
             raise ValueError(f"solver {learned['solver']!r} learned with keys of another; expected one solver")
+
+
+def _check_names(what: str, given: Mapping[str, Any], names: set[str]) -> None:
+    # origin came with pruning: what was stored before has none
+    wrong = set(given) ^ names
+    if wrong - {"origin"}:
+        raise ValueError(
+            f"{what} lacks or adds {', '.join(sorted(map(str, wrong)))}; expected {', '.join(sorted(names))}"
+        )
 
 
 def _check_layout(layout: Any) -> tuple[int, int, int, int]:

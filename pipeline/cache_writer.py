@@ -65,6 +65,7 @@ def write_cache(
     path.parent.mkdir(parents=True, exist_ok=True)
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        _check_room(neighbour, 0, compression)
         with h5py.File(neighbour, "w", libver=("earliest", "v110")) as file:
             _write_header(file, header)
             for name, rows in splits.items():
@@ -241,7 +242,7 @@ def _check_overflow(name: str, stored: np.ndarray, ids: tuple[str, ...]) -> None
 def _check_room(path: Path, n_bytes: int, compression: str) -> None:
     """Ask for the room that a split takes before HDF5 writes it: where a disk fills up, HDF5 may crash."""
     wanted = _OVERHEAD_BYTES + (n_bytes if compression == "none" else 0)
-    with path.open("r+b") as file:
+    with path.open("a+b") as file:
         length = file.seek(0, os.SEEK_END)
         try:
             os.posix_fallocate(file.fileno(), length, wanted)

@@ -192,7 +192,9 @@ class Stream(_Record):
     @model_validator(mode="after")
     def _orders_are_distinct(self) -> "Stream":
         if len(set(self.order_seeds)) < len(self.order_seeds):
-            raise ValueError(f"order_seeds {self.order_seeds} names a seed twice; give each seed once")
+            raise ValueError(
+                f"order_seeds {self.order_seeds} names a seed twice; distinct seeds are expected: give each once"
+            )
         if self.class_orders is not None and "order_seeds" in self.model_fields_set:
             raise ValueError("order_seeds and class_orders both say the order of classes; keep one of them")
         if self.class_orders is not None and not self.class_orders:

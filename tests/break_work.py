@@ -197,7 +197,7 @@ def one_try(work, folder, fault, expected, old):
     leftovers = sum(path.name not in expected for path in (here / "out").iterdir())
     said = (here / "said.txt").read_text().strip().splitlines()
     then = "equal" if same else "different"
-    return {"code": code, "left": found, "then": then, "leftovers": leftovers, "calls_again": calls, "said": said[-3:]}
+    return {"code": code, "left": found, "then": then, "leftovers": leftovers, "calls_again": calls, "said": said}
 
 
 def main():

@@ -49,7 +49,7 @@ def test_a_killed_work_leaves_nothing_broken_and_the_next_run_equals_an_uninterr
     assert len(tries) == N
     assert sum(each["code"] == -9 for each in tries) > 0.8 * N
     if kind != "save":  # what was kept in the scratch folder is not done again
-        assert min(each["calls_again"] for each in tries) < 0.9 * result["calls"]
+        assert min(each["calls_again"] for each in tries) < 0.95 * result["calls"]
         assert sum(each["leftovers"] for each in tries) == 0
 
 
