@@ -296,14 +296,13 @@ def load_params(path: str | Path) -> Params:
     OSError
         If the file cannot be read.
     """
-    content = Path(path).read_bytes()
     try:
-        tree = yaml.load(content.decode(), Loader=_UniqueKeys)  # a SafeLoader: builds no objects
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader: builds no objects
+    except OSError:
+        raise
     except Exception as error:  # PyYAML lets through whatever its conversions raise, RecursionError too
-        detail = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} is not valid YAML ({detail}); expected tables of plain values in UTF-8: mend the line it names"
-        ) from error
+        detail = f"{path} is not valid YAML ({' '.join(str(error).split())})"
+        raise ValueError(f"{detail}; expected tables of plain values in UTF-8: mend the line it names") from error
     if not isinstance(tree, Mapping):
         raise ValueError(
             f"{path} holds no tables; datasets, embeddings and runs are expected: start from the shipped file"
@@ -326,10 +325,6 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key is a list or a table; a plain name is expected", key_node.start_mark
-                )
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -344,9 +339,8 @@ def _n_values(tree: Any, limit: int) -> int:
     n, waiting = 0, [tree]
     while waiting and n <= limit:
         value = waiting.pop()
-        children = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
-        n += 1 + len(children)
-        waiting.extend(children)
+        n += 1
+        waiting.extend(value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ())
     return n
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from reliability import note
 from small_cache import embeddings, write_small
 from test_graph import OURS, ROOT, SMALL, TABLES
