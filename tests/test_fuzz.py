@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from fuzz import sanitize
+from fuzz import report, sanitize
 from fuzz.targets import TARGETS, fuzz_cache, fuzz_model, patched, small_cache, unpack
 
 
@@ -38,6 +38,25 @@ def test_a_target_sees_a_model_that_is_refused_in_other_words(monkeypatch):
     monkeypatch.setattr("fuzz.targets.load_model", refuse)
     with pytest.raises(AssertionError, match="refused in other words: no"):
         fuzz_model(b"\0" * 8)
+
+
+def test_the_page_adds_up_what_was_recorded():
+    test = {"kind": "test", "group": "faults", "tried": "a flood", "outcomes": {"dry": 2}}
+    found = {
+        "kind": "fuzz",
+        "target": "cache",
+        "seconds": 5,
+        "executions": 700,
+        "stops": 1,
+        "findings": [{"input": "ab"}],
+    }
+    build = {"kind": "sanitizer", "build": "x86-64", "problems": 9, "code": 0, "said": ""}
+    wrong = {"kind": "test", "group": "bad input", "tried": "n=0", "outcomes": {"ValueError": 1}}
+    text = report.page([test, test, found, found, build, wrong])
+    assert "| a flood | 4 | 4 × dry |" in text
+    assert "| cache | 10 | 1,400 | 2 | 2 | `ab`, `ab` |" in text
+    assert "| x86-64 | 9 | clean |" in text
+    assert "1 wrong inputs" in text
 
 
 @pytest.mark.slow
