@@ -32,7 +32,7 @@ python -m fuzz.report reliability.jsonl --output docs/reliability.md
 ```
 
 "Error" and "refused" are what is wanted of damaged and of forged files. "Same" is a byte that means nothing: everything
-that is read is as it was. "Stopped" is HDF5 crashing or not ending inside the child process that `verify` reads in.
+that is read is as it was. "Stopped" is HDF5 crashing or not ending, in a process of its own that the test reads in.
 """
 
 
@@ -110,8 +110,9 @@ def page(records: list[dict[str, Any]]) -> str:
     parts = [HOW, *(f"## {title}\n\n{tested(records, group)}" for group, title in TITLES.items())]
     fuzzing = (
         "Coverage-guided by atheris, for the Python side; the kernel's inner loops are compiled, so its shapes and "
-        "numbers are drawn rather than guided. A target stops at its first finding. All findings are mended, and their "
-        "inputs are tried in every run of the tests (`tests/test_fuzz.py`)."
+        "numbers are drawn rather than guided. A target stops at its first finding. Each finding is settled, by mending "
+        "what was wrong or by stating the promise more exactly, and its input is tried in every run of the tests "
+        "(`tests/test_fuzz.py`)."
     )
     parts += [f"## Bad input\n\n{bad_inputs(records)}", f"## Fuzzing\n\n{fuzzing}\n\n{fuzzed(records)}"]
     return "\n".join([*parts, f"## The kernel\n\n{sanitized(records)}"])
