@@ -110,7 +110,7 @@ def page(records: list[dict[str, Any]]) -> str:
     parts = [HOW, *(f"## {title}\n\n{tested(records, group)}" for group, title in TITLES.items())]
     fuzzing = (
         "Coverage-guided by atheris, for the Python side; the kernel's inner loops are compiled, so its shapes and "
-        "numbers are drawn rather than guided. A target stops at its first finding. Each finding is settled, by mending "
+        "numbers are drawn rather than guided. A target stops at its first finding. Each finding is settled by mending "
         "what was wrong or by stating the promise more exactly, and its input is tried in every run of the tests "
         "(`tests/test_fuzz.py`)."
     )
