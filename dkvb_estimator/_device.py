@@ -27,9 +27,13 @@ def resolve_device(device: str) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device={device!r} is not a torch device; expected 'auto', 'cpu', 'cuda'.") from error
+        raise ValueError(
+            f"device={device!r} is not a torch device; expected 'auto', 'cpu' or 'cuda'. Pass one."
+        ) from error
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r} asks for CUDA, which this machine lacks. Use device='auto' or 'cpu'.")
+        raise ValueError(
+            f"device={device!r} asks for CUDA; expected a machine that has it. Use device='auto' or 'cpu'."
+        )
     return found
 
 

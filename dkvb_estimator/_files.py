@@ -6,26 +6,35 @@ Must not know: what the state means.
 
 from __future__ import annotations
 
-import io
 import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from ._classifier import DKVBClassifier
+from ._validation import check_parameters
 from ._version import __version__
 
 FORMAT, FORMAT_VERSION = "dkvb-model", 1
 MAX_BYTES = 64 * 2**30
+"""What a file may unpack to."""
+MAX_INFLATION = 1032
+"""How many bytes deflate can make of one at most: a file that claims more is no file of ours."""
+MAX_HEADER_BYTES = 64 * 2**20
 _HEADER = "header.json"
+_FITTED = {"n_features_in_", "feature_names_in_", "n_iter_"}
+_STORED = {"_codebook", "_learned", "_temperature", "_schema_version", *_FITTED}
 
 
-def save_model(model: DKVBClassifier, path: str | Path, card: Mapping[str, Any] | None = None) -> None:
+def save_model(
+    model: DKVBClassifier, path: str | Path, card: Mapping[str, Any] | None = None, *, compress: bool = True
+) -> None:
     """Write a model, whole or not at all: to a neighbour first, then moved into place.
 
     ``key_data`` is left out; the keys that were placed from it are there.
@@ -38,11 +47,15 @@ def save_model(model: DKVBClassifier, path: str | Path, card: Mapping[str, Any] 
         Usually ends in ``.npz``.
     card : mapping, JSON-able
         Where the model comes from; :func:`read_card` reads it.
+    compress : bool, default=True
+        False writes a larger file several times faster.
 
     Raises
     ------
     TypeError
         If a parameter or label is of a type that JSON and NumPy cannot hold without pickle.
+    OSError
+        If the folder is missing or cannot be written, or the disk is full; a file already there stays as it was.
 
     Examples
     --------
@@ -64,7 +77,8 @@ def save_model(model: DKVBClassifier, path: str | Path, card: Mapping[str, Any] 
         "card": dict(card or {}),
         "state": state,
     }
-    _publish(Path(path), json.dumps(header, sort_keys=True, indent=1, allow_nan=False), arrays)
+    text = json.dumps(header, sort_keys=True, indent=1, allow_nan=False)
+    _publish(Path(path), text, arrays, zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED)
 
 
 def load_model(path: str | Path) -> DKVBClassifier:
@@ -77,20 +91,29 @@ def load_model(path: str | Path) -> DKVBClassifier:
     OSError
         If it cannot be read.
     """
-    header, arrays = _read(Path(path))
-    known = DKVBClassifier().get_params()
+    path = Path(path)
+    header, arrays = _read(path)
     try:
-        state = {name: _unpack(value, arrays) for name, value in header["state"].items()}
-        model = DKVBClassifier(**{name: state.pop(name) for name in list(state) if name in known})
-        model.__setstate__(model.__getstate__() | state)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _unreadable(Path(path), f"its state does not fit: {error}") from error
-    return model
+        return _rebuild({name: _unpack(value, arrays) for name, value in header["state"].items()})
+    except Exception as error:
+        raise _unreadable(path, f"its state does not fit: {error}") from error
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
     """Return the card that :func:`save_model` was given."""
     return dict(_read(Path(path))[0]["card"])
+
+
+def _rebuild(state: dict[str, Any]) -> DKVBClassifier:
+    known = DKVBClassifier().get_params()
+    if foreign := set(state) - set(known) - _STORED:
+        raise ValueError(f"it sets {', '.join(sorted(foreign))}, which an estimator does not store")
+    params = {name: state.pop(name) for name in list(state) if name in known}
+    # a folder for codes is one of the machine that saved, and is looked for when it is written to
+    check_parameters(known | params | {"codes_dir": None})
+    model = DKVBClassifier(**params)
+    model.__setstate__(model.__getstate__() | state)
+    return model
 
 
 def _state(model: DKVBClassifier) -> dict[str, Any]:
@@ -153,14 +176,16 @@ def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return {key: _unpack(item, arrays) for key, item in value["dict"]}
 
 
-def _publish(path: Path, header: str, arrays: Mapping[str, np.ndarray]) -> None:
+def _publish(path: Path, header: str, arrays: Mapping[str, np.ndarray], compression: int) -> None:
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with neighbour.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            with zipfile.ZipFile(file, "w", compression) as archive:
                 archive.writestr(zipfile.ZipInfo(_HEADER), header)
                 for name, array in arrays.items():
-                    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                    entry = zipfile.ZipInfo(f"{name}.npy")
+                    entry.compress_type = compression
+                    with archive.open(entry, "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
@@ -170,20 +195,61 @@ def _publish(path: Path, header: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(info.file_size for info in archive.infolist()) > MAX_BYTES:
-                raise ValueError(f"it unpacks to more than {MAX_BYTES >> 30} GiB")
-            header = json.loads(archive.read(_HEADER))
-            _check_header(header)
-            arrays = {
-                name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
-                for name in archive.namelist()
-                if name != _HEADER
-            }
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError) as error:
-        raise _unreadable(path, str(error)) from error
+    with path.open("rb") as file:
+        try:
+            return _read_archive(file, path.stat().st_size)
+        except MemoryError:
+            raise
+        except Exception as error:  # zip, deflate, JSON and NumPy's headers each have their own ways to be wrong
+            raise _unreadable(path, str(error)) from error
+
+
+def _read_archive(file: IO[bytes], length: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    arrays = {}
+    with zipfile.ZipFile(file) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        _check_sizes(archive.infolist(), length)
+        if members[_HEADER].file_size > MAX_HEADER_BYTES:
+            raise ValueError(f"its header is longer than {MAX_HEADER_BYTES >> 20} MiB")
+        header = json.loads(archive.read(_HEADER))
+        _check_header(header)
+        for name in members.keys() - {_HEADER}:
+            with archive.open(name) as member:
+                arrays[name.removesuffix(".npy")] = _read_array(member, members[name].file_size)
     return header, arrays
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], length: int) -> None:
+    """Refuse an archive by what it claims, before any of it is unpacked."""
+    if len({member.filename for member in members}) < len(members):
+        raise ValueError("it holds a name twice")
+    claimed = sum(member.file_size for member in members)
+    if claimed > min(MAX_BYTES, MAX_INFLATION * length):
+        raise ValueError(f"its {length:,} bytes claim to unpack to {claimed:,}, more than they can or may")
+
+
+def _read_array(member: IO[bytes], length: int) -> np.ndarray:
+    """Read an array whose header claims as many bytes as follow it, so that no claim is believed in memory."""
+    reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(member)
+    if version not in reader:
+        raise ValueError(f"an array is of NumPy format {version}")
+    shape, in_columns, dtype = reader[version](member)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != length - member.tell():
+        raise ValueError(f"an array claims {dtype} of shape {shape} in {length - member.tell()} bytes")
+    array = np.frombuffer(_exactly(member, length - member.tell()), dtype=dtype)
+    return array.reshape(shape[::-1]).T if in_columns else array.reshape(shape)
+
+
+def _exactly(member: IO[bytes], n_bytes: int) -> bytearray:
+    content = bytearray(n_bytes)
+    view, done = memoryview(content), 0
+    while done < n_bytes:
+        got = member.readinto(view[done : done + 2**20])  # type: ignore[attr-defined]
+        if not got:
+            raise EOFError(f"{done:,} of {n_bytes:,} bytes are there")
+        done += got
+    return content
 
 
 def _unreadable(path: Path, why: str) -> ValueError:

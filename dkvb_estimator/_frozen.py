@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from ._blocks import WORKERS, by_blocks, is_dask, map_blocks, refuse_lazy, split_blocks, stream_blocks, weighty
 from ._codebook import Block, Codebook, Encoder, Sketches, draw_codebook
 from ._device import DeviceCache, resolve_device
+from ._intact import check_state
 from ._learned import Learned
 from ._nearest import code_dtype
 from ._validation import (
@@ -160,6 +161,7 @@ class FrozenHalf(BaseEstimator):
                 f"the stored model has state version {version}; this dkvb_estimator reads version {SCHEMA_VERSION}. "
                 "Load it with the release that wrote it, or fit again."
             )
+        check_state(state)
         if "_codebook" in state:
             state |= {"_codebook": Codebook.from_state(state["_codebook"]), "_scratch": DeviceCache()}
         if "_learned" in state:

@@ -118,8 +118,8 @@ def resolve_layout(params: Mapping[str, Any], n_features: int) -> Layout:
             _refuse("n_heads", n_heads, "1 with projection='identity', which has a single head")
     if params["projection"] == "chunk" and n_heads * key_dim != n_features:
         raise ValueError(
-            f"projection='chunk' with n_heads={n_heads} and key_dim={key_dim} reads {n_heads * key_dim} features, "
-            f"but X has {n_features}. Choose n_heads × key_dim = {n_features}, or projection='gaussian'."
+            f"projection='chunk' with n_heads={n_heads} and key_dim={key_dim} reads {n_heads * key_dim} features; "
+            f"expected {n_features}. Choose n_heads × key_dim = {n_features}, or projection='gaussian'."
         )
     return Layout(n_heads, n_keys, key_dim, _resolve_n_selected(params, n_keys))
 
@@ -223,7 +223,7 @@ def check_codes(codes: object, layout: Layout, n_labels: int, mask: np.ndarray |
         )
     if codes.size and int(codes.max()) >= layout.n_keys:
         raise ValueError(
-            f"codes name key {int(codes.max())}, but a head has {layout.n_keys} keys. Encode again with encode(X)."
+            f"codes name key {int(codes.max())}; expected keys below {layout.n_keys}. Encode again with encode(X)."
         )
     if mask is not None and not mask[np.arange(layout.n_heads)[None, :, None], codes].all():
         raise ValueError(
@@ -245,7 +245,10 @@ def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
 def refuse_sgd(solver: str, method: str, reason: str) -> None:
     """Refuse what a table of gradient steps cannot do."""
     if solver == "sgd":
-        raise ValueError(f"{method} was called with solver='sgd', {reason}, or choose 'counts' or 'ridge'.")
+        raise ValueError(
+            f"{method} was called with solver='sgd', where 'counts' or 'ridge' is expected: sgd is a solver {reason}, "
+            "or choose one of the two."
+        )
 
 
 def check_mergeable(mine: tuple[str, Layout, str], theirs: tuple[str, Layout, str]) -> None:

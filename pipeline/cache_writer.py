@@ -6,7 +6,6 @@ embeddings come from.
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -29,6 +28,7 @@ from pipeline.cache_format import (
     fixed_text,
     meta_sha256,
 )
+from pipeline.locks import remove_leftovers
 
 CHUNK_BYTES = 2**20
 """Largest size of a chunk, which is also the unit of the checksums."""
@@ -67,7 +67,7 @@ def write_cache(
         raise ValueError(
             f"compression={compression!r} is unknown; expected one of {', '.join(COMPRESSION)}. Choose one of these."
         )
-    _remove_parts_of_the_dead(path)
+    remove_leftovers(path)
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with _Sink(neighbour) as sink, h5py.File(sink, "w", libver=("earliest", "v110")) as file:
@@ -136,24 +136,6 @@ class _Sink:
         except OSError as error:
             self._error = self._error or error
             return None
-
-
-def _remove_parts_of_the_dead(path: Path) -> None:
-    """Remove what writers of this cache left that were killed; their names end in the number of their process."""
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        number = part.suffixes[-2][1:] if len(part.suffixes) > 1 else ""
-        if number.isdecimal() and not _is_alive(int(number)):
-            part.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 def _write_header(file: h5py.File, header: CacheHeader) -> None:

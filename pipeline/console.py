@@ -6,7 +6,9 @@ Enters: a stage's ``main`` and its parser. Leaves: an exit code. Must not know: 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,16 +18,31 @@ USER_ERRORS = (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportErr
 """What a wrong file, setting or machine raises; anything else is a defect of ours and keeps its traceback."""
 
 
+_FULL = "; expected room for what the stage writes. Free some, or name a folder on another disk."
+_FORBIDDEN = "; expected a folder and a file that this user may use. Change its permissions, or name another."
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EFBIG, errno.EDQUOT), _FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _FORBIDDEN),
+}
+"""What the system's own errors leave unsaid."""
+
+
 def say(stage: str, text: str) -> None:
     """Print one line of progress on stderr, as ``[extract digits] 1,797 images → …``."""
     print(f"[{stage}] {text}", file=sys.stderr, flush=True)
 
 
 def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
-    """Write a record as indented JSON, keys in the order given, making the folder where it is missing."""
+    """Write a record as indented JSON, keys in the order given, whole or not at all; make a missing folder."""
     target = Path(path)
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    neighbour = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        neighbour.write_text(text, encoding="utf-8")
+        neighbour.replace(target)
+    finally:
+        neighbour.unlink(missing_ok=True)
 
 
 def run(
@@ -63,4 +80,5 @@ def add_debug(parser: argparse.ArgumentParser, default: bool | str = argparse.SU
 def _sentence(error: BaseException) -> str:
     # str(KeyError("text")) wraps the text in quotes
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    remedy = _REMEDIES.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+    return (" ".join(text.split()) or type(error).__name__) + remedy

@@ -51,6 +51,9 @@ __all__ = [
 # DVC leaves keys of these names out of the hash by which it finds earlier results: a change goes unnoticed.
 BANNED_KEYS = ("size", "nfiles")
 
+MAX_VALUES = 100_000
+"""Values of a settings file, aliases written out."""
+
 Scalar = bool | int | float | str | None
 
 
@@ -73,7 +76,9 @@ class Stream(Record):
     @model_validator(mode="after")
     def _orders_are_distinct(self) -> "Stream":
         if len(set(self.order_seeds)) < len(self.order_seeds):
-            raise ValueError(f"order_seeds {self.order_seeds} names a seed twice; give each seed once")
+            raise ValueError(
+                f"order_seeds {self.order_seeds} names a seed twice; distinct seeds are expected: give each once"
+            )
         if self.class_orders is not None and "order_seeds" in self.model_fields_set:
             raise ValueError("order_seeds and class_orders both say the order of classes; keep one of them")
         if self.class_orders is not None and not self.class_orders:
@@ -204,15 +209,21 @@ def load_params(path: str | Path) -> Params:
     OSError
         If the file cannot be read.
     """
-    text = Path(path).read_text(encoding="utf-8")
     try:
-        tree = yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader: builds no objects
-    except yaml.YAMLError as error:
-        detail = " ".join(str(error).split())
-        raise ValueError(f"{path} is not valid YAML ({detail}); mend the line it names") from error
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader: builds no objects
+    except OSError:
+        raise
+    except Exception as error:  # PyYAML lets through whatever its conversions raise, RecursionError too
+        detail = f"{path} is not valid YAML ({' '.join(str(error).split())})"
+        raise ValueError(f"{detail}; expected tables of plain values in UTF-8: mend the line it names") from error
     if not isinstance(tree, Mapping):
         raise ValueError(
             f"{path} holds no tables; datasets, embeddings and runs are expected: start from the shipped file"
+        )
+    if _n_values(tree, MAX_VALUES) > MAX_VALUES:
+        raise ValueError(
+            f"{path} holds more than {MAX_VALUES:,} values once its aliases are written out; expected a file of "
+            f"settings: remove the aliases that hold aliases"
         )
     _refuse_unsafe(tree, ())
     try:
@@ -234,6 +245,16 @@ class _UniqueKeys(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _n_values(tree: Any, limit: int) -> int:
+    """Count the values of a tree, up to a little above a limit: aliases can make a short text endless."""
+    n, waiting = 0, [tree]
+    while waiting and n <= limit:
+        value = waiting.pop()
+        n += 1
+        waiting.extend(value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ())
+    return n
 
 
 def _refuse_unsafe(tree: Any, path: tuple[str, ...]) -> None:

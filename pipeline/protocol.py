@@ -102,8 +102,8 @@ def make_estimator(settings: Mapping[str, Any], *, device: str = "auto") -> DKVB
     for name in settings:
         if name in _ELSEWHERE:
             raise ValueError(
-                f"estimator setting {name!r} came from the run's settings; it is said by {_ELSEWHERE[name]}: "
-                f"remove it there"
+                f"estimator setting {name!r} came from the run's settings; it is expected from {_ELSEWHERE[name]}: "
+                f"remove it from the run"
             )
         if name not in valid:
             close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)

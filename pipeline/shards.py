@@ -17,6 +17,8 @@ from typing import IO, Self
 
 import numpy as np
 
+from pipeline.locks import lock_folder
+
 
 class ShardStore:
     """Hold the shards of one extraction, named by its fingerprint.
@@ -51,18 +53,10 @@ class ShardStore:
         self._written: set[int] = set()
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self._helper:
-            return self
-        self._lock = (self.folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise RuntimeError(
-                f"another process is extracting the same embeddings (lock in {self.folder.name[:12]}); expected one "
-                "at a time. Wait until it has finished, then start again."
-            ) from error
+            self.folder.mkdir(parents=True, exist_ok=True)
+        else:
+            self._lock = lock_folder(self.folder, "extracting the same embeddings")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -236,7 +236,7 @@ def _labelled_classes(labels: np.ndarray) -> list[int]:
     classes = np.unique(labels[labels >= 0])
     if not len(classes):
         raise ValueError(
-            f"none of {len(labels)} training rows carries a label; a stream needs classes: choose embeddings "
+            f"none of {len(labels)} training rows carries a label; labels are expected: choose embeddings "
             f"of a labelled dataset"
         )
     return [int(label) for label in classes]

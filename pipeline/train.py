@@ -5,10 +5,13 @@ Enters: the settings of a run, its cache, and the cache that its keys come from.
 Leaves: a model file, what training found out as JSON, seconds as JSON.
 Must not know: how estimator or cache work inside; where files lie, beyond its arguments.
 
-The model is that of the run's first order of classes; `evaluate` looks at all of them.
+The model is that of the run's first order of classes; `evaluate` looks at all of them. What is learned is kept in
+the scratch folder after every stage, so a killed training goes on from there, to the same model bit for bit.
 """
 
 import argparse
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from dkvb_estimator import DKVBClassifier, save_model
+from dkvb_estimator import DKVBClassifier, __version__, save_model
 from pipeline import console
 from pipeline.cache import CacheReader, check_cache, file_sha256, open_cache
+from pipeline.checkpoints import Checkpoint
+from pipeline.locks import remove_leftovers
 from pipeline.params import Run, load_params
 from pipeline.protocol import batches, learn_codes, make_estimator, rows_for_keys, timed
 from pipeline.streams import Stage, make_stages
@@ -27,7 +32,7 @@ __all__ = ["build_parser", "main", "train"]
 
 
 def train(
-    run: Run, reader: CacheReader, keys: CacheReader, *, device: str = "auto"
+    run: Run, reader: CacheReader, keys: CacheReader, *, device: str = "auto", checkpoint: Checkpoint | None = None
 ) -> tuple[DKVBClassifier, dict[str, Any], dict[str, float]]:
     """Stream a cache through an estimator in the order of the run's first seed.
 
@@ -39,6 +44,9 @@ def train(
         The run's own cache, and the cache that its keys come from.
     device : str
         Where the estimator computes.
+    checkpoint : Checkpoint or None
+        Where to go on from, and to keep what every stage has taught. What is left there is deleted by whoever has
+        kept the model.
 
     Returns
     -------
@@ -58,13 +66,14 @@ def train(
     labels = reader.labels("train")
     seconds: dict[str, float] = {}
     stages = _first_stages(run, labels)
-    model = make_estimator(run.estimator, device=device)
     with timed(seconds, "keys"):
-        model.init_keys(rows_for_keys(reader, keys, run.key_rows, stages[0]))
+        model, n_learned = _started(run, reader, keys, stages[0], device, checkpoint)
     classes = np.unique(labels[labels >= 0]) if run.declare_classes else None
     with timed(seconds, "learn"):
-        for stage in stages:
+        for position, stage in enumerate(stages[n_learned:], start=n_learned + 1):
             _learn_stage(model, reader, stage, run, classes)
+            if checkpoint is not None:
+                checkpoint.write(model, position)
     with timed(seconds, "predict"):
         accuracy = _test_accuracy(model, reader, run.stream.batch_rows)
     return model, _findings(model, stages, accuracy), seconds
@@ -91,18 +100,47 @@ def main(args: argparse.Namespace) -> None:
     params = load_params(args.params)
     run = params.run(args.name)
     device = os.environ.get("DKVB_DEVICE", "auto")
-    with open_cache(args.cache) as reader, open_cache(args.key_cache) as keys:
+    digests = {"cache_sha256": file_sha256(args.cache), "key_cache_sha256": file_sha256(args.key_cache)}
+    scratch = Path(os.environ.get("DKVB_SCRATCH", ".scratch"))
+    with (
+        open_cache(args.cache) as reader,
+        open_cache(args.key_cache) as keys,
+        Checkpoint(scratch, _fingerprint(run, digests, device)) as checkpoint,
+    ):
         check_cache(reader, backbone=params.embedding_of(run).backbone)
-        model, metrics, seconds = train(run, reader, keys, device=device)
-        card = _card(args, reader, keys, model)
-    Path(args.model).parent.mkdir(parents=True, exist_ok=True)
-    # A model file says what was learned; the machine's device is no part of it.
-    save_model(model.set_params(device="auto"), args.model, card)
+        model, metrics, seconds = train(run, reader, keys, device=device, checkpoint=checkpoint)
+        card = _card(args.name, digests, reader, keys, model)
+        Path(args.model).parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(Path(args.model))
+        # A model file says what was learned; the machine's device is no part of it.
+        save_model(model.set_params(device="auto"), args.model, card)
+        checkpoint.clear()
     console.write_json(args.metrics, metrics)
     console.write_json(args.timings, seconds)
     accuracy = metrics["accuracy"]
     found = "no labelled test rows" if accuracy is None else f"test accuracy {accuracy:.3f}"
     console.say(f"train {args.name}", f"{metrics['n_samples']:,} samples, {found} → {args.model}")
+
+
+def _fingerprint(run: Run, digests: Mapping[str, str], device: str) -> str:
+    """Name a training by everything that decides its model."""
+    origin = {"train": run.model_dump(), "device": device, "version": __version__, **digests}
+    return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+
+
+def _started(
+    run: Run, reader: CacheReader, keys: CacheReader, first: Stage, device: str, checkpoint: Checkpoint | None
+) -> tuple[DKVBClassifier, int]:
+    """Return a model with keys, and the number of stages that it has learned before it was killed."""
+    kept = checkpoint.read() if checkpoint is not None else None
+    if kept is not None:
+        console.say("train", f"going on after stage {kept[1]}, from {checkpoint.folder}")  # type: ignore[union-attr]
+        return kept[0].set_params(device=device), kept[1]
+    model = make_estimator(run.estimator, device=device)
+    model.init_keys(rows_for_keys(reader, keys, run.key_rows, first))
+    if checkpoint is not None:
+        checkpoint.write(model, 0)
+    return model, 0
 
 
 def _first_stages(run: Run, labels: np.ndarray) -> list[Stage]:
@@ -160,18 +198,19 @@ def _findings(model: DKVBClassifier, stages: list[Stage], accuracy: float | None
     }
 
 
-def _card(args: argparse.Namespace, reader: CacheReader, keys: CacheReader, model: DKVBClassifier) -> dict[str, Any]:
+def _card(
+    name: str, digests: Mapping[str, str], reader: CacheReader, keys: CacheReader, model: DKVBClassifier
+) -> dict[str, Any]:
     """Say where a model comes from, for whoever finds the file alone."""
     return {
-        "run": args.name,
+        "run": name,
         "dataset": reader.header.dataset,
         "class_names": list(reader.header.class_names),
         "backbone": dict(reader.header.backbone),
         "preprocessing": dict(reader.header.preprocessing),
         "tap": reader.header.tap,
-        "cache_sha256": file_sha256(args.cache),
+        **digests,
         "key_dataset": keys.header.dataset,
-        "key_cache_sha256": file_sha256(args.key_cache),
         "key_fingerprint": str(model.fingerprint_),
     }
 

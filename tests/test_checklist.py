@@ -89,7 +89,7 @@ def test_line_1_another_process_draws_the_same_projection_and_keys(blobs, tmp_pa
 def test_line_1_chunks_must_fill_the_features(blobs):
     X, _ = blobs
     assert small(projection="chunk", n_heads=4).init_keys(X).keys_.shape == (4, 16, 3)
-    with pytest.raises(ValueError, match="reads 18 features, but X has 12"):
+    with pytest.raises(ValueError, match="reads 18 features; expected 12"):
         small(projection="chunk").init_keys(X)
 
 

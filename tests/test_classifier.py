@@ -497,7 +497,7 @@ def test_negative_weights_are_refused(blobs):
 
 
 def test_chunks_that_do_not_fill_the_features_are_refused(blobs):
-    with pytest.raises(ValueError, match=r"reads 18 features, but X has 12. Choose n_heads × key_dim = 12"):
+    with pytest.raises(ValueError, match=r"reads 18 features; expected 12. Choose n_heads × key_dim = 12"):
         small(projection="chunk").fit(*blobs)
 
 
@@ -665,7 +665,7 @@ def test_more_key_dimensions_than_features_are_allowed_for_gaussian_heads():
     X = ROWS[:, :2]
     assert small(key_dim=5).fit(X, np.arange(30) % 3).keys_.shape == (6, 16, 5)
     with pytest.raises(
-        ValueError, match=r"projection='chunk' with n_heads=6 and key_dim=5 reads 30 features, but X has 2"
+        ValueError, match=r"projection='chunk' with n_heads=6 and key_dim=5 reads 30 features; expected 2"
     ):
         small(key_dim=5, projection="chunk").fit(X, np.arange(30) % 3)
 

@@ -16,13 +16,13 @@ def test_auto_is_cuda_where_there_is_one():
 
 
 def test_an_unknown_device_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="device='warp' is not a torch device; expected 'auto', 'cpu', 'cuda'"):
+    with pytest.raises(ValueError, match=r"device='warp' is not a torch device; expected 'auto', 'cpu' or 'cuda'"):
         resolve_device("warp")
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=r"asks for CUDA, which this machine lacks. Use device='auto' or 'cpu'"):
+    with pytest.raises(ValueError, match=r"asks for CUDA; expected a machine that has it. Use device='auto' or 'cpu'"):
         resolve_device("cuda")
 
 

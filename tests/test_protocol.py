@@ -121,7 +121,7 @@ def test_unknown_setting_names_the_nearest(wrong, right):
 
 @pytest.mark.parametrize(("name", "place"), [("device", "DKVB_DEVICE"), ("key_data", "keys entry")])
 def test_setting_that_is_said_elsewhere_names_the_place(name, place):
-    with pytest.raises(ValueError, match=rf"'{name}' came from the run's settings; it is said by .*{place}"):
+    with pytest.raises(ValueError, match=rf"'{name}' came from the run's settings; it is expected from .*{place}"):
         make_estimator({name: "cpu"})
 
 

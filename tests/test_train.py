@@ -52,6 +52,11 @@ def paths(tmp_path_factory):
     return write_two_caches(tmp_path_factory.mktemp("caches"))
 
 
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch):
+    monkeypatch.setenv("DKVB_SCRATCH", str(tmp_path / "scratch"))
+
+
 @pytest.fixture
 def readers(paths):
     with open_cache(paths[0]) as own, open_cache(paths[1]) as keys:
@@ -181,6 +186,51 @@ def test_two_runs_give_the_same_bytes(tmp_path, paths):
         assert run_stage(tmp_path / name, paths) == 0
         results.append([(tmp_path / name / file).read_bytes() for file in ("models/pets.npz", "metrics.json")])
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
+def test_a_training_that_broke_off_goes_on_after_its_last_stage_to_the_same_model(
+    readers, tmp_path, monkeypatch, capsys, solver
+):
+    run = settings(
+        estimator=SETTINGS["estimator"] | {"solver": solver}, stream=SETTINGS["stream"] | {"classes_per_stage": 1}
+    )
+    whole, metrics, _ = stage.train(run, *readers)
+    learned, learn = [], stage._learn_stage
+
+    def break_off(model, reader, part, *rest):
+        learned.append(part.classes)
+        if len(learned) == 3:
+            raise KeyboardInterrupt
+        learn(model, reader, part, *rest)
+
+    monkeypatch.setattr(stage, "_learn_stage", break_off)
+    with stage.Checkpoint(tmp_path, "f") as checkpoint, pytest.raises(KeyboardInterrupt):
+        stage.train(run, *readers, checkpoint=checkpoint)
+    with stage.Checkpoint(tmp_path, "f") as checkpoint:
+        model, again, _ = stage.train(run, *readers, checkpoint=checkpoint)
+    assert learned == [(0,), (1,), (2,), (2,), (3,)]
+    assert "going on after stage 2" in capsys.readouterr().err
+    assert again == metrics
+    np.testing.assert_array_equal(model.values_, whole.values_)
+
+
+def test_a_finished_training_leaves_no_checkpoint(tmp_path, paths):
+    assert run_stage(tmp_path, paths) == 0
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [{"epochs_per_stage": 2}, {"declare_classes": True}])
+def test_another_setting_cache_device_or_version_never_sees_a_checkpoint(monkeypatch, change):
+    digests = {"cache_sha256": "a", "key_cache_sha256": "b"}
+    mine = stage._fingerprint(settings(), digests, "cpu")
+    others = [
+        stage._fingerprint(settings(**change), digests, "cpu"),
+        stage._fingerprint(settings(), digests | {"cache_sha256": "c"}, "cpu"),
+        stage._fingerprint(settings(), digests, "cuda"),
+    ]
+    monkeypatch.setattr(stage, "__version__", "99")
+    assert mine not in [*others, stage._fingerprint(settings(), digests, "cpu")]
 
 
 def test_device_of_the_environment_leaves_no_trace_in_the_model(tmp_path, paths, monkeypatch):

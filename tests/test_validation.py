@@ -97,7 +97,7 @@ def test_auto_selects_one_key_and_more_for_ridge(solver, n_keys, expected):
 
 def test_chunks_that_do_not_fill_the_features_are_refused():
     message = (
-        "projection='chunk' with n_heads=3 and key_dim=2 reads 6 features, but X has 7. "
+        "projection='chunk' with n_heads=3 and key_dim=2 reads 6 features; expected 7. "
         "Choose n_heads × key_dim = 7, or projection='gaussian'."
     )
     with pytest.raises(ValueError, match=message):
@@ -136,7 +136,7 @@ def test_codes_of_another_shape_are_refused(shape):
 
 
 def test_codes_that_name_no_key_are_refused():
-    with pytest.raises(ValueError, match=r"codes name key 4, but a head has 4 keys. Encode again"):
+    with pytest.raises(ValueError, match=r"codes name key 4; expected keys below 4. Encode again"):
         check_codes(np.full((3, 2, 1), 4, dtype=np.uint8), LAYOUT, 3)
 
 

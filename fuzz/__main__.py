@@ -1,0 +1,124 @@
+"""``python -m fuzz TARGET --seconds 900``: fuzz one target, or all of them for as long each, and keep what is found.
+
+Enters: names of targets, seconds. Leaves: an input that breaks a promise as ``fuzz/corpus/TARGET/DIGEST``; with
+``--keep`` the inputs that reached most as ``fuzz/corpus/TARGET.zip``; a line of JSON a target; exit code 1 where
+something was found. Must not know: what the targets check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from fuzz.targets import CORPUS, ROOT, TARGETS, pack, unpack
+
+LIMITS = ["-timeout=60", "-rss_limit_mb=6000", "-max_len=20000", "-print_final_stats=1", "-verbosity=0"]
+LONGEST_KEPT = 1024
+"""Bytes of an input that is kept for what it reaches: seeds are made anew each time."""
+
+
+def fuzz(target: str, seconds: int, seed: int, *, keep: bool) -> dict[str, Any]:
+    """Fuzz a target for some seconds, or until something is found; return the counts.
+
+    A hang or a crash inside HDF5 is no finding: it is counted as a stop, and another seed goes on (see SECURITY.md).
+    """
+    record: dict[str, Any] = {"kind": "fuzz", "target": target, "seconds": seconds, "executions": 0, "stops": 0}
+    record["findings"] = []
+    end = time.monotonic() + seconds
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) / "work"
+        work.mkdir()
+        for content in [*TARGETS[target][1](), *unpack(target)]:
+            (work / _digest(content)).write_bytes(content)
+        while (left := int(end - time.monotonic())) > 0 and not record["findings"]:
+            seed += 1
+            options = [f"-max_total_time={left}", f"-seed={seed}", f"-artifact_prefix={folder}/found-"]
+            done = _work(target, *options, str(work))
+            record["executions"] += _statistic(done.stderr, "number_of_executed_units")
+            found = sorted(Path(folder).glob("found-*"))
+            if not found and done.returncode:
+                raise RuntimeError(f"the fuzzer ended with {done.returncode}: {done.stderr[-2000:]}")
+            for path in found:
+                _judge(path, done.stderr, record)
+        record["inputs_that_reach_something_new"] = _keep_few(work, target) if keep else len(list(work.iterdir()))
+    return record
+
+
+def _work(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "fuzz.worker", target, *LIMITS, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, errors="replace")
+
+
+def _statistic(text: str, name: str) -> int:
+    match = re.search(rf"stat::{name}:\s+(\d+)", text)
+    return int(match[1]) if match else 0
+
+
+def _judge(path: Path, said: str, record: dict[str, Any]) -> None:
+    """Move a finding into the corpus, or count a stop."""
+    content = path.read_bytes()
+    path.unlink()
+    raised = "Uncaught Python exception" in said
+    if record["target"] == "cache" and not raised:
+        record["stops"] += 1
+        return
+    home = CORPUS / record["target"]
+    home.mkdir(parents=True, exist_ok=True)
+    (home / _digest(content)).write_bytes(content)
+    lines = [line for line in said.splitlines() if re.match(r"(\w+\.)*\w*(Error|Finding|Exception|SUMMARY)\b", line)]
+    finding = {"input": _digest(content), "said": lines[0][:300] if lines else path.name}
+    record["findings"].append(finding)
+    print(f"[fuzz {record['target']}] {finding['input']}: {finding['said']}", file=sys.stderr, flush=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _keep_few(work: Path, target: str) -> int:
+    """Pack the smallest inputs that together reach all that was reached; return how many there are."""
+    with tempfile.TemporaryDirectory() as folder:
+        _work(target, "-merge=1", folder, str(work))
+        contents = sorted((path.read_bytes() for path in Path(folder).iterdir()), key=lambda each: (len(each), each))
+    pack(target, [content for content in contents if len(content) <= LONGEST_KEPT])
+    return len(contents)
+
+
+def main() -> int:
+    """Parse, fuzz, record."""
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description="Fuzz what reads bytes nobody vouches for.")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; none: all of them")
+    parser.add_argument("--seconds", type=int, default=15, help="for each target")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", action="store_true", help="rewrite the packed corpus")
+    parser.add_argument("--record", help="file to append a line of JSON a target to")
+    arguments = parser.parse_args()
+    unknown = set(arguments.targets) - set(TARGETS)
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))} is no target; expected some of {', '.join(TARGETS)}")
+    if importlib.util.find_spec("atheris") is None:
+        parser.error('atheris is not installed; install the extra: pip install -e ".[fuzz]"')
+    found = 0
+    for target in arguments.targets or TARGETS:
+        record = fuzz(target, arguments.seconds, arguments.seed, keep=arguments.keep)
+        found += len(record["findings"])
+        print(json.dumps(record), flush=True)
+        if arguments.record:
+            with Path(arguments.record).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

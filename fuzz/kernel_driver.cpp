@@ -1,0 +1,99 @@
+// Drives the kernel of nearest keys over random and edge shapes, to be built with its source and the sanitizers. Arrays have
+// exactly the length that the kernel's interface asks for, each an allocation of its own, so that one float too far is seen.
+// Every result is compared with a plain search.
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+
+extern "C" int64_t dkvb_padding();
+extern "C" void dkvb_nearest(const float *, const float *, const float *, const float *, uint16_t *, int64_t, int64_t, int64_t,
+                             int64_t, int, int, int);
+
+namespace {
+
+struct Shape {
+    int64_t rows, heads, keys;
+    int dim, selected, threads;
+};
+
+float draw(std::mt19937 &rng, int kind) {
+    const float usual = std::normal_distribution<float>()(rng);
+    switch (kind) {
+        case 0: return usual;
+        case 1: return usual * 1e18f;
+        case 2: return usual * 1e-38f;
+        case 3: return static_cast<float>(static_cast<int>(usual * 2));  // many ties
+        default: return 0;
+    }
+}
+
+bool holds(const Shape &s, std::mt19937 &rng, int kind, float unusable) {
+    const int64_t padded = (s.keys + dkvb_padding() - 1) / dkvb_padding() * dkvb_padding();
+    std::unique_ptr<float[]> heads(new float[s.rows * s.heads * s.dim]), keys(new float[s.heads * s.dim * padded]());
+    std::unique_ptr<float[]> halves(new float[s.heads * padded]), centres(new float[s.heads * s.dim]);
+    std::unique_ptr<uint16_t[]> codes(new uint16_t[s.rows * s.heads * s.selected]);
+    for (int64_t i = 0; i < s.rows * s.heads * s.dim; ++i) heads[i] = draw(rng, kind);
+    for (int64_t i = 0; i < s.heads * s.dim; ++i) centres[i] = draw(rng, kind);
+    for (int64_t c = 0; c < s.heads; ++c)
+        for (int64_t j = 0; j < padded; ++j) {
+            double sum = 0;
+            for (int u = 0; u < s.dim && j < s.keys; ++u) {
+                const float value = draw(rng, kind);
+                keys[(c * s.dim + u) * padded + j] = value;
+                sum += static_cast<double>(value) * value / 2;
+            }
+            const bool out = j >= s.keys || std::uniform_real_distribution<float>()(rng) < unusable;
+            halves[c * padded + j] = out ? INFINITY : static_cast<float>(sum);
+        }
+    dkvb_nearest(heads.get(), keys.get(), halves.get(), centres.get(), codes.get(), s.rows, s.heads, s.keys, padded, s.dim,
+                 s.selected, s.threads);
+    for (int64_t i = 0; i < s.rows; ++i)
+        for (int64_t c = 0; c < s.heads; ++c) {
+            double best = INFINITY, size = 0, found = INFINITY;
+            const int64_t code = codes[(i * s.heads + c) * s.selected];
+            for (int64_t j = 0; j < s.keys; ++j) {
+                double score = halves[c * padded + j];
+                if (std::isinf(score)) continue;
+                double largest = score;
+                for (int u = 0; u < s.dim; ++u) {
+                    const float centred = heads[(i * s.heads + c) * s.dim + u] - centres[c * s.dim + u];
+                    const double part = static_cast<double>(centred) * keys[(c * s.dim + u) * padded + j];
+                    score -= part;
+                    largest += std::fabs(part);
+                }
+                best = std::fmin(best, score);
+                size = std::fmax(size, largest);
+                if (j == code) found = score;
+            }
+            if (code >= s.keys || (std::isfinite(best) && !(found - best <= 1e-6 * (s.dim + 1) * size + 1e-37))) {
+                std::printf("row %lld head %lld: key %lld scores %g, the nearest %g\n", static_cast<long long>(i),
+                            static_cast<long long>(c), static_cast<long long>(code), found, best);
+                return false;
+            }
+        }
+    return true;
+}
+
+}  // namespace
+
+int main(int n_arguments, char **arguments) {
+    const int n = n_arguments > 1 ? std::atoi(arguments[1]) : 1000;
+    std::mt19937 rng(0);
+    auto among = [&](int64_t least, int64_t most) { return std::uniform_int_distribution<int64_t>(least, most)(rng); };
+    const int64_t rows[] = {1, 2, 3, 4, 5, 11, 12, 13, 16, 25}, keys[] = {1, 2, 15, 16, 17, 63, 64, 65, 256, 257};
+    int done = 0;
+    for (; done < n; ++done) {
+        const bool edge = done % 2;
+        Shape s{edge ? rows[done / 2 % 10] : among(1, 60), among(1, 4), edge ? keys[done / 20 % 10] : among(1, 300),
+                static_cast<int>(among(1, 20)), 1, static_cast<int>(among(1, 3))};
+        s.selected = done % 3 ? 1 : static_cast<int>(among(1, s.keys < 16 ? s.keys : 16));
+        if (done % 97 == 0) s.rows = 1921, s.heads = 1, s.keys = 20;  // more than one task a head
+        if (!holds(s, rng, static_cast<int>(among(0, 4)), done % 5 ? 0.0f : 0.5f)) return 1;
+    }
+    std::printf("%d problems\n", done);
+    return 0;
+}

@@ -1,0 +1,131 @@
+"""``python -m fuzz.report RECORD... --output docs/reliability.md``: what was tried to break this, and what happened.
+
+Enters: lines of JSON that tests (DKVB_RELIABILITY), ``python -m fuzz`` and ``python -m fuzz.sanitize`` (``--record``)
+wrote. Leaves: a page. Must not know: how anything was tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+TITLES = {
+    "faults": "Faults",
+    "caches": "Damaged caches",
+    "attacks": "Files made to do harm",
+    "concurrency": "Several at once",
+}
+HOW = """# Reliability
+
+What was tried to break this project, and what happened. The page is made by these commands, and nothing in it is
+written by hand. Counts of fuzzing depend on the machine; those of tests do not.
+
+```
+export DKVB_RELIABILITY=reliability.jsonl
+pytest -m "slow or not slow" tests/test_{faults,attacks,bad_input,concurrency}.py
+for target in cache model params kernel; do python -m fuzz $target --seconds 900 --record reliability.jsonl; done
+python -m fuzz.sanitize --record reliability.jsonl
+python -m fuzz.report reliability.jsonl --output docs/reliability.md
+```
+
+"Error" and "refused" are what is wanted of damaged and of forged files. "Same" is a byte that means nothing: everything
+that is read is as it was. "Stopped" is HDF5 crashing or not ending, in a process of its own that the test reads in.
+"""
+
+
+def read(paths: list[str]) -> list[dict[str, Any]]:
+    """Return the records of all files, in order."""
+    return [json.loads(line) for path in paths for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def tested(records: list[dict[str, Any]], group: str) -> str:
+    """Return the table of one group of tests."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        if record["kind"] == "test" and record["group"] == group:
+            found[record["tried"]].update(record["outcomes"])
+    rows = [
+        [tried, f"{sum(outcomes.values()):,}", ", ".join(f"{n:,} × {what}" for what, n in outcomes.most_common())]
+        for tried, outcomes in found.items()
+    ]
+    return table(["tried", "times", "what happened"], rows)
+
+
+def bad_inputs(records: list[dict[str, Any]]) -> str:
+    """Return how many wrong inputs ended in which exception."""
+    kinds: Counter[str] = Counter()
+    for record in records:
+        if record["kind"] == "test" and record["group"] == "bad input":
+            kinds.update(record["outcomes"])
+    said = ", ".join(f"{n} × `{kind}`" for kind, n in kinds.most_common())
+    return (
+        f"{sum(kinds.values())} wrong inputs over estimator, pipeline and files, each with its exception and a message "
+        f"that says what came, what is expected and what to do: {said}. The list is `tests/bad_inputs.py`.\n"
+    )
+
+
+def fuzzed(records: list[dict[str, Any]]) -> str:
+    """Return the table of all fuzzing, runs of one target added up."""
+    totals: dict[str, Counter[str]] = defaultdict(Counter)
+    said: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        if record["kind"] == "fuzz":
+            row = {"seconds": record["seconds"], "executions": record["executions"], "stops": record["stops"]}
+            totals[record["target"]].update(row | {"findings": len(record["findings"])})
+            said[record["target"]] += [f"`{finding['input']}`" for finding in record["findings"]]
+    rows = [
+        [
+            target,
+            *(f"{total[name]:,}" for name in ("seconds", "executions", "stops", "findings")),
+            ", ".join(said[target]) or "–",
+        ]
+        for target, total in totals.items()
+    ]
+    return table(
+        ["target", "seconds at most", "inputs executed", "stops in HDF5", "findings", "kept in `fuzz/corpus`"], rows
+    )
+
+
+def sanitized(records: list[dict[str, Any]]) -> str:
+    """Return the table of the kernel's builds."""
+    rows = [
+        [record["build"], f"{record['problems']:,}", "clean" if record["code"] == 0 else record["said"][:200]]
+        for record in records
+        if record["kind"] == "sanitizer"
+    ]
+    return table(["build", "problems", "AddressSanitizer and UndefinedBehaviorSanitizer"], rows)
+
+
+def page(records: list[dict[str, Any]]) -> str:
+    """Return the whole page."""
+    parts = [HOW, *(f"## {title}\n\n{tested(records, group)}" for group, title in TITLES.items())]
+    fuzzing = (
+        "Coverage-guided by atheris, for the Python side; the kernel's inner loops are compiled, so its shapes and "
+        "numbers are drawn rather than guided. A target stops at its first finding. Each finding is settled by mending "
+        "what was wrong or by stating the promise more exactly, and its input is tried in every run of the tests "
+        "(`tests/test_fuzz.py`)."
+    )
+    parts += [f"## Bad input\n\n{bad_inputs(records)}", f"## Fuzzing\n\n{fuzzing}\n\n{fuzzed(records)}"]
+    return "\n".join([*parts, f"## The kernel\n\n{sanitized(records)}"])
+
+
+def main() -> None:
+    """Read records, write the page."""
+    parser = argparse.ArgumentParser(prog="python -m fuzz.report", description="Write the page on reliability.")
+    parser.add_argument("records", nargs="+")
+    parser.add_argument("--output", required=True)
+    arguments = parser.parse_args()
+    Path(arguments.output).write_text(page(read(arguments.records)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

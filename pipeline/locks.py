@@ -1,0 +1,65 @@
+"""Let one process at a time into a folder, however the one before it ended, and clear up after those that were killed.
+
+Enters: a folder, or a file about to be written. Leaves: a file held open while the lock is. Must not know: what they
+hold.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+from pathlib import Path
+from typing import IO
+
+
+def lock_folder(folder: Path, work: str) -> IO[str]:
+    """Make a folder where it is missing, and lock it until the file returned is closed or the process ends.
+
+    Parameters
+    ----------
+    folder : Path
+    work : str
+        What is done there, as "extracting the same embeddings".
+
+    Raises
+    ------
+    RuntimeError
+        If another process holds the lock.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, lock_folder(Path(folder) / "new", "counting") as lock:
+    ...     Path(lock.name).name
+    'lock'
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise RuntimeError(
+            f"another process is {work} (lock in {folder.name[:12]}); expected one at a time. Wait until it has "
+            "finished, then start again."
+        ) from error
+    return lock
+
+
+def remove_leftovers(target: Path) -> None:
+    """Delete what killed processes of this machine were still writing beside a file: ``.NAME.PROCESS.part``."""
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        process = leftover.name.split(".")[-2]
+        if process.isdecimal() and not _runs(int(process)):
+            leftover.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

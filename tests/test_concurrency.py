@@ -1,0 +1,111 @@
+"""Several at once: threads that predict, processes that read a cache while it is rebuilt, two runs of one pipeline."""
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from reliability import note
+from small_cache import embeddings, write_small
+from test_graph import OURS, ROOT, SMALL, TABLES
+
+from dkvb_estimator import DKVBClassifier
+from pipeline.cache import open_cache
+
+READ = """
+import sys
+import numpy as np
+from pipeline.cache import open_cache
+found = []
+print("ready", flush=True)
+for _ in range(int(sys.argv[2])):
+    with open_cache(sys.argv[1]) as reader:
+        X = reader.read("train")
+    found.append(float(X[0, 0]))
+print(len(found), *sorted(set(found)))
+"""
+
+
+@pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
+def test_threads_that_predict_with_one_model_get_what_one_thread_gets(blobs, solver):
+    X, y = blobs
+    model = DKVBClassifier(8, 32, 4, solver=solver, random_state=0).fit(X, y)
+    expected = DKVBClassifier(8, 32, 4, solver=solver, random_state=0).fit(X, y).predict_proba(X)
+    with ThreadPoolExecutor(2) as pool:  # nothing is derived yet: both threads derive it
+        results = list(pool.map(lambda _: model.predict_proba(X), range(40)))
+    for found in results:
+        np.testing.assert_array_equal(found, expected)
+    note("concurrency", f"two threads predicting, {solver}", ["the same"] * len(results))
+
+
+def test_threads_may_share_a_model_with_one_that_encodes(blobs):
+    X, y = blobs
+    model = DKVBClassifier(8, 32, 4, random_state=0).fit(X, y)
+    codes, labels = model.encode(X), model.predict(X)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(model.encode if i % 2 else model.predict, X) for i in range(20)]
+    for i, call in enumerate(calls):
+        np.testing.assert_array_equal(call.result(), codes if i % 2 else labels)
+
+
+@pytest.mark.slow
+def test_processes_that_read_a_cache_while_it_is_rebuilt_see_the_old_or_the_new_one(tmp_path):
+    path = write_small(tmp_path / "c.h5")
+    first = {float(open_cache(path).read("train")[0, 0])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", READ, str(path), "150"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    readers = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
+    for reader in readers:
+        assert reader.stdout.readline() == "ready\n"
+    for _ in range(4):
+        write_small(path, storage_dtype="float32")
+        write_small(path, storage_dtype="float16")
+    for reader in readers:
+        said, failed = reader.communicate(timeout=120)
+        assert reader.returncode == 0, failed
+        n, *values = said.split()
+        assert n == "150"
+        assert set(map(float, values)) <= first | {float(embeddings("train")[0, 0])}
+        note("concurrency", "a process reading a cache that is rebuilt", ["the old or the new one"] * int(n))
+
+
+def small_project(folder):
+    """A copy of the project with one run of 24 images."""
+    for name in (*OURS, ".dvc"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    photos = {"photos": SMALL["datasets"]["photos"]}
+    tables = {
+        "datasets": photos,
+        "embeddings": {"photos": TABLES["embeddings"]["photos"] | {"image_side": 32}},
+        "runs": {},
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump({**TABLES, **tables}, sort_keys=False), encoding="utf-8")
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_dvc_repro_twice_at_once_ends_with_one_whole_result(tmp_path):
+    small_project(tmp_path)
+    home = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": f"{home}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dvc", "repro", "extract@photos"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    both = [subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) for _ in range(2)]
+    said = [process.communicate(timeout=280)[0] for process in both]
+    codes = [process.returncode for process in both]
+    assert 0 in codes, said
+    for code, text in zip(codes, said):  # the other one either waited its turn, or was told that it has to
+        assert code == 0 or "lock" in text.lower() or "busy" in text.lower() or "another process" in text, text
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+    assert again.returncode == 0, again.stdout + again.stderr
+    with open_cache(tmp_path / "caches/photos.h5") as reader:
+        assert reader.read("train").shape == (24, 1280)
+    note("concurrency", "dvc repro twice at once", ["done" if code == 0 else "told to wait" for code in codes])
