@@ -1,7 +1,8 @@
 """The settings of a pipeline, read once and checked as a whole.
 
 Room: a leaf, and the only reader of ``params.yaml``.
-Enters: the path of a settings file with the tables ``datasets``, ``embeddings`` and ``runs``.
+Enters: the path of a settings file with the tables ``datasets``, ``embeddings``, ``streams``, ``rivals``, ``runs``
+and ``toy``.
 Leaves: a frozen `Params` whose every name and number has been checked.
 Must not know: where any other file lies, what a backbone or an estimator is, what a stage does.
 """
@@ -15,7 +16,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     StringConstraints,
@@ -23,6 +23,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from pipeline.records import Id, Record, Rivals, Seed, Stream, Toy
 
 __all__ = [
     "BANNED_KEYS",
@@ -33,25 +35,20 @@ __all__ = [
     "InlineBackbone",
     "Params",
     "Photos",
+    "Rivals",
     "Run",
     "Stream",
+    "Toy",
     "load_params",
 ]
 
 # DVC leaves keys of these names out of the hash by which it finds earlier results: a change goes unnoticed.
 BANNED_KEYS = ("size", "nfiles")
 
-# A dot in an id would be read as a path by DVC, a slash or a space would break a file name.
-Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Scalar = bool | int | float | str | None
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Digits(_Record):
+class Digits(Record):
     """scikit-learn's handwritten digits, split into training and test images by a seeded stratified draw."""
 
     kind: Literal["digits"]
@@ -59,7 +56,7 @@ class Digits(_Record):
     seed: Seed
 
 
-class Photos(_Record):
+class Photos(Record):
     """Seeded crops of scikit-learn's two sample photographs: unlabelled, all of them training images."""
 
     kind: Literal["photos"]
@@ -67,7 +64,7 @@ class Photos(_Record):
     seed: Seed
 
 
-class Folder(_Record):
+class Folder(Record):
     """Images in one folder per class; `root` is relative to where the command runs.
 
     `test_fraction` and `seed` speak only where the tree has no ``train`` and ``test`` folders of its own.
@@ -79,7 +76,7 @@ class Folder(_Record):
     seed: Seed = 0
 
 
-class Cifar(_Record):
+class Cifar(Record):
     """CIFAR-10 or CIFAR-100 as torchvision stores them under `root`."""
 
     kind: Literal["cifar10", "cifar100"]
@@ -89,7 +86,7 @@ class Cifar(_Record):
 Dataset = Annotated[Digits | Photos | Folder | Cifar, Field(discriminator="kind")]
 
 
-class InlineBackbone(_Record):
+class InlineBackbone(Record):
     """A network that has no name of its own here: a library's architecture, and where its weights come from.
 
     `weights` is a checkpoint file, relative to where the command runs, or the name that the library gives to
@@ -149,7 +146,7 @@ def _kind_of_backbone(value: Any) -> str:
     return _DESCRIBED if isinstance(value, Mapping | InlineBackbone) else "(named)"
 
 
-class Embeddings(_Record):
+class Embeddings(Record):
     """What is extracted once: which images through which network, read at which layer, stored how.
 
     `network` is what stands under ``backbone``: the name of a known one, or a description.
@@ -170,43 +167,12 @@ class Embeddings(_Record):
         return self.network if isinstance(self.network, str) else self.network.id
 
 
-class Stream(_Record):
-    """The order in which training rows arrive.
-
-    ``class_incremental`` and ``blurry`` divide the classes into stages of `classes_per_stage`, in the order
-    that a seed of `order_seeds` gives (0: sorted) or that `class_orders` spells out; ``shuffled`` mixes all
-    classes in `n_stages` stages. `blur` is the share of rows that ``blurry`` scatters over all stages.
-    """
-
-    kind: Literal["class_incremental", "shuffled", "blurry"]
-    classes_per_stage: int = Field(default=1, ge=1)
-    n_stages: int = Field(default=1, ge=1)
-    blur: float = Field(default=0.1, ge=0, le=1)
-    order_seeds: list[Seed] = Field(default=[0], min_length=1)
-    class_orders: list[list[Annotated[int, Field(ge=0)]]] | None = None
-    batch_rows: int = Field(default=128, ge=1)
-
-    @model_validator(mode="after")
-    def _orders_are_distinct(self) -> "Stream":
-        if len(set(self.order_seeds)) < len(self.order_seeds):
-            raise ValueError(f"order_seeds {self.order_seeds} names a seed twice; give each seed once")
-        if self.class_orders is not None and "order_seeds" in self.model_fields_set:
-            raise ValueError("order_seeds and class_orders both say the order of classes; keep one of them")
-        if self.class_orders is not None and not self.class_orders:
-            raise ValueError("class_orders is an empty list; give at least one order, or leave it out")
-        return self
-
-    def orders(self) -> list[tuple[int, list[int] | None]]:
-        """Return a seed, and the order of classes where it is spelled out, for each repetition of the run."""
-        if self.class_orders is not None:
-            return [(position, list(order)) for position, order in enumerate(self.class_orders)]
-        return [(seed, None) for seed in self.order_seeds]
-
-
-class Run(_Record):
+class Run(Record):
     """What is learned from one cache: where keys come from, the stream, and the estimator's settings.
 
-    `declare_classes` tells the estimator all classes before the first stage, as the paper's model knows them.
+    `rivals` names the entry of ``rivals`` that the run is compared with. `declare_classes` tells the estimator all
+    classes before the first stage, as the paper's model knows them. `held_out_share` of the training rows are kept from
+    a second model, of the first order, whose temperature they choose: how far its probabilities can be trusted.
     """
 
     embeddings: Id
@@ -215,6 +181,8 @@ class Run(_Record):
     stream: Stream
     epochs_per_stage: int = Field(default=1, ge=1)
     declare_classes: bool = False
+    rivals: Id | None = None
+    held_out_share: float = Field(default=0.1, ge=0, le=0.5)
     estimator: dict[str, Scalar]
 
     @model_validator(mode="after")
@@ -228,19 +196,24 @@ class Run(_Record):
         return self
 
 
-class Params(_Record):
+class Params(Record):
     """A whole settings file.
 
     Attributes
     ----------
-    datasets, embeddings, runs : dict of str to record
-        The three tables by entry name. The accessors `dataset`, `embedding` and `run` look up the same with
-        a message that names the nearest entry.
+    datasets, embeddings, streams, rivals, runs : dict of str to record
+        The tables by entry name; runs and rivals hold the stream that they name. The accessors `dataset`,
+        `embedding`, `rival` and `run` look up the same with a message that names the nearest entry.
+    toy : Toy
+        Settings of the example in the plane.
     """
 
     datasets: dict[Id, Dataset]
     embeddings: dict[Id, Embeddings]
+    streams: dict[Id, Stream] = Field(default={})
+    rivals: dict[Id, Rivals] = Field(default={})
     runs: dict[Id, Run]
+    toy: Toy = Toy()
 
     def dataset(self, name: str) -> dict[str, Any]:
         """Return the recipe of a dataset as a plain dict, or raise ValueError naming the nearest entry."""
@@ -250,13 +223,28 @@ class Params(_Record):
         """Return one entry of `embeddings`; raises ValueError naming the nearest entry."""
         return _entry(self.embeddings, "embeddings", name)
 
-    def embedding_of(self, run: Run) -> Embeddings:
-        """Return the entry of `embeddings` that a run learns from."""
-        return self.embeddings[run.embeddings]
+    def embedding_of(self, entry: Run | Rivals) -> Embeddings:
+        """Return the entry of `embeddings` that a run or its rivals learn from."""
+        return self.embeddings[entry.embeddings]
 
     def run(self, name: str) -> Run:
         """Return one entry of `runs`; raises ValueError naming the nearest entry."""
         return _entry(self.runs, "runs", name)
+
+    def rival(self, name: str) -> Rivals:
+        """Return one entry of `rivals`; raises ValueError naming the nearest entry."""
+        return _entry(self.rivals, "rivals", name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _streams_are_put_in_place(cls, tree: Any) -> Any:
+        """Replace the name of a stream by what it names: the rest of the pipeline knows streams, not their names."""
+        streams = tree.get("streams", {})
+        return tree | {
+            table: {name: _with_stream(entry, streams, f"{table}.{name}") for name, entry in tree[table].items()}
+            for table in ("rivals", "runs")
+            if isinstance(tree.get(table), Mapping)
+        }
 
     @model_validator(mode="after")
     def _references_hold(self) -> "Params":
@@ -267,6 +255,12 @@ class Params(_Record):
             for field in ("embeddings", "keys"):
                 _check_reference(self.embeddings, "embeddings", getattr(run, field), f"runs.{name}.{field}")
             _check_one_space(name, run, self.embeddings)
+            if run.rivals is not None:
+                _check_reference(self.rivals, "rivals", run.rivals, f"runs.{name}.rivals")
+                _check_one_contest(name, run, self.rivals[run.rivals])
+        for name, rivals in self.rivals.items():
+            for field in ("embeddings", "keys"):
+                _check_reference(self.embeddings, "embeddings", getattr(rivals, field), f"rivals.{name}.{field}")
         return self
 
 
@@ -379,6 +373,27 @@ def _check_one_space(name: str, run: Run, embeddings: Mapping[str, Embeddings]) 
             )
 
 
+def _with_stream(entry: Any, streams: Any, where: str) -> Any:
+    if not (isinstance(entry, Mapping) and isinstance(entry.get("stream"), str) and isinstance(streams, Mapping)):
+        return entry
+    _check_reference(streams, "streams", entry["stream"], f"{where}.stream")
+    return {**entry, "stream": streams[entry["stream"]]}
+
+
+def _check_one_contest(name: str, run: Run, rivals: Rivals) -> None:
+    """Numbers may stand side by side only where all heads saw the same."""
+    both = {
+        field: (getattr(run, field), getattr(rivals, field)) for field in ("embeddings", "keys", "key_rows", "stream")
+    }
+    both["normalize"] = (run.estimator.get("normalize", True), rivals.normalize)
+    for field, (own, theirs) in both.items():
+        if own != theirs:
+            raise ValueError(
+                f"runs.{name}: {field} is {own!r}, that of its rivals {run.rivals!r} is {theirs!r}; the same is "
+                f"expected for all heads, so make the two entries agree or name other rivals"
+            )
+
+
 def _as_written(value: str | InlineBackbone) -> str:
     return repr(value if isinstance(value, str) else value.model_dump(exclude_unset=True))
 
@@ -423,8 +438,11 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = Params
     if len(location) == 4 and location[0] == "datasets":  # table, entry, kind, key
         model = _KINDS[str(location[2])]
+    elif location[0] == "toy":
+        model = Toy
     elif len(location) == 3:
-        model = Embeddings if location[0] == "embeddings" else Run
+        tables: dict[str, type[BaseModel]] = {"embeddings": Embeddings, "streams": Stream, "rivals": Rivals}
+        model = tables.get(str(location[0]), Run)
     elif len(location) == 5:  # table, entry, backbone, kind, key
         model = InlineBackbone
     elif len(location) == 4:

@@ -20,8 +20,8 @@ from dkvb_estimator import DKVBClassifier, save_model
 from pipeline import console
 from pipeline.cache import CacheReader, check_cache, file_sha256, open_cache
 from pipeline.params import Run, load_params
-from pipeline.protocol import batches, learn_codes, make_estimator, rows_for_keys, timed
-from pipeline.streams import Stage, make_stages
+from pipeline.protocol import batches, learn_codes, make_estimator, rows_for_keys, stages_of, timed
+from pipeline.streams import Stage
 
 __all__ = ["build_parser", "main", "train"]
 
@@ -57,7 +57,7 @@ def train(
     """
     labels = reader.labels("train")
     seconds: dict[str, float] = {}
-    stages = _first_stages(run, labels)
+    stages = stages_of(run.stream, labels)[0]
     model = make_estimator(run.estimator, device=device)
     with timed(seconds, "keys"):
         model.init_keys(rows_for_keys(reader, keys, run.key_rows, stages[0]))
@@ -103,20 +103,6 @@ def main(args: argparse.Namespace) -> None:
     accuracy = metrics["accuracy"]
     found = "no labelled test rows" if accuracy is None else f"test accuracy {accuracy:.3f}"
     console.say(f"train {args.name}", f"{metrics['n_samples']:,} samples, {found} → {args.model}")
-
-
-def _first_stages(run: Run, labels: np.ndarray) -> list[Stage]:
-    seed, order = run.stream.orders()[0]
-    stream = run.stream
-    return make_stages(
-        stream.kind,
-        labels,
-        seed,
-        classes_per_stage=stream.classes_per_stage,
-        n_stages=stream.n_stages,
-        blur=stream.blur,
-        order=order,
-    )
 
 
 def _learn_stage(

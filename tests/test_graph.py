@@ -23,10 +23,14 @@ ACCESSORS = {
     "embedding": "embeddings.${key}",
     "embedding_of": "embeddings.${item.embeddings}",
     "run": "runs.${key}",
+    "rival": "rivals.${key}",
+    "toy": "toy",
     "datasets": "datasets",
     "embeddings": "embeddings",
     "runs": "runs",
 }
+# Entries that name a stream, which is then read as well.
+WITH_STREAM = {"run": "streams.${item.stream}", "rival": "streams.${item.stream}", "runs": "streams"}
 
 
 def body(name):
@@ -119,6 +123,8 @@ def settings_read(name):
             owner = ast.unparse(node.value)
             if owner.endswith("params") or owner.startswith("load_params("):
                 yield ACCESSORS[node.attr]
+                if node.attr in WITH_STREAM:
+                    yield WITH_STREAM[node.attr]
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -139,7 +145,7 @@ def test_every_path_of_a_command_is_a_dep_or_an_output(name):
 
 
 def test_card_stands_for_the_key_cache():
-    for name in ("train", "evaluate"):
+    for name in ("train", "evaluate", "rivals"):
         assert "caches/${item.keys}.json" in body(name)["deps"]
 
 
