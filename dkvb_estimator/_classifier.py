@@ -414,8 +414,8 @@ class DKVBClassifier(ClassifierMixin, FrozenHalf):
         X : array-like of shape (n, f)
         relative : bool, default=False
             Take off the distance to the nearest of all keys, used or not. What is left is due to what was learned
-            alone, and tells classes to come from learned ones far better where keys cover both; samples far from every key no
-            longer stand out, and after :meth:`prune` nothing is left.
+            alone, and tells classes to come from learned ones far better where keys cover both; samples far from every
+            key no longer stand out, and after :meth:`prune` nothing is left.
         """
         check_is_fitted(self)
         self._layout()

@@ -46,11 +46,11 @@ def cost_block(run: RunResult) -> Markup:
                 number_cell(clock.get("predict_1000")),
                 number_cell(None if state is None else round(state / 1e6, 2)),
                 number_cell(found.get("passes")),
-                element("td", "–" if needs is None else "yes" if needs else "no"),
+                element("td", "–" if needs is None else "yes" if needs else "no", class_="number"),
             ]
         )
     words = ("seconds to learn", "seconds to predict 1,000", "state, MB", "passes")
-    titles = [th("head"), *(th(word, kind="number") for word in words), th("class list needed")]
+    titles = [th("head"), *(th(word, kind="number") for word in words), th("class list needed", kind="number")]
     drawn = table(titles, rows, kind="sortable", caption=f"Costs in run {run.name}")
     note = (
         "Learning is the whole stream of one order, until the first answer after each stage; for DKVB it holds the "
@@ -239,7 +239,7 @@ def _least_and_most(names: Sequence[str], shares: Sequence[float]) -> str:
 
 
 def _served(served: Mapping[str, float]) -> str:
-    first = [f"{name} {written(int(hits) if hits == int(hits) else hits)}" for name, hits in list(served.items())[:6]]
+    first = [f"{name}: {written(int(hits) if hits == int(hits) else hits)}" for name, hits in list(served.items())[:6]]
     return ", ".join(first) + (f" and {len(served) - 6} more" if len(served) > 6 else "")
 
 

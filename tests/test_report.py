@@ -473,7 +473,7 @@ def test_confidence_novelty_and_audit_are_drawn(inputs):
         assert word in page, word
     for word in (
         "Who is behind a key",
-        "0 40, 1 39, 2 38, 3 37, 4 36, 5 35 and 2 more",
+        "0: 40, 1: 39, 2: 38, 3: 37, 4: 36, 5: 35 and 2 more",
         "used keys that serve one class",
     ):
         assert word in page, word
