@@ -310,7 +310,7 @@ def test_plots_of_two_commits_lie_over_each_other(two_commits):
         said = dvc(two_commits, "plots", "diff", "HEAD~1", "HEAD", "--targets", name, "--show-vega")
         drawing = json.loads(said[said.index("{") :])
         assert {point["rev"] for point in drawing["data"]["values"]} == {"HEAD~1", "HEAD"}
-        assert shown in json.dumps(drawing["encoding"] if "encoding" in drawing else drawing)
+        assert shown in json.dumps(drawing.get("encoding", drawing))
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""The toy, the paper's figure 2: eight classes in the plane, two at a time; gradient heads forget, the bottleneck does not.
+"""The toy, the paper's figure 2: eight classes in the plane, two at a time.
+
+Gradient heads forget, the bottleneck does not.
 
 Known values of the original code over 1,600 fresh points of all classes after each stage: linear probe and MLP .25
 every time; one head of 400 keys .25 / .50 / .75 / .99; twenty heads of 20 keys .25 / .50 / .75 / .997.
