@@ -29,6 +29,7 @@ SCORES = {
     "max_softmax": ("one minus the largest probability (DKVB)", "mlp"),
     "mahalanobis": ("Mahalanobis distance (streaming LDA)", "streaming_lda"),
 }
+TOY_HEADS = {"dkvb": "DKVB, one head of 400 keys", "dkvb_20_heads": "DKVB, 20 heads of 20 keys"}
 TRUST = {"plain": ("as they come", 6), "calibrated": ("temperature chosen on rows held out", 0)}
 
 
@@ -215,7 +216,10 @@ def toy_section(toy: Toy) -> Markup:
     figure = element("div", element("div", picture, class_="sheet"), class_="scroll", tabindex=0)
     names = [f"accuracy_after_stage_{stage}" for stage in range(1, 5)]
     rows = [
-        [th(head_name(head), scope="row"), *(number_cell(found.get(name), "share") for name in names)]
+        [
+            th(TOY_HEADS.get(head, head_name(head)), scope="row"),
+            *(number_cell(found.get(name), "share") for name in names),
+        ]
         for head, found in toy.metrics.items()
     ]
     titles = [th("head"), *(th(f"after stage {stage}", kind="number") for stage in range(1, 5))]

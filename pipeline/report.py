@@ -67,7 +67,7 @@ def _overview(runs: Sequence[RunResult]) -> Markup:
         words = (solver, kind, run.card.get("dataset", "–"), run.card.get("backbone", {}).get("id", "–"))
         cells = [*(number_cell(value, "share") for value in finals), *(element("td", word) for word in words)]
         rows.append([th(element("a", run.name, href=f"#run-{run.name}"), scope="row"), *cells])
-    titles = [th("run"), *(th(named(head), kind="number") for head in heads)]
+    titles = [th("run"), *(th(named(head, short=True), kind="number") for head in heads)]
     titles += [th(word) for word in ("solver", "stream", "dataset", "backbone")]
     drawn = table(titles, rows, kind="sortable", caption="Final accuracy of all runs")
     return element("section", element("h2", "Final accuracy of all runs", class_="quiet"), drawn, class_="overview")

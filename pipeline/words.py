@@ -81,6 +81,6 @@ def look(head: str) -> int:
     return list(HEADS).index(head) if head in HEADS else len(HEADS)
 
 
-def named(head: str) -> Markup:
+def named(head: str, *, short: bool = False) -> Markup:
     """Write a head's name after its sign."""
-    return element("span", marker(look(head)), head_name(head), class_="head-name")
+    return element("span", marker(look(head)), head_name(head, short=short), class_="head-name")
