@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import roc_curve
 
 from dkvb_estimator.metrics import (
     brier_score,
@@ -75,12 +76,19 @@ def tell_unseen(scores: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, An
     --------
     >>> found = tell_unseen([(np.arange(20.0), np.array([18.5, 30.0]))])
     >>> found["auroc"], found["fpr_at_95_tpr"], found["noticed"][:3]
-    (0.975, 0.5, [0.5, 1.0, 1.0])
+    (0.975, 0.0, [0.5, 1.0, 1.0])
     """
     shares = np.linspace(0, 1, ROC_STEPS + 1)
-    noticed = [[(unseen > np.quantile(known, 1 - share)).mean() for share in shares[:-1]] for known, unseen in scores]
+    noticed = [np.interp(shares, *_roc(known, unseen)) for known, unseen in scores]
     return {
         "auroc": round(float(np.mean([rejection_auroc(*pair) for pair in scores])), 6),
         "fpr_at_95_tpr": round(float(np.mean([fpr_at_95_tpr(*pair) for pair in scores])), 6),
-        "noticed": [*np.mean(noticed, axis=0).round(6).tolist(), 1.0],
+        "noticed": np.mean(noticed, axis=0).round(6).tolist(),
     }
+
+
+def _roc(known: np.ndarray, unseen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return shares of known samples turned away, and of unseen ones noticed, at every threshold."""
+    labels = np.repeat([0, 1], [len(known), len(unseen)])
+    turned_away, noticed, _ = roc_curve(labels, np.concatenate([known, unseen]), drop_intermediate=False)
+    return turned_away, noticed
