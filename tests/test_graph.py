@@ -284,6 +284,11 @@ def commit(folder, message):
         subprocess.run(["git", "-C", str(folder), *arguments], check=True)
 
 
+def first_json(said):
+    """Return the record that a command printed before or after a remark."""
+    return json.JSONDecoder().raw_decode(said[said.index("{") :])[0]
+
+
 @pytest.fixture(scope="module")
 def two_commits(project):
     """Return the project after two commits that differ in the number of heads."""
@@ -297,7 +302,7 @@ def two_commits(project):
 
 @pytest.mark.slow
 def test_metrics_of_two_commits_differ_where_the_setting_matters(two_commits):
-    found = json.loads(dvc(two_commits, "metrics", "diff", "--json", "HEAD~1", "HEAD"))["diff"]
+    found = first_json(dvc(two_commits, "metrics", "diff", "--json", "HEAD~1", "HEAD"))["diff"]
     changed = found["metrics/digits.json"]
     assert {"old", "new", "diff"} <= set(changed["dkvb.final_accuracy"])
     assert not any(name.startswith(("joint_linear_probe", "nearest_class_mean")) for name in changed)
@@ -308,7 +313,7 @@ def test_metrics_of_two_commits_differ_where_the_setting_matters(two_commits):
 def test_plots_of_two_commits_lie_over_each_other(two_commits):
     for name, shown in (("curves/digits.csv", "seen_accuracy"), ("prequential/digits.csv", "accuracy")):
         said = dvc(two_commits, "plots", "diff", "HEAD~1", "HEAD", "--targets", name, "--show-vega")
-        drawing = json.loads(said[said.index("{") :])
+        drawing = first_json(said)
         assert {point["rev"] for point in drawing["data"]["values"]} == {"HEAD~1", "HEAD"}
         assert shown in json.dumps(drawing.get("encoding", drawing))
 
@@ -318,5 +323,5 @@ def test_an_experiment_changes_one_setting_and_reruns_what_depends_on_it(two_com
     setting = "params.yaml:runs.digits.estimator.n_keys=8"
     said = dvc(two_commits, "exp", "run", "--name", "fewer", "-S", setting)
     assert re.findall(r"Running stage '(\w+)", said) == ["train", "evaluate", "report"]
-    found = json.loads(dvc(two_commits, "metrics", "diff", "--json"))["diff"]
+    found = first_json(dvc(two_commits, "metrics", "diff", "--json"))["diff"]
     assert "dkvb.final_accuracy" in found["metrics/digits.json"]
