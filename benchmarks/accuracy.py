@@ -1,10 +1,11 @@
 """Is a head of discrete keys as accurate as the heads it competes with, on real frozen features?
 
-``python benchmarks/accuracy.py [photographs] [given] [digits] [settings] [steps] [dims] [--page FILE]`` (without a
-word: the first three; some forty minutes on two cores, most of them the rivals')
+``python benchmarks/accuracy.py [photographs] [given] [squeezenet] [digits] [settings] [steps] [dims] [--page FILE]``
+(without a word: photographs, given, digits; some forty minutes on two cores, most of them the rivals')
 
 photographs  5-fold over all 6,000 CIFAR-10 photographs, three seeds: mean paired difference with its standard error
 given        their own 5,000 training and 1,000 test images, three seeds
+squeezenet   as ``given``, through SqueezeNet 1.1 (512 features) instead of MobileNetV2
 digits       scikit-learn's digits, three seeds, keys also from photographs
 settings     the numbers of heads, keys and selected keys that were tried, on ``given``
 steps        conjugate gradient steps that were tried
@@ -147,6 +148,16 @@ def given(tables):
     return judge(measure("given", X, y, parts, features.digits(network="mobilenet")[0]), "given", tables)
 
 
+def squeezenet(tables):
+    X, y, is_train = features.photographs(network="squeezenet")
+    parts = [(seed, np.flatnonzero(is_train), np.flatnonzero(~is_train)) for seed in SEEDS]
+    others = [name for name in heads(0, None) if name not in (*RIVALS, "`counts`", "`ridge`")]
+    found = measure("squeezenet", X, y, parts, None, left_out=others)
+    compared = differences(found, "squeezenet", "`ridge`")
+    tables["squeezenet"] = table(found, compared, "`ridge`")
+    return bool(all(compared[name][0] >= -compared[name][1] for name in RIVALS))
+
+
 def digits(tables):
     X_train, y_train, X_test, y_test = features.digits()
     X, y = np.concatenate([X_train, X_test]), np.concatenate([y_train, y_test])
@@ -237,6 +248,7 @@ def main():
     tasks = {
         "photographs": photographs,
         "given": given,
+        "squeezenet": squeezenet,
         "digits": digits,
         "settings": settings,
         "steps": steps,

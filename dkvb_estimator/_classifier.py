@@ -12,6 +12,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ._audit import Audit, make_audit
 from ._blocks import WorkerCodes, by_blocks, is_lazy, refuse_lazy
 from ._confidence import fit_temperature, log_probabilities
 from ._device import resolve_device
@@ -419,17 +420,41 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self._temperature = fit_temperature(logits, labels, np.ones(len(y)) if weights is None else weights)
         return self
 
-    @by_blocks
-    def novelty(self, X: Any) -> np.ndarray:
+    def novelty(self, X: Any, *, relative: bool = False) -> np.ndarray:
         """Return how strange each sample is (n,), larger is stranger.
 
         The mean over heads of the squared distance to the nearest used key, in units of its mean over the rows that
         keys were placed from; where each of those rows is a key, in units of the keys' variance.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, f)
+        relative : bool, default=False
+            Take off the distance to the nearest of all keys, used or not. What is left is due to what was learned
+            alone, and tells classes to come from learned ones far better where keys cover both; samples far from every
+            key no longer stand out, and after :meth:`prune` nothing is left.
         """
         check_is_fitted(self)
         self._layout()
-        unit = self.key_report_["novelty_unit"]
-        return self._encoder().distances(self._check_X(X), self._search()).mean(axis=1, dtype=np.float64) / unit
+        X, encoder = self._check_X(X), self._encoder()
+        away = encoder.distances(X, self._search())
+        if relative:
+            away -= encoder.distances(X, encoder.search(self._codebook.mask))
+        return away.mean(axis=1, dtype=np.float64) / self.key_report_["novelty_unit"]
+
+    def audit(self) -> Audit:
+        """Account for what was written to which key: shares of keys used, overlaps of classes, who is behind a key.
+
+        Returns
+        -------
+        Audit
+            Of what is learned now; with ``ridge`` it also finds the samples behind a key. See :class:`Audit`.
+        """
+        check_is_fitted(self)
+        self._layout()
+        learned, mask = self._learned, self.key_mask_
+        codes = (lambda: learned.codes.rows) if self.solver == "ridge" else None
+        return make_audit(learned.counts.table(), learned.classes, mask, codes)
 
     @property
     def classes_(self) -> np.ndarray:

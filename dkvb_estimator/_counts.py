@@ -156,6 +156,12 @@ class ClassCounts:
         table.reshape(-1, max(1, self.shape[2]))[self.rows(), self.classes] = amounts
         return table
 
+    def table(self) -> csr_array:
+        """Return the table as sparse rows, one a key (c · j, k), float64; not to be written."""
+        amounts = self.hits if self.weights is None else self.weights
+        pointers, classes = self.pointers.astype(np.int64), self.classes.astype(np.int64)
+        return csr_array((amounts.astype(np.float64), classes, pointers), (len(pointers) - 1, self.shape[2]))
+
     def rows(self) -> np.ndarray:
         """Return the key of each pair (p,), counted through all heads, int64."""
         return np.repeat(np.arange(len(self.pointers) - 1), np.diff(self.pointers))

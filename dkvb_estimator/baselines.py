@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh, pinvh
 from scipy.sparse import csr_array
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -364,6 +364,26 @@ class StreamingLDA(_Linear):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class (n, k), for normal classes with one covariance."""
         return softmax(self._masked_scores(X), axis=1)
+
+    def novelty(self, X: Any) -> np.ndarray:
+        """Return the squared Mahalanobis distance of each sample to the nearest class mean (n,); larger is stranger.
+
+        The covariance is the shrunk one that predictions use, singular directions left out.
+
+        References
+        ----------
+        Lee et al. (2018), "A simple unified framework for detecting out-of-distribution samples and adversarial
+        attacks", equation 2.
+        """
+        share = self._solution()[0]
+        X = self._features(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
+        covariance, means = self.covariance_, _class_means(self.sums_, self.class_counts_)[self.class_counts_ > 0]
+        inverse = pinvh(
+            (1 - share) * covariance + share * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        )
+        lifted = X @ inverse
+        between = ((means @ inverse) * means).sum(axis=1) - 2 * lifted @ means.T
+        return (lifted * X).sum(axis=1) + between.min(axis=1)
 
     @property
     def shrinkage_(self) -> float:

@@ -2,7 +2,7 @@
 
 Room: imports nothing of ours.
 Enters: an accuracy matrix R (t,t) where R[i, j] is the accuracy on task j after learning tasks 0 to i, or a
-curve of accuracies; fractions from 0 to 1.
+curve of accuracies, fractions from 0 to 1; labels and predictions (n,), probabilities (n,k), scores (n,).
 Leaves: one number, or a small dict of numbers.
 Must not know: models, data, files.
 
@@ -20,14 +20,24 @@ __all__ = [
     "anytime_accuracy",
     "average_incremental_accuracy",
     "backward_transfer",
+    "brier_score",
     "class_order_spread",
+    "expected_calibration_error",
     "final_accuracy",
+    "forget_accuracy",
     "forgetting",
     "forward_transfer",
+    "fpr_at_95_tpr",
     "intransigence",
     "learning_accuracy",
     "mean_class_accuracy",
     "min_accuracy",
+    "negative_log_likelihood",
+    "prequential_accuracy",
+    "rejection_auroc",
+    "reliability_curve",
+    "retain_accuracy",
+    "retrain_gap",
     "worst_case_accuracy",
 ]
 
@@ -398,13 +408,322 @@ def mean_class_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     >>> mean_class_accuracy([0, 0, 0, 1], [0, 0, 0, 0])
     0.5
     """
-    truth, guess = np.asarray(y_true), np.asarray(y_pred)
-    if truth.shape != guess.shape or truth.ndim != 1 or not truth.size:
-        raise ValueError(
-            f"y_true has shape {truth.shape} and y_pred {guess.shape}; one label and one prediction a sample "
-            f"are expected: pass two lists of one length"
-        )
+    truth, guess = _checked_labels(y_true, y_pred)
     return float(np.mean([(guess[truth == label] == label).mean() for label in np.unique(truth)]))
+
+
+def prequential_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    """Return the share of a stream's samples that were predicted right before they were learned.
+
+    Parameters
+    ----------
+    y_true, y_pred : array_like (n,)
+        Labels, and what was predicted for each sample by a model that had learned only earlier ones.
+
+    Returns
+    -------
+    float
+        From 0 to 1; every sample counts once, first ones included, of which nothing can be known.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are empty or differ in length.
+
+    References
+    ----------
+    Gama, Sebastião and Rodrigues, "On evaluating stream learning algorithms", Machine Learning 2013, section 3.
+
+    Examples
+    --------
+    >>> prequential_accuracy([0, 0, 1, 1], [-1, 0, 0, 1])
+    0.5
+    """
+    truth, guess = _checked_labels(y_true, y_pred)
+    return float((truth == guess).mean())
+
+
+def forget_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    """Return the accuracy on samples that were to be forgotten; that of a retrained model is the aim, not zero.
+
+    Parameters
+    ----------
+    y_true, y_pred : array_like (n,)
+        Labels and predictions of the forgotten samples.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are empty or differ in length.
+
+    References
+    ----------
+    Golatkar, Achille and Soatto, "Eternal sunshine of the spotless net", CVPR 2020, section 6.
+
+    Examples
+    --------
+    >>> forget_accuracy([3, 3], [5, 3])
+    0.5
+    """
+    truth, guess = _checked_labels(y_true, y_pred)
+    return float((truth == guess).mean())
+
+
+def retain_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    """Return the accuracy on samples that were to be kept; arguments, errors and source as `forget_accuracy`.
+
+    Examples
+    --------
+    >>> retain_accuracy([0, 1, 2, 2], [0, 1, 2, 0])
+    0.75
+    """
+    return forget_accuracy(y_true, y_pred)
+
+
+def retrain_gap(y_pred: ArrayLike, y_retrained: ArrayLike) -> float:
+    """Return the share of samples on which a model that forgot disagrees with one that never saw the data.
+
+    Parameters
+    ----------
+    y_pred, y_retrained : array_like (n,)
+        Predictions of the model that forgot, and of the model retrained without the forgotten samples.
+
+    Returns
+    -------
+    float
+        From 0 to 1; 0 after exact forgetting.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are empty or differ in length.
+
+    References
+    ----------
+    Golatkar, Achille and Soatto, "Eternal sunshine of the spotless net", CVPR 2020, section 6.
+
+    Examples
+    --------
+    >>> retrain_gap([0, 1, 1, 2], [0, 1, 2, 2])
+    0.25
+    """
+    forgot, retrained = _checked_labels(y_pred, y_retrained)
+    return float((forgot != retrained).mean())
+
+
+def reliability_curve(
+    probabilities: ArrayLike, y_true: ArrayLike, n_bins: int = 15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return how often predictions of about the same confidence are right.
+
+    Parameters
+    ----------
+    probabilities : array_like of float (n,k)
+        Of each class; a row sums to one.
+    y_true : array_like of int (n,)
+        Position of each sample's class among the columns; −1 where it has none, which is never predicted right.
+    n_bins : int
+        Bins of equal width from 0 to 1 for the largest probability; 1 or more.
+
+    Returns
+    -------
+    confidence, accuracy : ndarray of float64 (n_bins,)
+        Mean largest probability, and share of right predictions, of each bin; NaN where it is empty.
+    counts : ndarray of int64 (n_bins,)
+        Samples of each bin.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, a value leaves 0 to 1, or there is no bin.
+
+    References
+    ----------
+    Guo et al., "On calibration of modern neural networks", ICML 2017, section 2.
+
+    Examples
+    --------
+    >>> confidence, accuracy, counts = reliability_curve([[0.9, 0.1], [0.7, 0.3]], [0, 1], n_bins=2)
+    >>> confidence.round(2).tolist(), accuracy.tolist(), counts.tolist()
+    ([nan, 0.8], [nan, 0.5], [0, 2])
+    """
+    table, truth = _checked_probabilities(probabilities, y_true)
+    if n_bins < 1:
+        raise ValueError(f"n_bins is {n_bins}; 1 or more is expected: raise it")
+    sure, right = table.max(axis=1), table.argmax(axis=1) == truth
+    place = np.clip(np.ceil(sure * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    counts = np.bincount(place, minlength=n_bins)
+    means = [np.full(n_bins, np.nan) for _ in range(2)]
+    for mean, values in zip(means, (sure, right.astype(np.float64))):
+        np.divide(np.bincount(place, weights=values, minlength=n_bins), counts, out=mean, where=counts > 0)
+    return means[0], means[1], counts
+
+
+def expected_calibration_error(probabilities: ArrayLike, y_true: ArrayLike, n_bins: int = 15) -> float:
+    """Return the mean distance between confidence and accuracy over bins, weighed by their samples.
+
+    Parameters
+    ----------
+    probabilities, y_true, n_bins
+        As for `reliability_curve`.
+
+    Returns
+    -------
+    float
+        From 0 to 1; 0 where predictions are right exactly as often as they claim.
+
+    Raises
+    ------
+    ValueError
+        As `reliability_curve`.
+
+    References
+    ----------
+    Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
+
+    Examples
+    --------
+    >>> round(expected_calibration_error([[0.9, 0.1], [0.7, 0.3]], [0, 1], n_bins=2), 2)
+    0.3
+    """
+    confidence, accuracy, counts = reliability_curve(probabilities, y_true, n_bins)
+    filled = counts > 0
+    return float((np.abs(confidence - accuracy)[filled] * counts[filled]).sum() / counts.sum())
+
+
+def brier_score(probabilities: ArrayLike, y_true: ArrayLike) -> float:
+    """Return the mean squared distance between probabilities and the true class, summed over classes.
+
+    Parameters
+    ----------
+    probabilities, y_true
+        As for `reliability_curve`.
+
+    Returns
+    -------
+    float
+        From 0 to 2.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit or a value leaves 0 to 1.
+
+    References
+    ----------
+    Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 1950, equation 2.
+
+    Examples
+    --------
+    >>> round(brier_score([[0.9, 0.1], [0.7, 0.3]], [0, 1]), 2)
+    0.5
+    """
+    table, truth = _checked_probabilities(probabilities, y_true)
+    return float(((table - (np.arange(table.shape[1]) == truth[:, None])) ** 2).sum(axis=1).mean())
+
+
+def negative_log_likelihood(probabilities: ArrayLike, y_true: ArrayLike) -> float:
+    """Return the mean negative natural logarithm of the true class's probability.
+
+    Parameters
+    ----------
+    probabilities, y_true
+        As for `reliability_curve`.
+
+    Returns
+    -------
+    float
+        0 or more. A probability below the smallest normal double, or a class without a column, counts as that double.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit or a value leaves 0 to 1.
+
+    References
+    ----------
+    Hastie, Tibshirani and Friedman, "The elements of statistical learning", 2009, equation 7.8 (deviance, halved).
+
+    Examples
+    --------
+    >>> round(negative_log_likelihood([[0.5, 0.5], [0.25, 0.75]], [0, 1]), 4)
+    0.4904
+    """
+    table, truth = _checked_probabilities(probabilities, y_true)
+    of_truth = np.where(truth < 0, 0.0, table[np.arange(len(truth)), np.maximum(truth, 0)])
+    return float(-np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).mean())
+
+
+def rejection_auroc(known: ArrayLike, unknown: ArrayLike) -> float:
+    """Return the probability that an unknown sample looks stranger than a known one, ties counted half.
+
+    Parameters
+    ----------
+    known, unknown : array_like of float (n,), (u,)
+        Strangeness of samples of classes that were learned, and of classes that were not; larger is stranger.
+
+    Returns
+    -------
+    float
+        From 0 to 1; 0.5 is chance.
+
+    Raises
+    ------
+    ValueError
+        If a list is empty or holds a NaN.
+
+    References
+    ----------
+    Hendrycks and Gimpel, "A baseline for detecting misclassified and out-of-distribution examples in neural networks",
+    ICLR 2017, section 2.
+
+    Examples
+    --------
+    >>> rejection_auroc(known=[0.1, 0.2, 0.4], unknown=[0.3, 0.5])
+    0.8333333333333334
+    """
+    inside, outside = _checked_scores(known, "known"), _checked_scores(unknown, "unknown")
+    ordered = np.sort(inside)
+    below, up_to = (np.searchsorted(ordered, outside, side) for side in ("left", "right"))
+    return float((below + up_to).mean() / (2 * len(inside)))
+
+
+def fpr_at_95_tpr(known: ArrayLike, unknown: ArrayLike) -> float:
+    """Return the share of unknown samples that pass for known where 95 % of the known pass.
+
+    Parameters
+    ----------
+    known, unknown
+        As for `rejection_auroc`.
+
+    Returns
+    -------
+    float
+        From 0 to 1; lower is better.
+
+    Raises
+    ------
+    ValueError
+        If a list is empty or holds a NaN.
+
+    References
+    ----------
+    Liang, Li and Srikant, "Enhancing the reliability of out-of-distribution image detection in neural networks", ICLR
+    2018, section 4.
+
+    Examples
+    --------
+    >>> fpr_at_95_tpr(known=range(20), unknown=[17.5, 18.5, 30.0, 40.0])
+    0.25
+    """
+    inside, outside = _checked_scores(known, "known"), _checked_scores(unknown, "unknown")
+    limit = np.sort(inside)[int(np.ceil(0.95 * len(inside))) - 1]
+    return float((outside <= limit).mean())
 
 
 def class_order_spread(values: Sequence[float]) -> dict[str, float]:
@@ -452,6 +771,42 @@ def _checked_curve(values: ArrayLike, name: str, *, length: int | None = None) -
         raise ValueError(f"{name} has shape {curve.shape}; a list of {wanted} numbers is expected: pass one value each")
     _check_fractions(curve, name)
     return curve
+
+
+def _checked_labels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    truth, guess = np.asarray(y_true), np.asarray(y_pred)
+    if truth.shape != guess.shape or truth.ndim != 1 or not truth.size:
+        raise ValueError(
+            f"the labels have shape {truth.shape} and the predictions {guess.shape}; one of each a sample is "
+            f"expected: pass two lists of one length"
+        )
+    return truth, guess
+
+
+def _checked_probabilities(probabilities: ArrayLike, y_true: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    table, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(y_true)
+    if table.ndim != 2 or truth.shape != table.shape[:1] or not table.size:
+        raise ValueError(
+            f"probabilities have shape {table.shape} and y_true {truth.shape}; (samples, classes) and (samples,) are "
+            f"expected: pass one row and one label a sample"
+        )
+    if truth.min() < -1 or truth.max() >= table.shape[1]:
+        raise ValueError(
+            f"y_true runs from {truth.min()} to {truth.max()} for {table.shape[1]} columns; positions of columns are "
+            f"expected, or -1: look the labels up in classes_"
+        )
+    _check_fractions(table, "probabilities")
+    return table, truth
+
+
+def _checked_scores(values: ArrayLike, name: str) -> np.ndarray:
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or not scores.size or np.isnan(scores).any():
+        raise ValueError(
+            f"{name} has shape {scores.shape} and {np.isnan(scores).sum()} NaN; one number or more are expected: pass "
+            f"one score a sample"
+        )
+    return scores
 
 
 def _check_fractions(values: np.ndarray, name: str) -> None:

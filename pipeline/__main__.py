@@ -27,7 +27,9 @@ stages, each as python -m pipeline.STAGE (--help tells its arguments; dvc.yaml i
   extract     embed them once with a frozen network, into a cache
   adopt       take in a cache made elsewhere, or of imported embeddings
   train       learn a run's stream of classes
-  evaluate    measure it beside other heads on the same cache
+  rivals      measure what one would pick instead, once a stream
+  evaluate    measure a run over all its orders of classes
+  toy         draw who still knows the first classes, in the plane
   search      try a grid of settings, keys and codes made once
   report      draw report/index.html
 

@@ -1,8 +1,8 @@
 """The settings of a pipeline, read once and checked as a whole.
 
 Room: a leaf, and the only reader of ``params.yaml``.
-Enters: the path of a settings file with the tables ``datasets``, ``folders``, ``embeddings``, ``imports``, ``runs`` and
-``searches``.
+Enters: the path of a settings file with the tables ``datasets``, ``folders``, ``embeddings``, ``imports``, ``streams``,
+``rivals``, ``runs``, ``searches`` and ``toy``.
 Leaves: a frozen `Params` whose every name and number has been checked.
 Must not know: where any other file lies, what a backbone or an estimator is, what a stage does.
 """
@@ -11,12 +11,13 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pipeline.grids import HeatMap, Search
+from pipeline.records import Rivals, Stream, Toy
 from pipeline.sources import (
     DESCRIBED,
     Cifar,
@@ -29,7 +30,6 @@ from pipeline.sources import (
     InlineBackbone,
     Photos,
     Record,
-    Seed,
 )
 
 __all__ = [
@@ -42,9 +42,11 @@ __all__ = [
     "InlineBackbone",
     "Params",
     "Photos",
+    "Rivals",
     "Run",
     "Search",
     "Stream",
+    "Toy",
     "load_params",
 ]
 
@@ -57,45 +59,12 @@ MAX_VALUES = 100_000
 Scalar = bool | int | float | str | None
 
 
-class Stream(Record):
-    """The order in which training rows arrive.
-
-    ``class_incremental`` and ``blurry`` divide the classes into stages of `classes_per_stage`, in the order
-    that a seed of `order_seeds` gives (0: sorted) or that `class_orders` spells out; ``shuffled`` mixes all
-    classes in `n_stages` stages. `blur` is the share of rows that ``blurry`` scatters over all stages.
-    """
-
-    kind: Literal["class_incremental", "shuffled", "blurry"]
-    classes_per_stage: int = Field(default=1, ge=1)
-    n_stages: int = Field(default=1, ge=1)
-    blur: float = Field(default=0.1, ge=0, le=1)
-    order_seeds: list[Seed] = Field(default=[0], min_length=1)
-    class_orders: list[list[Annotated[int, Field(ge=0)]]] | None = None
-    batch_rows: int = Field(default=128, ge=1)
-
-    @model_validator(mode="after")
-    def _orders_are_distinct(self) -> "Stream":
-        if len(set(self.order_seeds)) < len(self.order_seeds):
-            raise ValueError(
-                f"order_seeds {self.order_seeds} names a seed twice; distinct seeds are expected: give each once"
-            )
-        if self.class_orders is not None and "order_seeds" in self.model_fields_set:
-            raise ValueError("order_seeds and class_orders both say the order of classes; keep one of them")
-        if self.class_orders is not None and not self.class_orders:
-            raise ValueError("class_orders is an empty list; give at least one order, or leave it out")
-        return self
-
-    def orders(self) -> list[tuple[int, list[int] | None]]:
-        """Return a seed, and the order of classes where it is spelled out, for each repetition of the run."""
-        if self.class_orders is not None:
-            return [(position, list(order)) for position, order in enumerate(self.class_orders)]
-        return [(seed, None) for seed in self.order_seeds]
-
-
 class Run(Record):
     """What is learned from one cache: where keys come from, the stream, and the estimator's settings.
 
-    `declare_classes` tells the estimator all classes before the first stage, as the paper's model knows them.
+    `rivals` names the entry of ``rivals`` that the run is compared with. `declare_classes` tells the estimator all
+    classes before the first stage, as the paper's model knows them. `held_out_share` of the training rows are kept from
+    a second model, of the first order, whose temperature they choose: how far its probabilities can be trusted.
     """
 
     embeddings: Id
@@ -104,6 +73,8 @@ class Run(Record):
     stream: Stream
     epochs_per_stage: int = Field(default=1, ge=1)
     declare_classes: bool = False
+    rivals: Id | None = None
+    held_out_share: float = Field(default=0.1, ge=0, le=0.5)
     estimator: dict[str, Scalar]
 
     @model_validator(mode="after")
@@ -122,18 +93,24 @@ class Params(Record):
 
     Attributes
     ----------
-    datasets, folders, embeddings, imports, runs : dict of str to record
-        The five tables by entry name. The accessors `dataset`, `folder`, `embedding`, `imported` and `run` look up
-        the same with a message that names the nearest entry. An entry of `embeddings` reads one of `datasets` or
-        `folders`; a run learns from one of `embeddings` or `imports`.
+    datasets, folders, embeddings, imports, streams, rivals, runs, searches : dict of str to record
+        The tables by entry name; runs and rivals hold the stream that they name. The accessors `dataset`, `folder`,
+        `embedding`, `imported`, `rival`, `run` and `search` look up the same with a message that names the nearest
+        entry. An entry of `embeddings` reads one of `datasets` or `folders`; a run learns from one of `embeddings` or
+        `imports`.
+    toy : Toy
+        Settings of the example in the plane.
     """
 
     datasets: dict[Id, Dataset]
     folders: dict[Id, Folder] = Field(default_factory=dict)
     embeddings: dict[Id, Embeddings]
     imports: dict[Id, Import] = Field(default_factory=dict)
+    streams: dict[Id, Stream] = Field(default_factory=dict)
+    rivals: dict[Id, Rivals] = Field(default_factory=dict)
     runs: dict[Id, Run]
     searches: dict[Id, Search] = Field(default_factory=dict)
+    toy: Toy = Toy()
 
     def dataset(self, name: str) -> dict[str, Any]:
         """Return the recipe of a dataset as a plain dict, or raise ValueError naming the nearest entry."""
@@ -151,9 +128,9 @@ class Params(Record):
         """Return one entry of `embeddings`; raises ValueError naming the nearest entry."""
         return _entry(self.embeddings, "embeddings", name)
 
-    def embedding_of(self, run: Run | Search) -> Embeddings | Import:
-        """Return the entry of `embeddings` or `imports` that a run or a search learns from."""
-        return (self.embeddings | self.imports)[run.embeddings]
+    def embedding_of(self, entry: Run | Rivals | Search) -> Embeddings | Import:
+        """Return the entry of `embeddings` or `imports` that an entry learns from."""
+        return (self.embeddings | self.imports)[entry.embeddings]
 
     def run(self, name: str) -> Run:
         """Return one entry of `runs`; raises ValueError naming the nearest entry."""
@@ -162,6 +139,21 @@ class Params(Record):
     def search(self, name: str) -> Search:
         """Return one entry of `searches`; raises ValueError naming the nearest entry."""
         return _entry(self.searches, "searches", name)
+
+    def rival(self, name: str) -> Rivals:
+        """Return one entry of `rivals`; raises ValueError naming the nearest entry."""
+        return _entry(self.rivals, "rivals", name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _streams_are_put_in_place(cls, tree: Any) -> Any:
+        """Replace the name of a stream by what it names: the rest of the pipeline knows streams, not their names."""
+        streams = tree.get("streams", {})
+        return tree | {
+            table: {name: _with_stream(entry, streams, f"{table}.{name}") for name, entry in tree[table].items()}
+            for table in ("rivals", "runs")
+            if isinstance(tree.get(table), Mapping)
+        }
 
     @model_validator(mode="after")
     def _references_hold(self) -> "Params":
@@ -175,11 +167,16 @@ class Params(Record):
         for name, run in self.runs.items():
             _check_run_id(name)
             self._check_caches(f"runs.{name}", run)
+            if run.rivals is not None:
+                _check_reference(self.rivals, "rivals", run.rivals, f"runs.{name}.rivals")
+                _check_one_contest(name, run, self.rivals[run.rivals])
+        for name, rivals in self.rivals.items():
+            self._check_caches(f"rivals.{name}", rivals)
         for name, search in self.searches.items():
             self._check_caches(f"searches.{name}", search)
         return self
 
-    def _check_caches(self, entry: str, reader: Run | Search) -> None:
+    def _check_caches(self, entry: str, reader: Run | Rivals | Search) -> None:
         """Check that the caches exist that an entry learns from and places keys by, and hold one space."""
         for field in ("embeddings", "keys"):
             table = _either("embeddings", "imports", self.imports)
@@ -314,7 +311,7 @@ def _check_run_id(name: str) -> None:
         )
 
 
-def _check_one_space(place: str, run: Run | Search, embeddings: Mapping[str, Embeddings]) -> None:
+def _check_one_space(place: str, run: Run | Rivals | Search, embeddings: Mapping[str, Embeddings]) -> None:
     own, keys = embeddings[run.embeddings], embeddings[run.keys]
     for field, of_keys, of_samples in (("backbone", keys.network, own.network), ("tap", keys.tap, own.tap)):
         if of_keys != of_samples:
@@ -322,6 +319,27 @@ def _check_one_space(place: str, run: Run | Search, embeddings: Mapping[str, Emb
                 f"{place}: keys come from {run.keys!r} with {field} {_as_written(of_keys)}, samples "
                 f"from {run.embeddings!r} with {field} {_as_written(of_samples)}; one embedding space is "
                 f"expected, so make the two entries agree"
+            )
+
+
+def _with_stream(entry: Any, streams: Any, where: str) -> Any:
+    if not (isinstance(entry, Mapping) and isinstance(entry.get("stream"), str) and isinstance(streams, Mapping)):
+        return entry
+    _check_reference(streams, "streams", entry["stream"], f"{where}.stream")
+    return {**entry, "stream": streams[entry["stream"]]}
+
+
+def _check_one_contest(name: str, run: Run, rivals: Rivals) -> None:
+    """Numbers may stand side by side only where all heads saw the same."""
+    both = {
+        field: (getattr(run, field), getattr(rivals, field)) for field in ("embeddings", "keys", "key_rows", "stream")
+    }
+    both["normalize"] = (run.estimator.get("normalize", True), rivals.normalize)
+    for field, (own, theirs) in both.items():
+        if own != theirs:
+            raise ValueError(
+                f"runs.{name}: {field} is {own!r}, that of its rivals {run.rivals!r} is {theirs!r}; the same is "
+                f"expected for all heads, so make the two entries agree or name other rivals"
             )
 
 
@@ -372,11 +390,15 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = Params
     if len(location) == 4 and location[0] == "datasets":  # table, entry, kind, key
         model = _KINDS[str(location[2])]
+    elif location[0] == "toy":
+        model = Toy
     elif len(location) == 3:
         tables: dict[str, type[BaseModel]] = {
             "folders": Folder,
             "embeddings": Embeddings,
             "imports": Import,
+            "streams": Stream,
+            "rivals": Rivals,
             "runs": Run,
             "searches": Search,
         }

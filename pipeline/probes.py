@@ -37,6 +37,8 @@ class StreamProbe:
         Steps that each `partial_fit` makes at least; a short stage gets more passes.
     batch_size : int
         Rows a step, 1 or more.
+    standardise : bool
+        Subtract the mean and divide by the deviation of each feature; else features are taken as they come.
     random_state : int
         Seed of the initial weights and of the order of rows.
 
@@ -64,6 +66,7 @@ class StreamProbe:
         epochs: int = 20,
         min_steps: int = 200,
         batch_size: int = 64,
+        standardise: bool = True,
         random_state: int = 0,
     ) -> None:
         self.n_classes = n_classes
@@ -72,6 +75,7 @@ class StreamProbe:
         self.epochs = epochs
         self.min_steps = min_steps
         self.batch_size = batch_size
+        self.standardise = standardise
         self.random_state = random_state
         self._network: nn.Module | None = None
 
@@ -172,6 +176,8 @@ class StreamProbe:
                 f"X has {X.shape[1]} features, this probe was scaled for {len(self.mean_)}; the same number "
                 f"is expected: use embeddings of one backbone"
             )
+        if not self.standardise:
+            return torch.from_numpy(X)
         # Far outliers of foreign scale data would blow up single steps.
         return torch.from_numpy(np.clip((X - self.mean_) / self.scale_, -10.0, 10.0))
 

@@ -2,8 +2,8 @@
 
 Room: between the leaves and the stages.
 Enters: a model, stages of row positions, arrays of training and test samples, settings of a run.
-Leaves: an `Outcome` with accuracies after every stage; the estimator that a run describes, with the rows that
-its keys come from; JSON files and seconds.
+Leaves: an `Outcome` with accuracies after every stage, predictions made before learning; the estimator that a run
+describes, with the rows that its keys come from; seconds.
 Must not know: how a cache is stored, how an estimator works inside, where files lie.
 """
 
@@ -25,18 +25,26 @@ from dkvb_estimator.metrics import (
     forgetting,
     learning_accuracy,
     mean_class_accuracy,
+    min_accuracy,
 )
 from pipeline.cache import CacheReader
-from pipeline.streams import Stage
+from pipeline.records import Stream
+from pipeline.streams import Stage, make_stages
 
 __all__ = [
+    "Bench",
     "Outcome",
     "batches",
     "feed_then_test",
     "learn_codes",
     "learn_rows",
+    "make_bench",
     "make_estimator",
+    "per_order",
+    "predict_then_learn",
     "rows_for_keys",
+    "seen_half",
+    "stages_of",
     "summarise",
     "timed",
 ]
@@ -76,6 +84,121 @@ class Outcome:
     samples_seen: np.ndarray
     classes_seen: np.ndarray
     predictions: np.ndarray
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every head is given: rows in memory and the stages of every order.
+
+    Attributes
+    ----------
+    X, X_test : ndarray of float32 (n,f), (n_test,f)
+        Embeddings; test rows without a label are left out.
+    y, y_test : ndarray of int64 (n,), (n_test,)
+        Their labels; −1 for training rows without one, which belong to no stage.
+    seeds : tuple of int
+        One per order.
+    orders : tuple of list of Stage
+        Stages of every order.
+    batch_rows : int
+        Rows that arrive together.
+    class_names : tuple of str
+        By label.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    X_test: np.ndarray
+    y_test: np.ndarray
+    seeds: tuple[int, ...]
+    orders: tuple[list[Stage], ...]
+    batch_rows: int
+    class_names: tuple[str, ...]
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Labels of the training rows, sorted (k,)."""
+        return np.unique(self.y[self.y >= 0])
+
+
+def stages_of(stream: Stream, labels: np.ndarray) -> list[list[Stage]]:
+    """Return the stages of every order of a stream, for the labels of all training rows (n,)."""
+    return [
+        make_stages(
+            stream.kind,
+            labels,
+            seed,
+            classes_per_stage=stream.classes_per_stage,
+            n_stages=stream.n_stages,
+            blur=stream.blur,
+            order=order,
+        )
+        for seed, order in stream.orders()
+    ]
+
+
+@dataclass(frozen=True)
+class HalfSeen:
+    """The first half of a stream's stages, and which test rows (n_test,) carry a class that they hold."""
+
+    stages: list[Stage]
+    known: np.ndarray
+
+
+def seen_half(stages: Sequence[Stage], y: np.ndarray, y_test: np.ndarray) -> HalfSeen | None:
+    """Return the first half of the stages, rounded up, or None where no class is left for the other half.
+
+    A blurry stream deals rows of every class to every stage: those of the other half's classes are left out.
+
+    Examples
+    --------
+    >>> stages = [Stage((0,), np.array([0, 2])), Stage((1,), np.array([1]))]
+    >>> half = seen_half(stages, y=np.array([0, 1, 1]), y_test=np.array([0, 1]))
+    >>> half.stages[0].rows.tolist(), half.known.tolist()
+    ([0], [True, False])
+    """
+    first = stages[: (len(stages) + 1) // 2]
+    classes = sorted({label for stage in first for label in stage.classes})
+    known = np.isin(y_test, classes)
+    if known.all():
+        return None
+    return HalfSeen([Stage(stage.classes, stage.rows[np.isin(y[stage.rows], classes)]) for stage in first], known)
+
+
+def per_order(
+    clock: Mapping[str, float], bench: Bench, *, n_orders: int | None = None, n_stages: int | None = None
+) -> dict[str, float]:
+    """Return the seconds of one order: ``fit`` over all its stages, and ``predict_1000`` for a thousand rows.
+
+    Other parts of the clock, which are done once, stand as they are.
+    """
+    orders = n_orders or len(bench.orders)
+    predictions = orders * (n_stages or len(bench.orders[0])) * len(bench.y_test)
+    parts = {name: value for name, value in clock.items() if name not in ("fit", "predict")}
+    parts |= {"fit": clock["fit"] / orders, "predict_1000": 1000 * clock["predict"] / predictions}
+    return {name: round(value, 4) for name, value in parts.items()}
+
+
+def make_bench(reader: CacheReader, stream: Stream) -> Bench:
+    """Read a cache whole and divide its training rows into the stages of every order.
+
+    Raises
+    ------
+    ValueError
+        If the cache has no test rows, or the stream does not fit its labels.
+    """
+    if "test" not in reader.split_names:
+        raise ValueError(
+            f"the cache of dataset {reader.header.dataset} has the splits {', '.join(reader.split_names)}; a "
+            f"split named test is expected: choose embeddings of a dataset with test images"
+        )
+    X, y = reader.as_numpy("train")
+    X_test, y_test = reader.as_numpy("test")
+    labelled = y_test >= 0
+    seeds = tuple(seed for seed, _ in stream.orders())
+    orders = tuple(stages_of(stream, y))
+    names = tuple(reader.header.class_names)
+    return Bench(X, y, X_test[labelled], y_test[labelled], seeds, orders, stream.batch_rows, names)
 
 
 def make_estimator(settings: Mapping[str, Any], *, device: str = "auto") -> DKVBClassifier:
@@ -193,6 +316,7 @@ def feed_then_test(
     y_test: np.ndarray,
     *,
     learn: Callable[[Any, np.ndarray, np.ndarray], None] = learn_rows,
+    seconds: dict[str, float] | None = None,
 ) -> Outcome:
     """Let a model learn stage after stage and test it on all test rows after each.
 
@@ -212,6 +336,9 @@ def feed_then_test(
         Their labels.
     learn : callable, optional
         ``learn(model, X_stage, y_stage)``, called once a stage.
+    seconds : dict, optional
+        Gains ``fit``, the time to learn until the first answer after every stage (some heads solve then), and
+        ``predict``, that for all test rows after every stage.
 
     Returns
     -------
@@ -223,11 +350,14 @@ def feed_then_test(
     ValueError
         If a stage's classes have no test row.
     """
-    tasks = _task_masks(stages, y_test)
+    tasks, clock = _task_masks(stages, y_test), {} if seconds is None else seconds
     matrix, seen, everything, predicted = [], [], [], np.empty(0, dtype=np.int64)
     for position, stage in enumerate(stages):
-        learn(model, X[stage.rows], y[stage.rows])
-        predicted = np.asarray(model.predict(X_test))
+        with timed(clock, "fit"):
+            learn(model, X[stage.rows], y[stage.rows])
+            model.predict(X_test[:1])
+        with timed(clock, "predict"):
+            predicted = np.asarray(model.predict(X_test))
         hits = predicted == y_test
         matrix.append([hits[task].mean() for task in tasks])
         seen.append(hits[np.logical_or.reduce(tasks[: position + 1])].mean())
@@ -241,6 +371,45 @@ def feed_then_test(
         np.array([_n_classes(stages[: position + 1]) for position in range(len(stages))]),
         predicted,
     )
+
+
+def predict_then_learn(
+    model: Any,
+    stages: Sequence[Stage],
+    bench: Bench,
+    X: np.ndarray,
+    *,
+    learn: Callable[[Any, np.ndarray, np.ndarray], None] = learn_rows,
+) -> np.ndarray:
+    """Let a model meet the stream in batches, each predicted before it is learned.
+
+    Parameters
+    ----------
+    model : object
+        Anything with ``predict``; it is changed.
+    stages : sequence of Stage
+        Order of learning.
+    bench : Bench
+        Gives embeddings and labels, and the rows of a batch.
+    X : ndarray (n,...)
+        What `learn` takes of the training rows: embeddings, or codes.
+    learn : callable, optional
+        ``learn(model, X_batch, y_batch)``, called once a batch. Heads that need many passes make them over the batch.
+
+    Returns
+    -------
+    ndarray of int64 (2,n)
+        Labels in order of arrival, and what was predicted for each: −1 for the first batch, of which nothing is known.
+    """
+    arrived: list[np.ndarray] = []
+    predicted: list[np.ndarray] = []
+    for stage in stages:
+        for rows in batches(stage.rows, bench.batch_rows):
+            nothing = np.full(len(rows), -1)
+            predicted.append(np.asarray(model.predict(bench.X[rows])) if arrived else nothing)
+            arrived.append(bench.y[rows])
+            learn(model, X[rows], bench.y[rows])
+    return np.stack([np.concatenate(arrived), np.concatenate(predicted)])
 
 
 def summarise(outcomes: Sequence[Outcome], y_test: np.ndarray) -> dict[str, float]:
@@ -265,6 +434,7 @@ def summarise(outcomes: Sequence[Outcome], y_test: np.ndarray) -> dict[str, floa
         "forgetting_best": [forgetting(o.accuracy_matrix, "best") for o in outcomes],
         "forgetting_first": [forgetting(o.accuracy_matrix, "first") for o in outcomes],
         "backward_transfer": [backward_transfer(o.accuracy_matrix) for o in outcomes],
+        "min_accuracy": [min_accuracy(o.accuracy_matrix) for o in outcomes],
         "learning_accuracy": [learning_accuracy(o.accuracy_matrix) for o in outcomes],
         "mean_class_accuracy": [mean_class_accuracy(y_test, o.predictions) for o in outcomes],
     }

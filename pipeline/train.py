@@ -25,8 +25,8 @@ from pipeline.cache import CacheReader, check_cache, file_sha256, open_cache
 from pipeline.checkpoints import Checkpoint
 from pipeline.locks import remove_leftovers
 from pipeline.params import Run, load_params
-from pipeline.protocol import batches, learn_codes, make_estimator, rows_for_keys, timed
-from pipeline.streams import Stage, make_stages
+from pipeline.protocol import batches, learn_codes, make_estimator, rows_for_keys, stages_of, timed
+from pipeline.streams import Stage
 
 __all__ = ["build_parser", "main", "train"]
 
@@ -65,7 +65,7 @@ def train(
     """
     labels = reader.labels("train")
     seconds: dict[str, float] = {}
-    stages = _first_stages(run, labels)
+    stages = stages_of(run.stream, labels)[0]
     with timed(seconds, "keys"):
         model, n_learned = _started(run, reader, keys, stages[0], device, checkpoint)
     classes = np.unique(labels[labels >= 0]) if run.declare_classes else None
@@ -141,20 +141,6 @@ def _started(
     if checkpoint is not None:
         checkpoint.write(model, 0)
     return model, 0
-
-
-def _first_stages(run: Run, labels: np.ndarray) -> list[Stage]:
-    seed, order = run.stream.orders()[0]
-    stream = run.stream
-    return make_stages(
-        stream.kind,
-        labels,
-        seed,
-        classes_per_stage=stream.classes_per_stage,
-        n_stages=stream.n_stages,
-        blur=stream.blur,
-        order=order,
-    )
 
 
 def _learn_stage(

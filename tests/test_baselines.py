@@ -421,3 +421,18 @@ def test_fit_forgets_everything_learned(overlapping, model):
     once, twice = clone(model).fit(X[:300], y[:300]), clone(model).fit(X, y + 3).fit(X[:300], y[:300])
     assert twice.classes_.tolist() == once.classes_.tolist()
     np.testing.assert_array_equal(twice.decision_function(X), once.decision_function(X))
+
+
+def test_novelty_is_the_mahalanobis_distance_to_the_nearest_class(blobs):
+    X, y = blobs
+    model = StreamingLDA(shrinkage=0.2).fit(X, y)
+    covariance = 0.8 * model.covariance_ + 0.2 * np.trace(model.covariance_) / 12 * np.eye(12)
+    apart = X[:30, None].astype(float) - np.stack([X[y == label].mean(axis=0) for label in range(5)])
+    expected = np.einsum("nkf,fg,nkg->nk", apart, np.linalg.inv(covariance), apart).min(axis=1)
+    np.testing.assert_allclose(model.novelty(X[:30]), expected, rtol=1e-4)
+
+
+def test_novelty_of_a_class_that_was_declared_but_never_seen_is_not_asked_for(blobs):
+    X, y = blobs
+    declared = StreamingLDA().partial_fit(X, y, classes=[0, 1, 2, 3, 4, 5])
+    np.testing.assert_allclose(declared.novelty(X), StreamingLDA().fit(X, y).novelty(X))

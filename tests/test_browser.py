@@ -182,6 +182,13 @@ def test_page_never_scrolls_sideways_and_no_text_is_cut(browser, page, width):
     assert browser.run(OVERLAPPING_LABELS) == []
 
 
+def test_every_image_loads_and_says_what_it_shows(browser, page):
+    browser.show(page)
+    found = browser.run("return [...document.images].map(image => [image.complete, image.naturalWidth, image.alt])")
+    assert len(found) == 1
+    assert all(complete and width > 100 and alt for complete, width, alt in found)
+
+
 def test_paper_cuts_nothing_off(browser, page):
     browser.show(page, width=690, media="print")  # an A4 sheet between its margins
     assert browser.run("return document.documentElement.scrollWidth") <= 690

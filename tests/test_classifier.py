@@ -620,6 +620,19 @@ def test_novelty_equals_the_oracle(blobs):
     np.testing.assert_allclose(model.novelty(X[:20]), expected, rtol=1e-4)
 
 
+def test_relative_novelty_is_what_learning_adds_to_the_distance(blobs):
+    X, y = blobs
+    model = small(normalize=False).init_keys(X).partial_fit(X[y < 3], y[y < 3])
+    away = oracle.distances(oracle.project(X, model.projection_), model.keys_)
+    nearest = away.min(axis=2)
+    away[:, model.key_counts_ == 0] = np.inf
+    expected = (away.min(axis=2) - nearest).mean(axis=1) / model.key_report_["novelty_unit"]
+    found = model.novelty(X, relative=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert found[y >= 3].mean() > 10 * found[y < 3].mean()
+    np.testing.assert_allclose(model.prune().novelty(X, relative=True), 0)
+
+
 def test_many_classes_are_read_without_a_table(blobs, monkeypatch):
     X, y = blobs
     model = small(n_selected=2).fit(X[:60], y[:60])

@@ -1,6 +1,7 @@
 """dvc.yaml agrees with what the stages import, read and write."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -25,11 +26,15 @@ ACCESSORS = {
     "embedding": "embeddings.${key}",
     "imported": "imports.${key}",
     "run": "runs.${key}",
+    "rival": "rivals.${key}",
+    "toy": "toy",
     "datasets": "datasets",
     "embeddings": "embeddings",
     "runs": "runs",
     "search": "searches.${key}",
 }
+# Entries that name a stream, which is then read as well.
+WITH_STREAM = {"run": "streams.${item.stream}", "rival": "streams.${item.stream}", "runs": "streams"}
 
 
 def body(name):
@@ -122,6 +127,8 @@ def settings_read(name):
             owner = ast.unparse(node.value)
             if owner.endswith("params") or owner.startswith("load_params("):
                 yield ACCESSORS[node.attr]
+                if node.attr in WITH_STREAM:
+                    yield WITH_STREAM[node.attr]
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -142,7 +149,7 @@ def test_every_path_of_a_command_is_a_dep_or_an_output(name):
 
 
 def test_card_stands_for_the_key_cache():
-    for name in ("train", "evaluate", "search"):
+    for name in ("train", "rivals", "evaluate", "search"):
         assert "caches/${item.keys}.json" in body(name)["deps"]
 
 
@@ -197,7 +204,7 @@ SMALL = {
 
 def dvc(folder, *arguments):
     home = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": f"{home}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "2"}
+    environment = os.environ | {"PATH": f"{home}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -229,6 +236,9 @@ def project(tmp_path_factory):
     tables["searches"] = {"digits": TABLES["searches"]["digits"] | small}
     tables["datasets"] = TABLES["datasets"] | {"photos": SMALL["datasets"]["photos"]}
     tables["embeddings"] = {name: entry | {"image_side": 32} for name, entry in TABLES["embeddings"].items()}
+    quick = ["nearest_class_mean", "joint_linear_probe"]
+    tables["rivals"] = {"digits": TABLES["rivals"]["digits"] | {"heads": quick}}
+    tables["toy"] = TABLES["toy"] | {"steps": 20}
     (folder / "params.yaml").write_text(yaml.safe_dump(tables, sort_keys=False), encoding="utf-8")
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     dvc(folder, "repro")
@@ -264,12 +274,63 @@ def test_estimator_setting_reruns_learning_alone_and_going_back_restores(project
 
 @pytest.mark.slow
 def test_forced_rerun_gives_the_same_bytes(project):
-    names = ("models/digits.npz", "metrics/digits.json", "curves/digits.csv", "matrices/digits.json")
+    names = ["models/digits.npz", "metrics/digits.json", "curves/digits.csv", "matrices/digits.json"]
+    names += ["prequential/digits.csv", "confidence/digits.json", "audits/digits.json", "rivals/digits.json"]
+    names += ["metrics/toy.json", "figures/toy.png"]
     before = [(project / name).read_bytes() for name in names]
-    dvc(project, "repro", "--single-item", "--force", "train@digits", "evaluate@digits")
+    dvc(project, "repro", "--single-item", "--force", "toy", "rivals@digits", "train@digits", "evaluate@digits")
     assert [(project / name).read_bytes() for name in names] == before
 
 
 @pytest.mark.slow
 def test_metrics_can_be_shown(project):
     assert "joint_linear_probe" in dvc(project, "metrics", "show", "--json")
+
+
+def commit(folder, message):
+    name = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
+    for arguments in (["add", "-A"], [*name, "commit", "-q", "-m", message]):
+        subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+
+
+def first_json(said):
+    """Return the record that a command printed before or after a remark."""
+    return json.JSONDecoder().raw_decode(said[said.index("{") :])[0]
+
+
+@pytest.fixture(scope="module")
+def two_commits(project):
+    """Return the project after two commits that differ in the number of heads."""
+    dvc(project, "repro")
+    commit(project, "eight heads")
+    edit(project, n_heads=2)
+    dvc(project, "repro")
+    commit(project, "two heads")
+    return project
+
+
+@pytest.mark.slow
+def test_metrics_of_two_commits_differ_where_the_setting_matters(two_commits):
+    found = first_json(dvc(two_commits, "metrics", "diff", "--json", "HEAD~1", "HEAD"))
+    changed = found["metrics/digits.json"]
+    assert {"old", "new", "diff"} <= set(changed["dkvb.final_accuracy"])
+    assert not any(name.startswith(("joint_linear_probe", "nearest_class_mean")) for name in changed)
+    assert "metrics/toy.json" not in found
+
+
+@pytest.mark.slow
+def test_plots_of_two_commits_lie_over_each_other(two_commits):
+    for name, shown in (("curves/digits.csv", "seen_accuracy"), ("prequential/digits.csv", "accuracy")):
+        said = dvc(two_commits, "plots", "diff", "HEAD~1", "HEAD", "--targets", name, "--show-vega")
+        drawing = first_json(said)
+        assert {point["rev"] for point in drawing["data"]["values"]} == {"HEAD~1", "HEAD"}
+        assert shown in json.dumps(drawing.get("encoding", drawing))
+
+
+@pytest.mark.slow
+def test_an_experiment_changes_one_setting_and_reruns_what_depends_on_it(two_commits):
+    setting = "params.yaml:runs.digits.estimator.n_keys=8"
+    said = dvc(two_commits, "exp", "run", "--name", "fewer", "-S", setting)
+    assert re.findall(r"Running stage '(\w+)", said) == ["train", "evaluate", "report"]
+    found = first_json(dvc(two_commits, "metrics", "diff", "--json"))
+    assert "dkvb.final_accuracy" in found["metrics/digits.json"]

@@ -28,7 +28,7 @@ def load(tmp_path):
 
 def test_shipped_settings_are_valid():
     params = load_params(SHIPPED)
-    assert set(params.runs) == {"digits", "digits_ridge", "digits_sgd"}
+    assert set(params.runs) == {"digits", "digits_ridge", "digits_sgd", "digits_blurry", "digits_shuffled"}
     assert params.run("digits").estimator["solver"] == "counts"
     assert params.embedding("photos").dataset == "photos"
 
@@ -57,7 +57,9 @@ def test_settings_cannot_be_changed_after_loading(tree, load):
     ("path", "wrong", "right"),
     [
         (("runs", "digits"), "epoch_per_stage", "epochs_per_stage"),
-        (("runs", "digits", "stream"), "class_per_stage", "classes_per_stage"),
+        (("streams", "by_class"), "class_per_stage", "classes_per_stage"),
+        (("rivals", "digits"), "head", "heads"),
+        (("toy",), "solvers", "solver"),
         (("embeddings", "digits"), "image_sides", "image_side"),
         (("datasets", "digits"), "test_fractions", "test_fraction"),
     ],
@@ -67,7 +69,7 @@ def test_unknown_key_is_refused_with_its_path_and_the_nearest_name(tree, load, p
     for key in path:
         table = table[key]
     table[wrong] = 1
-    with pytest.raises(ValueError, match=rf"{path[0]}\.{path[1]}.*{wrong} is not a setting.*mean '{right}'\?; exp"):
+    with pytest.raises(ValueError, match=rf"{path[0]}\..*{wrong} is not a setting.*mean '{right}'\?; exp"):
         load(tree)
 
 
@@ -124,7 +126,7 @@ def test_keys_of_the_first_stage_must_be_the_runs_own(tree, load):
     tree["runs"]["digits"]["key_rows"] = "first_stage"
     with pytest.raises(ValueError, match="key_rows is 'first_stage', but keys names 'photos'"):
         load(tree)
-    tree["runs"]["digits"]["keys"] = "digits"
+    tree["runs"]["digits"] |= {"keys": "digits", "rivals": None}
     assert load(tree).run("digits").key_rows == "first_stage"
 
 
@@ -142,14 +144,52 @@ def test_value_out_of_range_or_of_another_type_is_refused(tree, load, value):
 
 
 def test_repeated_seed_is_refused(tree, load):
-    tree["runs"]["digits"]["stream"]["order_seeds"] = [1, 1]
+    tree["streams"]["by_class"]["order_seeds"] = [1, 1]
     with pytest.raises(ValueError, match="names a seed twice"):
         load(tree)
 
 
 def test_order_is_said_once(tree, load):
-    tree["runs"]["digits"]["stream"]["class_orders"] = [[1, 0]]
+    tree["streams"]["by_class"]["class_orders"] = [[1, 0]]
     with pytest.raises(ValueError, match="keep one of them"):
+        load(tree)
+
+
+def test_a_run_holds_the_stream_that_it_names(tree, load):
+    params = load(tree)
+    assert params.run("digits").stream == params.streams["by_class"] == params.rival("digits").stream
+    tree["runs"]["digits"] |= {"stream": tree["streams"]["blurry"], "rivals": None}
+    assert load(tree).run("digits").stream == params.streams["blurry"]
+    tree["runs"]["digits"]["stream"] = "by_clas"
+    with pytest.raises(ValueError, match=r"runs\.digits\.stream: 'by_clas' is not .*did you mean 'by_class'\?"):
+        load(tree)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"stream": "blurry"}, "stream"),
+        ({"keys": "digits"}, "keys"),
+        ({"estimator": {"normalize": False}}, "normalize"),
+    ],
+)
+def test_rivals_that_met_something_else_are_refused(tree, load, changes, field):
+    tree["runs"]["digits"] |= changes
+    with pytest.raises(
+        ValueError, match=rf"runs\.digits: {field} is .*that of its rivals 'digits' is .* name other rivals"
+    ):
+        load(tree)
+    tree["runs"]["digits"]["rivals"] = "digit"
+    with pytest.raises(ValueError, match=r"runs\.digits\.rivals: 'digit' is not an entry of rivals, did you mean"):
+        load(tree)
+
+
+def test_a_head_named_twice_or_unknown_is_refused(tree, load):
+    tree["rivals"]["digits"]["heads"] = ["mlp", "mlp"]
+    with pytest.raises(ValueError, match=r"rivals\.digits: heads .* names one twice; name each once"):
+        load(tree)
+    tree["rivals"]["digits"]["heads"] = ["transformer"]
+    with pytest.raises(ValueError, match=r"rivals\.digits\.heads\.0 is 'transformer'"):
         load(tree)
 
 
@@ -261,7 +301,7 @@ def test_folders_and_imports_are_tables_of_their_own(tree, load):
     tree["folders"] = {"pets": {"root": "data/pets", "skip_corrupt": True}}
     tree["imports"] = {"mine": {"cache": "imported/mine.h5"}}
     tree["embeddings"]["pets"] = tree["embeddings"]["digits"] | {"dataset": "pets"}
-    tree["runs"]["mine"] = tree["runs"]["digits"] | {"embeddings": "mine", "keys": "mine"}
+    tree["runs"]["mine"] = tree["runs"]["digits"] | {"embeddings": "mine", "keys": "mine", "rivals": None}
     params = load(tree)
     assert params.folder("pets") == {
         "kind": "folder", "root": "data/pets", "test_fraction": 0.2, "seed": 0, "skip_corrupt": True

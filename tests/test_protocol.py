@@ -4,14 +4,21 @@ import numpy as np
 import pytest
 
 from pipeline.protocol import (
+    Bench,
     batches,
     feed_then_test,
     learn_codes,
+    make_bench,
     make_estimator,
+    per_order,
+    predict_then_learn,
     rows_for_keys,
+    seen_half,
+    stages_of,
     summarise,
     timed,
 )
+from pipeline.records import Stream
 from pipeline.streams import Stage
 
 
@@ -79,10 +86,78 @@ def test_summary_is_the_mean_over_orders():
         "forgetting_best": 0.5,
         "forgetting_first": 0.5,
         "backward_transfer": -0.5,
+        "min_accuracy": 0.5,
         "learning_accuracy": 1.0,
         "mean_class_accuracy": round((1 / 3 + 1) / 2, 6),
         "accuracy_std_over_orders": 0.25,
     }
+
+
+def bench(batch_rows=2):
+    X, X_test = Y[:, None].astype(np.float32), Y_TEST[:, None].astype(np.float32)
+    return Bench(X, Y, X_test, Y_TEST, (0, 1), (STAGES, STAGES), batch_rows, ("a", "b", "c"))
+
+
+def test_a_stream_meets_the_head_in_batches_each_predicted_before_it_is_learned():
+    labels, predicted = predict_then_learn(Everything(), STAGES, bench(), bench().X)
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+    # The first batch meets a head that knows nothing; class 1 is new to the second, class 2 to the third.
+    assert predicted.tolist() == [-1] * 6
+    assert predict_then_learn(Everything(), STAGES, bench(3), bench().X)[1].tolist() == [-1, -1, -1, 1, -1, -1]
+
+
+def test_half_of_the_stages_is_known_and_rows_of_later_classes_are_left_out_of_it():
+    blurred = [Stage((0, 1), np.array([0, 4, 2])), Stage((2,), np.array([5, 1, 3]))]
+    half = seen_half(blurred, Y, Y_TEST)
+    assert [stage.rows.tolist() for stage in half.stages] == [[0, 2]]
+    assert half.known.tolist() == [True, True, False, False]
+
+
+def test_a_shuffled_stream_leaves_no_class_unknown():
+    assert seen_half([Stage((0, 1, 2), np.arange(6))] * 2, Y, Y_TEST) is None
+
+
+def test_seconds_are_told_per_order_and_per_thousand_rows():
+    clock = {"keys": 1.0, "fit": 6.0, "predict": 0.8}
+    # Two orders of two stages and four test rows are 16 predictions.
+    assert per_order(clock, bench()) == {"keys": 1.0, "fit": 3.0, "predict_1000": 50.0}
+    assert per_order(clock, bench(), n_orders=1, n_stages=1) == {"keys": 1.0, "fit": 6.0, "predict_1000": 200.0}
+
+
+def test_the_clock_of_a_stream_has_two_parts():
+    clock = {}
+    feed_then_test(Everything(), STAGES, Y[:, None], Y, Y_TEST[:, None], Y_TEST, seconds=clock)
+    assert set(clock) == {"fit", "predict"}
+
+
+def test_a_stream_has_stages_for_every_order():
+    stream = Stream(kind="class_incremental", classes_per_stage=2, class_orders=[[2, 1, 0], [0, 1, 2]])
+    assert [[stage.classes for stage in stages] for stages in stages_of(stream, Y)] == [
+        [(1, 2), (0,)],
+        [(0, 1), (2,)],
+    ]
+
+
+class Reader(SimpleNamespace):
+    def as_numpy(self, split):
+        labels = np.array([0, 1, -1, 1]) if split == "test" else np.array([0, 1, -1, 0])
+        return np.arange(4, dtype=np.float32)[:, None], labels
+
+
+def test_a_bench_leaves_out_test_rows_without_a_label():
+    header = SimpleNamespace(dataset="d", class_names=("a", "b"))
+    made = make_bench(Reader(split_names=("train", "test"), header=header), Stream(kind="shuffled", order_seeds=[3]))
+    assert made.y_test.tolist() == [0, 1, 1]
+    assert made.X_test.ravel().tolist() == [0, 1, 3]
+    assert made.classes.tolist() == [0, 1]
+    assert made.seeds == (3,)
+    assert sorted(made.orders[0][0].rows.tolist()) == [0, 1, 3]
+
+
+def test_a_bench_without_test_rows_is_refused():
+    reader = Reader(split_names=("train",), header=SimpleNamespace(dataset="d"))
+    with pytest.raises(ValueError, match="dataset d has the splits train; a split named test is expected: choose"):
+        make_bench(reader, Stream(kind="shuffled"))
 
 
 def test_batches_hold_every_row_once_in_order():

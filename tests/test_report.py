@@ -1,5 +1,6 @@
 import csv
 import html
+import io
 import json
 import random
 import re
@@ -8,11 +9,13 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
+from PIL import Image
 
-from pipeline import figures, report
-from pipeline.figures import Cell, Markup, Series, accuracy_map, element, heat_map, line_figure, spread
+from pipeline import figures, report, sections
+from pipeline.figures import Cell, Series, SquareLine, accuracy_map, heat_map, line_figure, spread, square_figure
+from pipeline.markup import Markup, element
 
-FOLDERS = ("metrics", "matrices", "curves", "caches")
+FOLDERS = ("metrics", "matrices", "curves", "prequential", "confidence", "audits", "timings", "caches")
 TASKS = [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["8", "9"]]
 # head → accuracy just after learning, share of it kept per later stage, spread over orders.
 COURSES = {
@@ -21,7 +24,7 @@ COURSES = {
     "linear_probe": (0.99, 0.12, 0.03),
     "mlp": (0.992, 0.06, 0.035),
 }
-EXTRA = {"streaming_lda": (0.975, 0.985, 0.006), "random_projection_ridge": (0.972, 0.98, 0.008)}
+EXTRA = {"streaming_lda": (0.975, 0.985, 0.006), "random_projection_ridge_2000": (0.972, 0.98, 0.008)}
 ESTIMATOR = {"solver": "counts", "n_heads": 256, "n_keys": 512, "key_dim": 14, "random_state": 0}
 PARAMS = {
     "datasets": {
@@ -39,24 +42,28 @@ PARAMS = {
         }
         for name in ("digits", "photos")
     },
+    "rivals": {"digits": {"embeddings": "digits", "keys": "photos", "stream": "by_class"}},
+    "streams": {
+        "by_class": {
+            "kind": "class_incremental",
+            "classes_per_stage": 2,
+            "order_seeds": [0, 1, 2],
+            "batch_rows": 128,
+        }
+    },
     "runs": {},
 }
 
 
 def run_settings(solver="counts", keys="photos"):
-    stream = {
-        "kind": "class_incremental",
-        "classes_per_stage": 2,
-        "order_seeds": [0, 1, 2],
-        "batch_rows": 128,
-    }
     estimator = ESTIMATOR | {"solver": solver}
     return {
         "embeddings": "digits",
         "keys": keys,
         "key_rows": "all",
-        "stream": stream,
+        "stream": "by_class",
         "epochs_per_stage": 1,
+        "rivals": None if keys == "digits" else "digits",
         "estimator": estimator,
     }
 
@@ -84,6 +91,33 @@ def confusion(course, rng):
             row[rng.choice((8, 9)) if course[1] < 0.5 else rng.randrange(10)] += 1
         rows.append(row)
     return rows
+
+
+def confidence(rng):
+    """A head that is too modest until a temperature is chosen, and three scores for what it has never learned."""
+    kinds = {}
+    for kind, lift, temperature in (("plain", 0.3, 1.0), ("calibrated", 0.02, 0.19)):
+        bins = [[share / 10, min(1.0, share / 10 + lift), 60] for share in range(3, 10)]
+        numbers = {"expected_calibration_error": lift, "brier_score": 0.2, "negative_log_likelihood": 0.4}
+        kinds[kind] = numbers | {"bins": bins, "temperature": temperature}
+    scores = {}
+    for name, power in (("novelty", 0.9), ("relative_novelty", 0.3), ("max_softmax", 0.4)):
+        noticed = [round((step / 20) ** power, 6) for step in range(21)]
+        scores[name] = {"auroc": 1 / (1 + power), "fpr_at_95_tpr": rng.uniform(0.2, 0.6), "noticed": noticed}
+    return {"trust": kinds, "novelty": {"dkvb": scores, "streaming_lda": {"mahalanobis": scores["max_softmax"]}}}
+
+
+def audit(rng):
+    overlap = [[1.0 if i == j else round(0.1 + 0.3 * ((i * j) % 7) / 7, 6) for j in range(10)] for i in range(10)]
+    busiest = [{"head": 3 * i, "key": 7 * i + 1, "served": {str(j): 40.0 - j for j in range(i + 1)}} for i in range(8)]
+    return {
+        "classes": [str(i) for i in range(10)],
+        "used_share": [round(rng.uniform(0.1, 0.3), 6) for _ in range(256)],
+        "classes_per_key": [0.0, 0.4, 0.3, 0.2, 0.1, *[0.0] * 6],
+        "overlap": overlap,
+        "own_share": [round(rng.uniform(0.05, 0.2), 6) for _ in range(10)],
+        "busiest": busiest,
+    }
 
 
 def card(dataset, splits):
@@ -145,29 +179,63 @@ def write_run(folder, name, courses, settings):
     metrics = {head: head_metrics(matrix) for head, matrix in matrices.items()}
     counts = {head: confusion(course, rng) for head, course in courses.items()}
     write_json(folder / "metrics" / f"{name}.json", metrics)
-    write_json(folder / "matrices" / f"{name}.json", {"task_classes": TASKS, "heads": matrices, "confusion": counts})
+    of_class = {head: [row[i] / 54 for i, row in enumerate(table)] for head, table in counts.items()}
+    maps = {"task_classes": TASKS, "class_names": [str(i) for i in range(10)], "heads": matrices}
+    write_json(folder / "matrices" / f"{name}.json", maps | {"confusion": counts, "class_accuracy": of_class})
+    write_json(folder / "confidence" / f"{name}.json", confidence(rng))
+    write_json(folder / "audits" / f"{name}.json", audit(rng))
+    own = {"dkvb": {"keys": 3.5, "encode": 0.4, "fit": 0.6, "predict_1000": 0.31}}
+    write_json(folder / "timings" / f"evaluate_{name}.json", own)
+    write_rows(
+        folder / "prequential" / f"{name}.csv",
+        ["head", "samples_seen", "accuracy"],
+        [[head, 128 * i, round(course[0] * i / 12, 6)] for head, course in courses.items() for i in range(1, 11)],
+    )
     training = {"n_samples": 1257, "n_classes": 10, "accuracy": metrics["dkvb"]["final_accuracy"]}
     training |= {"unused_keys": 0.0312, "quantisation_error": 0.417233, "used_keys_after_training": 0.6875}
     training |= {"key_fingerprint": "3e8d" * 16}
     write_json(folder / "metrics" / f"train_{name}.json", training)
-    (folder / "curves").mkdir(exist_ok=True)
-    columns = [
-        "head",
-        "order_seed",
-        "stage",
-        "samples_seen",
-        "classes_seen",
-        "seen_accuracy",
-        "all_accuracy",
-    ]
-    with (folder / "curves" / f"{name}.csv").open("w", newline="") as file:
+    columns = ["head", "order_seed", "stage", "samples_seen", "classes_seen", "seen_accuracy", "all_accuracy"]
+    rows = []
+    for head, matrix in matrices.items():
+        for seed in range(3):
+            for i, row in enumerate(matrix):
+                seen = sum(row[: i + 1]) / (i + 1) + courses[head][2] * (seed - 1) * i / 2
+                rows.append([head, seed, i + 1, 251 * (i + 1), 2 * (i + 1), round(seen, 6), seen])
+    write_rows(folder / "curves" / f"{name}.csv", columns, rows)
+
+
+def write_rows(path, columns, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for head, matrix in matrices.items():
-            for seed in range(3):
-                for i, row in enumerate(matrix):
-                    seen = sum(row[: i + 1]) / (i + 1) + courses[head][2] * (seed - 1) * i / 2
-                    writer.writerow([head, seed, i + 1, 251 * (i + 1), 2 * (i + 1), round(seen, 6), seen])
+        writer.writerows([columns, *rows])
+
+
+def write_search(folder):
+    """Nine settings of two parameters, one of which failed."""
+    rows, rank = [], 0
+    for n_heads in (64, 128, 256):
+        for n_keys in (64, 128, 256):
+            rank += 1
+            failed = (n_heads, n_keys) == (256, 256)
+            score = ["", ""] if failed else [0.9 - 0.01 * rank, 0.004]
+            rows.append([rank, *score, n_heads, n_keys, 1.25, "out of memory" if failed else ""])
+    columns = ["rank", "mean_score", "std_score", "n_heads", "n_keys", "fit_seconds", "error"]
+    write_rows(folder / "searches" / "sizes.csv", columns, rows)
+    best = {"best_params": {"n_heads": 64, "n_keys": 64}, "best_score": 0.89}
+    write_json(folder / "searches" / "sizes.json", best | {"heat_map": {"x": "n_heads", "y": "n_keys"}})
+
+
+def write_toy(folder):
+    stages = {f"accuracy_after_stage_{i}": 0.25 * i for i in range(1, 5)}
+    flat = {f"accuracy_after_stage_{i}": 0.25 for i in range(1, 5)}
+    toy = {"dkvb": {"final_accuracy": 1.0, **stages, "keys_kept_by_pruning": 0.23}}
+    write_json(folder / "metrics" / "toy.json", toy | {"linear_probe": {"final_accuracy": 0.25, **flat}})
+    picture = io.BytesIO()
+    Image.effect_noise((1344, 1068), 50).convert("RGB").resize((336, 267)).save(picture, "PNG")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "toy.png").write_bytes(picture.getvalue())
 
 
 def write_inputs(folder):
@@ -181,12 +249,16 @@ def write_inputs(folder):
     for i, found in enumerate(metrics.values()):
         found["state_bytes"] = 1_048_576 * (i + 1)
     write_json(path, metrics)
+    write_search(folder)
+    write_toy(folder)
+    rivals = {head: {"choose": 0.0, "fit": 2.0, "predict_1000": 0.05} for head in (COURSES | EXTRA) if head != "dkvb"}
+    write_json(folder / "timings" / "rivals_digits.json", rivals)
     write_json(folder / "caches" / "digits.json", card("digits", {"train": 1257, "test": 540}))
     write_json(folder / "caches" / "photos.json", card("photos", {"train": 2000}))
     # JSON is YAML: the settings file needs no second way of writing.
     write_json(folder / "params.yaml", PARAMS)
     return Namespace(
-        **{name: folder / name for name in FOLDERS},
+        **{name: folder / name for name in report.FOLDERS},
         params=folder / "params.yaml",
         output=folder / "report" / "index.html",
     )
@@ -210,7 +282,7 @@ class _Outline(HTMLParser):
         self.open, self.wrong, self.fetched = [], [], []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "link"):
+        if tag not in ("meta", "link", "img"):
             self.open.append(tag)
         for name, value in attrs:
             outside = not (value or "").startswith(("#", "data:"))
@@ -268,7 +340,7 @@ def test_heads_and_metrics_beyond_the_expected_ones_are_shown(inputs):
 
     changed(inputs.metrics / "digits.json", add)
     page = written_page(inputs)
-    for word in ("streaming LDA", "random-projection ridge", "brand new head", "quiet score", "0.1235", "state bytes"):
+    for word in ("streaming LDA", "random-projection ridge 2,000", "brand new head", "quiet score", "0.1235"):
         assert word in page, word
 
 
@@ -283,7 +355,7 @@ def test_text_from_outside_is_escaped(inputs):
     changed(inputs.matrices / "digits.json", lambda found: found["task_classes"][0].append(evil))
     changed(inputs.metrics / "digits.json", lambda found: found.update({evil: {evil: 0.5}}))
     page = written_page(inputs)
-    assert "<img" not in page
+    assert "<img src=x" not in page
     assert html.escape(evil) in page
 
 
@@ -311,9 +383,9 @@ def test_best_of_a_column_knows_which_way_is_better(inputs):
         "mlp": {"final_accuracy": 0.2, "forgetting_best": 0.9},
     }
     bound = {"joint_linear_probe": {"final_accuracy": 0.99}}
-    assert report._best("final_accuracy", run | bound) == 0.9
-    assert report._best("forgetting_best", run | bound) == 0.1
-    assert report._best("accuracy_std_over_orders", run) is None
+    assert sections.best_of("final_accuracy", run | bound) == 0.9
+    assert sections.best_of("forgetting_best", run | bound) == 0.1
+    assert sections.best_of("accuracy_std_over_orders", run) is None
 
 
 @pytest.mark.parametrize(
@@ -326,7 +398,7 @@ def test_best_of_a_column_knows_which_way_is_better(inputs):
 )
 def test_headline_says_above_below_or_level(own, rival, words):
     metrics = {"dkvb": {"final_accuracy": own}, "nearest_class_mean": {"final_accuracy": rival}}
-    assert report.headline(metrics, 10, 5) == f"After 10 classes in 5 stages, {words}."
+    assert sections.headline(metrics, 10, 5) == f"After 10 classes in 5 stages, {words}."
 
 
 def test_headline_says_what_each_head_lost():
@@ -334,14 +406,14 @@ def test_headline_says_what_each_head_lost():
         "dkvb": {"final_accuracy": 0.9, "forgetting_best": -0.01},
         "linear_probe": {"final_accuracy": 0.2, "forgetting_best": 0.95},
     }
-    assert report.headline(metrics, 4, 2).endswith(
+    assert sections.headline(metrics, 4, 2).endswith(
         "Of what it had learned DKVB lost nothing; the linear probe lost 95.0 points and ends at 20.0%."
     )
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_missing_file_names_itself_and_the_command(inputs, folder):
-    path = next((getattr(inputs, folder)).glob("digits.*"))
+    path = next((getattr(inputs, folder)).glob("evaluate_digits.*" if folder == "timings" else "digits.*"))
     path.unlink()
     with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(path))} is missing.*run `dvc repro \w+@digits`"):
         report.main(inputs)
@@ -356,6 +428,9 @@ def test_missing_file_names_itself_and_the_command(inputs, folder):
         ("curves/digits.csv", "head,stage\ndkvb,1\n", "expected: order_seed, classes_seen, seen_accuracy; "),
         ("curves/digits.csv", "", "seen_accuracy; .* -f evaluate@digits"),
         ("caches/photos.json", "[]", "expected: an object; .* -f extract@photos"),
+        ("confidence/digits.json", "{}", "expected: trust, novelty; .* -f evaluate@digits"),
+        ("timings/rivals_digits.json", "{", "a file as rivals@digits writes it .* -f rivals@digits"),
+        ("searches/sizes.csv", "rank\n1\n", "expected: mean_score; .* -f search@sizes"),
     ],
 )
 def test_damaged_file_is_an_error_of_three_parts(inputs, tmp_path, name, text, words):
@@ -373,25 +448,73 @@ def test_main_says_where_the_page_is_and_what_to_do(inputs, capsys):
 
 
 def test_command_line_takes_every_path():
-    words = [
-        "--metrics",
-        "m",
-        "--matrices",
-        "a",
-        "--curves",
-        "c",
-        "--caches",
-        "h",
-        "--params",
-        "p.yaml",
-        "--output",
-        "r.html",
-    ]
-    found = vars(report.build_parser().parse_args(words))
-    wanted = ("m", "a", "c", "h", "p.yaml", "r.html")
-    assert {key: str(value) for key, value in found.items()} == dict(
-        zip(("metrics", "matrices", "curves", "caches", "params", "output"), wanted)
-    )
+    words = [word for name in report.FOLDERS for word in (f"--{name}", name[:3])]
+    found = vars(report.build_parser().parse_args([*words, "--params", "p.yaml", "--output", "r.html"]))
+    wanted = {name: name[:3] for name in report.FOLDERS} | {"params": "p.yaml", "output": "r.html"}
+    assert {key: str(value) for key, value in found.items()} == wanted
+
+
+def test_costs_stand_in_a_table_of_their_own(inputs):
+    page = written_page(inputs)
+    section = page[page.index('id="run-digits_sgd"') :]
+    costs = section[section.index("What it costs") : section.index("Right before it was learned")]
+    assert "class list needed" in costs
+    assert ">4.5</td>" in costs  # keys, encoding and learning
+    assert ">1.05</td>" in costs  # 1,048,576 bytes
+    table = section[section.index("<h3>Metrics</h3>") : section.index("What it costs")]
+    assert "state bytes" not in table
+
+
+def test_confidence_novelty_and_audit_are_drawn(inputs):
+    page = written_page(inputs)
+    for word in ("Can its probabilities be trusted?", "temperature chosen on rows held out", "30.0%", "0.19"):
+        assert word in page, word
+    for word in ("Does it notice what it never learned?", "Mahalanobis distance (streaming LDA)", "52.6%"):
+        assert word in page, word
+    for word in (
+        "Who is behind a key",
+        "0: 40, 1: 39, 2: 38, 3: 37, 4: 36, 5: 35 and 2 more",
+        "used keys that serve one class",
+    ):
+        assert word in page, word
+
+
+def test_runs_without_held_out_rows_or_unseen_classes_have_no_such_block(inputs):
+    changed(inputs.confidence / "digits.json", lambda found: found.update(trust={}, novelty={}))
+    changed(inputs.confidence / "digits_sgd.json", lambda found: found.update(trust={}, novelty={}))
+    page = written_page(inputs)
+    assert "Can its probabilities be trusted?" not in page
+    assert "Does it notice what it never learned?" not in page
+
+
+def test_searches_are_drawn_with_a_map_and_a_table(inputs):
+    page = written_page(inputs)
+    section = page[page.index('id="search-sizes"') :]
+    assert "Best of 9 settings: n_heads = 64, n_keys = 64 (89.0%)" in section
+    assert "n_keys 64, n_heads 64: 89.00%" in section
+    assert "out of memory" in section
+    assert section.count('class="heat"') == 8
+
+
+def test_page_without_searches_or_toy_stands(inputs):
+    for path in (*inputs.searches.iterdir(), *inputs.figures.iterdir()):
+        path.unlink()
+    page = written_page(inputs)
+    assert 'id="search-' not in page
+    assert 'id="toy"' not in page
+
+
+def test_toy_is_inside_the_page(inputs):
+    page = written_page(inputs)
+    assert "at the end DKVB knows 100.0% of all, a linear probe 25.0%" in page
+    assert '<img src="data:image/png;base64,' in page
+
+
+def test_square_figure_places_shares_between_its_axes():
+    drawn = square_figure([SquareLine("A", 1, ((0.0, 0.0), (1.0, 0.5)))], x_title="x", y_title="y", described="d")
+    assert 'polyline points="62.00,274.00 324.00,143.00"' in drawn
+    assert "A: 100.0%, 50.0%" in drawn
+    assert "translate(324.00 143.00)" in drawn
 
 
 def test_element_escapes_text_and_attributes_but_not_markup():

@@ -51,6 +51,7 @@ ROOMS = {  # module of dkvb_estimator: the modules of ours that it may import
 LEAVES = {
     "params",
     "grids",
+    "records",
     "datasets",
     "image_files",
     "backbones",
@@ -66,14 +67,15 @@ LEAVES = {
     "probes",
     "weights",
 }
-STAGES = {"manifest", "folder", "extract", "adopt", "train", "evaluate", "search", "report", "toy"}
+STAGES = {"manifest", "folder", "extract", "adopt", "train", "rivals", "evaluate", "search", "report", "toy"}
+PAGE = {"markup", "figures", "words", "measured", "sections", "findings"}
 PIPELINE = {  # module of pipeline: the modules of pipeline that it may import; absent modules are not missed
     "__init__": set(),
     "console": set(),
     **{name: set() for name in LEAVES},
     "datasets": {"image_files"},
     "grids": {"sources"},
-    "params": {"grids", "sources"},
+    "params": {"grids", "records", "sources"},
     "exchange": {"cache", "datasets"},
     "networks": {"backbones"},
     "inline_backbones": {"backbones", "networks"},
@@ -82,12 +84,25 @@ PIPELINE = {  # module of pipeline: the modules of pipeline that it may import; 
     "cache_check": set(),
     "cache_format": set(),
     "cache_writer": {"cache_check", "cache_format", "locks"},
-    "figures": set(),
     "shards": {"locks"},
     "checkpoints": {"locks"},
-    "protocol": {"streams", "probes", "cache"},
+    "records": {"sources"},
+    "markup": set(),
+    "figures": {"markup"},
+    "words": {"markup"},
+    "measured": set(),
+    "sections": {"figures", "markup", "measured", "words"},
+    "findings": {"figures", "markup", "measured", "sections", "words"},
+    "protocol": {"cache", "records", "streams"},
+    "contenders": {"probes", "protocol"},
+    "results": {"protocol"},
+    "trust": set(),
     "candidates": {"cache", "codes"},
-    **{name: LEAVES | {"candidates", "checkpoints", "console", "figures", "protocol"} for name in STAGES},
+    **{
+        name: LEAVES | {"candidates", "checkpoints", "console", "contenders", "protocol", "results", "trust"}
+        for name in STAGES
+    },
+    "report": PAGE | {"console", "params"},
     "__main__": LEAVES | STAGES | {"console"},
 }
 
@@ -181,7 +196,7 @@ def test_the_pipeline_uses_public_names_of_the_estimator(name):
     assert not any(part.startswith("_") for module in ours for part in module.split(".")[1:])
 
 
-@pytest.mark.parametrize("name", sorted(set(modules("pipeline")) & (LEAVES | {"console", "figures", "__init__"})))
+@pytest.mark.parametrize("name", sorted(set(modules("pipeline")) & (LEAVES | PAGE | {"console", "__init__"})))
 def test_leaves_do_not_import_the_estimator(name):
     assert not any(module.startswith("dkvb_estimator") for module in imports(modules("pipeline")[name], "pipeline"))
 

@@ -1,22 +1,26 @@
-"""The paper's figure 2: eight classes in the plane, two at a time; gradient heads forget, the bottleneck does not.
+"""The toy, the paper's figure 2: eight classes in the plane, two at a time.
+
+Gradient heads forget, the bottleneck does not.
 
 Known values of the original code over 1,600 fresh points of all classes after each stage: linear probe and MLP .25
 every time; one head of 400 keys .25 / .50 / .75 / .99; twenty heads of 20 keys .25 / .50 / .75 / .997.
 """
 
+import io
+import json
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dkvb_estimator import DKVBClassifier
+from pipeline import console
+from pipeline import toy as stage
+from pipeline.params import Toy
+from pipeline.toy import STAGES, draw_plane, learn_toy
 
-CENTRES = np.array(
-    [(0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75), (0.75, 0.5), (0.5, 0.75), (0.25, 0.5), (0.5, 0.25)]
-)
-STAGES = [(0, 4), (1, 5), (2, 6), (3, 7)]
-SPREAD = 0.035
 SEEDS = (0, 1, 2)
 BOTTLENECKS = {
     "A": {"n_heads": 1, "n_keys": 400, "projection": "identity"},
@@ -28,17 +32,10 @@ SOLVERS = {"counts": ({}, 1), "ridge": ({}, 1), "sgd": ({"learning_rate": 0.3, "
 """Settings and epochs a stage."""
 
 
-def draw(y, rng):
-    return (CENTRES[y] + SPREAD * rng.standard_normal((len(y), 2))).astype(np.float32)
-
-
 def draw_toy(seed):
     """Four stages of 100 samples, each sample's class a fair coin; 1,600 test points; uniform points for the keys."""
-    rng = np.random.default_rng(seed)
-    labels = [rng.choice(pair, size=100) for pair in STAGES]
-    stages = [(draw(y, rng), y) for y in labels]
-    y_test = np.repeat(np.arange(8), 200)
-    return stages, (draw(y_test, rng), y_test), rng.random((2000, 2)).astype(np.float32)
+    plane = draw_plane(Toy(seed=seed))
+    return plane.stages, (plane.X_test, plane.y_test), plane.key_rows
 
 
 def accuracies(solver, bottleneck, seed, key_init="ema"):
@@ -111,3 +108,62 @@ def test_a_gradient_head_keeps_the_last_stage_alone(widths, learning_rate):
         accuracy = (logits(X_test).argmax(dim=2).numpy() == toys[0][1][1]).mean(axis=1)
         np.testing.assert_array_less(accuracy, 0.27)
         np.testing.assert_array_less(0.24, accuracy)
+
+
+# The stage, with fewer points and steps than it makes by default.
+
+QUICK = Toy(samples_per_stage=40, steps=150)
+
+
+@pytest.fixture(scope="module")
+def courses():
+    return learn_toy(QUICK, draw_plane(QUICK))
+
+
+def test_the_stage_shows_who_forgets(courses):
+    assert list(courses) == ["linear_probe", "mlp", "dkvb", "dkvb_20_heads"]
+    for name in ("linear_probe", "mlp"):
+        assert max(courses[name].accuracy) < 0.4
+    for name in ("dkvb", "dkvb_20_heads"):
+        np.testing.assert_allclose(courses[name].accuracy, [0.25, 0.5, 0.75, 1.0], atol=0.03)
+
+
+def test_keys_in_use_never_fall_out_of_use(courses):
+    used = courses["dkvb"].used
+    assert len(used) == 4
+    assert all((before <= after).all() for before, after in pairwise(used))
+    assert courses["dkvb"].keys.shape == (400, 2)
+    assert courses["dkvb_20_heads"].keys is None
+
+
+def test_regions_are_rows_from_below(courses):
+    last = courses["dkvb"].regions[-1]
+    assert last.shape == (100, 100)
+    assert [last[25, 25], last[25, 75], last[75, 75], last[75, 25]] == [0, 1, 2, 3]
+
+
+def test_the_stage_writes_numbers_and_one_figure_of_twelve_panels_with_the_same_bytes_again(tmp_path, capsys):
+    (tmp_path / "params.yaml").write_text(
+        json.dumps({"datasets": {}, "embeddings": {}, "runs": {}, "toy": {"samples_per_stage": 20, "steps": 20}})
+    )
+    written = []
+    for name in ("a", "b"):
+        argv = ["--params", str(tmp_path / "params.yaml"), "--metrics", str(tmp_path / name / "toy.json")]
+        argv += ["--figure", str(tmp_path / name / "figures" / "toy.png")]
+        assert console.run(stage.main, stage.build_parser(), argv) == 0
+        written.append([path.read_bytes() for path in sorted((tmp_path / name).rglob("toy.*"))])
+    assert written[0] == written[1]
+    metrics = json.loads((tmp_path / "a" / "toy.json").read_text())
+    assert metrics["dkvb"]["accuracy_after_stage_4"] == metrics["dkvb"]["final_accuracy"] > 0.9
+    assert 0 < metrics["dkvb"]["keys_kept_by_pruning"] < 1
+    with Image.open(tmp_path / "a" / "figures" / "toy.png") as picture:
+        assert picture.size == (1344, 1068)
+    assert "[toy] final accuracy: linear_probe" in capsys.readouterr().err
+
+
+def test_the_figure_has_a_panel_a_head_and_stage(courses, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(stage, "_draw_panel", lambda panel, rows, course, number: drawn.append((id(course), number)))
+    plane = draw_plane(QUICK)
+    stage._draw(io.BytesIO(), plane, courses)
+    assert drawn == [(id(courses[name]), number) for name in ("linear_probe", "mlp", "dkvb") for number in range(4)]
