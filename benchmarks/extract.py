@@ -94,7 +94,8 @@ def main():
         raise SystemExit(f"{images} is no folder of images; give the path of one as the first argument")
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
-    return 0 if all([measure(images, n_images, side, threads) for side in GOALS]) else 1
+    met = [measure(images, n_images, side, threads) for side in GOALS]
+    return 0 if all(met) else 1
 
 
 if __name__ == "__main__":
