@@ -126,7 +126,7 @@ def read_manifest(path: str | Path) -> Manifest:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no manifest {path}; expected one. Run `dvc repro manifest`.")
+        raise FileNotFoundError(f"there is no manifest {path}; expected one. Run `dvc repro`.")
     try:
         # not splitlines(), which also splits at signs that JSON leaves in file names
         header, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
@@ -146,8 +146,7 @@ def read_manifest(path: str | Path) -> Manifest:
         return manifest
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"manifest {path} is damaged ({error}); expected JSON lines that the manifest stage wrote. Run "
-            "`dvc repro manifest`."
+            f"manifest {path} is damaged ({error}); expected JSON lines that the manifest stage wrote. Run `dvc repro`."
         ) from error
 
 

@@ -484,7 +484,7 @@ def assert_one_sentence(capsys, text):
 def test_an_absent_manifest_is_one_sentence(command, tmp_path, capsys):
     (tmp_path / "digits.jsonl").unlink()
     assert command() == 1
-    assert_one_sentence(capsys, "digits.jsonl; expected one. Run `dvc repro manifest`.")
+    assert_one_sentence(capsys, "digits.jsonl; expected one. Run `dvc repro`.")
 
 
 def test_a_manifest_without_images_is_one_sentence(command, tmp_path, capsys):
@@ -629,8 +629,9 @@ def test_a_wrong_description_is_one_sentence(squeezenet, tmp_path, capsys, chang
 # the real network, killed
 
 
-def start(folder, scratch):
+def start(folder, scratch, processes=1):
     environment = os.environ | {"DKVB_SCRATCH": str(scratch), "DKVB_DEVICE": "cpu", "OMP_NUM_THREADS": "2"}
+    environment["DKVB_PROCESSES"] = str(processes)
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline.extract", *arguments(folder)],
         cwd=ROOT,
@@ -640,8 +641,8 @@ def start(folder, scratch):
     )
 
 
-def finish(folder, scratch):
-    process = start(folder, scratch)
+def finish(folder, scratch, processes=1):
+    process = start(folder, scratch, processes)
     _, printed = process.communicate(timeout=300)
     assert process.returncode == 0, printed
     outputs = [(folder / "out" / name).read_bytes() for name in ("a.h5", "a.json")]
@@ -673,3 +674,6 @@ def test_a_killed_extraction_with_the_real_network_goes_on_to_the_same_bytes(tmp
     whole, printed = finish(tmp_path, tmp_path / "other")
     assert "520 images, " in printed
     assert resumed == whole
+    shared, _ = finish(tmp_path, tmp_path / "third", processes=2)
+    assert shared == whole
+    assert not list((tmp_path / "third").rglob("*.*"))
