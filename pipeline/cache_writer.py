@@ -6,6 +6,7 @@ embeddings come from.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -241,12 +242,16 @@ def _check_overflow(name: str, stored: np.ndarray, ids: tuple[str, ...]) -> None
 
 def _check_room(path: Path, n_bytes: int, compression: str) -> None:
     """Ask for the room that a split takes before HDF5 writes it: where a disk fills up, HDF5 may crash."""
+    if not hasattr(os, "posix_fallocate"):  # macOS cannot tell beforehand
+        return
     wanted = _OVERHEAD_BYTES + (n_bytes if compression == "none" else 0)
     with path.open("a+b") as file:
         length = file.seek(0, os.SEEK_END)
         try:
             os.posix_fallocate(file.fileno(), length, wanted)
         except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):  # some file systems cannot tell either
+                return
             raise OSError(
                 f"the disk of {path.parent} has no room for {wanted / 2**20:,.1f} MiB more of {path.name} "
                 f"({error.strerror}); expected that much. Free some, or name a folder on another disk."
