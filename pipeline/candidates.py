@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
 from dkvb_estimator import DKVBClassifier, load_model, save_model
 from pipeline.cache import CacheReader, open_cache
-from pipeline.codes import stored_codes
+from pipeline.protocol import training_codes
 
 __all__ = ["EXPECTED", "Candidate", "Source", "keys_of", "short_names"]
 
@@ -84,8 +84,7 @@ class Source:
             save_model(model, neighbour)
             neighbour.replace(path)
         model = load_model(path).set_params(**{name: estimator.get_params()[name] for name in LEARNING})
-        codes = f"{model.fingerprint_} {model.n_selected} {model.solver}"  # how many keys are read is not in the keys
-        return model, stored_codes(_reader(self.cache), "train", model.encode, codes, self.folder)
+        return model, training_codes(model, _reader(self.cache), self.folder)
 
 
 class Candidate(ClassifierMixin, BaseEstimator):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from dkvb_estimator.metrics import (
     min_accuracy,
 )
 from pipeline.cache import CacheReader
+from pipeline.codes import stored_codes
 from pipeline.records import Stream
 from pipeline.streams import Stage, make_stages
 
@@ -47,6 +49,7 @@ __all__ = [
     "stages_of",
     "summarise",
     "timed",
+    "training_codes",
 ]
 
 # Settings that the pipeline gives itself, and the place where a user says them.
@@ -251,6 +254,13 @@ def batches(rows: np.ndarray, batch_rows: int) -> list[np.ndarray]:
 def learn_rows(model: Any, X: np.ndarray, y: np.ndarray) -> None:
     """Hand one stage's rows to ``model.partial_fit`` at once: the plain way to learn a stage."""
     model.partial_fit(X, y)
+
+
+def training_codes(model: DKVBClassifier, reader: CacheReader, folder: str | Path) -> np.ndarray:
+    """Return the codes (n,c,m) of a cache's training rows by a model's keys, made at most once and kept in a folder."""
+    # how many keys are read stands in no key, and "auto" goes by the solver
+    name = f"{model.fingerprint_} {model.n_selected} {model.solver}"
+    return stored_codes(reader, "train", model.encode, name, folder)
 
 
 def learn_codes(

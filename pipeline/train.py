@@ -13,7 +13,8 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,28 @@ from pipeline.cache import CacheReader, check_cache, file_sha256, open_cache
 from pipeline.checkpoints import Checkpoint
 from pipeline.locks import remove_leftovers
 from pipeline.params import Run, load_params
-from pipeline.protocol import batches, learn_codes, make_estimator, rows_for_keys, stages_of, timed
+from pipeline.protocol import (
+    batches,
+    learn_codes,
+    make_estimator,
+    rows_for_keys,
+    stages_of,
+    timed,
+    training_codes,
+)
 from pipeline.streams import Stage
 
 __all__ = ["build_parser", "main", "train"]
 
 
 def train(
-    run: Run, reader: CacheReader, keys: CacheReader, *, device: str = "auto", checkpoint: Checkpoint | None = None
+    run: Run,
+    reader: CacheReader,
+    keys: CacheReader,
+    *,
+    device: str = "auto",
+    checkpoint: Checkpoint | None = None,
+    scratch: Path | None = None,
 ) -> tuple[DKVBClassifier, dict[str, Any], dict[str, float]]:
     """Stream a cache through an estimator in the order of the run's first seed.
 
@@ -47,6 +62,8 @@ def train(
     checkpoint : Checkpoint or None
         Where to go on from, and to keep what every stage has taught. What is left there is deleted by whoever has
         kept the model.
+    scratch : Path or None
+        Where codes of training rows are kept, so that no row is encoded twice by the same keys; None: in memory.
 
     Returns
     -------
@@ -68,10 +85,13 @@ def train(
     stages = stages_of(run.stream, labels)[0]
     with timed(seconds, "keys"):
         model, n_learned = _started(run, reader, keys, stages[0], device, checkpoint)
+    with timed(seconds, "encode"):
+        codes = model.encode(reader.read("train")) if scratch is None else training_codes(model, reader, scratch)
     classes = np.unique(labels[labels >= 0]) if run.declare_classes else None
+    learn = partial(learn_codes, epochs=run.epochs_per_stage, batch_rows=run.stream.batch_rows, classes=classes)
     with timed(seconds, "learn"):
         for position, stage in enumerate(stages[n_learned:], start=n_learned + 1):
-            _learn_stage(model, reader, stage, run, classes)
+            learn(model, codes[stage.rows], labels[stage.rows])
             if checkpoint is not None:
                 checkpoint.write(model, position)
     with timed(seconds, "predict"):
@@ -108,7 +128,9 @@ def main(args: argparse.Namespace) -> None:
         Checkpoint(scratch, _fingerprint(run, digests, device)) as checkpoint,
     ):
         check_cache(reader, backbone=params.embedding_of(run).backbone)
-        model, metrics, seconds = train(run, reader, keys, device=device, checkpoint=checkpoint)
+        model, metrics, seconds = train(
+            run, reader, keys, device=device, checkpoint=checkpoint, scratch=scratch / "codes"
+        )
         card = _card(args.name, digests, reader, keys, model)
         Path(args.model).parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(Path(args.model))
@@ -141,25 +163,6 @@ def _started(
     if checkpoint is not None:
         checkpoint.write(model, 0)
     return model, 0
-
-
-def _learn_stage(
-    model: DKVBClassifier, reader: CacheReader, stage: Stage, run: Run, classes: np.ndarray | None
-) -> None:
-    """One pass goes through ``partial_fit`` batch by batch; several passes go over the stage's codes."""
-    if run.epochs_per_stage == 1:
-        for X, y in _stage_batches(reader, stage, run.stream.batch_rows):
-            model.partial_fit(X, y, classes=classes)
-        return
-    parts = [(model.encode(X), y) for X, y in _stage_batches(reader, stage, run.stream.batch_rows)]
-    codes, y = (np.concatenate(part) for part in zip(*parts))
-    learn_codes(model, codes, y, epochs=run.epochs_per_stage, batch_rows=run.stream.batch_rows, classes=classes)
-
-
-def _stage_batches(reader: CacheReader, stage: Stage, batch_rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    labels = reader.labels("train")
-    for rows in batches(stage.rows, batch_rows):
-        yield reader.read("train", rows), labels[rows]
 
 
 def _test_accuracy(model: DKVBClassifier, reader: CacheReader, batch_rows: int) -> float | None:

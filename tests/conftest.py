@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+collect_ignore_glob = ["data/*"]  # written once, some of it by packages that are not installed
+
 torch.set_num_threads(1)  # tiny products are slower on two threads, and ten times slower on a busy machine
 
 

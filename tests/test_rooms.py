@@ -93,11 +93,11 @@ PIPELINE = {  # module of pipeline: the modules of pipeline that it may import; 
     "measured": set(),
     "sections": {"figures", "markup", "measured", "words"},
     "findings": {"figures", "markup", "measured", "sections", "words"},
-    "protocol": {"cache", "records", "streams"},
+    "protocol": {"cache", "codes", "records", "streams"},
     "contenders": {"probes", "protocol"},
     "results": {"protocol"},
     "trust": set(),
-    "candidates": {"cache", "codes"},
+    "candidates": {"cache", "protocol"},
     **{
         name: LEAVES | {"candidates", "checkpoints", "console", "contenders", "protocol", "results", "trust"}
         for name in STAGES

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dkvb_estimator import load_model
+from dkvb_estimator import DKVBClassifier, load_model
 from pipeline import train as stage
 from pipeline.cache import CacheHeader, SplitRows, open_cache, write_cache
 from pipeline.params import Run
@@ -110,7 +110,7 @@ def test_learns_the_stream_and_says_what_it_found(readers):
     assert 0 <= metrics["unused_keys"] <= 1
     assert 0 < metrics["used_keys_after_training"] <= 1
     assert metrics["key_fingerprint"] == model.fingerprint_
-    assert set(seconds) == {"keys", "learn", "predict"}
+    assert set(seconds) == {"keys", "encode", "learn", "predict"}
 
 
 def test_batches_of_another_length_teach_the_same(readers):
@@ -172,7 +172,7 @@ def test_command_writes_model_metrics_and_seconds(tmp_path, paths, capsys):
     with open_cache(paths[0]) as own:
         X, y = own.as_numpy("test")
     assert round(float((model.predict(X) == y).mean()), 6) == metrics["accuracy"]
-    assert set(json.loads((tmp_path / "timings.json").read_text())) == {"keys", "learn", "predict"}
+    assert set(json.loads((tmp_path / "timings.json").read_text())) == {"keys", "encode", "learn", "predict"}
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
@@ -196,15 +196,15 @@ def test_a_training_that_broke_off_goes_on_after_its_last_stage_to_the_same_mode
         estimator=SETTINGS["estimator"] | {"solver": solver}, stream=SETTINGS["stream"] | {"classes_per_stage": 1}
     )
     whole, metrics, _ = stage.train(run, *readers)
-    learned, learn = [], stage._learn_stage
+    learned, learn = [], stage.learn_codes
 
-    def break_off(model, reader, part, *rest):
-        learned.append(part.classes)
+    def break_off(model, codes, y, **settings):
+        learned.append(tuple(np.unique(y)))
         if len(learned) == 3:
             raise KeyboardInterrupt
-        learn(model, reader, part, *rest)
+        learn(model, codes, y, **settings)
 
-    monkeypatch.setattr(stage, "_learn_stage", break_off)
+    monkeypatch.setattr(stage, "learn_codes", break_off)
     with stage.Checkpoint(tmp_path, "f") as checkpoint, pytest.raises(KeyboardInterrupt):
         stage.train(run, *readers, checkpoint=checkpoint)
     with stage.Checkpoint(tmp_path, "f") as checkpoint:
@@ -215,9 +215,25 @@ def test_a_training_that_broke_off_goes_on_after_its_last_stage_to_the_same_mode
     np.testing.assert_array_equal(model.values_, whole.values_)
 
 
-def test_a_finished_training_leaves_no_checkpoint(tmp_path, paths):
+def test_a_finished_training_leaves_no_checkpoint_but_the_codes_it_made(tmp_path, paths):
     assert run_stage(tmp_path, paths) == 0
-    assert list((tmp_path / "scratch").iterdir()) == []
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["codes"]
+
+
+def test_no_row_is_encoded_twice_by_the_same_keys(tmp_path, readers, monkeypatch):
+    encoded, encode = [], DKVBClassifier.encode
+
+    def count(model, X):
+        encoded.append(len(X))
+        return encode(model, X)
+
+    monkeypatch.setattr(DKVBClassifier, "encode", count)
+    first, _, _ = stage.train(settings(), *readers, scratch=tmp_path)
+    again, _, _ = stage.train(settings(epochs_per_stage=2), *readers, scratch=tmp_path)
+    assert sum(encoded) == readers[0].n_rows("train")
+    np.testing.assert_array_equal(first.keys_, again.keys_)
+    stage.train(settings(estimator=SETTINGS["estimator"] | {"n_selected": 2}), *readers, scratch=tmp_path)
+    assert sum(encoded) == 2 * readers[0].n_rows("train")
 
 
 @pytest.mark.parametrize("change", [{"epochs_per_stage": 2}, {"declare_classes": True}])
