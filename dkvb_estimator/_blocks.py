@@ -163,23 +163,26 @@ def by_blocks(method: Method) -> Method:
     """Let a method of rows take lazy ones: dask arrays give dask arrays, others NumPy arrays, block by block."""
 
     @functools.wraps(method)
-    def of_rows_or_blocks(self: Any, X: Any) -> Any:
+    def of_rows_or_blocks(self: Any, X: Any, **options: Any) -> Any:
         if is_dask(X):
-            return _map_rows(self, method.__name__, X)
+            return _map_rows(self, method.__name__, X, options)
         if is_lazy(X):
-            return np.concatenate([method(self, rows) for rows, _, _ in stream_blocks(X)])
-        return method(self, X)
+            return np.concatenate([method(self, rows, **options) for rows, _, _ in stream_blocks(X)])
+        return method(self, X, **options)
 
     return cast("Method", of_rows_or_blocks)
 
 
-def _map_rows(model: Any, name: str, X: Any) -> Any:
-    one = getattr(model, name)(np.zeros((1, X.shape[1]), dtype=X.dtype))  # tells the shape and type of every row
+def _map_rows(model: Any, name: str, X: Any, options: dict[str, Any]) -> Any:
+    one = getattr(model, name)(
+        np.zeros((1, X.shape[1]), dtype=X.dtype), **options
+    )  # tells the shape and type of every row
     X, tail = X.rechunk({1: -1}), one.shape[1:]
     return X.map_blocks(
         _of_block,
         _share(model.light(name)),
         name,
+        options,
         np.empty((0, *tail), dtype=one.dtype),
         dtype=one.dtype,
         drop_axis=1,
@@ -189,8 +192,8 @@ def _map_rows(model: Any, name: str, X: Any) -> Any:
     )
 
 
-def _of_block(X: np.ndarray, path: str, name: str, nothing: np.ndarray) -> np.ndarray:
-    return getattr(_load(path), name)(X) if len(X) else nothing
+def _of_block(X: np.ndarray, path: str, name: str, options: dict[str, Any], nothing: np.ndarray) -> np.ndarray:
+    return getattr(_load(path), name)(X, **options) if len(X) else nothing
 
 
 def map_blocks(
@@ -291,8 +294,11 @@ def _codes_of(learned: Any) -> np.ndarray:
 
 
 def _share(model: Any) -> str:
-    """Write a model into a file that workers read; the same model, the same file, gone when this process ends."""
-    content = pickle.dumps(model)
+    """Write a model into a file that workers read; the same model, the same file, gone when this process ends.
+
+    Its attributes as they are: it may hold less than a model that is kept, whose state is checked when it is read.
+    """
+    content = pickle.dumps((type(model), vars(model)))
     path = Path(_folder()) / f"{hashlib.sha256(content).hexdigest()[:32]}.pickle"
     if not path.exists():
         path.write_bytes(content)
@@ -319,9 +325,12 @@ def _load(path: str) -> Any:
 @functools.lru_cache(maxsize=4)
 def _read(path: str) -> Any:
     try:
-        return pickle.loads(Path(path).read_bytes())
+        kind, attributes = pickle.loads(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"a worker finds no {Path(path).name} where the model was put for it; expected a folder that all workers "
             "see, while the process that made it lives. Set dask's temporary-directory to a shared folder."
         ) from error
+    model = object.__new__(kind)
+    vars(model).update(attributes)
+    return model

@@ -420,6 +420,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self._temperature = fit_temperature(logits, labels, np.ones(len(y)) if weights is None else weights)
         return self
 
+    @by_blocks
     def novelty(self, X: Any, *, relative: bool = False) -> np.ndarray:
         """Return how strange each sample is (n,), larger is stranger.
 

@@ -53,6 +53,10 @@ class DeviceCache:
         self._lock = threading.RLock()
         self._items: dict[str, Any] = {}
 
+    def __reduce__(self) -> tuple[type[DeviceCache], tuple[()]]:
+        """Travel empty: what is derived is made again where it is wanted."""
+        return DeviceCache, ()
+
     def get(self, name: str, make: Callable[[], Any]) -> Any:
         """Return the item, making it if it is not there."""
         with self._lock:

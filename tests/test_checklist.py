@@ -310,11 +310,11 @@ def test_line_9_the_toys_classes_are_learned_two_by_two():
 
 @pytest.fixture(scope="module")
 def preset():
-    """The run at rest at the end of params.yaml, uncommented."""
-    text = (ROOT / "params.yaml").read_text().split("# runs:\n")[-1]
-    table = "\n".join(line.removeprefix("#").removeprefix(" ") for line in ("# runs:\n" + text).splitlines())
-    (run,) = yaml.safe_load(table)["runs"].values()
-    return Run.model_validate(run)
+    """The run at rest at the end of params.yaml, uncommented, with its stream in place."""
+    text = "# streams:\n" + (ROOT / "params.yaml").read_text().split("# streams:\n")[-1]
+    tables = yaml.safe_load("\n".join(line.removeprefix("#").removeprefix(" ") for line in text.splitlines()))
+    (run,) = tables["runs"].values()
+    return Run.model_validate(run | {"stream": tables["streams"][run["stream"]]})
 
 
 def test_line_10_the_papers_settings_are_ready(preset):
