@@ -1,4 +1,4 @@
-// Drives the kernel of nearest keys over random and edge shapes, to be built with its source and the sanitizers. Arrays have
+// Drives the kernel, its search and its projection, over random and edge shapes, to be built with its source and the sanitizers. Arrays have
 // exactly the length that the kernel's interface asks for, each an allocation of its own, so that one float too far is seen.
 // Every result is compared with a plain search.
 
@@ -9,9 +9,10 @@
 #include <memory>
 #include <random>
 
-extern "C" int64_t dkvb_padding();
+extern "C" int64_t dkvb_panel();
 extern "C" void dkvb_nearest(const float *, const float *, const float *, const float *, uint16_t *, int64_t, int64_t, int64_t,
                              int64_t, int, int, int);
+extern "C" void dkvb_project(const float *, const float *, float *, int64_t, int64_t, int, int);
 
 namespace {
 
@@ -31,37 +32,67 @@ float draw(std::mt19937 &rng, int kind) {
     }
 }
 
+int64_t padded(int64_t n) { return (n + dkvb_panel() - 1) / dkvb_panel() * dkvb_panel(); }
+
+// Where coordinate u of vector j stands among panels.
+int64_t at(int64_t j, int64_t u, int64_t dim) { return (j / dkvb_panel() * dim + u) * dkvb_panel() + j % dkvb_panel(); }
+
+bool projects(const Shape &s, std::mt19937 &rng, int kind) {
+    const int64_t rows = s.rows, columns = s.keys;
+    std::unique_ptr<float[]> x(new float[rows * s.dim]), panels(new float[padded(columns) * s.dim]());
+    std::unique_ptr<float[]> heads(new float[rows * columns]);
+    for (int64_t i = 0; i < rows * s.dim; ++i) x[i] = draw(rng, kind);
+    for (int64_t j = 0; j < columns; ++j)
+        for (int u = 0; u < s.dim; ++u) panels[at(j, u, s.dim)] = -draw(rng, 0);
+    dkvb_project(x.get(), panels.get(), heads.get(), rows, columns, s.dim, s.threads);
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < columns; ++j) {
+            double sum = 0, size = 0;
+            for (int u = 0; u < s.dim; ++u) {
+                const double part = -static_cast<double>(x[i * s.dim + u]) * panels[at(j, u, s.dim)];
+                sum += part;
+                size += std::fabs(part);
+            }
+            if (!(std::fabs(heads[i * columns + j] - sum) <= 1e-6 * (s.dim + 1) * size + 1e-37)) {
+                std::printf("row %lld column %lld: %g, expected %g\n", static_cast<long long>(i), static_cast<long long>(j),
+                            heads[i * columns + j], sum);
+                return false;
+            }
+        }
+    return true;
+}
+
 bool holds(const Shape &s, std::mt19937 &rng, int kind, float unusable) {
-    const int64_t padded = (s.keys + dkvb_padding() - 1) / dkvb_padding() * dkvb_padding();
-    std::unique_ptr<float[]> heads(new float[s.rows * s.heads * s.dim]), keys(new float[s.heads * s.dim * padded]());
-    std::unique_ptr<float[]> halves(new float[s.heads * padded]), centres(new float[s.heads * s.dim]);
+    const int64_t n = padded(s.keys);
+    std::unique_ptr<float[]> heads(new float[s.rows * s.heads * s.dim]), keys(new float[s.heads * s.dim * n]());
+    std::unique_ptr<float[]> halves(new float[s.heads * n]), centres(new float[s.heads * s.dim]);
     std::unique_ptr<uint16_t[]> codes(new uint16_t[s.rows * s.heads * s.selected]);
     for (int64_t i = 0; i < s.rows * s.heads * s.dim; ++i) heads[i] = draw(rng, kind);
     for (int64_t i = 0; i < s.heads * s.dim; ++i) centres[i] = draw(rng, kind);
     for (int64_t c = 0; c < s.heads; ++c)
-        for (int64_t j = 0; j < padded; ++j) {
+        for (int64_t j = 0; j < n; ++j) {
             double sum = 0;
             for (int u = 0; u < s.dim && j < s.keys; ++u) {
                 const float value = draw(rng, kind);
-                keys[(c * s.dim + u) * padded + j] = value;
+                keys[c * s.dim * n + at(j, u, s.dim)] = value;
                 sum += static_cast<double>(value) * value / 2;
             }
             const bool out = j >= s.keys || std::uniform_real_distribution<float>()(rng) < unusable;
-            halves[c * padded + j] = out ? INFINITY : static_cast<float>(sum);
+            halves[c * n + j] = out ? INFINITY : static_cast<float>(sum);
         }
-    dkvb_nearest(heads.get(), keys.get(), halves.get(), centres.get(), codes.get(), s.rows, s.heads, s.keys, padded, s.dim,
+    dkvb_nearest(heads.get(), keys.get(), halves.get(), centres.get(), codes.get(), s.rows, s.heads, s.keys, n, s.dim,
                  s.selected, s.threads);
     for (int64_t i = 0; i < s.rows; ++i)
         for (int64_t c = 0; c < s.heads; ++c) {
             double best = INFINITY, size = 0, found = INFINITY;
             const int64_t code = codes[(i * s.heads + c) * s.selected];
             for (int64_t j = 0; j < s.keys; ++j) {
-                double score = halves[c * padded + j];
+                double score = halves[c * n + j];
                 if (std::isinf(score)) continue;
                 double largest = score;
                 for (int u = 0; u < s.dim; ++u) {
                     const float centred = heads[(i * s.heads + c) * s.dim + u] - centres[c * s.dim + u];
-                    const double part = static_cast<double>(centred) * keys[(c * s.dim + u) * padded + j];
+                    const double part = static_cast<double>(centred) * keys[c * s.dim * n + at(j, u, s.dim)];
                     score -= part;
                     largest += std::fabs(part);
                 }
@@ -93,6 +124,7 @@ int main(int n_arguments, char **arguments) {
         s.selected = done % 3 ? 1 : static_cast<int>(among(1, s.keys < 16 ? s.keys : 16));
         if (done % 97 == 0) s.rows = 1921, s.heads = 1, s.keys = 20;  // more than one task a head
         if (!holds(s, rng, static_cast<int>(among(0, 4)), done % 5 ? 0.0f : 0.5f)) return 1;
+        if (!projects(s, rng, static_cast<int>(among(0, 4)))) return 1;
     }
     std::printf("%d problems\n", done);
     return 0;
