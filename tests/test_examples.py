@@ -65,10 +65,10 @@ def run_example(name):
     return done.stdout
 
 
-SLOW = {"dask_cluster.py", "forgetting.py"}
+QUICK = {"quickstart.py"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES])
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_the_example_runs_and_prints_what_it_promises(name):
     printed = run_example(name)
     assert printed
