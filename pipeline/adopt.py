@@ -18,15 +18,15 @@ from pipeline.params import load_params
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.adopt", description="Take in a cache made elsewhere.")
-    parser.add_argument("name", help="an entry of imports in the settings file")
-    for option, text in {
-        "--params": "settings file to read",
-        "--output": "cache to write (.h5)",
-        "--card": "JSON file to write: where the cache comes from, and its sha256",
-    }.items():
-        parser.add_argument(option, required=True, help=text)
-    return parser
+    return console.stage_parser(
+        "adopt",
+        "Take in a cache made elsewhere.",
+        {
+            "--output": "cache to write (.h5)",
+            "--card": "JSON file to write: where the cache comes from, and its sha256",
+        },
+        table="imports",
+    )
 
 
 def main(args: argparse.Namespace) -> None:

@@ -45,6 +45,33 @@ def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
         neighbour.unlink(missing_ok=True)
 
 
+def stage_parser(
+    stage: str, description: str, files: Mapping[str, str], *, table: str | None = None
+) -> argparse.ArgumentParser:
+    """Return the command line of a stage: an entry of its table, the settings file, and the files that it names.
+
+    Parameters
+    ----------
+    stage, description : str
+    files : mapping of str to str
+        Options, all of them required, and what each file is.
+    table : str or None
+        The table of the settings file that the stage has one command an entry of.
+
+    Examples
+    --------
+    >>> parser = stage_parser("train", "Learn one run.", {"--model": "model file to write"}, table="runs")
+    >>> parser.parse_args(["digits", "--params", "params.yaml", "--model", "a.npz"]).name
+    'digits'
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline.{stage}", description=description)
+    if table is not None:
+        parser.add_argument("name", help=f"an entry of {table} in the settings file")
+    for option, text in {"--params": "settings file to read", **files}.items():
+        parser.add_argument(option, required=True, help=text)
+    return parser
+
+
 def run(
     main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> int:

@@ -103,22 +103,23 @@ def evaluate(run: Run, reader: CacheReader, keys: CacheReader, *, device: str = 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.evaluate", description="Measure one run.")
-    parser.add_argument("name", help="an entry of runs in the settings file")
+    parser = console.stage_parser(
+        "evaluate",
+        "Measure one run.",
+        {
+            "--cache": "the run's own cache to read",
+            "--key-cache": "cache to read the rows for keys from; may be the same",
+            "--metrics": "JSON file to write: metrics by head",
+            "--curves": "CSV file to write: accuracy after every stage",
+            "--prequential": "CSV file to write: share predicted right before it was learned, after every batch",
+            "--matrices": "JSON file to write: accuracy and confusion matrices",
+            "--confidence": "JSON file to write: how sure heads are, what they notice",
+            "--audit": "JSON file to write: what keys are used for",
+            "--timings": "JSON file to write: seconds",
+        },
+        table="runs",
+    )
     parser.add_argument("--rivals", help="tables of the run's rivals to read; left out, the run stands alone")
-    for option, text in {
-        "--params": "settings file to read",
-        "--cache": "the run's own cache to read",
-        "--key-cache": "cache to read the rows for keys from; may be the same",
-        "--metrics": "JSON file to write: metrics by head",
-        "--curves": "CSV file to write: accuracy after every stage",
-        "--prequential": "CSV file to write: share predicted right before it was learned, after every batch",
-        "--matrices": "JSON file to write: accuracy and confusion matrices",
-        "--confidence": "JSON file to write: how sure heads are, what they notice",
-        "--audit": "JSON file to write: what keys are used for",
-        "--timings": "JSON file to write: seconds",
-    }.items():
-        parser.add_argument(option, required=True, help=text)
     return parser
 
 

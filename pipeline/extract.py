@@ -349,20 +349,18 @@ def _helpers(args: argparse.Namespace, number: int, device: str) -> Iterator[Non
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.extract",
-        description="Embed the images of a manifest with a frozen backbone. DKVB_DEVICE, DKVB_WORKERS, DKVB_PROCESSES "
+    parser = console.stage_parser(
+        "extract",
+        "Embed the images of a manifest with a frozen backbone. DKVB_DEVICE, DKVB_WORKERS, DKVB_PROCESSES "
         "and DKVB_SCRATCH say how; they change no result.",
+        {
+            "--manifest": "manifest to read",
+            "--output": "cache to write (.h5)",
+            "--card": "JSON file to write: where the cache comes from, and its sha256",
+            "--timings": "JSON file to write: seconds",
+        },
+        table="embeddings",
     )
-    parser.add_argument("name", help="an entry of embeddings in the settings file")
-    for option, text in {
-        "--params": "settings file to read",
-        "--manifest": "manifest to read",
-        "--output": "cache to write (.h5)",
-        "--card": "JSON file to write: where the cache comes from, and its sha256",
-        "--timings": "JSON file to write: seconds",
-    }.items():
-        parser.add_argument(option, required=True, help=text)
     parser.add_argument(
         "--shards-only",
         action="store_true",

@@ -19,11 +19,14 @@ from pipeline.params import load_params
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.folder", description="List the images of a folder.")
-    parser.add_argument("name", help="an entry of folders in the settings file")
-    parser.add_argument("--params", required=True, help="settings file to read")
-    parser.add_argument("--output", required=True, help="manifest to write (JSON lines)")
-    return parser
+    return console.stage_parser(
+        "folder",
+        "List the images of a folder.",
+        {
+            "--output": "manifest to write (JSON lines)",
+        },
+        table="folders",
+    )
 
 
 def main(args: argparse.Namespace) -> None:

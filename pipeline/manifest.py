@@ -14,11 +14,14 @@ from pipeline.params import load_params
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.manifest", description="List the images of a data set.")
-    parser.add_argument("name", help="an entry of datasets in the settings file")
-    parser.add_argument("--params", required=True, help="settings file to read")
-    parser.add_argument("--output", required=True, help="manifest to write (JSON lines)")
-    return parser
+    return console.stage_parser(
+        "manifest",
+        "List the images of a data set.",
+        {
+            "--output": "manifest to write (JSON lines)",
+        },
+        table="datasets",
+    )
 
 
 def main(args: argparse.Namespace) -> None:

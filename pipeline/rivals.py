@@ -62,18 +62,17 @@ def measure_rivals(rivals: Rivals, bench: Bench, scale: list[np.ndarray]) -> dic
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    text = "Measure what one would pick instead of a bottleneck."
-    parser = argparse.ArgumentParser(prog="python -m pipeline.rivals", description=text)
-    parser.add_argument("name", help="an entry of rivals in the settings file")
-    for option, text in {
-        "--params": "settings file to read",
-        "--cache": "cache to read",
-        "--key-cache": "cache to read the rows for the scale of features from; may be the same",
-        "--output": "JSON file to write: all tables",
-        "--timings": "JSON file to write: seconds",
-    }.items():
-        parser.add_argument(option, required=True, help=text)
-    return parser
+    return console.stage_parser(
+        "rivals",
+        "Measure what one would pick instead of a bottleneck.",
+        {
+            "--cache": "cache to read",
+            "--key-cache": "cache to read the rows for the scale of features from; may be the same",
+            "--output": "JSON file to write: all tables",
+            "--timings": "JSON file to write: seconds",
+        },
+        table="rivals",
+    )
 
 
 def main(args: argparse.Namespace) -> None:

@@ -157,22 +157,19 @@ def _ranked(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.search",
-        description="Compare settings by cross-validation. DKVB_WORKERS says how many processes work on it, DKVB_DASK "
+    return console.stage_parser(
+        "search",
+        "Compare settings by cross-validation. DKVB_WORKERS says how many processes work on it, DKVB_DASK "
         "the address of a dask cluster instead.",
+        {
+            "--cache": "the cache to learn from",
+            "--key-cache": "cache to read the rows for keys from; may be the same",
+            "--table": "CSV file to write: one line a candidate, best first",
+            "--best": "JSON file to write: the best settings",
+            "--timings": "JSON file to write: seconds",
+        },
+        table="searches",
     )
-    parser.add_argument("name", help="an entry of searches in the settings file")
-    for option, text in {
-        "--params": "settings file to read",
-        "--cache": "the cache to learn from",
-        "--key-cache": "cache to read the rows for keys from; may be the same",
-        "--table": "CSV file to write: one line a candidate, best first",
-        "--best": "JSON file to write: the best settings",
-        "--timings": "JSON file to write: seconds",
-    }.items():
-        parser.add_argument(option, required=True, help=text)
-    return parser
 
 
 def main(args: argparse.Namespace) -> None:

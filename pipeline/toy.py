@@ -140,14 +140,14 @@ def learn_toy(toy: Toy, plane: Plane) -> dict[str, Course]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.toy", description="Show the idea in the plane.")
-    for option, text in {
-        "--params": "settings file to read",
-        "--metrics": "JSON file to write: accuracy after every stage",
-        "--figure": "PNG file to write: decision regions",
-    }.items():
-        parser.add_argument(option, required=True, help=text)
-    return parser
+    return console.stage_parser(
+        "toy",
+        "Show the idea in the plane.",
+        {
+            "--metrics": "JSON file to write: accuracy after every stage",
+            "--figure": "PNG file to write: decision regions",
+        },
+    )
 
 
 def main(args: argparse.Namespace) -> None:

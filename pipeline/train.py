@@ -101,18 +101,18 @@ def train(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.train", description="Learn one run, keep the model.")
-    parser.add_argument("name", help="an entry of runs in the settings file")
-    for option, text in {
-        "--params": "settings file to read",
-        "--cache": "the run's own cache to read",
-        "--key-cache": "cache to read the rows for keys from; may be the same",
-        "--model": "model file to write (.npz)",
-        "--metrics": "JSON file to write: what training found out",
-        "--timings": "JSON file to write: seconds",
-    }.items():
-        parser.add_argument(option, required=True, help=text)
-    return parser
+    return console.stage_parser(
+        "train",
+        "Learn one run, keep the model.",
+        {
+            "--cache": "the run's own cache to read",
+            "--key-cache": "cache to read the rows for keys from; may be the same",
+            "--model": "model file to write (.npz)",
+            "--metrics": "JSON file to write: what training found out",
+            "--timings": "JSON file to write: seconds",
+        },
+        table="runs",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
