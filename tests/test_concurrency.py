@@ -85,7 +85,9 @@ def small_project(folder):
     tables = {
         "datasets": photos,
         "embeddings": {"photos": TABLES["embeddings"]["photos"] | {"image_side": 32}},
+        "rivals": {},
         "runs": {},
+        "searches": {},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump({**TABLES, **tables}, sort_keys=False), encoding="utf-8")
     subprocess.run(["git", "init", "-q", str(folder)], check=True)

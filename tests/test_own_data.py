@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 ESTIMATOR = {"solver": "counts", "n_heads": 8, "n_keys": 8, "key_dim": 4, "random_state": 0}
+MINE = {"embeddings": "mine", "keys": "mine", "stream": "by_class"}
 TABLES = {
     "datasets": {},
     "folders": {"pets": {"root": "pets"}},
@@ -32,14 +33,11 @@ TABLES = {
         }
     },
     "imports": {"mine": {"cache": "imported/mine.h5"}},
-    "runs": {
-        "mine": {
-            "embeddings": "mine",
-            "keys": "mine",
-            "stream": {"kind": "class_incremental"},
-            "estimator": ESTIMATOR,
-        }
-    },
+    "streams": {"by_class": {"kind": "class_incremental"}},
+    "rivals": {"mine": MINE | {"heads": ["nearest_class_mean"]}},
+    "runs": {"mine": MINE | {"rivals": "mine", "estimator": ESTIMATOR}},
+    "searches": {},
+    "toy": {},
 }
 
 

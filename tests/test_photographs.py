@@ -51,12 +51,13 @@ def tables():
             name: entry | {"backbone": {"library": "torchvision", "licence": "Apache-2.0"} | network}
             for name, network in NETWORKS.items()
         },
+        "streams": {"by_class": {"kind": "class_incremental", "classes_per_stage": 2, "batch_rows": 500}},
         "runs": {
             f"{network}_{solver}": {
                 "embeddings": network,
                 "keys": network,
                 "key_rows": "first_stage",
-                "stream": {"kind": "class_incremental", "classes_per_stage": 2, "batch_rows": 500},
+                "stream": "by_class",
                 "estimator": {"solver": solver, "n_heads": 64, "n_keys": 64, "key_dim": 14, "random_state": 0},
             }
             for network in NETWORKS
