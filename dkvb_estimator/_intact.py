@@ -191,8 +191,11 @@ def _check_counts(counts: Mapping[str, Any], shape: tuple[int, int, int]) -> int
     keys = np.repeat(np.arange(n_heads * n_keys), np.diff(pointers))
     if (np.diff(keys * np.int64(n_classes) + counts["classes"]) <= 0).any():
         raise ValueError("counts.classes do not ascend within a key; expected each pair once")
-    if counts.get("weights") is not None:  # may be a rounding error below zero where samples were forgotten
+    if counts.get("weights") is not None:
         _array("counts.weights", counts["weights"], "f8", (n_pairs,))
+        least, largest = counts["weights"].min(initial=0), counts["weights"].max(initial=0)
+        if least < -1e-6 * largest or not largest < 1e200:  # below zero by rounding, where samples were forgotten
+            raise ValueError(f"counts weigh {least} to {largest}; expected weights from 0 to 1e200")
     return _hits_of_a_head(counts["hits"], pointers[::n_keys])
 
 

@@ -121,6 +121,18 @@ def test_a_model_whose_arrays_do_not_fit_each_other_is_refused(tmp_path, name):
     refused(tmp_path / "m.npz", f"a model: another {name}")
 
 
+@pytest.mark.parametrize("weight", [-1e304, -1.0, 1e250])
+def test_counts_with_an_impossible_weight_are_refused(tmp_path, weight):
+    X, y = np.random.default_rng(0).normal(size=(30, 6)), np.arange(30) % 3
+    weighted = DKVBClassifier(3, 8, 2, random_state=0).fit(X, y, sample_weight=np.full(30, 0.5))
+    save_model(weighted, tmp_path / "m.npz")
+    contents = members(tmp_path / "m.npz")
+    array = np.load(io.BytesIO(contents["_learned.counts.weights.npy"]))
+    array[0] = weight
+    write(tmp_path / "m.npz", contents | {"_learned.counts.weights.npy": npy(array)})
+    refused(tmp_path / "m.npz", f"a model: counts that weigh {weight:g}")
+
+
 @pytest.mark.parametrize("part", ["indices", "indptr"])
 def test_an_index_of_a_sparse_projection_that_points_outside_is_refused(tmp_path, part):
     save_model(model(projection="sparse"), tmp_path / "m.npz")
