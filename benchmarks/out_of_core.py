@@ -17,8 +17,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.noise import write_noise
 from dkvb_estimator import DKVBClassifier
-from pipeline.cache import CacheHeader, SplitRows, open_cache, write_cache
+from pipeline.cache import open_cache
 
 N_FEATURES, N_CLASSES, BLOCK, GOAL = 512, 10, 1000, 1.1
 SOLVERS = ("counts", "sgd", "ridge")
@@ -30,21 +31,10 @@ def write(path, n_rows):
 
     def blocks():
         for start in range(0, n_rows, BLOCK):
-            noise = np.random.default_rng([1, start]).standard_normal((BLOCK, N_FEATURES))
-            yield (centres[labels[start : start + BLOCK]] + 2 * noise).astype(np.float32)
+            means = centres[labels[start : start + BLOCK]]
+            yield (means + 2 * np.random.default_rng([1, start]).standard_normal(means.shape)).astype(np.float32)
 
-    header = CacheHeader(
-        fingerprint="0" * 64,
-        backbone={"id": "none"},
-        preprocessing={},
-        tap="none",
-        compute_dtype="float32",
-        storage_dtype="float32",
-        manifest_sha256="0" * 64,
-        dataset="noise",
-        class_names=tuple("0123456789"),
-    )
-    write_cache(path, header, {"train": SplitRows(blocks(), labels, [str(row) for row in range(n_rows)])})
+    write_noise(path, blocks(), labels)
 
 
 class Peak(threading.Thread):

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-from benchmarks.out_of_core import CacheHeader, SplitRows, write_cache
+from benchmarks.noise import write_noise
 from dkvb_estimator import DKVBClassifier
 from pipeline.candidates import Source
 from pipeline.grids import Search
@@ -33,29 +33,14 @@ GRIDS = {
 }
 
 
-def write(path, X, y):
-    header = CacheHeader(
-        fingerprint="0" * 64,
-        backbone={"id": "none"},
-        preprocessing={},
-        tap="none",
-        compute_dtype="float32",
-        storage_dtype="float32",
-        manifest_sha256="0" * 64,
-        dataset="noise",
-        class_names=tuple("0123456789"),
-    )
-    write_cache(path, header, {"train": SplitRows([X], y, [str(row) for row in range(len(X))])})
-
-
 def compare(solver, X, y, keys):
     """Return seconds of ours, seconds of the plain search, and the number of candidates."""
     settings, grid = FIXED | {"solver": solver}, GRIDS[solver]
     entry = Search(embeddings="own", keys="keys", folds=2, estimator=settings, grid=grid)
     with tempfile.TemporaryDirectory() as folder:
         own, others = Path(folder) / "own.h5", Path(folder) / "keys.h5"
-        write(own, X, y)
-        write(others, keys, np.full(len(keys), -1))
+        write_noise(own, [X], y)
+        write_noise(others, [keys], np.full(len(keys), -1))
         begun = time.perf_counter()
         found, _ = search(entry, Source(str(own), str(others), folder), y)
         ours = time.perf_counter() - begun

@@ -27,9 +27,10 @@ _REMEDIES = {
 """What the system's own errors leave unsaid."""
 
 
-def say(stage: str, text: str) -> None:
-    """Print one line of progress on stderr, as ``[extract digits] 1,797 images → …``."""
-    print(f"[{stage}] {text}", file=sys.stderr, flush=True)
+def say(stage: str, *texts: str) -> None:
+    """Print lines of progress on stderr, as ``[extract digits] 1,797 images → …``."""
+    for text in texts:
+        print(f"[{stage}] {text}", file=sys.stderr, flush=True)
 
 
 def write_json(path: str | Path, record: Mapping[str, Any]) -> None:

@@ -35,8 +35,7 @@ def main(args: argparse.Namespace) -> None:
     manifest = build_manifest(args.name, load_params(args.params).folder(args.name), index)
     write_manifest(manifest, args.output)
     count, *others = remarks(manifest)
-    for text in (f"{count} → {args.output}", *others):
-        console.say(f"folder {args.name}", text)
+    console.say(f"folder {args.name}", f"{count} → {args.output}", *others)
 
 
 if __name__ == "__main__":

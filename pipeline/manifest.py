@@ -29,8 +29,7 @@ def main(args: argparse.Namespace) -> None:
     manifest = build_manifest(args.name, load_params(args.params).dataset(args.name))
     write_manifest(manifest, args.output)
     count, *others = remarks(manifest)
-    for text in (f"{count} → {args.output}", *others):
-        console.say(f"manifest {args.name}", text)
+    console.say(f"manifest {args.name}", f"{count} → {args.output}", *others)
 
 
 if __name__ == "__main__":
