@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -16,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 SMALL_WORK = 4_000_000
 """Multiply-adds below which threads would take longer to start than to work: a tenth of a millisecond."""
+MIN_BOXES, MAX_LOOKED_INTO, MAX_BOXED_DIM = 16, 0.5, 16
+"""Panels of keys below which, and part of them looked into above which, scoring all keys is faster (measured)."""
+PROBED_HEADS, SMALL_BATCH = 4, 64
 BUILDS = {4: "_kernel_v4", 3: "_kernel_v3"}
 """Builds by the level of x86-64 that they need; the plain ``_kernel`` runs everywhere."""
 
@@ -42,8 +48,12 @@ def open_kernel(name: str, folder: Path = Path(__file__).parent) -> ctypes.CDLL 
             library.dkvb_panel.restype = ctypes.c_int64
             pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
             library.dkvb_nearest.argtypes = [pointer] * 5 + [size] * 4 + [number] * 3
+            library.dkvb_nearest_boxed.argtypes = [pointer] * 8 + [size] * 4 + [number] * 2
+            library.dkvb_arrange.argtypes = [pointer] * 5 + [size] * 3 + [number] * 2
             library.dkvb_project.argtypes = [pointer] * 3 + [size] * 2 + [number] * 2
-            library.dkvb_nearest.restype = library.dkvb_project.restype = None
+            library.dkvb_nearest.restype = library.dkvb_nearest_boxed.restype = library.dkvb_project.restype = None
+            library.dkvb_sides.restype, library.dkvb_sides.argtypes = size, [size]
+            library.dkvb_arrange.restype = ctypes.c_double
         except (OSError, AttributeError):
             continue
         return library
@@ -94,7 +104,7 @@ class NativeProjection:
 
 
 class NativeKeys:
-    """Hold keys as the kernel reads them: centred, coordinates first, padded with keys that are never selected.
+    """Find nearest keys by the kernel: of few coordinates by :class:`BoxedKeys`, otherwise by scoring all.
 
     Parameters
     ----------
@@ -107,14 +117,26 @@ class NativeKeys:
     """
 
     def __init__(self, kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray, centres: np.ndarray) -> None:
-        n_heads, n_keys, _ = centred.shape
-        panel = int(kernel.dkvb_panel())
-        padded = -(-n_keys // panel) * panel
-        self._kernel, self._shape, self._padded = kernel, centred.shape, padded
-        self._keys = panels(centred, panel)
-        self._half_norms = np.full((n_heads, padded), np.inf, dtype=np.float32)
-        self._half_norms[:, :n_keys] = half_norms
-        self._centres = np.ascontiguousarray(centres, dtype=np.float32)
+        self._kernel, self._centred, self._half_norms = kernel, np.ascontiguousarray(centred), half_norms
+        self._centres, self._searched = np.ascontiguousarray(centres, dtype=np.float32), 0
+
+    @cached_property
+    def _all(self) -> PackedKeys:
+        return PackedKeys(self._kernel, self._centred, self._half_norms)
+
+    @cached_property
+    def _boxed(self) -> BoxedKeys | None:
+        return box_keys(self._kernel, self._centred, self._half_norms)
+
+    def _boxes_for(self, n_rows: int, n_selected: int) -> BoxedKeys | None:
+        """Return boxes once they pay: they take about as long to draw as it takes to search with as many rows as keys.
+
+        Small batches never draw them, so that none of them has to wait.
+        """
+        if n_selected > 1 or self._searched < self._centred.shape[1]:
+            self._searched += n_rows if n_selected == 1 and n_rows >= SMALL_BATCH else 0
+            return None
+        return self._boxed
 
     def nearest(self, heads: np.ndarray, n_selected: int, n_threads: int) -> np.ndarray:
         """Return the nearest keys (n, c, m), uint16, nearest first; the interpreter is free meanwhile.
@@ -127,11 +149,79 @@ class NativeKeys:
         n_threads : int
         """
         heads = np.ascontiguousarray(heads, dtype=np.float32)
-        n_heads, n_keys, key_dim = self._shape
+        n_heads, n_keys, key_dim = self._centred.shape
         codes = np.empty((len(heads), n_heads, n_selected), dtype=np.uint16)
+        boxed = self._boxes_for(len(heads), n_selected)
+        packed = boxed.packed if boxed else self._all
         if codes.size:
             n_threads = threads_for(heads.size * n_keys, n_threads)
-            arrays = (heads, self._keys, self._half_norms, self._centres, codes)
-            sizes = (len(heads), n_heads, n_keys, self._padded, key_dim, n_selected, n_threads)
-            self._kernel.dkvb_nearest(*(array.ctypes.data for array in arrays), *sizes)
+            arrays = (heads, packed.keys, packed.half_norms, self._centres)
+            sizes = (len(heads), n_heads, n_keys, packed.half_norms.shape[1], key_dim)
+            if boxed:
+                arrays += (boxed.sides, boxed.names, boxed.reaches)
+                search, last = self._kernel.dkvb_nearest_boxed, (n_threads,)
+            else:
+                search, last = self._kernel.dkvb_nearest, (n_selected, n_threads)
+            search(*(array.ctypes.data for array in (*arrays, codes)), *sizes, *last)
         return codes
+
+
+class PackedKeys:
+    """Keys in panels, padded with keys that are never selected."""
+
+    def __init__(self, kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray) -> None:
+        panel = int(kernel.dkvb_panel())
+        self.keys = panels(centred, panel)
+        n_heads, n_panels, _, _ = self.keys.shape
+        self.half_norms = np.full((n_heads, n_panels * panel), np.inf, dtype=np.float32)
+        self.half_norms[:, : half_norms.shape[1]] = half_norms
+
+
+@dataclass(frozen=True)
+class BoxedKeys:
+    """Keys whose panels are neighbourhoods, with the box around each (see ``_boxes.h``).
+
+    Attributes
+    ----------
+    packed : PackedKeys
+    names : ndarray of shape (c, padded j), int32
+        Which key stands at a place.
+    sides : ndarray of float32
+        Where boxes begin and end.
+    reaches : ndarray of shape (c,), float32
+        The length of the longest key.
+    """
+
+    packed: PackedKeys
+    names: np.ndarray
+    sides: np.ndarray
+    reaches: np.ndarray
+
+
+def box_keys(kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray) -> BoxedKeys | None:
+    """Arrange keys (c, j, d) in boxes, or return None where scoring all of them is faster, as the first heads tell."""
+    n_panels = -(-centred.shape[1] // int(kernel.dkvb_panel()))
+    if n_panels < MIN_BOXES or centred.shape[2] > MAX_BOXED_DIM:
+        return None
+    half_norms = np.ascontiguousarray(half_norms, dtype=np.float32)
+    *_, looked_into = arrange(kernel, centred[:PROBED_HEADS], half_norms[:PROBED_HEADS])
+    if looked_into > MAX_LOOKED_INTO:
+        return None
+    names, sides, reaches, _ = arrange(kernel, centred, half_norms)
+    order = names[:, : centred.shape[1]]
+    there = np.take_along_axis(centred, order[:, :, None], axis=1), np.take_along_axis(half_norms, order, axis=1)
+    return BoxedKeys(PackedKeys(kernel, *there), names, sides, reaches)
+
+
+def arrange(
+    kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Return names, sides and reaches of :class:`BoxedKeys`, and the part of the boxes that a search looks into."""
+    (n_heads, n_keys, key_dim), panel = centred.shape, int(kernel.dkvb_panel())
+    padded = -(-n_keys // panel) * panel
+    names = np.empty((n_heads, padded), dtype=np.int32)
+    sides = np.empty((n_heads, kernel.dkvb_sides(padded), key_dim), dtype=np.float32)
+    reaches = np.empty(n_heads, dtype=np.float32)
+    pointers = (array.ctypes.data for array in (centred, half_norms, names, sides, reaches))
+    looked_into = kernel.dkvb_arrange(*pointers, n_heads, n_keys, padded, key_dim, os.cpu_count() or 1)
+    return names, sides, reaches, looked_into

@@ -15,16 +15,21 @@ KERNELS = {name: _native.open_kernel(name) for name in ("_kernel", "_kernel_v3",
 LEVELS = {"_kernel": 0, "_kernel_v3": 3, "_kernel_v4": 4}
 
 
-@pytest.fixture(autouse=True, params=["torch", *KERNELS])
+@pytest.fixture(autouse=True, params=["torch", *KERNELS, *(f"{name} boxed" for name in KERNELS)])
 def path(request, monkeypatch):
-    """Every promise holds on torch and on every build that this processor runs."""
-    kernel = KERNELS.get(request.param)
-    if request.param != "torch":
+    """Every promise holds on torch and on every build that this processor runs, with boxes and without."""
+    name, _, boxed = request.param.partition(" ")
+    kernel = KERNELS.get(name)
+    if name != "torch":
         if kernel is None:
             pytest.skip("the package was installed without this build of its kernel")
-        if KERNELS["_kernel"].dkvb_level() < LEVELS[request.param]:
+        if KERNELS["_kernel"].dkvb_level() < LEVELS[name]:
             pytest.skip("this processor lacks the instructions")
     monkeypatch.setattr(_native, "KERNEL", kernel)
+    if boxed:
+        monkeypatch.setattr(_native, "MIN_BOXES", 1)
+        monkeypatch.setattr(_native, "MAX_LOOKED_INTO", 1)
+        monkeypatch.setattr(_native.NativeKeys, "_boxes_for", lambda keys, n, m: keys._boxed if m == 1 else None)
     return request.param
 
 
