@@ -1,4 +1,9 @@
-"""Tiny seeded data for all tests."""
+"""Tiny seeded data for all tests, and one new process for those that need one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,3 +39,39 @@ def coded():
     rng = np.random.default_rng(13)
     codes = np.array([[rng.choice(7, size=2, replace=False) for _ in range(4)] for _ in range(90)])
     return codes.astype(np.uint8), rng.integers(3, size=90), rng.uniform(0.5, 2.0, size=90)
+
+
+SERVER = """
+import dkvb_estimator, sys
+imported = sorted({name.partition(".")[0] for name in sys.modules})
+import contextlib, io, json, traceback
+for line in sys.stdin:
+    failed = ""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            exec(json.loads(line), {"imported": imported})
+        except BaseException:
+            failed = traceback.format_exc()
+    print(json.dumps([printed.getvalue(), failed]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def elsewhere():
+    """Run a program in a process that shares nothing with this one but files, and return what it prints.
+
+    It finds in ``imported`` the packages that importing ours had brought in. One process serves all tests, as the
+    import takes seconds.
+    """
+    command, root = [sys.executable, "-c", SERVER], Path(__file__).parent.parent
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def run(program):
+            process.stdin.write(json.dumps(program) + "\n")
+            process.stdin.flush()
+            printed, failed = json.loads(process.stdout.readline())
+            assert not failed, failed
+            return printed
+
+        yield run
+        process.kill()  # nothing is left to do, and to leave in order takes a while

@@ -11,10 +11,15 @@ from pipeline import console
 from pipeline.cache import describe_cache
 
 
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    return small_cache.write_small(tmp_path_factory.mktemp("cache") / "a.h5").read_bytes()
+
+
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, content):
     (tmp_path / "elsewhere").mkdir()
-    small_cache.write_small(tmp_path / "elsewhere/a.h5")
+    (tmp_path / "elsewhere/a.h5").write_bytes(content)
     imports = {"mine": {"cache": str(tmp_path / "elsewhere/a.h5")}, "gone": {"cache": str(tmp_path / "gone.h5")}}
     tables = {"datasets": {}, "embeddings": {}, "imports": imports, "runs": {}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tables))

@@ -9,8 +9,6 @@ import hashlib
 import itertools
 import json
 import random
-import subprocess
-import sys
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -57,13 +55,6 @@ def frozen(model):
     return hashlib.sha256(model.projection_.tobytes() + model.keys_.tobytes()).hexdigest()
 
 
-def in_a_new_process(program, folder):
-    """Run a program that knows ``folder``, and return the last line that it prints."""
-    command = [sys.executable, "-c", f"folder = {str(folder)!r}\n{program}"]
-    done = subprocess.run(command, cwd=ROOT, check=True, timeout=120, capture_output=True, text=True)
-    return done.stdout.splitlines()[-1]
-
-
 # Line 1: heads
 
 
@@ -76,14 +67,14 @@ def test_line_1_a_head_is_the_embedding_times_its_unit_columns(blobs):
     np.testing.assert_array_equal(model.encode(X[:40]), codes)
 
 
-def test_line_1_another_process_draws_the_same_projection_and_keys(blobs, tmp_path):
+def test_line_1_another_process_draws_the_same_projection_and_keys(blobs, tmp_path, elsewhere):
     np.save(tmp_path / "X.npy", blobs[0])
     program = (
         "import numpy as np; from dkvb_estimator import DKVBClassifier\n"
-        "model = DKVBClassifier(6, 16, 3, random_state=0).init_keys(np.load(folder + '/X.npy'))\n"
+        f"model = DKVBClassifier(6, 16, 3, random_state=0).init_keys(np.load({str(tmp_path / 'X.npy')!r}))\n"
         "print(model.fingerprint_)"
     )
-    assert in_a_new_process(program, tmp_path) == small().init_keys(blobs[0]).fingerprint_
+    assert elsewhere(program).strip() == small().init_keys(blobs[0]).fingerprint_
 
 
 def test_line_1_chunks_must_fill_the_features(blobs):
@@ -531,17 +522,17 @@ def test_defect_5_values_learn_and_are_stored_on_every_device(blobs, device, tmp
     np.testing.assert_array_equal(load_model(tmp_path / "model.npz").values_, model.values_)
 
 
-def test_defect_6_a_new_process_loads_projection_keys_and_mask(blobs, tmp_path):
+def test_defect_6_a_new_process_loads_projection_keys_and_mask(blobs, tmp_path, elsewhere):
     X, y = blobs
     model = small(n_keys=64).fit(X[:60], y[:60])
     save_model(model, tmp_path / "model.npz")
     np.save(tmp_path / "X.npy", X)
     program = (
-        "import hashlib, numpy as np; from dkvb_estimator import load_model\n"
+        f"import hashlib, numpy as np; from dkvb_estimator import load_model; folder = {str(tmp_path)!r}\n"
         "shares = load_model(folder + '/model.npz').predict_proba(np.load(folder + '/X.npy'))\n"
         "print(hashlib.sha256(shares.tobytes()).hexdigest())"
     )
-    assert in_a_new_process(program, tmp_path) == hashlib.sha256(model.predict_proba(X).tobytes()).hexdigest()
+    assert elsewhere(program).strip() == hashlib.sha256(model.predict_proba(X).tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize(("n_features", "key_dim"), [(3, 2), (2, 3), (12, 1)])

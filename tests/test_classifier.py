@@ -1,8 +1,6 @@
 """DKVBClassifier: what it promises beyond scikit-learn's contract, and the defects of older code it avoids."""
 
 import copy
-import subprocess
-import sys
 
 import numpy as np
 import oracle
@@ -112,16 +110,15 @@ def test_defect_drifting_keys_projection_and_keys_do_not_move_after_partial_fit(
     assert frozen(model) == before
 
 
-def test_defect_state_left_out_of_files_a_new_process_predicts_the_same(blobs, tmp_path):
+def test_defect_state_left_out_of_files_a_new_process_predicts_the_same(blobs, tmp_path, elsewhere):
     X, y = blobs
     model = small(solver="sgd", learning_rate=100.0).fit(X, y)
     save_model(model, tmp_path / "model.npz")
     np.save(tmp_path / "X.npy", X)
-    program = (
-        "import sys, numpy as np; from dkvb_estimator import load_model; folder = sys.argv[1]\n"
+    elsewhere(
+        f"import numpy as np; from dkvb_estimator import load_model; folder = {str(tmp_path)!r}\n"
         "np.save(folder + '/p.npy', load_model(folder + '/model.npz').predict_proba(np.load(folder + '/X.npy')))"
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=60)
     np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), model.predict_proba(X))
 
 

@@ -20,10 +20,15 @@ class Encoder:
         return np.stack([X > 0, X > 1], axis=2).astype(np.uint8)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return write_small(tmp_path_factory.mktemp("cache") / "small.h5")
+
+
 @pytest.fixture
-def reader(tmp_path, monkeypatch):
+def reader(cache, monkeypatch):
     monkeypatch.setattr(room, "BLOCK_ROWS", 6)
-    with open_cache(write_small(tmp_path / "small.h5")) as opened:
+    with open_cache(cache) as opened:
         yield opened
 
 

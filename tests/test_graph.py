@@ -1,6 +1,7 @@
 """dvc.yaml agrees with what the stages import, read and write."""
 
 import ast
+import functools
 import json
 import os
 import re
@@ -57,9 +58,10 @@ def file_of(module):
     return path / "__init__.py" if (path / "__init__.py").is_file() else None
 
 
+@functools.cache
 def imported(path):
     """Return the modules of ours that a file imports anywhere, packages on the way included."""
-    package = ".".join(path.relative_to(ROOT).parent.parts)
+    package, found = ".".join(path.relative_to(ROOT).parent.parts), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -71,9 +73,11 @@ def imported(path):
             continue
         for name in names:
             parts = name.split(".")
-            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1) if parts[0] in OURS)
+            found |= {".".join(parts[:end]) for end in range(1, len(parts) + 1) if parts[0] in OURS}
+    return found
 
 
+@functools.cache
 def closure(module):
     """Return every file of ours that running a module reads as code."""
     files, todo = set(), [module, module.partition(".")[0]]

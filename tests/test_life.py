@@ -504,7 +504,7 @@ def live(kind, n_lives, n_steps):
 
 
 def test_counts_are_a_function_of_the_samples_learned_and_not_forgotten():
-    live(CountsLife, 30, 15)
+    live(CountsLife, 20, 15)
 
 
 def test_ridge_is_a_function_of_the_samples_learned_and_not_forgotten():
@@ -512,7 +512,7 @@ def test_ridge_is_a_function_of_the_samples_learned_and_not_forgotten():
 
 
 def test_sgd_keeps_its_keys_and_moves_the_values_that_samples_hit():
-    live(SgdLife, 30, 15)
+    live(SgdLife, 20, 15)
 
 
 @pytest.mark.slow

@@ -11,9 +11,14 @@ from pipeline.params import BANNED_KEYS, load_params
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 
 
-@pytest.fixture
-def tree():
+@pytest.fixture(scope="module")
+def shipped():
     return yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def tree(shipped):
+    return copy.deepcopy(shipped)
 
 
 @pytest.fixture

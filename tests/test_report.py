@@ -4,6 +4,7 @@ import io
 import json
 import random
 import re
+import shutil
 from argparse import Namespace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -269,9 +270,17 @@ def written_page(arguments):
     return arguments.output.read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder of inputs, written once and copied for each test: the figure of noise takes a while."""
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
 @pytest.fixture
-def inputs(tmp_path):
-    return write_inputs(tmp_path)
+def inputs(written, tmp_path):
+    folder = written.params.parent
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return Namespace(**{name: tmp_path / path.relative_to(folder) for name, path in vars(written).items()})
 
 
 class _Outline(HTMLParser):

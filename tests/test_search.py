@@ -27,9 +27,14 @@ ENTRY = {
 }
 
 
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return write_two_caches(tmp_path_factory.mktemp("caches"))
+
+
 @pytest.fixture
-def source(tmp_path):
-    own, keys = write_two_caches(tmp_path)
+def source(paths, tmp_path):
+    own, keys = paths
     (tmp_path / "shared").mkdir()
     return Source(str(own), str(keys), str(tmp_path / "shared"))
 
