@@ -119,6 +119,8 @@ def _check_projection(projection: Any, n_heads: int, key_dim: int) -> int:
     if projection.shape[1] != n_heads * key_dim:
         raise ValueError(f"projection has shape {projection.shape}; expected (features, {n_heads * key_dim})")
     _array("projection", projection.data, "f4", (None,))
+    if (np.diff(projection.indptr) < 0).any():  # check_format looks no further where the last one says that all is zero
+        raise ValueError("projection.indptr does not ascend; expected where each feature's entries begin")
     projection.check_format(full_check=True)  # scipy's products read wherever an index points
     return int(projection.shape[0])
 
