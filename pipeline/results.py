@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from dkvb_estimator.metrics import mean_class_accuracy, prequential_accuracy
+from pipeline.locks import replaced
 from pipeline.protocol import Bench, Outcome, summarise
 
 __all__ = ["CURVE_COLUMNS", "PREQUENTIAL_COLUMNS", "HeadResult", "Tables", "make_tables", "write_csv"]
@@ -145,10 +146,8 @@ def make_tables(bench: Bench, results: Mapping[str, HeadResult]) -> Tables:
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows under a line of column names, making the folder where it is missing."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("w", encoding="utf-8", newline="") as file:
+    """Write rows under a line of column names, whole or not at all, making the folder where it is missing."""
+    with replaced(path) as neighbour, neighbour.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
