@@ -14,7 +14,7 @@ from typing import Any
 
 TITLES = {
     "faults": "Faults",
-    "caches": "Damaged caches",
+    "caches": "Damaged files",
     "attacks": "Files made to do harm",
     "concurrency": "Several at once",
 }

@@ -77,8 +77,20 @@ class Tables:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read what `asdict` gave and JSON kept."""
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read what `record` gave and JSON kept.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or holds something else.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); expected tables as the rivals stage writes them. Run `dvc repro` to "
+                "make them again."
+            ) from error
 
     def record(self) -> dict[str, Any]:
         """Return everything as one plain dict."""
