@@ -22,7 +22,8 @@ TITLES = {
 HOW = """# Reliability
 
 What was tried to break this project, and what happened. The page is made by these commands, and nothing in it is
-written by hand. Counts of fuzzing depend on the machine; those of tests do not.
+written by hand. Counts of fuzzing depend on the machine; those of tests do not, except for what a killed run had done
+by then.
 
 ```
 export DKVB_RELIABILITY=reliability.jsonl
@@ -32,8 +33,10 @@ python -m fuzz.sanitize --record reliability.jsonl
 python -m fuzz.report reliability.jsonl --output docs/reliability.md
 ```
 
-"Error" and "refused" are what is wanted of damaged and of forged files. "Same" is a byte that means nothing: everything
-that is read is as it was. "Stopped" is HDF5 crashing or not ending, in a process of its own that the test reads in.
+"Error" and "refused" are what is wanted of damaged and of forged files. "Same" and "equal" are a byte that means
+nothing: everything that is read is as it was; or a file of scratch that is made again, as one is that is "taken for
+none". "Stopped" is HDF5 crashing or not ending, in a process of its own that the test reads in. "From what was kept" is
+a run that did not do again what was finished; "refused by DVC" is a file that DVC writes in place (see SECURITY.md).
 """
 
 
