@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,6 +120,8 @@ def _check_projection(projection: Any, n_heads: int, key_dim: int) -> int:
     if projection.shape[1] != n_heads * key_dim:
         raise ValueError(f"projection has shape {projection.shape}; expected (features, {n_heads * key_dim})")
     _array("projection", projection.data, "f4", (None,))
+    if (np.diff(projection.indptr) < 0).any():  # check_format looks no further where the last one says that all is zero
+        raise ValueError("projection.indptr does not ascend; expected where each feature's entries begin")
     projection.check_format(full_check=True)  # scipy's products read wherever an index points
     return int(projection.shape[0])
 
@@ -217,6 +220,8 @@ def _array(name: str, array: Any, kinds: str, shape: tuple[int | None, ...]) -> 
         raise ValueError(f"{name} is {array.dtype} of shape {array.shape}; expected {kinds} of shape {wanted}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
+    if array.dtype.kind == "U" and array.view(f"{array.dtype.str[0]}u4").max(initial=0) > sys.maxunicode:
+        raise ValueError(f"{name} holds what is no sign of Unicode; expected text")  # Python could not make text of it
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:

@@ -38,7 +38,7 @@ def _name(label: object) -> bytes:
     """Write a label so that equal labels have equal bytes: 1, 1.0 and True are one class."""
     if isinstance(label, int | float):
         return f"n{int(label)}".encode() if float(label).is_integer() else f"n{label!r}".encode()
-    return f"t{label}".encode()
+    return f"t{label}".encode(errors="surrogatepass")  # names of files may hold such halves of a sign
 
 
 def label_columns(labels: np.ndarray) -> np.ndarray:

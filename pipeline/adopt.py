@@ -7,12 +7,12 @@ Must not know: images, networks, estimators.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
 from pipeline import console
 from pipeline.cache import describe_cache, file_sha256, verify_cache
+from pipeline.locks import replaced
 from pipeline.params import load_params
 
 
@@ -34,20 +34,10 @@ def main(args: argparse.Namespace) -> None:
     source = Path(load_params(args.params).imported(args.name).cache)
     facts = verify_cache(source)
     card = describe_cache(source) | {"file_sha256": file_sha256(source)}
-    _copy(source, Path(args.output))
+    with replaced(args.output) as neighbour:
+        shutil.copyfile(source, neighbour)
     console.write_json(args.card, card)
     console.say(f"adopt {args.name}", f"{'; '.join(facts[1:])} → {args.output}")
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file so that the target is whole or as it was."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    neighbour = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        shutil.copyfile(source, neighbour)
-        neighbour.replace(target)
-    finally:
-        neighbour.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from pipeline.cache_format import (
     fixed_text,
     meta_sha256,
 )
-from pipeline.locks import remove_leftovers
+from pipeline.locks import replaced
 
 CHUNK_BYTES = 2**20
 """Largest size of a chunk, which is also the unit of the checksums."""
@@ -62,14 +62,11 @@ def write_cache(
     path = Path(path)
     if not splits:
         raise ValueError(f"cache {path.name} was given no split; expected at least one. Write the manifest again.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if compression not in COMPRESSION:
         raise ValueError(
             f"compression={compression!r} is unknown; expected one of {', '.join(COMPRESSION)}. Choose one of these."
         )
-    remove_leftovers(path)
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replaced(path) as neighbour:
         with _Sink(neighbour) as sink, h5py.File(sink, "w", libver=("earliest", "v110")) as file:
             _write_header(file, header)
             for name, rows in splits.items():
@@ -80,10 +77,7 @@ def write_cache(
             file.attrs["complete"] = np.uint8(1)
         _sync(neighbour)
         check_in_child(neighbour)
-        neighbour.replace(path)
-        _sync(path.parent)
-    finally:
-        neighbour.unlink(missing_ok=True)
+    _sync(path.parent)
 
 
 class _Sink:

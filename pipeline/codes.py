@@ -9,7 +9,6 @@ A file of codes is scratch: it is made again wherever it is missing, damaged, or
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import h5py
 import numpy as np
 
 from pipeline.cache import CacheReader
+from pipeline.locks import replaced
 
 __all__ = ["stored_codes"]
 
@@ -92,23 +92,17 @@ def _write_codes(
     path: Path, names: str, reader: CacheReader, split: str, encode: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     """Encode block by block into a neighbour of the file, which takes its name when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    neighbour = path.with_suffix(f".{os.getpid()}.part")
     n_rows, crcs = reader.n_rows(split), []
-    try:
-        with h5py.File(neighbour, "w") as file:
-            first = encode(reader.read(split, slice(0, BLOCK_ROWS)))
-            array = file.create_dataset("codes", (n_rows, *first.shape[1:]), first.dtype)
-            for start in range(0, n_rows, BLOCK_ROWS):
-                rows = slice(start, start + BLOCK_ROWS)
-                block = first if start == 0 else encode(reader.read(split, rows))
-                array[rows] = block
-                crcs.append(_crc(block))
-            file["crc32"] = np.array(crcs, dtype=np.uint32)
-            file.attrs["names"] = names
-        neighbour.replace(path)
-    finally:
-        neighbour.unlink(missing_ok=True)
+    with replaced(path) as neighbour, h5py.File(neighbour, "w") as file:
+        first = encode(reader.read(split, slice(0, BLOCK_ROWS)))
+        array = file.create_dataset("codes", (n_rows, *first.shape[1:]), first.dtype)
+        for start in range(0, n_rows, BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            block = first if start == 0 else encode(reader.read(split, rows))
+            array[rows] = block
+            crcs.append(_crc(block))
+        file["crc32"] = np.array(crcs, dtype=np.uint32)
+        file.attrs["names"] = names
 
 
 def _crc(block: np.ndarray) -> int:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pipeline.locks import replaced
 
 USER_ERRORS = (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportError)
 """What a wrong file, setting or machine raises; anything else is a defect of ours and keeps its traceback."""
@@ -35,15 +36,9 @@ def say(stage: str, *texts: str) -> None:
 
 def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
     """Write a record as indented JSON, keys in the order given, whole or not at all; make a missing folder."""
-    target = Path(path)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    neighbour = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with replaced(path) as neighbour:
         neighbour.write_text(text, encoding="utf-8")
-        neighbour.replace(target)
-    finally:
-        neighbour.unlink(missing_ok=True)
 
 
 def stage_parser(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.image_files import CorruptImageError, DigestIndex, list_images, read_image, to_rgb
+from pipeline.locks import replaced
 
 UNLABELLED = -1
 _NAMED = 5
@@ -106,12 +106,9 @@ def build_manifest(name: str, recipe: Mapping[str, Any], index: str | Path | Non
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
-    """Write a manifest as JSON lines: a header, then one line an image."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
-    neighbour.write_text("".join(_lines(manifest)), encoding="utf-8")
-    neighbour.replace(path)
+    """Write a manifest as JSON lines, whole or not at all: a header, then one line an image."""
+    with replaced(path) as neighbour:
+        neighbour.write_text("".join(_lines(manifest)), encoding="utf-8")
 
 
 def read_manifest(path: str | Path) -> Manifest:

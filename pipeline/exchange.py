@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 
 from pipeline.cache import CacheHeader, CacheReader, SplitRows, file_sha256, open_cache, write_cache
 from pipeline.datasets import UNLABELLED, stratified_splits
+from pipeline.locks import replaced
 
 READABLE = (".npy", ".npz", ".pt", ".pth", ".parquet")
 WRITABLE = (".npz", ".npy", ".parquet")
@@ -126,7 +125,6 @@ def export_cache(path: str | Path, output: str | Path, split: str | None = None)
         names = reader.split_names if split is None else (split,)
         for name in names:
             reader.n_rows(name)  # an unknown split is named before anything is written
-        output.parent.mkdir(parents=True, exist_ok=True)
         return _WRITERS[output.suffix](reader, names, output)
 
 
@@ -364,7 +362,7 @@ def _export_npz(reader: CacheReader, names: Sequence[str], output: Path) -> list
     for name in names:
         arrays |= {f"{name}_embeddings": reader.read(name), f"{name}_labels": reader.labels(name)}
         arrays[f"{name}_ids"] = np.array(reader.sample_ids(name), dtype=str)
-    with _whole(output) as neighbour, neighbour.open("wb") as file:
+    with replaced(output) as neighbour, neighbour.open("wb") as file:
         np.savez(file, **arrays)
     return [output]
 
@@ -374,13 +372,13 @@ def _export_npy(reader: CacheReader, names: Sequence[str], output: Path) -> list
         raise ValueError(f".npy holds one split, the cache has {', '.join(names)}; expected one. Say --split.")
     name, n = names[0], reader.n_rows(names[0])
     beside = {".labels.npy": reader.labels(name), ".ids.npy": np.array(reader.sample_ids(name), dtype=str)}
-    with _whole(output) as neighbour:
+    with replaced(output) as neighbour:
         X = np.lib.format.open_memmap(neighbour, "w+", np.float32, (n, reader.n_features))
         for start in range(0, n, _BLOCK_ROWS):
             X[start : start + _BLOCK_ROWS] = reader.read(name, slice(start, start + _BLOCK_ROWS))
         X.flush()
     for suffix, array in beside.items():
-        with _whole(output.with_suffix(suffix)) as neighbour, neighbour.open("wb") as file:
+        with replaced(output.with_suffix(suffix)) as neighbour, neighbour.open("wb") as file:
             np.save(file, array, allow_pickle=False)
     return [output, *(output.with_suffix(suffix) for suffix in beside)]
 
@@ -390,7 +388,7 @@ def _export_parquet(reader: CacheReader, names: Sequence[str], output: Path) -> 
     classes = [*reader.header.class_names, None]  # the last one, at −1, is that of unlabelled samples
     kinds = {"id": pa.string(), "split": pa.string(), "label": pa.int64(), "class_name": pa.string()}
     schema = pa.schema(kinds | {"embeddings": pa.list_(pa.float32(), reader.n_features)})
-    with _whole(output) as neighbour, pq.ParquetWriter(neighbour, schema) as writer:
+    with replaced(output) as neighbour, pq.ParquetWriter(neighbour, schema) as writer:
         for name in names:
             ids, labels = reader.sample_ids(name), reader.labels(name).tolist()
             for start in range(0, len(ids), _BLOCK_ROWS):
@@ -406,17 +404,6 @@ _WRITERS: Mapping[str, Callable[[CacheReader, Sequence[str], Path], list[Path]]]
     ".npy": _export_npy,
     ".parquet": _export_parquet,
 }
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Give a neighbour to write to, which takes the file's place once it is whole."""
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield neighbour
-        neighbour.replace(path)
-    finally:
-        neighbour.unlink(missing_ok=True)
 
 
 def _first_line(error: BaseException) -> str:

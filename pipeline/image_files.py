@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from pipeline.locks import replaced
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _SETTLED = 2 * 10**9
@@ -154,10 +155,8 @@ class DigestIndex:
     def save(self) -> None:
         """Write what was seen, for the next time."""
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            neighbour = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
-            neighbour.write_text(json.dumps(self._seen), encoding="utf-8")
-            neighbour.replace(self._path)
+            with replaced(self._path) as neighbour:
+                neighbour.write_text(json.dumps(self._seen), encoding="utf-8")
 
     def _load(self) -> Mapping[str, list]:
         try:

@@ -1,7 +1,7 @@
-"""Let one process at a time into a folder, however the one before it ended, and clear up after those that were killed.
+"""Let one process at a time into a folder and put files in their place whole, however the process before it ended.
 
-Enters: a folder, or a file about to be written. Leaves: a file held open while the lock is. Must not know: what they
-hold.
+Enters: a folder, or a file about to be written. Leaves: a file held open while the lock is; a file written whole or
+not at all. Must not know: what they hold.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import glob
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -45,6 +47,33 @@ def lock_folder(folder: Path, work: str) -> IO[str]:
             "finished, then start again."
         ) from error
     return lock
+
+
+@contextmanager
+def replaced(path: str | Path) -> Iterator[Path]:
+    """Give a neighbour of a file to write to, which takes the file's place at the end; make a missing folder.
+
+    After an error the neighbour is gone and the file is as it was: what a full disk cut short would fill it further.
+    What killed processes left beside the file goes first.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replaced(Path(folder) / "new/a.txt") as neighbour:
+    ...         _ = neighbour.write_text("whole")
+    ...     [path.name for path in Path(folder, "new").iterdir()]
+    ['a.txt']
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target)
+    neighbour = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield neighbour
+        neighbour.replace(target)
+    finally:
+        neighbour.unlink(missing_ok=True)
 
 
 def remove_leftovers(target: Path) -> None:

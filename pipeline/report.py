@@ -14,6 +14,7 @@ from pathlib import Path
 from string import Template
 
 from pipeline import console, findings, sections
+from pipeline.locks import replaced
 from pipeline.markup import Markup, block, element, facts, flat, number_cell, table, th
 from pipeline.measured import Folders, RunResult, SearchResult, Toy, read_run, read_searches, read_toy
 from pipeline.params import load_params
@@ -124,11 +125,8 @@ def main(arguments: argparse.Namespace) -> None:
     runs = [read_run(name, settings.model_dump(mode="json"), folders) for name, settings in found]
     searches, toy = read_searches(folders), read_toy(folders)
     page = build_page(runs, searches=searches, toy=toy, params=arguments.params.name)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    # Whoever has the page open must never meet half of it.
-    neighbour = arguments.output.with_name(arguments.output.name + ".part")
-    neighbour.write_text(page, encoding="utf-8", newline="\n")
-    neighbour.replace(arguments.output)
+    with replaced(arguments.output) as neighbour:  # whoever has the page open must never meet half of it
+        neighbour.write_text(page, encoding="utf-8", newline="\n")
     console.say("report", f"{len(runs)} runs → {arguments.output}")
     print(f"{arguments.output}: open it in a browser; to change a run, edit {arguments.params} and `dvc repro`")
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from dkvb_estimator.metrics import mean_class_accuracy, prequential_accuracy
+from pipeline.locks import replaced
 from pipeline.protocol import Bench, Outcome, summarise
 
 __all__ = ["CURVE_COLUMNS", "PREQUENTIAL_COLUMNS", "HeadResult", "Tables", "make_tables", "write_csv"]
@@ -76,8 +77,20 @@ class Tables:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read what `asdict` gave and JSON kept."""
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read what `record` gave and JSON kept.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or holds something else.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); expected tables as the rivals stage writes them. Run `dvc repro` to "
+                "make them again."
+            ) from error
 
     def record(self) -> dict[str, Any]:
         """Return everything as one plain dict."""
@@ -145,10 +158,8 @@ def make_tables(bench: Bench, results: Mapping[str, HeadResult]) -> Tables:
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows under a line of column names, making the folder where it is missing."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("w", encoding="utf-8", newline="") as file:
+    """Write rows under a line of column names, whole or not at all, making the folder where it is missing."""
+    with replaced(path) as neighbour, neighbour.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

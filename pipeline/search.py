@@ -30,6 +30,7 @@ from tqdm import tqdm
 from pipeline import console
 from pipeline.cache import check_cache, open_cache
 from pipeline.candidates import EXPECTED, Candidate, Source, keys_of, short_names
+from pipeline.locks import replaced
 from pipeline.params import Search, load_params
 from pipeline.protocol import make_estimator
 
@@ -221,7 +222,7 @@ def _workers() -> Iterator[int]:
 
 
 def _write_table(path: Path, candidates: list[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with replaced(path) as neighbour, neighbour.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(candidates[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(candidates)

@@ -20,6 +20,7 @@ import numpy as np
 
 from dkvb_estimator import DKVBClassifier
 from pipeline import console
+from pipeline.locks import replaced
 from pipeline.params import Toy, load_params
 from pipeline.probes import StreamProbe
 
@@ -156,8 +157,8 @@ def main(args: argparse.Namespace) -> None:
     plane = draw_plane(toy)
     courses = learn_toy(toy, plane)
     console.write_json(args.metrics, _metrics(courses))
-    Path(args.figure).parent.mkdir(parents=True, exist_ok=True)
-    _draw(args.figure, plane, courses)
+    with replaced(args.figure) as neighbour:
+        _draw(neighbour, plane, courses)
     finals = ", ".join(f"{name} {course.accuracy[-1]:.3f}" for name, course in courses.items())
     console.say("toy", f"final accuracy: {finals} → {args.figure}")
 
@@ -199,7 +200,7 @@ def _metrics(courses: Mapping[str, Course]) -> dict[str, dict[str, float]]:
     return metrics
 
 
-def _draw(path: str, plane: Plane, courses: Mapping[str, Course]) -> None:
+def _draw(path: Path, plane: Plane, courses: Mapping[str, Course]) -> None:
     """Draw heads (rows) after each stage (columns): regions, the stage's points, keys and those pruned."""
     # Imported here: everything else of this stage works without a drawing library, and none of it waits for one.
     from matplotlib.backends.backend_agg import FigureCanvasAgg

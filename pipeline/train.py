@@ -136,9 +136,9 @@ def main(args: argparse.Namespace) -> None:
         remove_leftovers(Path(args.model))
         # A model file says what was learned; the machine's device is no part of it.
         save_model(model.set_params(device="auto"), args.model, card)
-        checkpoint.clear()
-    console.write_json(args.metrics, metrics)
-    console.write_json(args.timings, seconds)
+        console.write_json(args.metrics, metrics)
+        console.write_json(args.timings, seconds)
+        checkpoint.clear()  # last: a run that is killed before this goes on from there
     accuracy = metrics["accuracy"]
     found = "no labelled test rows" if accuracy is None else f"test accuracy {accuracy:.3f}"
     console.say(f"train {args.name}", f"{metrics['n_samples']:,} samples, {found} → {args.model}")

@@ -143,6 +143,25 @@ def test_an_index_of_a_sparse_projection_that_points_outside_is_refused(tmp_path
     refused(tmp_path / "m.npz", f"a model: a sparse projection whose {part} point outside")
 
 
+def test_a_sparse_projection_that_says_it_is_all_zero_and_points_on_is_refused(tmp_path):
+    """Scipy looks at no index where the last pointer is 0, and then reads where the others point."""
+    save_model(model(projection="sparse"), tmp_path / "m.npz")
+    contents = members(tmp_path / "m.npz")
+    array = np.load(io.BytesIO(contents["_codebook.projection.indptr.npy"]))
+    array[-1] = 0
+    write(tmp_path / "m.npz", contents | {"_codebook.projection.indptr.npy": npy(array)})
+    refused(tmp_path / "m.npz", "a model: a sparse projection that points on behind its end")
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_a_label_of_signs_that_no_text_has_is_refused(tmp_path, order):
+    """NumPy holds any 32 bits as a sign; Python raises a SystemError where it is to make text of them."""
+    save_model(model(), tmp_path / "m.npz")
+    labels = np.array([1, 2, 0x110000], f"{order}u4").view(f"{order}U1")
+    write(tmp_path / "m.npz", members(tmp_path / "m.npz") | {"_learned.classes.npy": npy(labels)})
+    refused(tmp_path / "m.npz", "a model: a label that is no text")
+
+
 HEADERS = {
     "a method replaced": lambda state: state | {"predict": 3},
     "a class replaced": lambda state: state | {"__class__": "int"},

@@ -1,18 +1,16 @@
 """Several at once: threads that predict, processes that read a cache while it is rebuilt, two runs of one pipeline."""
 
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from reliability import note
 from small_cache import embeddings, write_small
-from test_graph import OURS, ROOT, SMALL, TABLES
+from small_project import ROOT, call, copy_project, finish, start
+from test_graph import SMALL, TABLES
 
 from dkvb_estimator import DKVBClassifier
 from pipeline.cache import open_cache
@@ -48,9 +46,9 @@ def test_threads_may_share_a_model_with_one_that_encodes(blobs):
     model = DKVBClassifier(8, 32, 4, random_state=0).fit(X, y)
     codes, labels = model.encode(X), model.predict(X)
     with ThreadPoolExecutor(2) as pool:
-        calls = [pool.submit(model.encode if i % 2 else model.predict, X) for i in range(20)]
-    for i, call in enumerate(calls):
-        np.testing.assert_array_equal(call.result(), codes if i % 2 else labels)
+        results = [pool.submit(model.encode if i % 2 else model.predict, X) for i in range(20)]
+    for i, found in enumerate(results):
+        np.testing.assert_array_equal(found.result(), codes if i % 2 else labels)
 
 
 @pytest.mark.slow
@@ -75,39 +73,23 @@ def test_processes_that_read_a_cache_while_it_is_rebuilt_see_the_old_or_the_new_
         note("concurrency", "a process reading a cache that is rebuilt", ["the old or the new one"] * int(n))
 
 
-def small_project(folder):
-    """A copy of the project with one run of 24 images."""
-    for name in (*OURS, ".dvc"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, folder / name)
-    photos = {"photos": SMALL["datasets"]["photos"]}
+@pytest.mark.slow
+def test_dvc_repro_twice_at_once_ends_with_one_whole_result(tmp_path):
     tables = {
-        "datasets": photos,
+        "datasets": {"photos": SMALL["datasets"]["photos"]},
         "embeddings": {"photos": TABLES["embeddings"]["photos"] | {"image_side": 32}},
         "rivals": {},
         "runs": {},
         "searches": {},
     }
-    (folder / "params.yaml").write_text(yaml.safe_dump({**TABLES, **tables}, sort_keys=False), encoding="utf-8")
-    subprocess.run(["git", "init", "-q", str(folder)], check=True)
-
-
-@pytest.mark.slow
-def test_dvc_repro_twice_at_once_ends_with_one_whole_result(tmp_path):
-    small_project(tmp_path)
-    home = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": f"{home}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "dvc", "repro", "extract@photos"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    both = [subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) for _ in range(2)]
-    said = [process.communicate(timeout=280)[0] for process in both]
-    codes = [process.returncode for process in both]
-    assert 0 in codes, said
-    for code, text in zip(codes, said):  # the other one either waited its turn, or was told that it has to
+    copy_project(tmp_path, {**TABLES, **tables})
+    both = [start(tmp_path, "dvc", "repro", "extract@photos") for _ in range(2)]
+    ended = [finish(process) for process in both]
+    codes = [code for code, _ in ended]
+    assert 0 in codes, ended
+    for code, text in ended:  # the other one either waited its turn, or was told that it has to
         assert code == 0 or "lock" in text.lower() or "busy" in text.lower() or "another process" in text, text
-    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
-    assert again.returncode == 0, again.stdout + again.stderr
+    call(tmp_path, "dvc", "repro", "extract@photos")
     with open_cache(tmp_path / "caches/photos.h5") as reader:
         assert reader.read("train").shape == (24, 1280)
     note("concurrency", "dvc repro twice at once", ["done" if code == 0 else "told to wait" for code in codes])

@@ -1,5 +1,6 @@
 """Faults, for real: processes are killed, disks fill up, folders are closed, files are damaged; nothing is lost."""
 
+import errno
 import json
 import os
 import subprocess
@@ -16,7 +17,12 @@ from small_cache import write_small
 from dkvb_estimator import DKVBClassifier, load_model, save_model
 from pipeline.cache import open_cache
 from pipeline.checkpoints import Checkpoint
-from pipeline.locks import remove_leftovers
+from pipeline.codes import stored_codes
+from pipeline.console import write_json
+from pipeline.datasets import build_manifest, read_manifest, write_manifest
+from pipeline.locks import remove_leftovers, replaced
+from pipeline.results import Tables, write_csv
+from pipeline.shards import ShardStore
 
 ROOT = Path(__file__).resolve().parents[1]
 N = 20
@@ -126,6 +132,97 @@ def test_a_cache_cut_at_twenty_lengths_is_an_error(cache, tmp_path):
     assert endings == ["error"] * 20
 
 
+def a_model(folder, cache):
+    X = np.random.default_rng(0).normal(size=(40, 6))
+    save_model(DKVBClassifier(3, 8, 2, random_state=0).fit(X, np.arange(40) % 3), folder / "m.npz")
+
+    def read():
+        save_model(load_model(folder / "m.npz"), folder / "again.npz", compress=False)
+        return (folder / "again.npz").read_bytes()
+
+    return folder / "m.npz", read
+
+
+def a_checkpoint(folder, cache):
+    model = DKVBClassifier(3, 8, 2, random_state=0).init_keys(np.random.default_rng(0).normal(size=(40, 6)))
+    checkpoint = Checkpoint(folder, "f")
+    with checkpoint:
+        checkpoint.write(model, 2)
+
+    def read():
+        kept = checkpoint.read()
+        return kept and (kept[0].keys_.tobytes(), kept[1])
+
+    return folder / "f/checkpoint.npz", read
+
+
+def a_shard(folder, cache):
+    store = ShardStore(folder, "f")
+    with store:
+        store.write(0, np.random.default_rng(0).normal(size=(8, 12)))
+    return folder / "f/000000.shard", lambda: store.read(0).tobytes()
+
+
+def a_file_of_codes(folder, cache):
+    def read():
+        with open_cache(cache) as reader:
+            return stored_codes(reader, "train", lambda X: (X > 0).astype(np.uint8)[..., None], "k", folder).tobytes()
+
+    read()
+    (path,) = folder.iterdir()
+    return path, read
+
+
+def a_manifest(folder, cache):
+    write_manifest(build_manifest("photos", {"kind": "photos", "n_crops": 5, "seed": 0}), folder / "m.jsonl")
+    return folder / "m.jsonl", lambda: read_manifest(folder / "m.jsonl").sha256
+
+
+def tables_of_rivals(folder, cache):
+    write_json(folder / "t.json", Tables({"x": {"final_accuracy": 0.5}}, [["x", 1]], [], {}, {}).record())
+    return folder / "t.json", lambda: Tables.read(folder / "t.json").record()
+
+
+def ending(path, read, damaged, expected):
+    """What reading a damaged file comes to: scratch that is none, or is made again, is as good as an error."""
+    path.write_bytes(damaged)
+    try:
+        found = read()
+    except (OSError, ValueError):
+        return "error"
+    return "taken for none" if found is None else "equal" if found == expected else "WRONG"
+
+
+FILES = [a_model, a_checkpoint, a_shard, a_file_of_codes, a_manifest, tables_of_rivals]
+CHECKED = FILES[:4]  # those that hold a checksum; DVC's own hash is what vouches for the text files
+
+
+@pytest.mark.parametrize("make", FILES, ids=lambda make: make.__name__)
+def test_a_file_cut_at_twenty_lengths_is_never_believed(cache, tmp_path, make):
+    (tmp_path / "own").mkdir()
+    path, read = make(tmp_path / "own", cache)
+    whole, expected = path.read_bytes(), read()
+    lengths = np.linspace(0, len(whole) - 2, 20).astype(int)  # the last byte of a text is the end of its line
+    endings = [ending(path, read, whole[:length], expected) for length in lengths]
+    note("caches", f"{make.__name__.replace('_', ' ')} cut short", endings)
+    assert set(endings) == {{a_checkpoint: "taken for none", a_file_of_codes: "equal"}.get(make, "error")}
+
+
+@pytest.mark.parametrize("make", CHECKED, ids=lambda make: make.__name__)
+def test_a_flipped_byte_of_any_file_with_a_checksum_is_never_believed(cache, tmp_path, make):
+    (tmp_path / "own").mkdir()
+    path, read = make(tmp_path / "own", cache)
+    whole, expected, endings = path.read_bytes(), read(), []
+    rng = np.random.default_rng(5)
+    for place in rng.choice(len(whole), 60, replace=False):
+        damaged = bytearray(whole)
+        damaged[place] ^= int(rng.integers(1, 256))
+        endings.append(ending(path, read, bytes(damaged), expected))
+    note("caches", f"a flipped byte in {make.__name__.replace('_', ' ')}", endings)
+    assert "WRONG" not in endings
+    assert set(endings) & {"error", "taken for none"} or make is a_file_of_codes
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "without stages"])
 def test_a_damaged_checkpoint_is_none(blobs, tmp_path, damage):
     model = DKVBClassifier(3, 8, 2, random_state=0).fit(*blobs)
@@ -156,6 +253,37 @@ def test_leftovers_of_killed_processes_go_and_those_of_living_ones_stay(tmp_path
     remove_leftovers(tmp_path / "a.h5")
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {f".a.h5.{os.getpid()}.part", f".b.h5.{gone.pid}.part", ".a.h5.x.part"}
+
+
+WRITERS = {
+    "a record": lambda path: write_json(path, {"a": 1}),
+    "a table": lambda path: write_csv(path, ("a",), [[1]] * 5),
+    "a manifest": lambda path: write_manifest(build_manifest("p", {"kind": "photos", "n_crops": 2, "seed": 0}), path),
+}
+
+
+@pytest.mark.parametrize("what", WRITERS)
+def test_a_result_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch, what):
+    target = tmp_path / "r"
+    target.write_text("old")
+
+    def full(self, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        WRITERS[what](target)
+    assert (target.read_text(), [path.name for path in tmp_path.iterdir()]) == ("old", ["r"])
+
+
+def test_a_file_is_replaced_whole_after_what_a_killed_process_left_is_gone(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f".r.{gone.pid}.part").write_text("half")
+    with replaced(tmp_path / "r") as neighbour:
+        neighbour.write_text("whole")
+        assert not (tmp_path / "r").exists()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"r": "whole"}
 
 
 def test_what_the_faults_are_tried_on_can_be_read(cache, blobs, tmp_path):

@@ -40,21 +40,25 @@ def test_a_target_sees_a_model_that_is_refused_in_other_words(monkeypatch):
         fuzz_model(b"\0" * 8)
 
 
-def test_the_page_adds_up_what_was_recorded():
+def test_the_page_adds_up_what_was_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "CORPUS", tmp_path)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/ab").write_bytes(b"")
     test = {"kind": "test", "group": "faults", "tried": "a flood", "outcomes": {"dry": 2}}
     found = {
         "kind": "fuzz",
         "target": "cache",
-        "seconds": 5,
+        "seconds": 9,
         "executions": 700,
         "stops": 1,
         "findings": [{"input": "ab"}],
     }
     build = {"kind": "sanitizer", "build": "x86-64", "problems": 9, "code": 0, "said": ""}
     wrong = {"kind": "test", "group": "bad input", "tried": "n=0", "outcomes": {"ValueError": 1}}
-    text = report.page([test, test, found, found, build, wrong])
+    unbroken = found | {"seconds": 5, "findings": []}
+    text = report.page([test, test, found, unbroken, build, wrong])
     assert "| a flood | 4 | 4 × dry |" in text
-    assert "| cache | 10 | 1,400 | 2 | 2 | `ab`, `ab` |" in text
+    assert "| cache | 1,400 | 2 | 1 | 5 | `ab` |" in text
     assert "| x86-64 | 9 | clean |" in text
     assert "1 wrong inputs" in text
 

@@ -3,20 +3,15 @@
 import ast
 import functools
 import json
-import os
 import re
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from small_project import OURS, ROOT, call, copy_project
 
 from pipeline.params import BANNED_KEYS, load_params
 
-ROOT = Path(__file__).parents[1]
-OURS = ("pipeline", "dkvb_estimator")
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 TABLES = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 # How a stage reads its settings, and what DVC then has to watch. What `embedding_of` reads stands in the cache too,
@@ -207,13 +202,7 @@ SMALL = {
 
 
 def dvc(folder, *arguments):
-    home = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": f"{home}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return call(folder, "dvc", *arguments)
 
 
 def edit(folder, **settings):
@@ -226,11 +215,6 @@ def edit(folder, **settings):
 def project(tmp_path_factory):
     """Return a copy of the project, small and reproduced once."""
     folder = tmp_path_factory.mktemp("project") / "copy"
-    ignore = shutil.ignore_patterns("__pycache__", "tmp", "cache")
-    for name in (*OURS, ".dvc"):
-        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, folder / name)
     tables = {**TABLES, "runs": {"digits": TABLES["runs"]["digits"] | {"estimator": SMALL["estimator"]}}}
     small = {
         "estimator": {"n_heads": 8, "key_dim": 4, "random_state": 0},
@@ -243,8 +227,7 @@ def project(tmp_path_factory):
     quick = ["nearest_class_mean", "joint_linear_probe"]
     tables["rivals"] = {"digits": TABLES["rivals"]["digits"] | {"heads": quick}}
     tables["toy"] = TABLES["toy"] | {"steps": 20}
-    (folder / "params.yaml").write_text(yaml.safe_dump(tables, sort_keys=False), encoding="utf-8")
-    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    copy_project(folder, tables)
     dvc(folder, "repro")
     return folder
 

@@ -51,6 +51,11 @@ def test_whole_numbers_hash_alike_whether_integer_or_float(coded):
     np.testing.assert_array_equal(hash_samples(codes, labels.astype(float)), hash_samples(codes, labels))
 
 
+def test_a_label_may_hold_half_a_sign_as_names_of_files_do(coded):
+    codes, _, _ = coded
+    assert len(set(hash_samples(codes[:1].repeat(3, axis=0), np.array(["a", "b", "\udcff"])).tolist())) == 3
+
+
 def test_a_hash_ignores_the_width_of_text_labels(coded):
     codes, labels, _ = coded
     names = np.array(["a", "bb", "c"])[labels]

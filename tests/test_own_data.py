@@ -1,22 +1,16 @@
 """A user's own folder of images and own embeddings, from one entry of params.yaml each, by ``dvc repro``."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
+from small_project import call, copy_project
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 ESTIMATOR = {"solver": "counts", "n_heads": 8, "n_keys": 8, "key_dim": 4, "random_state": 0}
 MINE = {"embeddings": "mine", "keys": "mine", "stream": "by_class"}
 TABLES = {
@@ -41,12 +35,8 @@ TABLES = {
 }
 
 
-def call(folder, *words):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "DKVB_DEVICE": "cpu"}
-    done = subprocess.run([sys.executable, "-m", *words], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return re.findall(r"Running stage '(.*?)'", done.stdout)
+def stages_run(folder, *words):
+    return re.findall(r"Running stage '(.*?)'", call(folder, *words))
 
 
 def import_rows(folder, shift):
@@ -65,38 +55,33 @@ def project(tmp_path_factory):
     from torchvision.models import squeezenet1_1
 
     folder = tmp_path_factory.mktemp("own") / "copy"
-    for name in ("pipeline", "dkvb_estimator", ".dvc"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, folder / name)
-    (folder / "params.yaml").write_text(yaml.safe_dump(TABLES, sort_keys=False), encoding="utf-8")
+    copy_project(folder, TABLES)
     for number, name in enumerate(["ant", "bee"] * 6):
         (folder / "pets" / name).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 9), (20 * number, 0, 0)).save(folder / f"pets/{name}/{number}.png")
     torch.manual_seed(0)
     torch.save(squeezenet1_1(weights=None).state_dict(), folder / "mine.pth")
     import_rows(folder, 0.0)
-    subprocess.run(["git", "init", "-q", str(folder)], check=True)
     return folder
 
 
 def test_an_edited_image_is_seen_by_the_next_repro_and_an_unedited_folder_changes_nothing(project):
-    assert call(project, "dvc", "repro", "extract@pets") == ["folder@pets", "extract@pets"]
+    assert stages_run(project, "dvc", "repro", "extract@pets") == ["folder@pets", "extract@pets"]
     card = json.loads((project / "caches/pets.json").read_text())
     assert card["splits"] == {"test": 3, "train": 9}
-    assert call(project, "dvc", "repro", "extract@pets") == ["folder@pets"]
+    assert stages_run(project, "dvc", "repro", "extract@pets") == ["folder@pets"]
     Image.new("RGB", (9, 9), "white").save(project / "pets/ant/4.png")
-    assert call(project, "dvc", "repro", "extract@pets") == ["folder@pets", "extract@pets"]
+    assert stages_run(project, "dvc", "repro", "extract@pets") == ["folder@pets", "extract@pets"]
     after = json.loads((project / "caches/pets.json").read_text())
     assert after["manifest_sha256"] != card["manifest_sha256"]
     assert after["splits"] == card["splits"]
 
 
 def test_imported_embeddings_are_learned_from_and_watched(project):
-    assert call(project, "dvc", "repro", "train@mine") == ["adopt@mine", "train@mine"]
+    assert stages_run(project, "dvc", "repro", "train@mine") == ["adopt@mine", "train@mine"]
     assert json.loads((project / "metrics/train_mine.json").read_text())["accuracy"] > 0.8
     card = json.loads((project / "caches/mine.json").read_text())
     assert [file["file"] for file in card["preprocessing"]["imported"]] == ["X.npy", "y.npy"]
-    assert call(project, "dvc", "repro", "train@mine") == []
+    assert stages_run(project, "dvc", "repro", "train@mine") == []
     import_rows(project, 0.5)
-    assert call(project, "dvc", "repro", "train@mine") == ["adopt@mine", "train@mine"]
+    assert stages_run(project, "dvc", "repro", "train@mine") == ["adopt@mine", "train@mine"]

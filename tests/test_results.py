@@ -56,6 +56,13 @@ def test_tables_come_back_from_json(tmp_path):
     assert Tables.read(tmp_path / "t.json") == made
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"metrics": {}'])
+def test_tables_that_are_none_are_an_error_of_three_parts(tmp_path, text):
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(ValueError, match=r"t\.json cannot be read \(.*\); expected tables as .* Run `dvc repro`"):
+        Tables.read(tmp_path / "t.json")
+
+
 def test_heads_of_two_tables_stand_side_by_side():
     both = tables("x").joined(tables("y", model=LastStageOnly))
     assert list(both.metrics) == list(both.matrices["heads"]) == list(both.matrices["confusion"]) == ["x", "y"]

@@ -71,16 +71,17 @@ STAGES = {"manifest", "folder", "extract", "adopt", "train", "rivals", "evaluate
 PAGE = {"markup", "figures", "words", "measured", "sections", "findings"}
 PIPELINE = {  # module of pipeline: the modules of pipeline that it may import; absent modules are not missed
     "__init__": set(),
-    "console": set(),
+    "console": {"locks"},
     **{name: set() for name in LEAVES},
-    "datasets": {"image_files"},
+    "datasets": {"image_files", "locks"},
     "grids": {"sources"},
+    "image_files": {"locks"},
     "params": {"grids", "records", "sources"},
-    "exchange": {"cache", "datasets"},
+    "exchange": {"cache", "datasets", "locks"},
     "networks": {"backbones"},
     "inline_backbones": {"backbones", "networks"},
     "cache": {"cache_check", "cache_format", "cache_writer"},
-    "codes": {"cache"},
+    "codes": {"cache", "locks"},
     "cache_check": set(),
     "cache_format": set(),
     "cache_writer": {"cache_check", "cache_format", "locks"},
@@ -95,14 +96,14 @@ PIPELINE = {  # module of pipeline: the modules of pipeline that it may import; 
     "findings": {"figures", "markup", "measured", "sections", "words"},
     "protocol": {"cache", "codes", "records", "streams"},
     "contenders": {"probes", "protocol"},
-    "results": {"protocol"},
+    "results": {"locks", "protocol"},
     "trust": set(),
     "candidates": {"cache", "protocol"},
     **{
         name: LEAVES | {"candidates", "checkpoints", "console", "contenders", "protocol", "results", "trust"}
         for name in STAGES
     },
-    "report": PAGE | {"console", "params"},
+    "report": PAGE | {"console", "locks", "params"},
     "__main__": LEAVES | STAGES | {"console"},
 }
 
