@@ -17,6 +17,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -210,12 +211,25 @@ def fuzz_kernel(data: bytes) -> None:
     rows, centred, halves, centres = _kernel_arrays(data[7:], *sizes, scale=10.0 ** (shape % 37 - 18))
     native = _native.NativeKeys(_native.KERNEL, centred, halves, centres)
     codes = native.nearest(rows, n_selected, 1 + threads % 3)
+    if n_selected == 1:
+        _check_boxes(native, rows, codes)
     if codes.max(initial=0) >= sizes[2]:
         raise Finding(f"code {codes.max()} of {sizes[2]} keys")
     ordered = np.sort(codes, axis=2)
     if n_selected > 1 and (np.diff(ordered.astype(np.int64), axis=2) == 0).any():
         raise Finding("one key was selected twice")
     _check_nearness(rows - centres, centred, halves, codes)
+
+
+def _check_boxes(native: _native.NativeKeys, rows: np.ndarray, codes: np.ndarray) -> None:
+    """Demand the same codes of a search in boxes, were they worth drawing or not."""
+    with patch.object(_native, "MIN_BOXES", 1), patch.object(_native, "MAX_LOOKED_INTO", 1):
+        boxes = native._boxed
+    if boxes is None:
+        return
+    with patch.object(native, "_boxes_for", lambda n_rows, n_selected: boxes):
+        if not np.array_equal(native.nearest(rows, 1, 1), codes):
+            raise Finding("a search in boxes gives other codes than a scan")
 
 
 def _kernel_arrays(

@@ -117,6 +117,7 @@ def test_archives_hold_what_they_should_and_no_more(archives):
     needed = {
         "setup.py",
         "dkvb_estimator/_nearest.cpp",
+        "dkvb_estimator/_vectors.h",
         "LICENSE",
         "NOTICE",
         "CITATION.cff",
