@@ -162,12 +162,18 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
 
 
 def add_shards(
-    job: Job, output: str | Path, scratch: str | Path, *, anew: bool = False, device: str = "auto", workers: int = 2
+    job: Job,
+    output: str | Path,
+    scratch: str | Path,
+    *,
+    parent: int | None = None,
+    device: str = "auto",
+    workers: int = 2,
 ) -> int:
     """Embed images into shards beside an extraction that runs, or will run, elsewhere; see :func:`extract`.
 
-    Shards that another process has are left to it. Where the cache is there already, nothing is done, unless told that
-    it is made anew.
+    Shards that another process has are left to it. Where the cache is there already, nothing is done, unless the number
+    of this one's parent is given: that one makes it anew, and when it has ended this one ends too, a shard later.
 
     Returns
     -------
@@ -175,9 +181,9 @@ def add_shards(
         Images embedded.
     """
     fingerprint = job.header().fingerprint
-    if not anew and _is_written(Path(output), fingerprint):
+    if parent is None and _is_written(Path(output), fingerprint):
         return 0
-    with _telling_of_full_disks(scratch), ShardStore(scratch, fingerprint, helper=True) as store:
+    with _telling_of_full_disks(scratch), ShardStore(scratch, fingerprint, helper=True, parent=parent) as store:
         return _fill(store, job, _missing(store, job), _device(device), workers, wait=False)
 
 
@@ -396,7 +402,7 @@ def _helping(args: argparse.Namespace) -> list[str]:
     """Return the command of a process that helps this one."""
     options = {"params": args.params, "manifest": args.manifest, "output": args.output}
     options |= {"card": args.card, "timings": args.timings}
-    command = [sys.executable, "-m", "pipeline.extract", args.name, "--shards-only", "--anew"]
+    command = [sys.executable, "-m", "pipeline.extract", args.name, "--shards-only", "--parent", str(os.getpid())]
     return command + [part for name, value in options.items() for part in (f"--{name}", value)]
 
 
@@ -419,9 +425,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="help another process with the same options, which writes the files, and write none",
     )
-    parser.add_argument(
-        "--anew", action="store_true", help="with --shards-only: help even where the cache is there already"
-    )
+    parser.add_argument("--parent", type=int, help="the process that started this helper, which ends with it")
     return parser
 
 
@@ -436,7 +440,7 @@ def main(args: argparse.Namespace) -> None:
     workers = _number("DKVB_WORKERS", share_of_threads(number))
     scratch = os.environ.get("DKVB_SCRATCH", ".scratch")
     if args.shards_only:
-        embedded = add_shards(job, args.output, scratch, anew=args.anew, device=device, workers=workers)
+        embedded = add_shards(job, args.output, scratch, parent=args.parent, device=device, workers=workers)
         console.say(f"extract {args.name}", f"{embedded:,} images in shards, for the process that writes the cache")
         return
     with helpers(_helping(args), number, device, workers):

@@ -35,6 +35,8 @@ class ShardStore:
         Of everything that decides the embeddings: another one never sees these shards.
     helper : bool, default=False
         Whether this process only adds shards.
+    parent : int or None
+        The number of the process that started this one, which claims nothing once that one has ended.
 
     Examples
     --------
@@ -46,9 +48,11 @@ class ShardStore:
     ({0}, (2, 3), True)
     """
 
-    def __init__(self, folder: str | Path, fingerprint: str, *, helper: bool = False) -> None:
+    def __init__(
+        self, folder: str | Path, fingerprint: str, *, helper: bool = False, parent: int | None = None
+    ) -> None:
         self.folder = Path(folder) / fingerprint
-        self._helper = helper
+        self._helper, self._parent = helper, parent
         self._lock: IO[str] | None = None
         self._claims: dict[int, IO[str]] = {}
         self._written: set[int] = set()
@@ -71,7 +75,7 @@ class ShardStore:
 
         It is not where it is finished or, unless told to wait until that one ends, another process has it.
         """
-        if index in self._written:
+        if index in self._written or self._parent not in (None, os.getppid()):
             return False
         try:
             handle = self._claim(index).open("a")  # which leaves what is written there

@@ -326,8 +326,15 @@ def test_a_helper_that_comes_late_does_nothing(job, network, tmp_path):
 
 def test_a_helper_of_one_who_makes_the_cache_anew_helps(job, tmp_path):
     _, expected = extract(job, tmp_path, "a")
-    assert stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", anew=True, device="cpu") == N
+    assert stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", parent=os.getppid(), device="cpu") == N
     assert extract(job, tmp_path, "a") == (0, expected)
+
+
+def test_a_helper_whose_parent_was_killed_begins_no_more(job, network, tmp_path, monkeypatch):
+    # the number that a process has for its parent changes when that one ends
+    monkeypatch.setattr(os, "getppid", lambda: 7 if len(network.shapes) < 5 else 1)
+    embedded = stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", parent=7, device="cpu", workers=1)
+    assert 3 * 8 <= embedded <= 4 * 8  # what it had begun, and what was being read already, was finished
 
 
 def test_the_writer_tells_its_own_shards_from_those_of_helpers(job, tmp_path):
@@ -475,10 +482,10 @@ def test_more_processes_run_the_same_command_on_the_next_devices(command, starte
     assert command() == 0
     assert [environment["DKVB_DEVICE"] for _, environment in started] == ["cuda:1", "cuda:0", "cuda:1"]
     words = started[0][0]
-    assert words[1:6] == ["-m", "pipeline.extract", "digits", "--shards-only", "--anew"]
+    assert words[1:5] == ["-m", "pipeline.extract", "digits", "--shards-only"]
     parsed = stage.build_parser().parse_args(words[3:])
     own = stage.build_parser().parse_args(arguments(Path(parsed.params).parent))
-    assert vars(parsed) == vars(own) | {"shards_only": True, "anew": True}
+    assert vars(parsed) == vars(own) | {"shards_only": True, "parent": os.getpid()}
 
 
 @pytest.mark.parametrize(("number", "threads"), [(1, 6), (2, 4), (3, 2), (20, 1)])
@@ -612,7 +619,8 @@ def squeezenet(manifest, tmp_path, monkeypatch):
     write_manifest(manifest, tmp_path / "digits.jsonl")
 
     def call(weights=tmp_path / "mine.pth", tap="features", side=32, **changes):
-        write_settings(tmp_path, image_side=side, tap=tap, **described(weights, **changes))
+        outer = {name: changes.pop(name) for name in ("compute_dtype", "storage_dtype") if name in changes}
+        write_settings(tmp_path, image_side=side, tap=tap, **outer, **described(weights, **changes))
         return console.run(stage.main, stage.build_parser(), arguments(tmp_path))
 
     return call
@@ -627,6 +635,18 @@ def test_a_described_network_is_extracted_and_recorded(squeezenet, tmp_path):
     assert card["backbone"]["weights_sha256"] == hashlib.sha256((tmp_path / "mine.pth").read_bytes()).hexdigest()
     assert (card["backbone"]["licence"], card["preprocessing"]["crop_ratio"]) == ("MIT", 0.875)
     assert str(tmp_path) not in (tmp_path / "out/a.json").read_text()
+
+
+@pytest.mark.parametrize("compute_dtype", ["bfloat16", "float16"])
+def test_lower_precision_is_computed_as_asked(squeezenet, tmp_path, compute_dtype):
+    found = {}
+    for kind in ("float32", compute_dtype):
+        assert squeezenet(compute_dtype=kind, storage_dtype="float32") == 0
+        with open_cache(tmp_path / "out/a.h5") as reader:
+            found[kind] = reader.read("train")
+    largest = np.abs(found["float32"]).max()
+    error = np.abs(found[compute_dtype] - found["float32"]).max() / largest
+    assert 1e-5 < error < {"bfloat16": 0.1, "float16": 0.02}[compute_dtype]
 
 
 @pytest.mark.parametrize(
@@ -750,7 +770,7 @@ class Crew:
 
     def gather(self):
         """Return when every process has begun a shard, with all of them stopped in the midst of it."""
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + 300
         while len(self.stopped) < self.size:
             assert self.main.poll() is None, self.main.stderr.read()
             assert time.monotonic() < limit
