@@ -751,6 +751,28 @@ def test_a_killed_extraction_with_the_real_network_goes_on_to_the_same_bytes(tmp
     assert not list((tmp_path / "other").rglob("*.*"))
 
 
+@pytest.mark.slow
+def test_offline_a_missing_weight_ends_the_command_with_what_to_type(manifest, tmp_path, monkeypatch):
+    write_manifest(manifest, tmp_path / "digits.jsonl")
+    write_settings(tmp_path, backbone="clip_vit_b32", tap="projected", image_side=224)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hugging"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("DKVB_WEIGHTS", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for allowed in ("0", "1"):
+        monkeypatch.setenv("DKVB_ALLOW_DOWNLOAD", allowed)
+        process = start(tmp_path, tmp_path / "scratch", processes=2)
+        _, printed = process.communicate(timeout=300)
+        assert process.returncode == 1
+        (error,) = printed.splitlines()
+        folder = tmp_path / "torch/hub/checkpoints/timm/vit_base_patch32_clip_224.openai"
+        assert error.startswith("error: the weights of clip_vit_b32 ")
+        assert "https://huggingface.co/timm/vit_base_patch32_clip_224.openai" in error
+        assert f"`mkdir -p {folder} && mv open_clip_model.safetensors {folder}/`" in error
+    assert not (tmp_path / "out").exists()
+
+
 # several real processes share one extraction
 
 
