@@ -15,11 +15,10 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,17 +27,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
 from pipeline import console
-from pipeline.backbones import Backbone, find_backbone, preprocess
+from pipeline.backbones import Backbone, Preprocessing, find_backbone, preprocess
 from pipeline.cache import CacheHeader, SplitRows, describe_cache, file_sha256, open_cache, write_cache
 from pipeline.datasets import Images, Manifest, open_images, read_manifest
 from pipeline.inline_backbones import describe_backbone
 from pipeline.networks import load_backbone
 from pipeline.params import Embeddings, load_params
+from pipeline.processes import helpers, share_of_threads
 from pipeline.shards import ShardStore
 from pipeline.weights import find_weights, read_weights, weights_sha256
 
@@ -90,6 +89,22 @@ class Job:
         return CacheHeader(fingerprint=fingerprint, class_names=self.manifest.class_names, **origin)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Computed:
+    """Say what an extraction has computed since it began, itself and by its helpers.
+
+    Parameters
+    ----------
+    images : int
+        The rest was finished before.
+    shards : tuple of int
+        How many each process computed, this one's first.
+    """
+
+    images: int
+    shards: tuple[int, ...]
+
+
 def make_job(manifest: Manifest, settings: Embeddings) -> Job:
     """Return what an extraction is made of, its network found by name or by description, its weights on this machine.
 
@@ -108,7 +123,7 @@ def make_job(manifest: Manifest, settings: Embeddings) -> Job:
     return Job(manifest, settings, record, find_weights(record, described["file"]))
 
 
-def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = "auto", workers: int = 2) -> int:
+def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = "auto", workers: int = 2) -> Computed:
     """Embed the images of a manifest into a cache, going on from shards that an earlier try has finished.
 
     Parameters
@@ -124,8 +139,7 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
 
     Returns
     -------
-    int
-        Images embedded now; the rest came from shards.
+    Computed
 
     Raises
     ------
@@ -138,17 +152,28 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
     """
     header = job.header()
     with _telling_of_full_disks(scratch), ShardStore(scratch, header.fingerprint) as store:
-        embedded = _fill(store, job, _device(device), workers, wait=True)
+        missing = _missing(store, job)
+        _fill(store, job, missing, _device(device), workers, wait=True)
+        computed = _count(store, job, missing)
         splits = {name: _split_rows(store, job.manifest, name) for name in sorted(set(job.manifest.splits))}
         write_cache(output, header, splits)
         store.clear()
-    return embedded
+    return computed
 
 
-def add_shards(job: Job, output: str | Path, scratch: str | Path, *, device: str = "auto", workers: int = 2) -> int:
+def add_shards(
+    job: Job,
+    output: str | Path,
+    scratch: str | Path,
+    *,
+    parent: int | None = None,
+    device: str = "auto",
+    workers: int = 2,
+) -> int:
     """Embed images into shards beside an extraction that runs, or will run, elsewhere; see :func:`extract`.
 
-    Shards that another process has are left to it. Where the cache is there already, nothing is done.
+    Shards that another process has are left to it. Where the cache is there already, nothing is done, unless the number
+    of this one's parent is given: that one makes it anew, and when it has ended this one ends too, a shard later.
 
     Returns
     -------
@@ -156,10 +181,10 @@ def add_shards(job: Job, output: str | Path, scratch: str | Path, *, device: str
         Images embedded.
     """
     fingerprint = job.header().fingerprint
-    if _is_written(Path(output), fingerprint):
+    if parent is None and _is_written(Path(output), fingerprint):
         return 0
-    with _telling_of_full_disks(scratch), ShardStore(scratch, fingerprint, helper=True) as store:
-        return _fill(store, job, _device(device), workers, wait=False)
+    with _telling_of_full_disks(scratch), ShardStore(scratch, fingerprint, helper=True, parent=parent) as store:
+        return _fill(store, job, _missing(store, job), _device(device), workers, wait=False)
 
 
 def _is_written(path: Path, fingerprint: str) -> bool:
@@ -184,23 +209,58 @@ def _telling_of_full_disks(scratch: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _fill(store: ShardStore, job: Job, device: torch.device, workers: int, *, wait: bool) -> int:
-    """Compute every shard that is not there yet and that no other process has, with a progress bar.
+def _missing(store: ShardStore, job: Job) -> list[int]:
+    finished = store.finished()
+    return [index for index in range(-(-len(job.manifest.sample_ids) // SHARD_ROWS)) if index not in finished]
+
+
+def _rows(job: Job, index: int) -> np.ndarray:
+    """Return the rows of the manifest that a shard holds."""
+    return np.arange(len(job.manifest.sample_ids))[index * SHARD_ROWS : (index + 1) * SHARD_ROWS]
+
+
+def _count(store: ShardStore, job: Job, indices: list[int]) -> Computed:
+    by_process = Counter(map(store.process_of, indices))
+    own = [by_process.pop(os.getpid())] if os.getpid() in by_process else []
+    others = sorted(by_process.values(), reverse=True)
+    return Computed(sum(len(_rows(job, index)) for index in indices), (*own, *others))
+
+
+def _fill(store: ShardStore, job: Job, missing: list[int], device: torch.device, workers: int, *, wait: bool) -> int:
+    """Compute every missing shard that no other process has, with a progress bar; return the number of its images.
 
     At last, if told to wait, what others had and did not finish.
     """
-    finished, n = store.finished(), len(job.manifest.sample_ids)
-    missing = [index for index in range(-(-n // SHARD_ROWS)) if index not in finished]
     if not missing:
         return 0
     network = load_backbone(job.record, job.settings.tap, read_weights(job.weights))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with _bar(job, len(missing)) as bar:
+    # only the owner waits, so that nobody waits for one who waits, and shows a bar, which counts the others' shards too
+    with _bar(job, sum(len(_rows(job, index)) for index in missing), hidden=not wait) as bar:
         embed = partial(_embed, store, job, network, device, workers, bar)
-        embedded = embed(index for index in missing if store.claim(index))
-        if wait:  # only the owner does, so that nobody waits for one who waits
-            embedded += embed(index for index in missing if store.claim(index, wait=True))
+        taken: list[int] = []
+        embedded = embed(_free(store, job, missing, taken, bar))
+        if wait:
+            embedded += embed(_abandoned(store, job, taken, bar))
     return embedded
+
+
+def _free(store: ShardStore, job: Job, indices: list[int], taken: list[int], bar: tqdm) -> Iterator[int]:
+    """Yield the shards that this process has claimed, and list those that others have."""
+    for index in indices:
+        if store.claim(index):
+            yield index
+        else:
+            taken.append(index)
+            bar.update(len(_rows(job, index)))
+
+
+def _abandoned(store: ShardStore, job: Job, taken: list[int], bar: tqdm) -> Iterator[int]:
+    """Wait for each shard that another process has, and yield those that it did not finish."""
+    for index in taken:
+        if store.claim(index, wait=True):
+            bar.update(-len(_rows(job, index)))  # counted too early
+            yield index
 
 
 def _embed(
@@ -213,10 +273,13 @@ def _embed(
     shards: Iterable[int],
 ) -> int:
     """Compute shards and write each while the next is computed; return the number of their images."""
+    prepare = preprocess(job.record, job.settings.image_side)
+    batches = _batches(job, shards)
     embedded, parts, writing = 0, [], Future[None]()
     writing.set_result(None)
     with ThreadPoolExecutor(1) as writer:
-        for batch, images in _prefetch(job, _batches(shards, len(job.manifest.sample_ids)), workers):
+        for batch, pixels in _prefetch(job, prepare, batches, workers):
+            images = prepare.scale(pixels.to(device))
             found = _forward(network, images, job.settings.compute_dtype, device)[: len(batch.rows)]
             _check_finite(found, batch.rows, job)
             parts.append(found)
@@ -239,42 +302,48 @@ class _Batch:
     is_last: bool
 
 
-def _batches(shards: Iterable[int], n: int) -> Iterator[_Batch]:
+def _batches(job: Job, shards: Iterable[int]) -> Iterator[_Batch]:
     for shard in shards:
-        rows = np.arange(n)[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
+        rows = _rows(job, shard)
         for start in range(0, len(rows), BATCH_ROWS):
             yield _Batch(shard, rows[start : start + BATCH_ROWS], start + BATCH_ROWS >= len(rows))
 
 
-def _bar(job: Job, n_shards: int) -> tqdm:
+def _bar(job: Job, n_images: int, *, hidden: bool = False) -> tqdm:
     # in a log, where every refresh becomes a line of its own, a few are enough
     live = sys.stderr.isatty()
-    total = min(n_shards * SHARD_ROWS, len(job.manifest.sample_ids))
     name, interval = f"extract {job.manifest.dataset}", 0.5 if live else 15.0
-    return tqdm(total=total, unit=" images", desc=name, mininterval=interval, leave=not live)
+    return tqdm(total=n_images, unit=" images", desc=name, mininterval=interval, leave=not live, disable=hidden)
 
 
-def _prefetch(job: Job, batches: Iterator[_Batch], workers: int) -> Iterator[tuple[_Batch, torch.Tensor]]:
-    """Yield batches in order with their prepared images, while threads read and prepare the next few."""
-    images, prepare = open_images(job.manifest), preprocess(job.record, job.settings.image_side)
-    waiting: deque[tuple[_Batch, Iterator[torch.Tensor]]] = deque()
+def _prefetch(
+    job: Job, prepare: Preprocessing, batches: Iterator[_Batch], workers: int
+) -> Iterator[tuple[_Batch, torch.Tensor]]:
+    """Yield batches in order with their pixels, while threads read and prepare the next few.
+
+    These threads stay out of torch: the threads of its own that each of them would get take the processor from the
+    network.
+    """
+    images, side = open_images(job.manifest), job.settings.image_side
+    waiting: deque[tuple[_Batch, np.ndarray, Iterator[None]]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for batch in batches:
-            waiting.append((batch, pool.map(lambda row: _load(images, prepare, row), batch.rows.tolist())))
+            pixels = np.zeros((BATCH_ROWS, side, side, 3), np.uint8)
+            loaded = pool.map(partial(_load, images, prepare), batch.rows.tolist(), pixels)
+            waiting.append((batch, pixels, loaded))
             if len(waiting) > _AHEAD:
-                yield _stack(*waiting.popleft())
+                yield _whole(*waiting.popleft())
         while waiting:
-            yield _stack(*waiting.popleft())
+            yield _whole(*waiting.popleft())
 
 
-def _stack(batch: _Batch, images: Iterator[torch.Tensor]) -> tuple[_Batch, torch.Tensor]:
-    stacked = torch.stack(list(images))
-    padding = stacked.new_zeros((BATCH_ROWS - len(stacked), *stacked.shape[1:]))
-    return batch, torch.cat([stacked, padding]) if len(padding) else stacked
+def _whole(batch: _Batch, pixels: np.ndarray, loaded: Iterator[None]) -> tuple[_Batch, torch.Tensor]:
+    deque(loaded, maxlen=0)  # waits for every image, and raises what stopped one
+    return batch, torch.from_numpy(pixels)
 
 
-def _load(images: Images, prepare: Callable[[Image.Image], torch.Tensor], row: int) -> torch.Tensor:
-    return prepare(images[row])
+def _load(images: Images, prepare: Preprocessing, row: int, pixels: np.ndarray) -> None:
+    pixels[...] = prepare.pixels(images[row])
 
 
 def _forward(network: nn.Module, batch: torch.Tensor, compute_dtype: str, device: torch.device) -> np.ndarray:
@@ -329,22 +398,12 @@ def _number(name: str, default: int) -> int:
     return int(text)
 
 
-@contextmanager
-def _helpers(args: argparse.Namespace, number: int, device: str) -> Iterator[None]:
-    """Run more processes of the same extraction, on the next CUDA devices where there are several."""
+def _helping(args: argparse.Namespace) -> list[str]:
+    """Return the command of a process that helps this one."""
     options = {"params": args.params, "manifest": args.manifest, "output": args.output}
     options |= {"card": args.card, "timings": args.timings}
-    command = [sys.executable, "-m", "pipeline.extract", args.name, "--shards-only"]
-    command += [part for name, value in options.items() for part in (f"--{name}", value)]
-    spread = torch.cuda.device_count() if device == "auto" else 0
-    places = [f"cuda:{position % spread}" if spread > 1 else device for position in range(1, number)]
-    running = [subprocess.Popen(command, env=os.environ | {"DKVB_DEVICE": place}) for place in places]
-    try:
-        yield
-    finally:
-        for process in running:  # all shards are finished, or nobody is left to put them together
-            process.terminate()
-            process.wait()
+    command = [sys.executable, "-m", "pipeline.extract", args.name, "--shards-only", "--parent", str(os.getpid())]
+    return command + [part for name, value in options.items() for part in (f"--{name}", value)]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -366,6 +425,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="help another process with the same options, which writes the files, and write none",
     )
+    parser.add_argument("--parent", type=int, help="the process that started this helper, which ends with it")
     return parser
 
 
@@ -376,28 +436,31 @@ def main(args: argparse.Namespace) -> None:
     job = make_job(read_manifest(args.manifest), settings)
     if "-nc" in job.record.licence.lower():
         console.say(f"extract {args.name}", f"the weights of {job.record.id} are licensed {job.record.licence}")
-    device = os.environ.get("DKVB_DEVICE", "auto")
-    workers = _number("DKVB_WORKERS", os.cpu_count() or 1)
+    device, number = os.environ.get("DKVB_DEVICE", "auto"), _number("DKVB_PROCESSES", 1)
+    workers = _number("DKVB_WORKERS", share_of_threads(number))
     scratch = os.environ.get("DKVB_SCRATCH", ".scratch")
     if args.shards_only:
-        embedded = add_shards(job, args.output, scratch, device=device, workers=workers)
+        embedded = add_shards(job, args.output, scratch, parent=args.parent, device=device, workers=workers)
         console.say(f"extract {args.name}", f"{embedded:,} images in shards, for the process that writes the cache")
         return
-    with _helpers(args, _number("DKVB_PROCESSES", 1), device):
-        embedded = extract(job, args.output, scratch, device=device, workers=workers)
-    _report(args, job, embedded, time.perf_counter() - start)
+    with helpers(_helping(args), number, device, workers):
+        computed = extract(job, args.output, scratch, device=device, workers=workers)
+    _report(args, job, computed, time.perf_counter() - start)
 
 
-def _report(args: argparse.Namespace, job: Job, embedded: int, seconds: float) -> None:
+def _report(args: argparse.Namespace, job: Job, computed: Computed, seconds: float) -> None:
     card = describe_cache(args.output) | {"file_sha256": file_sha256(args.output)}
     if job.manifest.skipped:
         card["skipped_images"] = list(job.manifest.skipped)
     console.write_json(args.card, card)
-    console.write_json(args.timings, {"seconds": round(seconds, 3), "images": embedded})
-    resumed = len(job.manifest.sample_ids) - embedded
+    console.write_json(args.timings, {"seconds": round(seconds, 3), "images": computed.images})
+    resumed = len(job.manifest.sample_ids) - computed.images
     note = f" ({resumed:,} were finished already)" if resumed else ""
-    rate = f", {embedded / seconds:.0f} images/s" if embedded else ""
-    console.say(f"extract {args.name}", f"{embedded:,} images{note}{rate} → {args.output}")
+    rate = f", {computed.images / seconds:.0f} images/s" if computed.images else ""
+    if len(computed.shards) > 1:
+        *most, last = map(str, computed.shards)
+        rate += f", {len(computed.shards)} processes computed {', '.join(most)} and {last} shards"
+    console.say(f"extract {args.name}", f"{computed.images:,} images{note}{rate} → {args.output}")
 
 
 if __name__ == "__main__":

@@ -104,11 +104,18 @@ def read_image(root: Path, sample_id: str) -> tuple[Image.Image, str]:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turn any image upright and into 8-bit RGB: greyscale, palette, CMYK, transparent and 16-bit ones too.
 
+    Raises
+    ------
+    ValueError
+        If pixels are floating-point numbers: a plain conversion would make 0…1 black.
+
     Examples
     --------
     >>> to_rgb(Image.new("I;16", (1, 1), 65535)).getpixel((0, 0))
     (255, 255, 255)
     """
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, of which nobody says what white is, not 8 or 16 bits")
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):  # 16-bit greyscale; a plain conversion would clip it to white
         upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))

@@ -24,7 +24,8 @@ class ShardStore:
     """Hold the shards of one extraction, named by its fingerprint.
 
     One process at a time owns the store, and puts the shards together at the end; any number of helpers may add to it.
-    A shard is claimed before it is computed. A claim ends with its process, however that ends.
+    A shard is claimed before it is computed. A claim ends with its process, however that ends, and what is left of it
+    tells which process that was.
 
     Parameters
     ----------
@@ -34,6 +35,8 @@ class ShardStore:
         Of everything that decides the embeddings: another one never sees these shards.
     helper : bool, default=False
         Whether this process only adds shards.
+    parent : int or None
+        The number of the process that started this one, which claims nothing once that one has ended.
 
     Examples
     --------
@@ -41,13 +44,15 @@ class ShardStore:
     >>> with tempfile.TemporaryDirectory() as folder, ShardStore(folder, "abc") as store:
     ...     if store.claim(0):
     ...         store.write(0, np.ones((2, 3), np.float32))
-    ...     store.finished(), store.read(0).shape
-    ({0}, (2, 3))
+    ...     store.finished(), store.read(0).shape, store.process_of(0) == os.getpid()
+    ({0}, (2, 3), True)
     """
 
-    def __init__(self, folder: str | Path, fingerprint: str, *, helper: bool = False) -> None:
+    def __init__(
+        self, folder: str | Path, fingerprint: str, *, helper: bool = False, parent: int | None = None
+    ) -> None:
         self.folder = Path(folder) / fingerprint
-        self._helper = helper
+        self._helper, self._parent = helper, parent
         self._lock: IO[str] | None = None
         self._claims: dict[int, IO[str]] = {}
         self._written: set[int] = set()
@@ -70,10 +75,10 @@ class ShardStore:
 
         It is not where it is finished or, unless told to wait until that one ends, another process has it.
         """
-        if index in self._written:
+        if index in self._written or self._parent not in (None, os.getppid()):
             return False
         try:
-            handle = self._path(index).with_suffix(".claim").open("w")
+            handle = self._claim(index).open("a")  # which leaves what is written there
         except FileNotFoundError:  # the owner has put everything together and cleared the store
             return False
         try:
@@ -83,15 +88,21 @@ class ShardStore:
             taken = False
         if taken:
             self._claims[index] = handle
+            handle.truncate(0)
+            print(os.getpid(), end="", file=handle, flush=True)
         else:
             handle.close()
         return taken
 
     def finished(self) -> set[int]:
-        """Return the indices of whole shards; damaged ones are deleted."""
+        """Return the indices of whole shards."""
         names = (path.stem for path in self.folder.glob("*.shard"))
         indices = {int(name) for name in names if name.isdecimal()}
         return {index for index in indices if self._is_whole(index)}
+
+    def process_of(self, index: int) -> int:
+        """Return the number of the process that last claimed a shard: the one that computed it, once it is finished."""
+        return int(self._claim(index).read_text())
 
     def write(self, index: int, embeddings: np.ndarray) -> None:
         """Keep a shard, which ends its claim; after this returns it survives a killed process."""
@@ -139,12 +150,12 @@ class ShardStore:
     def _is_whole(self, index: int) -> bool:
         try:
             self.read(index)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            self._path(index).unlink(missing_ok=True)
+        except OSError:  # a damaged one stays until it is written again: who finds it may not hold its claim
             return False
         return True
+
+    def _claim(self, index: int) -> Path:
+        return self._path(index).with_suffix(".claim")
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.shard"

@@ -81,7 +81,31 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("record", "edge", "mode"), PUBLISHED, ids=[record.id for record, *_ in PUBLISHED])
 def test_published_sides_are_kept(record, edge, mode):
-    resize, crop = preprocess(record, 224).transforms[:2]
+    resize, crop = preprocess(record, 224).cut.transforms
     assert (resize.size, crop.size) == (edge, (224, 224))
     assert resize.interpolation.value == mode
     assert resize.antialias
+
+
+@pytest.mark.parametrize("record", BACKBONES.values(), ids=list(BACKBONES))
+def test_every_pixel_is_scaled_to_the_bits_that_torchvision_gives(record):
+    """All 256 values in all three channels, so that no image can come out otherwise."""
+    from torchvision.transforms import Compose, Normalize, ToTensor
+
+    side = 224 if record.id == "clip_vit_b32" else 32
+    values = np.random.default_rng(0).permutation(np.arange(6 * side * side) % 256).reshape(2, side, side, 3)
+    pixels = values.astype(np.uint8)
+    expected = torch.stack([Compose([ToTensor(), Normalize(record.mean, record.std)])(each) for each in pixels])
+    found = preprocess(record, side).scale(torch.from_numpy(pixels))
+    assert torch.equal(found, expected)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 70), (40, 64)])
+def test_images_in_a_batch_have_the_bits_of_those_alone(size):
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)) for _ in range(5)]
+    prepare = preprocess(SWAV, 48)
+    pixels = np.stack([prepare.pixels(image) for image in images])
+    assert pixels.shape == (5, 48, 48, 3)
+    assert torch.equal(prepare.scale(torch.from_numpy(pixels)), torch.stack([prepare(image) for image in images]))

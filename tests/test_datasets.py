@@ -385,6 +385,14 @@ def test_sixteen_bits_are_scaled_not_clipped(folder):
     assert pixels(image)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def test_pixels_that_are_floating_point_numbers_are_refused_with_the_name(folder):
+    Image.fromarray(np.full((2, 2), 0.5, np.float32)).save(folder / "ant" / "deep.tif")
+    with pytest.raises(OSError, match=r"image ant/deep\.tif .*floating-point numbers.*; expected .*skip_corrupt: true"):
+        build_manifest("pets", folder_recipe(folder))
+    manifest = build_manifest("pets", folder_recipe(folder) | {"skip_corrupt": True})
+    assert manifest.skipped == ("ant/deep.tif",)
+
+
 # the manifest as a file
 
 

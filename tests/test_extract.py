@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from pipeline import cache_writer, console
+from pipeline import cache_writer, console, processes
 from pipeline import extract as stage
 from pipeline.backbones import BACKBONES
 from pipeline.cache import open_cache
@@ -104,8 +105,8 @@ def job(manifest, network, tmp_path):
 def extract(job, folder, name, **options):
     """Extract into a cache of its own and return the number of images embedded now, and the cache's sha256."""
     output = folder / f"{name}.h5"
-    embedded = stage.extract(job, output, folder / "scratch", **({"device": "cpu", "workers": 2} | options))
-    return embedded, hashlib.sha256(output.read_bytes()).hexdigest()
+    computed = stage.extract(job, output, folder / "scratch", **({"device": "cpu", "workers": 2} | options))
+    return computed.images, hashlib.sha256(output.read_bytes()).hexdigest()
 
 
 # what the cache holds
@@ -145,9 +146,9 @@ def test_the_number_of_workers_changes_nothing(job, tmp_path, workers):
 def test_images_that_come_late_keep_their_place(job, tmp_path, monkeypatch):
     usual, expected = stage._load, extract(job, tmp_path, "a")
 
-    def slow_for_some(images, prepare, row):
+    def slow_for_some(images, prepare, row, pixels):
         time.sleep(0.01 * (row % 3 == 0))
-        return usual(images, prepare, row)
+        usual(images, prepare, row, pixels)
 
     monkeypatch.setattr(stage, "_load", slow_for_some)
     assert extract(job, tmp_path, "b", workers=4) == expected
@@ -288,6 +289,7 @@ def test_the_writer_waits_for_what_a_helper_has_begun(job, network, tmp_path):
     with helper:
         assert helper.claim(0)
         found = []
+        network.shapes.clear()
         thread = threading.Thread(target=lambda: found.append(extract(job, tmp_path, "a")))
         thread.start()
         limit = time.monotonic() + 60
@@ -297,7 +299,8 @@ def test_the_writer_waits_for_what_a_helper_has_begun(job, network, tmp_path):
         assert not (tmp_path / "a.h5").exists()
         helper.write(0, Tiny()(prepared(job, range(8))).numpy())
     thread.join(60)
-    assert found == [(N - 8, expected)]
+    assert found == [(N, expected)]  # by both together
+    assert len(network.shapes) == 11 - 2
 
 
 def prepared(job, rows):
@@ -319,6 +322,45 @@ def test_a_helper_that_comes_late_does_nothing(job, network, tmp_path):
     assert stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", device="cpu") == 0
     assert network.shapes == []
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_helper_of_one_who_makes_the_cache_anew_helps(job, tmp_path):
+    _, expected = extract(job, tmp_path, "a")
+    assert stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", parent=os.getppid(), device="cpu") == N
+    assert extract(job, tmp_path, "a") == (0, expected)
+
+
+def test_a_helper_whose_parent_was_killed_begins_no_more(job, network, tmp_path, monkeypatch):
+    # the number that a process has for its parent changes when that one ends
+    monkeypatch.setattr(os, "getppid", lambda: 7 if len(network.shapes) < 5 else 1)
+    embedded = stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", parent=7, device="cpu", workers=1)
+    assert 3 * 8 <= embedded <= 4 * 8  # what it had begun, and what was being read already, was finished
+
+
+def test_the_writer_tells_its_own_shards_from_those_of_helpers(job, tmp_path):
+    code = f"""
+import numpy
+from pipeline.shards import ShardStore
+with ShardStore({str(tmp_path / "scratch")!r}, {job.header().fingerprint!r}, helper=True) as store:
+    assert store.claim(5)
+    store.write(5, numpy.load({str(tmp_path / "last.npy")!r}))
+    assert store.claim(1)
+    print("ready", flush=True)
+    input()
+    store.write(1, numpy.load({str(tmp_path / "second.npy")!r}))
+"""
+    np.save(tmp_path / "last.npy", Tiny()(prepared(job, range(40, N))).numpy())
+    np.save(tmp_path / "second.npy", Tiny()(prepared(job, range(8, 16))).numpy())
+    _, expected = extract(job, tmp_path, "whole")
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as helper:
+        assert helper.stdout.readline() == "ready\n"
+        thread = threading.Timer(0.1, helper.communicate, ["go on\n", 60])
+        thread.start()
+        computed = stage.extract(job, tmp_path / "a.h5", tmp_path / "scratch", device="cpu")
+        thread.join()
+    assert computed == stage.Computed(images=N - 3, shards=(4, 1))  # the last one was finished before
+    assert hashlib.sha256((tmp_path / "a.h5").read_bytes()).hexdigest() == expected
 
 
 # the command
@@ -412,16 +454,14 @@ def test_a_helping_command_writes_shards_alone(command, tmp_path, capsys):
     assert (tmp_path / "out/a.h5").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("device", "cuda_devices", "expected"),
-    [("auto", 0, ["auto"] * 3), ("auto", 2, ["cuda:1", "cuda:0", "cuda:1"]), ("cpu", 2, ["cpu"] * 3)],
-)
-def test_more_processes_run_the_same_command_on_the_next_devices(command, monkeypatch, device, cuda_devices, expected):
-    started, ended = [], []
+@pytest.fixture
+def started(monkeypatch):
+    """Start no process, and list the commands and environments of those that would have been."""
+    commands, ended = [], []
 
     class Process:
         def __init__(self, words, env):
-            started.append((words, env["DKVB_DEVICE"]))
+            commands.append((words, env))
 
         def terminate(self):
             ended.append(self)
@@ -429,20 +469,41 @@ def test_more_processes_run_the_same_command_on_the_next_devices(command, monkey
         def wait(self):
             pass
 
-    monkeypatch.setattr(stage.subprocess, "Popen", Process)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda_devices)
-    monkeypatch.setenv("DKVB_DEVICE", device)
+    monkeypatch.setattr(processes.subprocess, "Popen", Process)
+    yield commands
+    assert len(ended) == len(commands)
+
+
+def test_more_processes_run_the_same_command_on_the_next_devices(command, started, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # nothing is computed there
+    monkeypatch.setenv("DKVB_DEVICE", "auto")
     monkeypatch.setenv("DKVB_PROCESSES", "4")
     assert command() == 0
-    assert [place for _, place in started] == expected
-    assert len(ended) == 3
+    assert [environment["DKVB_DEVICE"] for _, environment in started] == ["cuda:1", "cuda:0", "cuda:1"]
     words = started[0][0]
     assert words[1:5] == ["-m", "pipeline.extract", "digits", "--shards-only"]
     parsed = stage.build_parser().parse_args(words[3:])
-    assert parsed.shards_only
-    assert vars(parsed) | {"shards_only": False} == vars(
-        stage.build_parser().parse_args(arguments(Path(parsed.params).parent))
-    )
+    own = stage.build_parser().parse_args(arguments(Path(parsed.params).parent))
+    assert vars(parsed) == vars(own) | {"shards_only": True, "parent": os.getpid()}
+
+
+@pytest.mark.parametrize(("number", "threads"), [(1, 6), (2, 4), (3, 2), (20, 1)])
+def test_processes_share_the_threads_of_the_processor(command, started, network, monkeypatch, number, threads):
+    seen, usual = [], torch.get_num_threads()
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setenv("DKVB_PROCESSES", str(number))
+    torch.set_num_threads(6)
+    try:
+        assert command() == 0
+        assert torch.get_num_threads() == 6
+    finally:
+        torch.set_num_threads(usual)
+    assert set(seen) == {threads}
+    shares = {(environment["OMP_NUM_THREADS"], environment["DKVB_WORKERS"]) for _, environment in started}
+    assert shares <= {(str(threads), str(8 // number or 1))}
+    assert len(started) == number - 1
 
 
 def test_skipped_images_stand_in_the_card(command, manifest, tmp_path):
@@ -558,7 +619,8 @@ def squeezenet(manifest, tmp_path, monkeypatch):
     write_manifest(manifest, tmp_path / "digits.jsonl")
 
     def call(weights=tmp_path / "mine.pth", tap="features", side=32, **changes):
-        write_settings(tmp_path, image_side=side, tap=tap, **described(weights, **changes))
+        outer = {name: changes.pop(name) for name in ("compute_dtype", "storage_dtype") if name in changes}
+        write_settings(tmp_path, image_side=side, tap=tap, **outer, **described(weights, **changes))
         return console.run(stage.main, stage.build_parser(), arguments(tmp_path))
 
     return call
@@ -573,6 +635,18 @@ def test_a_described_network_is_extracted_and_recorded(squeezenet, tmp_path):
     assert card["backbone"]["weights_sha256"] == hashlib.sha256((tmp_path / "mine.pth").read_bytes()).hexdigest()
     assert (card["backbone"]["licence"], card["preprocessing"]["crop_ratio"]) == ("MIT", 0.875)
     assert str(tmp_path) not in (tmp_path / "out/a.json").read_text()
+
+
+@pytest.mark.parametrize("compute_dtype", ["bfloat16", "float16"])
+def test_lower_precision_is_computed_as_asked(squeezenet, tmp_path, compute_dtype):
+    found = {}
+    for kind in ("float32", compute_dtype):
+        assert squeezenet(compute_dtype=kind, storage_dtype="float32") == 0
+        with open_cache(tmp_path / "out/a.h5") as reader:
+            found[kind] = reader.read("train")
+    largest = np.abs(found["float32"]).max()
+    error = np.abs(found[compute_dtype] - found["float32"]).max() / largest
+    assert 1e-5 < error < {"bfloat16": 0.1, "float16": 0.02}[compute_dtype]
 
 
 @pytest.mark.parametrize(
@@ -630,7 +704,7 @@ def test_a_wrong_description_is_one_sentence(squeezenet, tmp_path, capsys, chang
 
 
 def start(folder, scratch, processes=1):
-    environment = os.environ | {"DKVB_SCRATCH": str(scratch), "DKVB_DEVICE": "cpu", "OMP_NUM_THREADS": "2"}
+    environment = {"OMP_NUM_THREADS": "2"} | os.environ | {"DKVB_SCRATCH": str(scratch), "DKVB_DEVICE": "cpu"}
     environment["DKVB_PROCESSES"] = str(processes)
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline.extract", *arguments(folder)],
@@ -674,6 +748,128 @@ def test_a_killed_extraction_with_the_real_network_goes_on_to_the_same_bytes(tmp
     whole, printed = finish(tmp_path, tmp_path / "other")
     assert "520 images, " in printed
     assert resumed == whole
-    shared, _ = finish(tmp_path, tmp_path / "third", processes=2)
-    assert shared == whole
-    assert not list((tmp_path / "third").rglob("*.*"))
+    assert not list((tmp_path / "other").rglob("*.*"))
+
+
+@pytest.mark.slow
+def test_offline_a_missing_weight_ends_the_command_with_what_to_type(manifest, tmp_path, monkeypatch):
+    write_manifest(manifest, tmp_path / "digits.jsonl")
+    write_settings(tmp_path, backbone="clip_vit_b32", tap="projected", image_side=224)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hugging"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("DKVB_WEIGHTS", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for allowed in ("0", "1"):
+        monkeypatch.setenv("DKVB_ALLOW_DOWNLOAD", allowed)
+        process = start(tmp_path, tmp_path / "scratch", processes=2)
+        _, printed = process.communicate(timeout=300)
+        assert process.returncode == 1
+        (error,) = printed.splitlines()
+        folder = tmp_path / "torch/hub/checkpoints/timm/vit_base_patch32_clip_224.openai"
+        assert error.startswith("error: the weights of clip_vit_b32 ")
+        assert "https://huggingface.co/timm/vit_base_patch32_clip_224.openai" in error
+        assert f"`mkdir -p {folder} && mv open_clip_model.safetensors {folder}/`" in error
+    assert not (tmp_path / "out").exists()
+
+
+# several real processes share one extraction
+
+
+class Crew:
+    """One real extraction with its helpers, each of them stopped from outside as soon as it has begun a shard."""
+
+    def __init__(self, folder, scratch, processes):
+        self.main, self.scratch, self.size = start(folder, scratch, processes), scratch, processes
+        self.stopped = []
+
+    def begun(self):
+        """Return the shards that are begun and not finished, each with its process."""
+        claims = {path: path.read_text() for path in self.scratch.rglob("*.claim")}
+        return {
+            path.stem: int(text) for path, text in claims.items() if text and not path.with_suffix(".shard").exists()
+        }
+
+    def gather(self):
+        """Return when every process has begun a shard, with all of them stopped in the midst of it."""
+        limit = time.monotonic() + 300
+        while len(self.stopped) < self.size:
+            assert self.main.poll() is None, self.main.stderr.read()
+            assert time.monotonic() < limit
+            for process in set(self.begun().values()) - set(self.stopped):
+                os.kill(process, signal.SIGSTOP)
+                if process in self.begun().values():  # else it has just finished
+                    self.stopped.append(process)
+                else:
+                    os.kill(process, signal.SIGCONT)
+            time.sleep(0.01)
+        assert self.main.pid in self.stopped
+        return [process for process in self.stopped if process != self.main.pid]
+
+    def go_on(self, processes):
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+
+    def finish(self, folder):
+        _, printed = self.main.communicate(timeout=300)
+        assert self.main.returncode == 0, printed
+        return hashlib.sha256((folder / "out/a.h5").read_bytes()).hexdigest(), printed
+
+
+@pytest.fixture
+def crew(digits, tmp_path, monkeypatch):
+    """Settings, 1,797 digits in eight shards, a network with random weights; and whoever extracts them."""
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(0)
+    torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "mine.pth")
+    write_manifest(digits, tmp_path / "digits.jsonl")
+    write_settings(tmp_path, image_side=32, tap="features", **described(tmp_path / "mine.pth"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    crews = []
+
+    def call(name, processes):
+        crews.append(Crew(tmp_path, tmp_path / name, processes))
+        return crews[-1]
+
+    yield call
+    for one in crews:
+        if one.main.poll() is None:
+            one.go_on(one.stopped)
+            one.main.kill()
+            one.main.communicate(timeout=60)
+
+
+@pytest.mark.slow
+def test_several_processes_share_one_extraction_and_one_that_is_killed_costs_nothing(crew, tmp_path):
+    alone, printed = crew("alone", 1).finish(tmp_path)
+    assert "1,797 images, " in printed
+    assert "processes computed" not in printed
+
+    two = crew("two", 2)
+    two.gather()
+    two.go_on(two.stopped)
+    together, printed = two.finish(tmp_path)
+    assert together == alone
+    assert sum(shares(printed, 2)) == 8
+    assert "1,797 images, " in printed
+
+    three = crew("three", 3)
+    victim, helper = three.gather()
+    os.kill(victim, signal.SIGKILL)
+    three.go_on([helper, three.main.pid])
+    bereft, printed = three.finish(tmp_path)
+    assert bereft == alone
+    assert sum(shares(printed, None)) == 8
+    assert not list(tmp_path.rglob("*.shard"))
+    assert not list(tmp_path.rglob("*.claim"))
+
+
+def shares(printed, processes):
+    """Return how many shards each process computed, as the closing line tells."""
+    found = re.search(r"(\d+) processes computed ([\d, and]+) shards", printed)
+    counts = [int(number) for number in re.findall(r"\d+", found[2])]
+    assert int(found[1]) == len(counts)
+    assert processes in (None, len(counts))
+    assert min(counts) >= 1
+    return counts

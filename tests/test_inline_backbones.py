@@ -97,7 +97,7 @@ def test_images_are_prepared_as_timm_does(model, weights, side):
 def test_both_edges_are_resized_where_the_library_squashes():
     record = describe_backbone(named("timm", "convnextv2_nano", "fcmae_ft_in22k_in1k_384"), "avgpool", 64)
     assert record.record()["resize"] == "squash"
-    assert preprocess(record, 64).transforms[0].size == (64, 64)
+    assert preprocess(record, 64).cut.transforms[0].size == (64, 64)
 
 
 def test_a_fixed_side_is_told():

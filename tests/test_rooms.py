@@ -61,6 +61,7 @@ LEAVES = {
     "codes",
     "exchange",
     "locks",
+    "processes",
     "shards",
     "sources",
     "streams",

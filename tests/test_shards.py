@@ -1,5 +1,6 @@
 """Shards: a killed extraction goes on from exactly what was finished, and two never mix."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_another_fingerprint_never_sees_them(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "short"])
-def test_a_damaged_shard_is_dropped_and_the_others_stay(store, damage):
+def test_a_damaged_shard_is_not_finished_and_the_others_are(store, damage):
     for index in (0, 1):
         store.write(index, np.ones((4, 4), np.float32))
     path = store.folder / "000001.shard"
@@ -55,7 +56,7 @@ def test_a_damaged_shard_is_dropped_and_the_others_stay(store, damage):
     with pytest.raises(OSError, match=r"shard 1 is damaged; expected what was written\. Run"):
         store.read(1)
     assert store.finished() == {0}
-    assert not path.exists()
+    assert path.exists()  # whoever looks may not hold its claim, and another may just be writing it anew
 
 
 def test_a_shard_that_was_being_written_does_not_count(store):
@@ -102,7 +103,7 @@ def test_clearing_deletes_this_extraction_only(tmp_path):
         store.clear()
 
 
-def test_a_shard_under_the_name_of_another_is_dropped(store):
+def test_a_shard_under_the_name_of_another_is_not_finished(store):
     store.write(0, np.ones((2, 3), np.float32))
     (store.folder / "000002.shard").write_bytes((store.folder / "000000.shard").read_bytes())
     assert store.finished() == {0}
@@ -145,6 +146,26 @@ def test_a_finished_shard_cannot_be_claimed_and_a_damaged_one_can(tmp_path):
         assert not owner.claim(0)
         (owner.folder / "000000.shard").write_bytes(b"damaged")
         assert other.claim(0)
+
+
+def test_a_shard_tells_which_process_computed_it(tmp_path):
+    code = f"""
+import os, numpy
+from pipeline.shards import ShardStore
+with ShardStore({str(tmp_path)!r}, 'abc', helper=True) as store:
+    assert store.claim(1)
+    store.write(1, numpy.ones((1, 1)))
+    assert store.claim(2)
+    print(os.getpid())
+"""
+    with ShardStore(tmp_path, "abc") as owner:
+        assert owner.claim(0)
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert [owner.process_of(index) for index in (0, 1)] == [os.getpid(), int(done.stdout)]
+        assert not owner.claim(1)  # a look changes nothing
+        assert owner.process_of(1) == int(done.stdout)
+        assert owner.claim(2)  # that one ended before it was finished
+        assert owner.process_of(2) == os.getpid()
 
 
 def test_a_claim_ends_with_its_store_and_with_its_process(tmp_path):
