@@ -71,9 +71,14 @@ struct Panel {
 };
 static_assert(kTiles == 2, "look compares two tiles");
 
-// Squared distances of a sample to every box, into `away`; returns the box it is nearest to.
+// The boxes a sample is looked for in first: the nearest, and the nearest of the other lanes.
+struct Two {
+    int64_t nearest, next;
+};
+
+// Squared distances of a sample to every box, into `away`.
 template <int Dim>
-int64_t measure(const float *row, const float *sides, int64_t n_vectors, Floats *away) {
+Two measure(const float *row, const float *sides, int64_t n_vectors, Floats *away) {
     Floats lowest = all(kInfinity);
     Ints which = {};
     for (int64_t v = 0; v < n_vectors; ++v, sides += Dim * 2 * kLanes) {
@@ -88,17 +93,23 @@ int64_t measure(const float *row, const float *sides, int64_t n_vectors, Floats 
         which = sum < lowest ? all(static_cast<int32_t>(v)) : which;
         lowest = least(lowest, sum);
     }
-    return least_of(lowest == all(least_of(lowest)) ? which * kLanes + lane_numbers() : all(kNoKey));
+    const Ints boxes = which * kLanes + lane_numbers();
+    const auto nearest_of = [&boxes](Floats distances) {
+        return least_of(distances == all(least_of(distances)) ? boxes : all(kNoKey));
+    };
+    const int32_t nearest = nearest_of(lowest);
+    return {nearest, nearest_of(boxes == all(nearest) ? all(kInfinity) : lowest)};
 }
 
-// Calls `look(box)` for every box but `own` that is not farther than `limit`. NaN, from sums that overflowed, is not farther.
+// Calls `look(box)` for every box but two that is not farther than `limit`. NaN, from sums that overflowed, is not farther.
 template <class Look>
-inline void for_boxes(const Floats *away, int64_t n_panels, int64_t own, float limit, Look look) {
+inline void for_boxes(const Floats *away, int64_t n_panels, Two seen, float limit, Look look) {
     for (int64_t first = 0; first < n_panels; first += kGroup) {
         Bits bits;
         for (int v = 0; v < kGroup / kLanes; ++v) bits.add(~(away[first / kLanes + v] > all(limit)), v);
         uint32_t left = bits.all();
-        if (own / kGroup * kGroup == first) left &= ~(1u << own % kGroup);
+        for (int64_t box : {seen.nearest, seen.next})
+            if (box / kGroup * kGroup == first) left &= ~(1u << box % kGroup);
         if (n_panels - first < kGroup) left &= (1u << (n_panels - first)) - 1;
         for (; left; left &= left - 1) look(first + __builtin_ctz(left));
     }
@@ -117,17 +128,18 @@ void search_boxes(const Problem &p, const Boxes &b, int64_t head, int64_t start,
             sample[u] = from[u] - p.centres[head * Dim + u];
             squared += sample[u] * sample[u];
         }
-        const int64_t own = measure<Dim>(sample, sides, n_vectors, task.away.data());
+        const Two seen = measure<Dim>(sample, sides, n_vectors, task.away.data());
         Floats &best = task.best[row] = all(kInfinity);
         Ints &where = task.where[row] = all(kNoKey);
-        Panel<Dim>(p, b, head, own).look(sample, best, where);
+        for (int64_t box : {seen.nearest, seen.next})
+            if (box < n_panels) Panel<Dim>(p, b, head, box).look(sample, best, where);
         // A score is half a squared distance less half the sample's own square. Both were rounded, by no more than this.
         const float reach = std::sqrt(squared) + b.reaches[head];
         const float limit = 2 * least_of(best) + squared + roundoff * reach * reach + std::numeric_limits<float>::min();
         if (stop - start < kFewRows)
-            for_boxes(task.away.data(), n_panels, own, limit, [&](int64_t box) { Panel<Dim>(p, b, head, box).look(sample, best, where); });
+            for_boxes(task.away.data(), n_panels, seen, limit, [&](int64_t box) { Panel<Dim>(p, b, head, box).look(sample, best, where); });
         else
-            for_boxes(task.away.data(), n_panels, own, limit, [&](int64_t box) { task.visitors[box * kBoxRows + task.counts[box]++] = static_cast<uint8_t>(row); });
+            for_boxes(task.away.data(), n_panels, seen, limit, [&](int64_t box) { task.visitors[box * kBoxRows + task.counts[box]++] = static_cast<uint8_t>(row); });
     }
     for (int64_t box = 0; box < n_panels; ++box) {
         if (!task.counts[box]) continue;

@@ -155,13 +155,13 @@ class NativeKeys:
         packed = boxed.packed if boxed else self._all
         if codes.size:
             n_threads = threads_for(heads.size * n_keys, n_threads)
-            arrays = (heads, packed.keys, packed.half_norms, self._centres)
+            arrays: tuple[np.ndarray, ...] = (heads, packed.keys, packed.half_norms, self._centres)
             sizes = (len(heads), n_heads, n_keys, packed.half_norms.shape[1], key_dim)
             if boxed:
                 arrays += (boxed.sides, boxed.names, boxed.reaches)
-                search, last = self._kernel.dkvb_nearest_boxed, (n_threads,)
+                search, last = self._kernel.dkvb_nearest_boxed, [n_threads]
             else:
-                search, last = self._kernel.dkvb_nearest, (n_selected, n_threads)
+                search, last = self._kernel.dkvb_nearest, [n_selected, n_threads]
             search(*(array.ctypes.data for array in (*arrays, codes)), *sizes, *last)
         return codes
 
