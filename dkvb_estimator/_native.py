@@ -92,15 +92,13 @@ class NativeProjection:
         self._kernel, self._shape = kernel, projection.shape
         self._panels = panels(-projection.T, int(kernel.dkvb_panel()))
 
-    def project(self, rows: np.ndarray, n_threads: int) -> np.ndarray:
-        """Return rows (n, f), float32, as heads (n, c * d), float32; the interpreter is free meanwhile."""
+    def project(self, rows: np.ndarray, heads: np.ndarray, n_threads: int) -> None:
+        """Write rows (n, f), float32, as heads (n, c * d), float32 and contiguous; the interpreter is free meanwhile."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         n_features, n_columns = self._shape
-        heads = np.empty((len(rows), n_columns), dtype=np.float32)
         if heads.size:
             sizes = (len(rows), n_columns, n_features, threads_for(rows.size * n_columns, n_threads))
             self._kernel.dkvb_project(*(array.ctypes.data for array in (rows, self._panels, heads)), *sizes)
-        return heads
 
 
 class NativeKeys:

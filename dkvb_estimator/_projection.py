@@ -21,6 +21,9 @@ a product of this same shape, padded with zeros: then its codes depend neither o
 SMALL_BLOCK_ROWS = 8
 """The same for predicting a handful of rows, where the padding would be most of the work."""
 
+KERNEL_ROWS = 512
+"""Rows that go through the kernel at a time: lengths are taken in float64, of no more rows than these."""
+
 HEAD_LIMIT = 1e18
 """Head coordinates are clipped here, and with more than 50 of them a little lower: see ``head_limit``."""
 
@@ -148,22 +151,19 @@ class Projector:
             Whether a handful of rows may go through a smaller product, where products have a fixed shape: quicker, but
             the last bits may differ from the large one's.
         """
+        heads = X.new_empty((len(X), self._shape[0] * self._shape[1]))
         if self._native is not None:
-            rows = normalize_rows(X) if self._normalize else X
-            heads = torch.from_numpy(self._native.project(rows.numpy(), torch.get_num_threads()))
+            for rows, part in zip(X.split(KERNEL_ROWS), heads.split(KERNEL_ROWS), strict=True):
+                rows = normalize_rows(rows) if self._normalize else rows
+                self._native.project(rows.numpy(), part.numpy(), torch.get_num_threads())
         else:
-            heads = self._by_blocks(X, SMALL_BLOCK_ROWS if small and len(X) <= SMALL_BLOCK_ROWS else BLOCK_ROWS)
+            self._by_blocks(X, heads, SMALL_BLOCK_ROWS if small and len(X) <= SMALL_BLOCK_ROWS else BLOCK_ROWS)
         return _clip(heads.reshape(len(X), *self._shape))
 
-    def _by_blocks(self, X: torch.Tensor, size: int) -> torch.Tensor:
-        heads = X.new_empty((len(X), self._matrix.shape[1]))
-        for start in range(0, len(X), size):
-            rows = X[start : start + size]
+    def _by_blocks(self, X: torch.Tensor, heads: torch.Tensor, size: int) -> None:
+        for rows, part in zip(X.split(size), heads.split(size), strict=True):
             block = torch.cat([rows, rows.new_zeros((size - len(rows), rows.shape[1]))])
-            heads[start : start + size] = self._multiply(normalize_rows(block) if self._normalize else block)[
-                : len(rows)
-            ]
-        return heads
+            part.copy_(self._multiply(normalize_rows(block) if self._normalize else block)[: len(rows)])
 
     def _multiply(self, rows: torch.Tensor) -> torch.Tensor:
         if isinstance(self._matrix, torch.Tensor):

@@ -131,7 +131,8 @@ def test_every_build_multiplies_any_shape(build, n, f, columns, seed):
         pytest.skip(f"{build} is absent, or needs a more capable processor")
     random = np.random.default_rng(seed)
     X, P = (random.standard_normal(shape).astype(np.float32) for shape in ((n, f), (f, columns)))
-    heads = _native.NativeProjection(kernel, P).project(X, 2)
+    heads = np.empty((n, columns), np.float32)
+    _native.NativeProjection(kernel, P).project(X, heads, 2)
     bound = f * 2**-23 * (np.abs(X).astype(np.float64) @ np.abs(P))
     assert (np.abs(heads - X.astype(np.float64) @ P) <= bound).all()
 
