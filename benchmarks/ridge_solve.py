@@ -1,7 +1,7 @@
 """Does ``ridge`` learn faster than random-projection ridge that is no more accurate?
 
 ``python benchmarks/ridge_solve.py`` (three minutes): 5,000 CIFAR-10 photographs through MobileNetV2 where the folder
-``shared`` lies beside the checkout, and scikit-learn's digits by EfficientNet-Lite0 with keys from crops of photographs.
+``shared`` lies beside the checkout, and digits by EfficientNet-Lite0 with keys from crops of photographs.
 Seconds from embeddings to the first prediction: placing keys, encoding and solving, against drawing features, their
 Gram matrix and solving it. The rival has 5,000 features, and chooses its penalty on held-out rows as RanPAC does; its
 seconds with that penalty given are printed too (``without_search``). In turns, three seeds, the median of each.

@@ -93,7 +93,7 @@ class NativeProjection:
         self._panels = panels(-projection.T, int(kernel.dkvb_panel()))
 
     def project(self, rows: np.ndarray, heads: np.ndarray, n_threads: int) -> None:
-        """Write rows (n, f), float32, as heads (n, c * d), float32 and contiguous; the interpreter is free meanwhile."""
+        """Write rows (n, f) as heads (n, c * d), float32 and contiguous; the interpreter is free meanwhile."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         n_features, n_columns = self._shape
         if heads.size:
