@@ -1,4 +1,4 @@
-"""Run every benchmark of speed and memory, or some: ``python -m benchmarks [nearest] [layer] …`` (all: ten minutes).
+"""Run every benchmark of speed and memory, or some: ``python -m benchmarks [nearest] [layer] …`` (all: twenty minutes).
 
 Needs ``pip install -e ".[bench]"``. Prints what each script prints, and writes ``docs/benchmarks.md``. Accuracy has its
 own commands, for it takes longer: see ``accuracy.py`` and ``projections.py``.
@@ -17,6 +17,7 @@ SCRIPTS = (
     "nearest",
     "layer",
     "ridge_product",
+    "ridge_solve",
     "counts_memory",
     "key_memory",
     "import_time",

@@ -53,16 +53,11 @@ def seconds(call):
     return time.perf_counter() - begun
 
 
-def report(name, ours, theirs, goal, **more):
-    line = {
-        "name": name,
-        "ratio": round(theirs / ours, 1),
-        "ours": round(ours, 4),
-        "theirs": round(theirs, 4),
-        "unit": "s",
-    }
-    print(json.dumps(line | {"goal": goal, "met": bool(theirs / ours >= goal)} | more), flush=True)
-    return theirs / ours >= goal
+def report(name, ours, theirs, goal):
+    line = {"name": name, "ratio": round(theirs / ours, 1), "ours": round(ours, 4), "theirs": round(theirs, 4)}
+    met = bool(theirs / ours >= (goal or 0))
+    print(json.dumps(line | {"unit": "s", "goal": goal, "met": met}, ensure_ascii=False), flush=True)
+    return met
 
 
 def main():
@@ -87,8 +82,8 @@ def main():
             for row in range(100)
         ]
         ours, theirs = np.median(times, axis=0)
-        worst = np.percentile(times, 99, axis=0).round(4).tolist()
-        met.append(report(f"predict 1 row, 256 × {n_keys} × 14", ours, theirs, PREDICT_GOAL, p99_ours_theirs=worst))
+        met.append(report(f"predict 1 row, median, 256 × {n_keys} × 14", ours, theirs, PREDICT_GOAL))
+        report(f"predict 1 row, 99th percentile, 256 × {n_keys} × 14", *np.percentile(times, 99, axis=0), "")
         times = [(seconds(lambda: model.predict(X[:1000])), seconds(lambda: layer(tensor[:1000]))) for _ in range(3)]
         met.append(report(f"predict 1,000 rows, 256 × {n_keys} × 14", *np.min(times, axis=0), PREDICT_GOAL))
     return 0 if all(met) else 1

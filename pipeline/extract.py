@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -46,7 +47,11 @@ BATCH_ROWS = 32
 SHARD_ROWS = 256
 """Images of one shard, which is what a killed extraction does not lose."""
 _AHEAD = 2
-"""Batches that are read and prepared while one is computed."""
+"""Batches that are read and prepared while others are computed."""
+MAX_LANES = 4
+"""Batches that are computed at once: each takes memory of its own, half a gigabyte in a wide network."""
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -274,13 +279,17 @@ def _embed(
 ) -> int:
     """Compute shards and write each while the next is computed; return the number of their images."""
     prepare = preprocess(job.record, job.settings.image_side)
-    batches = _batches(job, shards)
+
+    def forward(pixels: torch.Tensor) -> np.ndarray:
+        return _forward(network, prepare.scale(pixels.to(device)), job.settings.compute_dtype, device)
+
     embedded, parts, writing = 0, [], Future[None]()
     writing.set_result(None)
-    with ThreadPoolExecutor(1) as writer:
-        for batch, pixels in _prefetch(job, prepare, batches, workers):
-            images = prepare.scale(pixels.to(device))
-            found = _forward(network, images, job.settings.compute_dtype, device)[: len(batch.rows)]
+    with ThreadPoolExecutor(1) as writer, _lanes(device) as (lanes, n_lanes):
+        read = _prefetch(job, prepare, _batches(job, shards), workers)
+        begun = ((batch, lanes.submit(forward, pixels)) for batch, pixels in read)
+        for batch, computing in _once_begun(begun, n_lanes):
+            found = computing.result()[: len(batch.rows)]
             _check_finite(found, batch.rows, job)
             parts.append(found)
             embedded += len(found)
@@ -291,6 +300,33 @@ def _embed(
                 parts = []
         writing.result()
     return embedded
+
+
+@contextmanager
+def _lanes(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Run forward passes of several batches at once, on the threads of the processor, which they share.
+
+    Threads that compute one batch together wait for each other whenever a thread that reads images interrupts one.
+    """
+    usual = torch.get_num_threads()
+    n_lanes = max(n for n in range(1, MAX_LANES + 1) if usual % n == 0) if device.type == "cpu" else 1
+    each = usual // n_lanes
+    torch.set_num_threads(each)
+    try:
+        with ThreadPoolExecutor(n_lanes, initializer=torch.set_num_threads, initargs=(each,)) as pool:
+            yield pool, n_lanes
+    finally:
+        torch.set_num_threads(usual)
+
+
+def _once_begun(items: Iterable[Item], n_more: int) -> Iterator[Item]:
+    """Yield items in order, each after so many more were begun, so that there is always something to do."""
+    waiting: deque[Item] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > n_more:
+            yield waiting.popleft()
+    yield from waiting
 
 
 @dataclass(frozen=True)
@@ -325,21 +361,15 @@ def _prefetch(
     network.
     """
     images, side = open_images(job.manifest), job.settings.image_side
-    waiting: deque[tuple[_Batch, np.ndarray, Iterator[None]]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for batch in batches:
+
+        def begin(batch: _Batch) -> tuple[_Batch, np.ndarray, Iterator[None]]:
             pixels = np.zeros((BATCH_ROWS, side, side, 3), np.uint8)
-            loaded = pool.map(partial(_load, images, prepare), batch.rows.tolist(), pixels)
-            waiting.append((batch, pixels, loaded))
-            if len(waiting) > _AHEAD:
-                yield _whole(*waiting.popleft())
-        while waiting:
-            yield _whole(*waiting.popleft())
+            return batch, pixels, pool.map(partial(_load, images, prepare), batch.rows.tolist(), pixels)
 
-
-def _whole(batch: _Batch, pixels: np.ndarray, loaded: Iterator[None]) -> tuple[_Batch, torch.Tensor]:
-    deque(loaded, maxlen=0)  # waits for every image, and raises what stopped one
-    return batch, torch.from_numpy(pixels)
+        for batch, pixels, loading in _once_begun(map(begin, batches), _AHEAD):
+            deque(loading, maxlen=0)  # waits for every image, and raises what stopped one
+            yield batch, torch.from_numpy(pixels)
 
 
 def _load(images: Images, prepare: Preprocessing, row: int, pixels: np.ndarray) -> None:

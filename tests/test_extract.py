@@ -488,8 +488,10 @@ def test_more_processes_run_the_same_command_on_the_next_devices(command, starte
     assert vars(parsed) == vars(own) | {"shards_only": True, "parent": os.getpid()}
 
 
-@pytest.mark.parametrize(("number", "threads"), [(1, 6), (2, 4), (3, 2), (20, 1)])
-def test_processes_share_the_threads_of_the_processor(command, started, network, monkeypatch, number, threads):
+@pytest.mark.parametrize(("number", "threads", "of_a_batch"), [(1, 6, 2), (2, 4, 1), (3, 2, 1), (20, 1, 1)])
+def test_processes_and_batches_share_the_threads_of_the_processor(
+    command, started, network, monkeypatch, number, threads, of_a_batch
+):
     seen, usual = [], torch.get_num_threads()
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
@@ -500,7 +502,7 @@ def test_processes_share_the_threads_of_the_processor(command, started, network,
         assert torch.get_num_threads() == 6
     finally:
         torch.set_num_threads(usual)
-    assert set(seen) == {threads}
+    assert set(seen) == {of_a_batch}
     shares = {(environment["OMP_NUM_THREADS"], environment["DKVB_WORKERS"]) for _, environment in started}
     assert shares <= {(str(threads), str(8 // number or 1))}
     assert len(started) == number - 1
