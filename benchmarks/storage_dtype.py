@@ -20,25 +20,22 @@ from dkvb_estimator import DKVBClassifier
 from pipeline import extract as stage
 from pipeline.backbones import find_backbone, preprocess
 from pipeline.datasets import build_manifest, open_images
+from pipeline.embedding import Batch, Forward, embed
 from pipeline.networks import load_backbone
 from pipeline.weights import find_weights, read_weights
 
 
-def embed(network, images, compute_dtype):
-    """Embed as the pipeline does: batches of one shape, autocast below float32."""
-    found = []
-    for start in range(0, len(images), stage.BATCH_ROWS):
-        batch = images[start : start + stage.BATCH_ROWS]
-        padding = batch.new_zeros((stage.BATCH_ROWS - len(batch), *batch.shape[1:]))
-        whole = torch.cat([batch, padding])
-        found.append(stage._forward(network, whole, compute_dtype, torch.device("cpu"))[: len(batch)])
-    return np.concatenate(found)
-
-
-def prepared(recipe, n, side, record):
-    opened, prepare = open_images(build_manifest(recipe["kind"], recipe)), preprocess(record, side)
-    labels = opened.manifest.labels
-    return torch.stack([prepare(opened[row]) for row in range(min(n, len(opened)))]), labels[:n]
+def embedded(recipe, n, prepare, network, compute_dtypes):
+    """Embed up to n images as the pipeline does, in each type; return the embeddings by type, and the labels."""
+    opened = open_images(build_manifest(recipe["kind"], recipe))
+    rows = np.arange(min(n, len(opened)))
+    batches = [Batch(0, part, False) for part in np.split(rows, range(stage.BATCH_ROWS, len(rows), stage.BATCH_ROWS))]
+    forwards = {name: Forward(network, prepare, name, torch.device("cpu")) for name in compute_dtypes}
+    found = {
+        name: np.concatenate([part for _, part in embed(opened, batches, forward, stage.BATCH_ROWS, 2)])
+        for name, forward in forwards.items()
+    }
+    return found, opened.manifest.labels[rows]
 
 
 def main():
@@ -46,24 +43,24 @@ def main():
     record = find_backbone("efficientnet_lite0")
     network = load_backbone(record, "avgpool", read_weights(find_weights(record)))
     network = network.to(memory_format=torch.channels_last)
-    images, labels = prepared({"kind": "digits", "test_fraction": 0.3, "seed": 0}, n_images, side, record)
-    crops, _ = prepared({"kind": "photos", "n_crops": 512, "seed": 0}, 512, side, record)
-    model = DKVBClassifier(n_heads=256, n_keys=512, key_dim=14, random_state=0)
-    model.init_keys(embed(network, crops, "float32"))
-    computed = {name: embed(network, images, name) for name in ("float32", "bfloat16", "float16")}
+    prepare = preprocess(record, side)
+    crops, _ = embedded({"kind": "photos", "n_crops": 512, "seed": 0}, 512, prepare, network, ("float32",))
+    digits = {"kind": "digits", "test_fraction": 0.3, "seed": 0}
+    computed, labels = embedded(digits, n_images, prepare, network, ("float32", "bfloat16", "float16"))
+    model = DKVBClassifier(n_heads=256, n_keys=512, key_dim=14, random_state=0).init_keys(crops["float32"])
     stored = {
         (name, kind): X.astype(kind).astype(np.float32)
         for name, X in computed.items()
         for kind in ("float32", "float16")
     }
-    half = len(images) // 2
+    half = len(labels) // 2
     model.partial_fit(computed["float32"][:half], labels[:half])
     codes, predicted = model.encode(computed["float32"]), model.predict(computed["float32"][half:])
     for (compute, storage), X in stored.items():
         flipped, changed = (model.encode(X) != codes).mean(), (model.predict(X[half:]) != predicted).mean()
         line = {"name": f"computed in {compute}, stored in {storage}", "ours": round(float(flipped), 5)}
         line |= {"unit": "of all codes flip"}
-        line |= {"changed_predictions": round(float(changed), 4), "n_images": len(images), "side": side}
+        line |= {"changed_predictions": round(float(changed), 4), "n_images": len(labels), "side": side}
         print(json.dumps(line), flush=True)
     return 0
 

@@ -243,6 +243,8 @@ class Preprocessing:
         Resizes an image and cuts the centre out.
     mean, std : tuple of three floats
         Per channel, of pixels in 0…1.
+    side : int
+        Pixels on each side of what the network sees.
 
     Examples
     --------
@@ -254,6 +256,7 @@ class Preprocessing:
     cut: Callable[[Image.Image], Image.Image]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    side: int
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Return the input of one image (3, side, side), float32."""
@@ -305,4 +308,4 @@ def preprocess(record: Backbone, side: int) -> Preprocessing:
     edge = max(side, round(side / record.crop_ratio))
     mode = InterpolationMode(record.interpolation)
     resize = Resize((edge, edge) if record.resize == "squash" else edge, interpolation=mode, antialias=True)
-    return Preprocessing(Compose([resize, CenterCrop(side)]), record.mean, record.std)
+    return Preprocessing(Compose([resize, CenterCrop(side)]), record.mean, record.std, side)

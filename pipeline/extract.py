@@ -17,14 +17,13 @@ import json
 import os
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,9 +31,10 @@ from torch import nn
 from tqdm import tqdm
 
 from pipeline import console
-from pipeline.backbones import Backbone, Preprocessing, find_backbone, preprocess
+from pipeline.backbones import Backbone, find_backbone, preprocess
 from pipeline.cache import CacheHeader, SplitRows, describe_cache, file_sha256, open_cache, write_cache
-from pipeline.datasets import Images, Manifest, open_images, read_manifest
+from pipeline.datasets import Manifest, open_images, read_manifest
+from pipeline.embedding import Batch, Forward, embed
 from pipeline.inline_backbones import describe_backbone
 from pipeline.networks import load_backbone
 from pipeline.params import Embeddings, load_params
@@ -46,12 +46,6 @@ BATCH_ROWS = 32
 """Images of one forward pass: always this many, since results may differ in their last bits with the shape."""
 SHARD_ROWS = 256
 """Images of one shard, which is what a killed extraction does not lose."""
-_AHEAD = 2
-"""Batches that are read and prepared while others are computed."""
-MAX_LANES = 4
-"""Batches that are computed at once: each takes memory of its own, half a gigabyte in a wide network."""
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -242,11 +236,11 @@ def _fill(store: ShardStore, job: Job, missing: list[int], device: torch.device,
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # only the owner waits, so that nobody waits for one who waits, and shows a bar, which counts the others' shards too
     with _bar(job, sum(len(_rows(job, index)) for index in missing), hidden=not wait) as bar:
-        embed = partial(_embed, store, job, network, device, workers, bar)
+        embed_shards = partial(_embed, store, job, network, device, workers, bar)
         taken: list[int] = []
-        embedded = embed(_free(store, job, missing, taken, bar))
+        embedded = embed_shards(_free(store, job, missing, taken, bar))
         if wait:
-            embedded += embed(_abandoned(store, job, taken, bar))
+            embedded += embed_shards(_abandoned(store, job, taken, bar))
     return embedded
 
 
@@ -279,17 +273,11 @@ def _embed(
 ) -> int:
     """Compute shards and write each while the next is computed; return the number of their images."""
     prepare = preprocess(job.record, job.settings.image_side)
-
-    def forward(pixels: torch.Tensor) -> np.ndarray:
-        return _forward(network, prepare.scale(pixels.to(device)), job.settings.compute_dtype, device)
-
+    forward = Forward(network, prepare, job.settings.compute_dtype, device)
     embedded, parts, writing = 0, [], Future[None]()
     writing.set_result(None)
-    with ThreadPoolExecutor(1) as writer, _lanes(device) as (lanes, n_lanes):
-        read = _prefetch(job, prepare, _batches(job, shards), workers)
-        begun = ((batch, lanes.submit(forward, pixels)) for batch, pixels in read)
-        for batch, computing in _once_begun(begun, n_lanes):
-            found = computing.result()[: len(batch.rows)]
+    with ThreadPoolExecutor(1) as writer:
+        for batch, found in embed(open_images(job.manifest), _batches(job, shards), forward, BATCH_ROWS, workers):
             _check_finite(found, batch.rows, job)
             parts.append(found)
             embedded += len(found)
@@ -302,47 +290,11 @@ def _embed(
     return embedded
 
 
-@contextmanager
-def _lanes(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Run forward passes of several batches at once, on the threads of the processor, which they share.
-
-    Threads that compute one batch together wait for each other whenever a thread that reads images interrupts one.
-    """
-    usual = torch.get_num_threads()
-    n_lanes = max(n for n in range(1, MAX_LANES + 1) if usual % n == 0) if device.type == "cpu" else 1
-    each = usual // n_lanes
-    torch.set_num_threads(each)
-    try:
-        with ThreadPoolExecutor(n_lanes, initializer=torch.set_num_threads, initargs=(each,)) as pool:
-            yield pool, n_lanes
-    finally:
-        torch.set_num_threads(usual)
-
-
-def _once_begun(items: Iterable[Item], n_more: int) -> Iterator[Item]:
-    """Yield items in order, each after so many more were begun, so that there is always something to do."""
-    waiting: deque[Item] = deque()
-    for item in items:
-        waiting.append(item)
-        if len(waiting) > n_more:
-            yield waiting.popleft()
-    yield from waiting
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Rows of the manifest that go through the network together."""
-
-    shard: int
-    rows: np.ndarray
-    is_last: bool
-
-
-def _batches(job: Job, shards: Iterable[int]) -> Iterator[_Batch]:
+def _batches(job: Job, shards: Iterable[int]) -> Iterator[Batch]:
     for shard in shards:
         rows = _rows(job, shard)
         for start in range(0, len(rows), BATCH_ROWS):
-            yield _Batch(shard, rows[start : start + BATCH_ROWS], start + BATCH_ROWS >= len(rows))
+            yield Batch(shard, rows[start : start + BATCH_ROWS], start + BATCH_ROWS >= len(rows))
 
 
 def _bar(job: Job, n_images: int, *, hidden: bool = False) -> tqdm:
@@ -350,37 +302,6 @@ def _bar(job: Job, n_images: int, *, hidden: bool = False) -> tqdm:
     live = sys.stderr.isatty()
     name, interval = f"extract {job.manifest.dataset}", 0.5 if live else 15.0
     return tqdm(total=n_images, unit=" images", desc=name, mininterval=interval, leave=not live, disable=hidden)
-
-
-def _prefetch(
-    job: Job, prepare: Preprocessing, batches: Iterator[_Batch], workers: int
-) -> Iterator[tuple[_Batch, torch.Tensor]]:
-    """Yield batches in order with their pixels, while threads read and prepare the next few.
-
-    These threads stay out of torch: the threads of its own that each of them would get take the processor from the
-    network.
-    """
-    images, side = open_images(job.manifest), job.settings.image_side
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-
-        def begin(batch: _Batch) -> tuple[_Batch, np.ndarray, Iterator[None]]:
-            pixels = np.zeros((BATCH_ROWS, side, side, 3), np.uint8)
-            return batch, pixels, pool.map(partial(_load, images, prepare), batch.rows.tolist(), pixels)
-
-        for batch, pixels, loading in _once_begun(map(begin, batches), _AHEAD):
-            deque(loading, maxlen=0)  # waits for every image, and raises what stopped one
-            yield batch, torch.from_numpy(pixels)
-
-
-def _load(images: Images, prepare: Preprocessing, row: int, pixels: np.ndarray) -> None:
-    pixels[...] = prepare.pixels(images[row])
-
-
-def _forward(network: nn.Module, batch: torch.Tensor, compute_dtype: str, device: torch.device) -> np.ndarray:
-    batch = batch.to(device, memory_format=torch.channels_last, non_blocking=True)
-    lower = compute_dtype != "float32"
-    with torch.inference_mode(), torch.autocast(device.type, dtype=getattr(torch, compute_dtype), enabled=lower):
-        return network(batch).float().cpu().numpy()
 
 
 def _check_finite(embeddings: np.ndarray, rows: np.ndarray, job: Job) -> None:

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from pipeline import cache_writer, console, processes
+from pipeline import cache_writer, console, embedding, processes
 from pipeline import extract as stage
 from pipeline.backbones import BACKBONES
 from pipeline.cache import open_cache
@@ -144,13 +144,13 @@ def test_the_number_of_workers_changes_nothing(job, tmp_path, workers):
 
 
 def test_images_that_come_late_keep_their_place(job, tmp_path, monkeypatch):
-    usual, expected = stage._load, extract(job, tmp_path, "a")
+    usual, expected = embedding._load, extract(job, tmp_path, "a")
 
     def slow_for_some(images, prepare, row, pixels):
         time.sleep(0.01 * (row % 3 == 0))
         usual(images, prepare, row, pixels)
 
-    monkeypatch.setattr(stage, "_load", slow_for_some)
+    monkeypatch.setattr(embedding, "_load", slow_for_some)
     assert extract(job, tmp_path, "b", workers=4) == expected
 
 
