@@ -28,9 +28,9 @@ by then.
 ```
 export DKVB_RELIABILITY=reliability.jsonl
 pytest -n 0 -m "slow or not slow" tests/test_{faults,killed_repro,attacks,bad_input,concurrency}.py
-for target in cache model params kernel; do python -m fuzz $target --seconds 900 --record reliability.jsonl; done
+for target in cache model params kernel; do python -m fuzz $target --seconds 900 --record fuzz/records.jsonl; done
 python -m fuzz.sanitize --record reliability.jsonl
-python -m fuzz.report reliability.jsonl --output docs/reliability.md
+python -m fuzz.report fuzz/records.jsonl reliability.jsonl --output docs/reliability.md
 ```
 
 "Error" and "refused" are what is wanted of damaged and of forged files. "Same" and "equal" are a byte that means
