@@ -25,7 +25,7 @@ DASHES = ("none", "none", "7 3", "2 3", "9 3 2 3", "4 2", "1 3", "10 4", "6 2", 
 # With the page's two heat colours both letter colours have a contrast of at least 4.5 on either side of it.
 STRONG = 0.69
 
-LETTER = 6.6  # mean advance of a 12-pixel sans-serif letter, generous: the page's font is not known here
+LETTER = 7.6  # mean advance of a 12-pixel letter in DejaVu Sans, which is wide: the page's font is not known here
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -154,7 +154,7 @@ def line_figure(series: Sequence[Series], ticks: Sequence[str], *, width: int, h
     """
     labels = [f"{one.label} {100 * one.mean[-1]:.0f}%" for one in series]
     margin = LETTER * max((len(label) for label in labels), default=0) + 30
-    frame = _Frame(46, width - margin, 14, height - 48, len(ticks))
+    frame = _Frame(52, width - margin, 14, height - 48, len(ticks))
     body = [
         _axes(frame, ticks, x_title),
         *(_band(frame, one) for one in series),
@@ -430,7 +430,7 @@ def square_figure(lines: Sequence[SquareLine], *, x_title: str, y_title: str, de
     Markup
         One ``svg`` element, 340 pixels wide.
     """
-    left, top, side = 62.0, 12.0, 262.0
+    left, top, side = 60.0, 12.0, 260.0
     bottom = top + side
     parts = []
     for percent in (0, 25, 50, 75, 100):
@@ -443,7 +443,7 @@ def square_figure(lines: Sequence[SquareLine], *, x_title: str, y_title: str, de
     parts.append(_text(x_title, left + side / 2, bottom + 40, "axis-title"))
     parts.append(_text(y_title, 13, top + side / 2, "axis-title", turn=-90))
     parts.extend(_square_line(line, left, bottom, side) for line in lines)
-    drawn = {"width": 340, "height": 322, "viewBox": "0 0 340 322"}
+    drawn = {"width": 340, "height": 320, "viewBox": "0 0 340 320"}
     return element("svg", *parts, class_="square", role="img", aria_label=described, **drawn)
 
 
