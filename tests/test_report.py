@@ -521,7 +521,7 @@ def test_toy_is_inside_the_page(inputs):
 
 def test_square_figure_places_shares_between_its_axes():
     drawn = square_figure([SquareLine("A", 1, ((0.0, 0.0), (1.0, 0.5)))], x_title="x", y_title="y", described="d")
-    assert 'polyline points="62.00,274.00 324.00,143.00"' in drawn
+    assert 'polyline points="60.00,272.00 320.00,142.00"' in drawn
     assert "A: 100.0%, 50.0%" in drawn
     assert "translate(324.00 143.00)" in drawn
 
