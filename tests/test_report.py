@@ -523,7 +523,7 @@ def test_square_figure_places_shares_between_its_axes():
     drawn = square_figure([SquareLine("A", 1, ((0.0, 0.0), (1.0, 0.5)))], x_title="x", y_title="y", described="d")
     assert 'polyline points="60.00,272.00 320.00,142.00"' in drawn
     assert "A: 100.0%, 50.0%" in drawn
-    assert "translate(324.00 143.00)" in drawn
+    assert "translate(320.00 142.00)" in drawn
 
 
 def test_element_escapes_text_and_attributes_but_not_markup():
