@@ -218,7 +218,8 @@ def _place(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Place the keys of as many heads at a time as the budget allows."""
     group = max(1, KEY_BUDGET_BYTES // (4 * len(rows) * layout.key_dim))
-    keys, unused, error = [], 0.0, 0.0
+    keys = np.empty((layout.n_heads, layout.n_keys, layout.key_dim), dtype=np.float32)
+    unused, error = 0.0, 0.0
     for start in range(0, layout.n_heads, group):
         part = slice(start, min(start + group, layout.n_heads))
         n_heads = part.stop - part.start
@@ -227,11 +228,11 @@ def _place(
         heads = projector.project(to_tensor(rows, device))
         placed = place_keys(heads, layout.n_keys, params["key_init"], np.random.default_rng([seed, start]))
         part_unused, part_error = report_keys(heads, placed)
-        keys.append(placed.cpu().numpy())
+        keys[part] = placed.cpu().numpy()
         unused += part_unused * n_heads / layout.n_heads
         error += part_error * n_heads / layout.n_heads
     report = {"unused_share": unused, "quantisation_error": error, "n_rows": len(rows)}
-    return np.concatenate(keys), report
+    return keys, report
 
 
 class Encoder:
