@@ -1,7 +1,7 @@
 """Run every benchmark of speed and memory, or some: ``python -m benchmarks [nearest] [layer] …`` (all: twenty minutes).
 
-Needs ``pip install -e ".[bench]"``. Prints what each script prints, and writes ``docs/benchmarks.md``. Accuracy has its
-own commands, for it takes longer: see ``accuracy.py`` and ``projections.py``.
+Needs ``pip install -e ".[bench]"``. Prints what each script prints, and writes ``docs/benchmarks.md``, or those rows
+of it. Accuracy has its own commands, for it takes longer: see ``accuracy.py`` and ``projections.py``.
 """
 
 import json
@@ -47,6 +47,14 @@ def processor():
     return names[0].partition(": ")[2] if names else platform.processor()
 
 
+def merged(text, rows):
+    """Return the rows of the page's table, those measured anew in place of the old, or at the end."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    old = [tuple(line[2:-2].split(" | ")) for line in lines]
+    named = {row[0]: row for row in old} | {row[0]: row for row in rows}
+    return list(named.values())
+
+
 def main():
     chosen, _ = pages.arguments(SCRIPTS)
     results = [lines_of(script) for script in chosen]
@@ -55,8 +63,11 @@ def main():
         for lines, _ in results
         for line in lines
     ]
+    page = ROOT / "docs" / "benchmarks.md"
+    if set(chosen) < set(SCRIPTS):
+        rows = merged(page.read_text(encoding="utf-8"), rows)
     table = pages.table(("what", "ratio", "ours", "theirs", "unit", "goal"), rows)
-    pages.fill(ROOT / "docs" / "benchmarks.md", {"speed": f"{processor()}, {platform.machine()}\n\n{table}"})
+    pages.fill(page, {"speed": f"{processor()}, {platform.machine()}\n\n{table}"})
     return 0 if all(met for _, met in results) else 1
 
 

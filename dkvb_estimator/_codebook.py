@@ -23,7 +23,7 @@ from ._nearest import KeySearch, code_dtype, squared_distances
 from ._projection import Projection, Projector, draw_projection, select_heads
 from ._validation import FROZEN, Layout, resolve_layout
 
-ENCODE_ROWS = 2048
+ENCODE_ROWS = 512
 """Rows whose heads are held at a time: with 256 heads × 14 coordinates of 1,280 features, encoding holds less than
 128 MiB beside keys and codes, whatever the number of rows: see ``benchmarks/key_memory.py``."""
 KEY_BUDGET_BYTES = 32 * 2**20
@@ -253,11 +253,14 @@ class Encoder:
 
     def encode(self, X: np.ndarray) -> np.ndarray:
         """Return the nearest keys of each head (n, c, m), the same bits whatever the batch; see ``Projector``."""
-        n_heads, n_keys, _ = self._keys.shape
+        n_heads, n_keys, key_dim = self._keys.shape
+        room = torch.empty((min(len(X), ENCODE_ROWS), n_heads * key_dim), device=self._device)
         codes = np.empty((len(X), n_heads, self._n_selected), dtype=code_dtype(n_keys))
         for start in range(0, len(X), ENCODE_ROWS):
             rows = to_tensor(X[start : start + ENCODE_ROWS], self._device)
-            codes[start : start + ENCODE_ROWS] = self._all.codes(self._projector.project(rows), self._n_selected)
+            codes[start : start + ENCODE_ROWS] = self._all.codes(
+                self._projector.project(rows, room=room), self._n_selected
+            )
         return codes
 
     def search(self, usable: np.ndarray | None) -> KeySearch:
