@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -133,18 +133,28 @@ def read_manifest(path: str | Path) -> Manifest:
             dataset=header["dataset"],
             recipe=header["recipe"],
             class_names=tuple(header["class_names"]),
-            sample_ids=tuple(row["id"] for row in rows),
-            labels=np.array([row["label"] for row in rows], dtype=np.int64),
-            splits=tuple(row["split"] for row in rows),
-            digests=tuple(row["sha256"] for row in rows),
+            sample_ids=tuple(_of(str, row["id"]) for row in rows),
+            labels=np.array([_of(int, row["label"]) for row in rows], dtype=np.int64),
+            splits=tuple(_of(str, row["split"]) for row in rows),
+            digests=tuple(_of(str, row["sha256"]) for row in rows),
             skipped=tuple(header.get("skipped", ())),
         )
         _check_rows(manifest)
         return manifest
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"manifest {path} is damaged ({error}); expected JSON lines that the manifest stage wrote. Run `dvc repro`."
         ) from error
+
+
+Value = TypeVar("Value", int, str)
+
+
+def _of(kind: type[Value], value: Any) -> Value:
+    """Return a value that is of a type already: nothing is rounded, or spelled out, to fit."""
+    if type(value) is not kind:
+        raise ValueError(f"{value!r:.80} is no {kind.__name__}")
+    return value
 
 
 def _check_rows(manifest: Manifest) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -254,21 +255,37 @@ def read_array(value: str, role: str) -> np.ndarray:
         raise FileNotFoundError(f"there is no file {path}; expected the {role} there. Correct the path.")
     if path.suffix == ".parquet":
         return _parquet_column(path, name, role)
+    with path.open("rb"):
+        pass  # a file that may not be read is told as one
     try:
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
         if path.suffix == ".npz":
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-                return found[_choose(path, list(found), name, role)]
+            return _npz_array(path, name, role)
         tensors = _tensors(path)
         return tensors if isinstance(tensors, np.ndarray) else tensors[_choose(path, list(tensors), name, role)]
     except _ChoiceError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file makes NumPy, and what it unpacks with, raise nearly anything
         raise ValueError(
             f"{path.name} cannot be read without running code, or is damaged ({_first_line(error)}); expected arrays "
             "of numbers or text. Save it again from NumPy or torch."
         ) from error
+
+
+def _npz_array(path: Path, name: str | None, role: str) -> np.ndarray:
+    """Read an array of an archive that claims as many bytes as are there for it."""
+    with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as found:
+        chosen = _choose(path, list(found), name, role)
+        if f"{chosen}.npy" in archive.namelist():
+            with archive.open(f"{chosen}.npy") as member:
+                version = np.lib.format.read_magic(member)
+                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
+                shape, _, dtype = (read_header or np.lib.format.read_array_header_2_0)(member)
+                room = archive.getinfo(f"{chosen}.npy").file_size - member.tell()
+            if math.prod(shape) * dtype.itemsize != room and not dtype.hasobject:
+                raise ValueError(f"{chosen} claims {dtype} of shape {shape} in {room:,} bytes")
+        return found[chosen]
 
 
 class _ChoiceError(ValueError):

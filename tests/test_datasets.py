@@ -428,8 +428,13 @@ def test_writing_a_manifest_leaves_no_other_file(digits, tmp_path):
         lambda text: b"\xff\xfe" + text,
         lambda text: b"[1, 2]\n" + text,
         lambda text: text.replace(b'"label": 0', b'"label": null', 1),
+        lambda text: text.replace(b'"label": 0', b'"label": 0.7', 1),
+        lambda text: text.replace(b'"label": 0', b'"label": true', 1),
+        lambda text: text.replace(b'"label": 0', b'"label": 1' + b"0" * 30, 1),
+        lambda text: text.replace(b'"id": "digits/0000"', b'"id": 0', 1),
+        lambda text: text + b"[" * 100_000 + b"\n",
     ],
-    ids=["empty", "cut", "key", "headless", "encoding", "list", "label"],
+    ids=["empty", "cut", "key", "headless", "encoding", "list", "label", "part", "truth", "large", "id", "nesting"],
 )
 def test_a_damaged_manifest_is_refused(digits, tmp_path, damage):
     path = tmp_path / "m.jsonl"

@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,32 @@ def test_code_in_a_file_is_refused_and_not_run(files, capsys, name):
     assert not (files / "ran").exists()
     pickle.loads(pickle.dumps(Malice(str(files / "ran"))))
     assert (files / "ran").exists()
+
+
+@pytest.mark.parametrize("shape", ["(1000000000000, 4)", "(1, 4)", "(-1, 4)"])
+def test_an_archive_that_claims_other_rows_than_it_has_is_refused(files, capsys, shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(files / "claims.npz", "w") as archive:
+        archive.writestr(
+            "embeddings.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 64
+        )
+    assert import_(files, embeddings="claims.npz") == 1
+    assert_one_sentence(capsys, "claims.npz cannot be read without running code, or is damaged (")
+
+
+def test_a_flipped_byte_in_a_packed_archive_is_a_sentence_or_changes_nothing(files):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((30, 4)).astype(np.float32)
+    np.savez_compressed(files / "packed.npz", embeddings=X)
+    content = (files / "packed.npz").read_bytes()
+    for place in rng.choice(len(content), 200, replace=False):
+        (files / "packed.npz").write_bytes(content[:place] + bytes([content[place] ^ 0x41]) + content[place + 1 :])
+        try:
+            read = exchange.read_array(str(files / "packed.npz"), "embeddings")
+        except ValueError as error:
+            assert re.search(r"packed\.npz.*(Save it again|Write )", str(error))  # noqa: PT017
+        else:
+            assert np.array_equal(read, X)
 
 
 @pytest.mark.parametrize("name", ["X.npy", "both.npz", "X.pt"])

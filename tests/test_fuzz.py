@@ -13,7 +13,7 @@ def test_every_seed_and_every_kept_input_holds_its_promise(target):
     run, seeds = TARGETS[target]
     inputs = [*seeds(), *unpack(target)]
     assert len(inputs) > 5
-    for content in inputs[:400]:
+    for content in inputs:
         run(content)
 
 
