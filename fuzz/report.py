@@ -26,7 +26,7 @@ written by hand. Counts of fuzzing depend on the machine; those of tests do not,
 by then.
 
 ```
-export DKVB_RELIABILITY=reliability.jsonl
+export DKVB_RELIABILITY=reliability.jsonl DKVB_KILLS=20
 pytest -n 0 -m "slow or not slow" tests/test_{faults,killed_repro,attacks,bad_input,concurrency}.py
 for target in cache model params kernel; do python -m fuzz $target --seconds 900 --record fuzz/records.jsonl; done
 python -m fuzz.sanitize --record reliability.jsonl

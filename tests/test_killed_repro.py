@@ -4,6 +4,7 @@ Where it is killed: at seeded calls of functions, of those that the work makes, 
 """
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -18,7 +19,7 @@ from small_project import ROOT, call, copy_project, finish, start
 
 pytestmark = pytest.mark.slow
 
-N = 4
+N = int(os.environ.get("DKVB_KILLS", "4"))  # of each work; twenty take ten minutes
 BY_CLASS = {"embeddings": "digits", "keys": "digits", "stream": "by_class", "rivals": "digits"}
 ESTIMATOR = {"solver": "sgd", "learning_rate": 30.0, "n_heads": 8, "n_keys": 16, "key_dim": 4, "random_state": 0}
 TABLES = {
