@@ -34,7 +34,8 @@ stages, each as python -m pipeline.STAGE (--help tells its arguments; dvc.yaml i
   report      draw report/index.html
 
 settings: params.yaml says what is computed. DKVB_DEVICE (cuda, cpu), DKVB_WORKERS
-and DKVB_WEIGHTS (a folder of weight files) say how, and change no result."""
+and DKVB_WEIGHTS (a folder of weight files) say how; only another kind
+of device changes results, in their last bits."""
 
 
 def build_parser() -> argparse.ArgumentParser:

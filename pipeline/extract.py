@@ -149,10 +149,10 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
     RuntimeError
         If another process extracts the same embeddings.
     """
-    header = job.header()
-    with _telling_of_full_disks(scratch), ShardStore(scratch, header.fingerprint) as store:
+    header, place = job.header(), _device(device)
+    with _telling_of_full_disks(scratch), ShardStore(scratch, shards_of(header.fingerprint, place)) as store:
         missing = _missing(store, job)
-        _fill(store, job, missing, _device(device), workers, wait=True)
+        _fill(store, job, missing, place, workers, wait=True)
         computed = _count(store, job, missing)
         splits = {name: _split_rows(store, job.manifest, name) for name in sorted(set(job.manifest.splits))}
         write_cache(output, header, splits)
@@ -182,8 +182,21 @@ def add_shards(
     fingerprint = job.header().fingerprint
     if parent is None and _is_written(Path(output), fingerprint):
         return 0
-    with _telling_of_full_disks(scratch), ShardStore(scratch, fingerprint, helper=True, parent=parent) as store:
-        return _fill(store, job, _missing(store, job), _device(device), workers, wait=False)
+    place = _device(device)
+    shards = ShardStore(scratch, shards_of(fingerprint, place), helper=True, parent=parent)
+    with _telling_of_full_disks(scratch), shards as store:
+        return _fill(store, job, _missing(store, job), place, workers, wait=False)
+
+
+def shards_of(fingerprint: str, device: torch.device) -> str:
+    """Return the name of the shards of one kind of device: results of another differ in their last bits.
+
+    Examples
+    --------
+    >>> shards_of("3f", torch.device("cpu")), shards_of("3f", torch.device("cuda:1"))
+    ('3f', '3f-cuda')
+    """
+    return fingerprint if device.type == "cpu" else f"{fingerprint}-{device.type}"
 
 
 def _is_written(path: Path, fingerprint: str) -> bool:
@@ -362,7 +375,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = console.stage_parser(
         "extract",
         "Embed the images of a manifest with a frozen backbone. DKVB_DEVICE, DKVB_WORKERS, DKVB_PROCESSES "
-        "and DKVB_SCRATCH say how; they change no result.",
+        "and DKVB_SCRATCH say how; only another kind of device changes results, in their last bits.",
         {
             "--manifest": "manifest to read",
             "--output": "cache to write (.h5)",
