@@ -7,9 +7,9 @@ shards, manifests, caches.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -93,8 +93,8 @@ def embed(
     batch : Batch
     embeddings : ndarray of shape (n, f), float32
     """
-    with _lanes(forward.device) as (lanes, n_lanes):
-        read = _read(images, batches, forward.prepare, batch_rows, workers)
+    reading = closing(_read(images, batches, forward.prepare, batch_rows, workers))  # its threads end with an error too
+    with _lanes(forward.device) as (lanes, n_lanes), reading as read:
         begun = ((batch, lanes.submit(forward, pixels)) for batch, pixels in read)
         for batch, computing in _once_begun(begun, n_lanes):
             yield batch, computing.result()[: len(batch.rows)]
@@ -129,7 +129,7 @@ def _once_begun(items: Iterable[Item], n_more: int) -> Iterator[Item]:
 
 def _read(
     images: Images, batches: Iterable[Batch], prepare: Preprocessing, batch_rows: int, workers: int
-) -> Iterator[tuple[Batch, torch.Tensor]]:
+) -> Generator[tuple[Batch, torch.Tensor], None, None]:
     """Yield batches in order with their pixels, while threads read and prepare the next few.
 
     These threads stay out of torch: the threads of its own that each of them would get take the processor from the

@@ -274,6 +274,47 @@ def test_no_image_outside_the_root_is_opened(folder, how):
     assert "expected a path below it. Correct" in str(caught.value)
 
 
+def write_cifar(kind, root, monkeypatch, n=4):
+    """Write the files of CIFAR's Python version with a few random images, and let torchvision know their digests."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    base, key = (CIFAR10, "labels") if kind == "cifar10" else (CIFAR100, "fine_labels")
+    rng, n_classes, images = np.random.default_rng(0), int(kind.removeprefix("cifar")), {}
+
+    def put(name, content):
+        (root / base.base_folder / name).parent.mkdir(exist_ok=True)
+        (root / base.base_folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((root / base.base_folder / name).read_bytes()).hexdigest()]
+
+    for part in ("train_list", "test_list"):
+        entries = []
+        for name, _ in getattr(base, part):
+            pixels = rng.integers(256, size=(n, 3 * 32 * 32), dtype=np.uint8)
+            entries.append(put(name, {"data": pixels, key: rng.integers(n_classes, size=n).tolist()}))
+            images.setdefault(part.removesuffix("_list"), []).append(pixels)
+        monkeypatch.setattr(base, part, entries)
+    filename, names_key = base.meta["filename"], base.meta["key"]
+    _, digest = put(filename, {names_key: [f"class {number}" for number in range(n_classes)]})
+    monkeypatch.setattr(base, "meta", {"filename": filename, "key": names_key, "md5": digest})
+    return {
+        split: np.concatenate(found).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for split, found in images.items()
+    }
+
+
+@pytest.mark.parametrize(("kind", "n_train"), [("cifar10", 20), ("cifar100", 4)])
+def test_cifar_is_read_from_the_files_of_its_python_version(tmp_path, monkeypatch, kind, n_train):
+    datasets._cifar.cache_clear()
+    pixels = write_cifar(kind, tmp_path, monkeypatch)
+    manifest = build_manifest("few", {"kind": kind, "root": str(tmp_path)})
+    assert manifest.splits == ("train",) * n_train + ("test",) * 4
+    assert manifest.class_names[:2] == ("class 0", "class 1")
+    opened = open_images(manifest)
+    for row, sample_id in enumerate(manifest.sample_ids):
+        split, number = sample_id.split("/")
+        assert np.array_equal(np.array(opened[row]), pixels[split][int(number)])
+    datasets._cifar.cache_clear()
+
+
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
 def test_absent_cifar_tells_where_to_get_it(tmp_path, kind):
     with pytest.raises(FileNotFoundError, match=rf"{kind} is not whole in .*; expected.*Download it from https://www"):
