@@ -60,7 +60,7 @@ def find_weights(source: Source, path: str | Path | None = None) -> Path:
     if found is None:
         raise FileNotFoundError(
             f"the weights of {source.id} ({source.weights_file}) are in none of "
-            f"{', '.join(_folders(source, places))}; expected the file from {source.weights_url}. "
+            f"{', '.join(_folders(source, places))}; expected the file from {_address(source)}. "
             f"{_command(source, places[-1].parent)}, or set DKVB_ALLOW_DOWNLOAD=1."
         )
     _check_sha256(source, found)
@@ -74,6 +74,12 @@ def _folders(source: Source, places: list[Path]) -> list[str]:
 
         folders.append(f"Hugging Face's cache {HF_HUB_CACHE}")
     return folders
+
+
+def _address(source: Source) -> str:
+    """Return where the file itself is, not the page of its repository."""
+    of_hub = source.weights_url.startswith(_HUB)
+    return f"{source.weights_url}/resolve/main/{source.weights_file}" if of_hub else source.weights_url
 
 
 def _command(source: Source, folder: Path) -> str:
@@ -168,7 +174,7 @@ def _download(source: Source) -> Path:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OSError(
             f"the weights of {source.id} could not be downloaded ({reason}); expected {source.weights_file} at "
-            f"{source.weights_url}. Try again, or get the file elsewhere. {_command(source, target.parent)}."
+            f"{_address(source)}. Try again, or get the file elsewhere. {_command(source, target.parent)}."
         ) from error
     finally:
         socket.setdefaulttimeout(usual)
