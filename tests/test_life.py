@@ -1,8 +1,8 @@
 """A life of an estimator that nobody chose: whatever happened to it, it is what it learned and did not forget.
 
 Hypothesis makes up the life. Beside the model stands plain bookkeeping: a list of the samples that are learned, each
-with the keys that it selected when it came, in the numbering from before any pruning. After every step the model must
-equal the bookkeeping and, but for ``sgd``, a copy of its keys that learns exactly those samples in one call.
+with the keys that it selected when it came. After every step the model must equal the bookkeeping, what the oracle
+makes of it and, but for ``sgd``, a copy of its keys that learns exactly those samples in one call.
 """
 
 import copy
@@ -10,13 +10,12 @@ import pickle
 import tempfile
 import warnings
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
+from books import LABELS, N_HEADS, N_KEYS, N_ROWS, OTHERS, POOL, Books, Sample, as_given, labels_of, rows_of, weights_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -31,104 +30,13 @@ from sklearn.exceptions import NotFittedError
 
 from dkvb_estimator import DKVBClassifier, load_model, save_model
 
-N_HEADS, N_KEYS, N_ROWS = 3, 7, 24
-LABELS = [30, 10, 20, 0]
-POOL = np.random.default_rng(5).standard_normal((N_ROWS, 4)).astype(np.float32)
-OTHERS = np.random.default_rng(6).standard_normal((30, 4)).astype(np.float32)
-"""Rows that keys are placed from, and never learned."""
-
 samples = st.tuples(st.integers(0, N_ROWS - 1), st.sampled_from(LABELS), st.sampled_from([0, 1, 2, 3, 0.3]))
 """A row of the pool, a label, and a weight if the batch has weights."""
 batches = st.lists(samples, min_size=1, max_size=6)
+STEP = {"learning_rate": 30.0, "batch_size": 6, "label_smoothing": 0.1, "clip_norm": 1.0}
+"""A whole batch is one step of ``sgd``, so that its order is nothing that the books must know."""
 subsets = st.lists(st.sampled_from(LABELS), min_size=1, max_size=3, unique=True)
 seeds = st.integers(0, 2**16)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A learned copy of a row; codes (c, m) in the first numbering of the keys."""
-
-    row: int
-    label: int
-    weight: float
-    codes: np.ndarray
-
-    def name(self):
-        """What makes two samples the same to a model, which sees keys and not rows."""
-        return np.sort(self.codes, axis=1).tobytes(), self.label, self.weight
-
-
-class Books:
-    """Plain bookkeeping of one model, from the moment when it has keys and has learned nothing."""
-
-    def __init__(self, model):
-        self.empty = copy.deepcopy(model)
-        vars(self.empty).pop("_learned", None)
-        self.places = [np.flatnonzero(mask) for mask in model.key_mask_]
-        self.fingerprint = model.fingerprint_
-        self.samples, self.declared, self.seen, self.calibration = [], set(), set(), None
-        self.rounding = 0.0  # until a fractional weight arrives, every number is exact
-
-    def entries(self, model, batch, weighted):
-        """The samples of a batch, by what the model encodes; weight zero is as if never given."""
-        codes = model.encode(rows_of(batch))
-        codes = np.stack([self.places[c][codes[:, c]] for c in range(N_HEADS)], axis=1)
-        weights = [float(weight) if weighted else 1.0 for *_, weight in batch]
-        parts = zip(batch, weights, codes, strict=True)
-        return [Sample(row, label, weight, code) for (row, label, _), weight, code in parts if weight > 0]
-
-    def classes(self):
-        return sorted({sample.label for sample in self.samples} | self.declared)
-
-    def arrays(self):
-        """Codes (n, c, m), labels (n,) and weights (n,) of everything learned."""
-        codes = np.stack([sample.codes for sample in self.samples]).astype(np.uint8)
-        return codes, np.array([s.label for s in self.samples]), np.array([s.weight for s in self.samples])
-
-    def hits(self):
-        """Weight that selected each key (c, j), in the first numbering."""
-        codes, _, weights = self.arrays()
-        shape = (N_HEADS, self.empty.keys_.shape[1], 1)
-        return oracle.counts(shape, codes, np.zeros(len(codes), dtype=int), weights)[:, :, 0]
-
-    def fresh(self):
-        """A model with the keys from before any pruning that learned the samples in one call."""
-        codes, labels, weights = self.arrays()
-        declared, weights = sorted(self.declared) or None, None if self.unweighted() else weights
-        return copy.deepcopy(self.empty).partial_fit_codes(codes, labels, classes=declared, sample_weight=weights)
-
-    def unweighted(self):
-        return all(sample.weight == 1 for sample in self.samples)
-
-    def prune(self):
-        used = self.hits() > 0
-        self.places = [places[used[c, places]] for c, places in enumerate(self.places)]
-
-    def now(self, table):
-        """Bring a table (c, j, …) to the numbering that keys have now, zeros where a head is padded."""
-        found = np.zeros((N_HEADS, max(map(len, self.places)), *table.shape[2:]), dtype=table.dtype)
-        for c, places in enumerate(self.places):
-            found[c, : len(places)] = table[c, places]
-        return found
-
-
-def rows_of(batch):
-    return POOL[[row for row, *_ in batch]]
-
-
-def labels_of(batch):
-    return [label for _, label, *_ in batch]
-
-
-def weights_of(batch):
-    return [weight for *_, weight in batch]
-
-
-def as_given(entries):
-    """Rows, labels and weights of learned samples; no weights where all are one, as a user would leave them out."""
-    weights = [entry.weight for entry in entries]
-    rows, labels = POOL[[entry.row for entry in entries]], [entry.label for entry in entries]
-    return rows, labels, None if all(weight == 1 for weight in weights) else weights
 
 
 def choose(items, seed):
@@ -166,13 +74,13 @@ def has_learned_nothing(life):
 class Life(RuleBasedStateMachine):
     """What all solvers share."""
 
-    solver, n_selected, codes_dir = "counts", 1, None
+    solver, n_selected, codes_dir, tolerance = "counts", 1, None, 1e-5
 
     def __init__(self):
         super().__init__()
         shape = {"n_heads": N_HEADS, "n_keys": N_KEYS, "key_dim": 2, "normalize": False, "random_state": 0}
         kind = {"solver": self.solver, "n_selected": self.n_selected, "codes_dir": self.codes_dir}
-        self.model = DKVBClassifier(**shape, **kind, learning_rate=30.0, batch_size=4)
+        self.model = DKVBClassifier(**shape, **kind, **STEP)
         self.books = None
 
     def refused(self, message, call, *arguments):
@@ -181,7 +89,7 @@ class Life(RuleBasedStateMachine):
             call(*arguments)
         assert snapshot(self.model) == before
 
-    def teach(self, call, batch, announced=None, weighted=False):
+    def teach(self, call, batch, announced=None, weighted=False, epochs=1):
         """Let the model learn, and write it down."""
         if has_keys(self):
             call()
@@ -190,14 +98,13 @@ class Life(RuleBasedStateMachine):
                 warnings.filterwarnings("ignore", "the first batch has")
                 call()
             self.books = Books(self.model)
-        self.write_down(self.books.entries(self.model, batch, weighted), announced)
+        self.write_down(self.books.entries(batch, weighted), announced, epochs)
 
-    def write_down(self, entries, announced=None):
+    def write_down(self, entries, announced=None, epochs=1):
         self.books.samples = self.books.samples + entries
         if any(entry.weight % 1 for entry in entries):
             self.books.rounding = 1e-9
         self.books.declared |= set(announced or [])
-        self.books.seen |= {entry.label for entry in entries} | self.books.declared
         self.books.calibration = None
 
     # Beginning
@@ -236,7 +143,7 @@ class Life(RuleBasedStateMachine):
     @rule(batch=batches, epochs=st.integers(1, 2))
     def partial_fit_codes(self, batch, epochs):
         codes = self.model.encode(rows_of(batch))
-        self.teach(partial(self.model.partial_fit_codes, codes, labels_of(batch), epochs=epochs), batch)
+        self.teach(partial(self.model.partial_fit_codes, codes, labels_of(batch), epochs=epochs), batch, epochs=epochs)
 
     @rule(batch=batches, weighted=st.booleans())
     def fit(self, batch, weighted):
@@ -246,7 +153,7 @@ class Life(RuleBasedStateMachine):
         self.model.fit(rows_of(batch), labels_of(batch), weights_of(batch) if weighted else None)
         self.books = Books(self.model)
         assert kept in (None, self.model.fingerprint_)
-        self.write_down(self.books.entries(self.model, batch, weighted))
+        self.write_down(self.books.entries(batch, weighted), epochs=10)
 
     # What changes nothing that was learned
 
@@ -295,19 +202,20 @@ class Life(RuleBasedStateMachine):
             np.testing.assert_array_equal(self.model.key_mask_, np.arange(expected.shape[1]) < lengths)
 
     @invariant()
-    def learned_rows_still_select_the_same_keys(self):
-        if has_learned(self):
-            batch = [(sample.row, sample.label, 1) for sample in self.books.samples]
-            for sample, again in zip(self.books.samples, self.books.entries(self.model, batch, False), strict=True):
-                np.testing.assert_array_equal(again.codes, sample.codes)
+    def codes_are_those_of_the_oracle(self):
+        if has_keys(self):
+            expected = self.books.codes
+            found = np.stack([self.books.places[c][self.model.encode(POOL)[:, c]] for c in range(N_HEADS)], axis=1)
+            np.testing.assert_array_equal(found, expected)
+            for sample in self.books.samples:  # keys do not move, and pruning takes none that a sample selected
+                np.testing.assert_array_equal(expected[sample.row], sample.codes)
 
     @invariant()
     def counts_are_those_of_the_books(self):
         if has_learned(self):
-            _, labels, weights = self.books.arrays()
-            classes = self.known_classes()
-            expected = [weights[labels == label].sum() for label in classes]
-            assert self.model.classes_.tolist() == classes
+            _, labels, weights = self.books.arrays(self.books.samples)
+            expected = np.bincount(labels, weights, minlength=len(self.books.classes()))
+            assert self.model.classes_.tolist() == self.books.classes()
             np.testing.assert_allclose(self.model.class_counts_, expected, rtol=0, atol=self.books.rounding)
             hits = self.books.now(self.books.hits())
             np.testing.assert_allclose(self.model.key_counts_, hits, rtol=0, atol=self.books.rounding)
@@ -316,8 +224,13 @@ class Life(RuleBasedStateMachine):
             with pytest.raises(NotFittedError):
                 self.model.predict(POOL)
 
-    def known_classes(self):
-        return self.books.classes()
+    @invariant()
+    def values_and_predictions_are_those_of_the_oracle(self):
+        if has_learned(self):
+            expected, mask = self.books.now(self.books.values(self.solver)), self.model.key_mask_
+            np.testing.assert_allclose(self.model.values_[mask], expected[mask], atol=self.tolerance)
+            expected = self.books.probabilities(self.solver, self.model.temperature_)
+            np.testing.assert_allclose(self.model.predict_proba(POOL), expected, atol=self.tolerance)
 
 
 class AdditiveLife(Life):
@@ -347,7 +260,7 @@ class AdditiveLife(Life):
     @precondition(has_learned)
     @rule(batch=batches, seed=seeds)
     def forgetting_what_was_never_learned_is_refused(self, batch, seed):
-        entries = choose(self.books.samples, seed) + self.books.entries(self.model, batch, True)
+        entries = choose(self.books.samples, seed) + self.books.entries(batch, True)
         missing = Counter(map(Sample.name, entries)) - Counter(map(Sample.name, self.books.samples))
         if missing:
             message = f"{missing.total()} of the {len(entries)} samples to forget were never learned"
@@ -382,7 +295,7 @@ class AdditiveLife(Life):
         other.partial_fit(rows_of(batch), labels_of(batch), announced, weights)
         if other.fingerprint_ == self.model.fingerprint_:
             self.model.merge(other)
-            self.write_down(self.books.entries(self.model, batch, weights is not None), announced)
+            self.write_down(self.books.entries(batch, weights is not None), announced)
         else:
             self.refused("expected the same", self.model.merge, other)
 
@@ -392,7 +305,7 @@ class AdditiveLife(Life):
         """Pruned or not: then everything counts twice."""
         other = copy.deepcopy(self.model).partial_fit(rows_of(batch), labels_of(batch))
         self.model = other.merge(self.model) if turned else self.model.merge(other)
-        self.write_down(self.books.samples + self.books.entries(self.model, batch, False))
+        self.write_down(self.books.samples + self.books.entries(batch, False))
 
     @precondition(has_learned_little)
     @rule()
@@ -435,9 +348,13 @@ class SgdLife(Life):
 
     solver, n_selected = "sgd", 2
 
-    def teach(self, call, batch, announced=None, weighted=False):
+    def write_down(self, entries, announced=None, epochs=1):
+        super().write_down(entries, announced, epochs)
+        self.books.descend(entries, epochs, **STEP)
+
+    def teach(self, call, batch, announced=None, weighted=False, epochs=1):
         before = (self.model.classes_, self.model.values_.copy()) if has_learned(self) else None
-        super().teach(call, batch, announced, weighted)
+        super().teach(call, batch, announced, weighted, epochs)
         if before is not None:
             still = np.ones(self.model.keys_.shape[:2], dtype=bool)
             kept = np.array(weights_of(batch)) > 0 if weighted else slice(None)
@@ -452,8 +369,8 @@ class SgdLife(Life):
         gone = [sample for sample in choose(self.books.samples, seed) if sample.weight == 1]
         if not gone:
             return
-        before, hits = self.model.values_.copy(), self.books.now(self.hits_of(self.books.samples))
-        taken, classes = self.books.now(self.hits_of(gone)), self.model.classes_
+        before, classes = self.model.values_.copy(), self.model.classes_
+        lost = 2 * self.books.times(gone) > self.books.times(self.books.samples)
         self.model.forget(*as_given(gone))
         left = set(map(id, gone))
         self.books.samples = [sample for sample in self.books.samples if id(sample) not in left]
@@ -461,12 +378,10 @@ class SgdLife(Life):
         if not self.books.samples:
             self.books = Books(self.model)
             return
-        before[2 * taken > hits] = 0
+        self.books.table[lost] = 0
+        self.books.drop_columns()
+        before[self.books.now(lost)] = 0
         np.testing.assert_array_equal(self.model.values_, before[:, :, np.isin(classes, self.model.classes_)])
-
-    def hits_of(self, entries):
-        codes, none = np.stack([entry.codes for entry in entries]), np.zeros(len(entries), dtype=int)
-        return oracle.counts((N_HEADS, self.books.empty.keys_.shape[1], 1), codes, none, none + 1)[:, :, 0]
 
     @precondition(has_learned)
     @rule(seed=seeds)
@@ -482,6 +397,7 @@ class SgdLife(Life):
         expected = self.model.values_.copy()
         expected[np.arange(N_HEADS)[:, None], self.model.encode(POOL[[row]])[0]] = 0
         self.model.mask_keys(POOL[[row]])
+        self.books.table[np.arange(N_HEADS)[:, None], self.books.codes[row]] = 0
         self.books.calibration = None
         np.testing.assert_array_equal(self.model.values_, expected)
 
