@@ -6,7 +6,6 @@ embeddings come from.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -75,9 +74,7 @@ def write_cache(
             _check_widths({name: file[name]["embeddings"].shape[1] for name in splits if len(file[name]["labels"])})
             file.attrs["meta_sha256"] = np.bytes_(meta_sha256(file))
             file.attrs["complete"] = np.uint8(1)
-        _sync(neighbour)
         check_in_child(neighbour)
-    _sync(path.parent)
 
 
 class _Sink:
@@ -287,11 +284,3 @@ def _check_overflow(name: str, stored: np.ndarray, ids: tuple[str, ...]) -> None
             f"magnitudes up to {np.finfo(stored.dtype).max:g}. "
             + ("Set storage_dtype: float32." if stored.dtype == np.float16 else "Look at that image and the weights.")
         )
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,7 +11,6 @@ how values learn have the same codes. Both are made once and kept in a folder th
 import functools
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -79,10 +78,7 @@ class Source:
         name = hashlib.sha256(json.dumps(keys_of(estimator), sort_keys=True).encode()).hexdigest()[:24]
         path = Path(self.folder) / f"{name}.npz"
         if not path.exists():
-            model = clone(estimator).init_keys(_reader(self.key_cache).read("train"))
-            neighbour = path.with_suffix(f".{os.getpid()}.npz")
-            save_model(model, neighbour)
-            neighbour.replace(path)
+            save_model(clone(estimator).init_keys(_reader(self.key_cache).read("train")), path)
         model = load_model(path).set_params(**{name: estimator.get_params()[name] for name in LEARNING})
         return model, training_codes(model, _reader(self.cache), self.folder)
 

@@ -53,6 +53,7 @@ def lock_folder(folder: Path, work: str) -> IO[str]:
 def replaced(path: str | Path) -> Iterator[Path]:
     """Give a neighbour of a file to write to, which takes the file's place at the end; make a missing folder.
 
+    The neighbour is on the disk before it takes the place, and the place is before this ends: power may fail then.
     After an error the neighbour is gone and the file is as it was: what a full disk cut short would fill it further.
     What killed processes left beside the file goes first.
 
@@ -71,9 +72,20 @@ def replaced(path: str | Path) -> Iterator[Path]:
     neighbour = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         yield neighbour
+        _reach_disk(neighbour)
         neighbour.replace(target)
+        _reach_disk(target.parent)
     finally:
         neighbour.unlink(missing_ok=True)
+
+
+def _reach_disk(path: Path) -> None:
+    """Wait until a file, or which files a folder holds, would outlast a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def remove_leftovers(target: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reliability import note
 
 from pipeline.cache import open_cache
 
@@ -61,6 +62,8 @@ def test_an_extraction_killed_anywhere_goes_on_to_the_same_bytes(run, tmp_path):
     assert len(finished) >= 4  # before, between and after the shards
     assert all(number % SHARD_ROWS == 0 or number == N for number in finished)
     assert remains(tmp_path) == []
+    left = ["nothing" if outputs(killed)[0] is None else "new" for killed in ended[::2]]
+    note("faults", "kill -9 at an operation on files of extraction", [f"left {each}, then equal" for each in left])
 
 
 def test_killed_again_and_again_it_gets_there(run):

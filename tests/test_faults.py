@@ -313,6 +313,24 @@ def test_a_file_is_replaced_whole_after_what_a_killed_process_left_is_gone(tmp_p
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"r": "whole"}
 
 
+def pipeline_writes(path):
+    with replaced(path) as neighbour:
+        neighbour.write_text("whole")
+
+
+def estimator_writes(path):
+    save_model(DKVBClassifier(3, 8, 2, random_state=0).init_keys(np.eye(9)), path)
+
+
+@pytest.mark.parametrize("write", [pipeline_writes, estimator_writes])
+def test_a_file_is_on_the_disk_before_it_takes_its_place_and_its_name_is_afterwards(tmp_path, monkeypatch, write):
+    done, replace = [], Path.replace
+    monkeypatch.setattr("os.fsync", lambda handle: done.append(Path(f"/proc/self/fd/{handle}").resolve()))
+    monkeypatch.setattr(Path, "replace", lambda self, target: done.append("replace") or replace(self, target))
+    write(tmp_path / "r")
+    assert done == [tmp_path / f".r.{os.getpid()}.part", "replace", tmp_path]
+
+
 def test_what_the_faults_are_tried_on_can_be_read(cache, blobs, tmp_path):
     with open_cache(cache) as reader:
         assert reader.n_rows("train") == 20
