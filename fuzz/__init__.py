@@ -1,1 +1,5 @@
-"""Fuzzing of everything that reads bytes nobody vouches for: ``python -m fuzz TARGET --seconds 900``."""
+"""Fuzz what reads bytes nobody vouches for: see ``python -m fuzz --help``."""
+
+
+class Finding(AssertionError):
+    """A promise that an input breaks."""

@@ -20,8 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fuzz.targets import CORPUS, ROOT, TARGETS, pack, unpack
+from fuzz.targets import CORPUS, TARGETS, pack, unpack
 
+ROOT = Path(__file__).parents[1]
 LIMITS = ["-timeout=60", "-rss_limit_mb=6000", "-max_len=20000", "-print_final_stats=1", "-verbosity=0"]
 LONGEST_KEPT = 1024
 """Bytes of an input that is kept for what it reaches: seeds are made anew each time."""

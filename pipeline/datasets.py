@@ -127,17 +127,17 @@ def read_manifest(path: str | Path) -> Manifest:
     try:
         # not splitlines(), which also splits at signs that JSON leaves in file names
         header, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
-        if len(rows) != header["n_samples"]:
+        if len(rows) != _of(int, header["n_samples"]):
             raise ValueError(f"{len(rows)} of {header['n_samples']} images")
         manifest = Manifest(
-            dataset=header["dataset"],
-            recipe=header["recipe"],
-            class_names=tuple(header["class_names"]),
+            dataset=_of(str, header["dataset"]),
+            recipe=_of(dict, header["recipe"]),
+            class_names=tuple(_of(str, name) for name in _of(list, header["class_names"])),
             sample_ids=tuple(_of(str, row["id"]) for row in rows),
             labels=np.array([_of(int, row["label"]) for row in rows], dtype=np.int64),
             splits=tuple(_of(str, row["split"]) for row in rows),
             digests=tuple(_of(str, row["sha256"]) for row in rows),
-            skipped=tuple(header.get("skipped", ())),
+            skipped=tuple(_of(str, name) for name in _of(list, header.get("skipped", []))),
         )
         _check_rows(manifest)
         return manifest
@@ -147,7 +147,7 @@ def read_manifest(path: str | Path) -> Manifest:
         ) from error
 
 
-Value = TypeVar("Value", int, str)
+Value = TypeVar("Value", int, str, dict, list)
 
 
 def _of(kind: type[Value], value: Any) -> Value:
@@ -166,6 +166,11 @@ def _check_rows(manifest: Manifest) -> None:
     if len(set(manifest.sample_ids)) < len(manifest.sample_ids):
         twice = Counter(manifest.sample_ids).most_common(1)[0][0]
         raise ValueError(f"id {twice!r} stands twice")
+    if foreign := set(manifest.splits) - {"train", "test"}:
+        raise ValueError(f"split {min(foreign)!r:.80}, which is neither train nor test")
+    for text in (*manifest.sample_ids, *manifest.class_names):
+        if b"\0" in text.encode():  # an error of its own where UTF-8 cannot encode it
+            raise ValueError(f"{text!r:.80} holds the character NUL")
 
 
 def remarks(manifest: Manifest) -> list[str]:

@@ -459,28 +459,32 @@ def test_writing_a_manifest_leaves_no_other_file(digits, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda text: b"",
-        lambda text: text[: len(text) // 2 + 3],  # in the middle of a line
-        lambda text: text.replace(b'"sha256"', b'"sha255"', 1),
-        lambda text: text.split(b"\n", 1)[1],  # without its header
-        lambda text: b"\xff\xfe" + text,
-        lambda text: b"[1, 2]\n" + text,
-        lambda text: text.replace(b'"label": 0', b'"label": null', 1),
-        lambda text: text.replace(b'"label": 0', b'"label": 0.7', 1),
-        lambda text: text.replace(b'"label": 0', b'"label": true', 1),
-        lambda text: text.replace(b'"label": 0', b'"label": 1' + b"0" * 30, 1),
-        lambda text: text.replace(b'"id": "digits/0000"', b'"id": 0', 1),
-        lambda text: text + b"[" * 100_000 + b"\n",
-    ],
-    ids=["empty", "cut", "key", "headless", "encoding", "list", "label", "part", "truth", "large", "id", "nesting"],
-)
+DAMAGES = {
+    "empty": lambda text: b"",
+    "cut": lambda text: text[: len(text) // 2 + 3],  # in the middle of a line
+    "key": lambda text: text.replace(b'"sha256"', b'"sha255"', 1),
+    "headless": lambda text: text.split(b"\n", 1)[1],  # without its header
+    "encoding": lambda text: b"\xff\xfe" + text,
+    "list": lambda text: b"[1, 2]\n" + text,
+    "label": lambda text: text.replace(b'"label": 0', b'"label": null', 1),
+    "part": lambda text: text.replace(b'"label": 0', b'"label": 0.7', 1),
+    "truth": lambda text: text.replace(b'"label": 0', b'"label": true', 1),
+    "large": lambda text: text.replace(b'"label": 0', b'"label": 1' + b"0" * 30, 1),
+    "id": lambda text: text.replace(b'"id": "digits/0000"', b'"id": 0', 1),
+    "nesting": lambda text: text + b"[" * 100_000 + b"\n",
+    "recipe": lambda text: text.replace(b'"recipe": {', b'"recipe": "b", "x": {', 1),
+    "name": lambda text: text.replace(b'"class_names": ["0"', b'"class_names": [0', 1),
+    "nul": lambda text: text.replace(b'"class_names": ["0"', b'"class_names": ["\\u0000"', 1),
+    "surrogate": lambda text: text.replace(b'"id": "digits/0000"', b'"id": "\\ud800"', 1),
+    "split": lambda text: text.replace(b'"split": "test"', b'"split": "../test"', 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_manifest_is_refused(digits, tmp_path, damage):
     path = tmp_path / "m.jsonl"
     write_manifest(digits, path)
-    path.write_bytes(damage(path.read_bytes()))
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
     with pytest.raises(ValueError, match=r"manifest .*m\.jsonl is damaged .*; expected JSON lines .*dvc repro"):
         read_manifest(path)
 

@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 from fuzz import report, sanitize
-from fuzz.targets import TARGETS, fuzz_cache, fuzz_model, patched, small_cache, unpack
+from fuzz.readers import fuzz_cache, fuzz_model, patched, small_cache
+from fuzz.targets import TARGETS, unpack
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -35,7 +36,7 @@ def test_a_target_sees_a_model_that_is_refused_in_other_words(monkeypatch):
     def refuse(path):
         raise ValueError("no")
 
-    monkeypatch.setattr("fuzz.targets.load_model", refuse)
+    monkeypatch.setattr("fuzz.readers.load_model", refuse)
     with pytest.raises(AssertionError, match="refused in other words: no"):
         fuzz_model(b"\0" * 8)
 
