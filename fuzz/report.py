@@ -28,7 +28,9 @@ by then.
 ```
 export DKVB_RELIABILITY=reliability.jsonl DKVB_KILLS=20
 pytest -n 0 -m "slow or not slow" tests/test_{faults,extract_faults,killed_repro,attacks,bad_input,concurrency}.py
-for target in cache model params manifest kernel; do python -m fuzz $target --seconds 900 --record fuzz/records.jsonl; done
+for target in cache model params manifest kernel; do
+  python -m fuzz $target --seconds 900 --record fuzz/records.jsonl
+done
 python -m fuzz.sanitize --record reliability.jsonl
 python -m fuzz.report fuzz/records.jsonl reliability.jsonl --output docs/reliability.md
 ```

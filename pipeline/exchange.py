@@ -2,9 +2,6 @@
 
 Enters: arrays in ``.npy``, ``.npz``, ``.pt`` or Parquet files. Leaves: a cache that says which files it was made of; or
 such files. Must not know: images, networks, settings files, HDF5.
-
-A file of several arrays is followed by the name of one, as in ``data.npz:train_embeddings``. Nothing that is read may
-run code.
 """
 
 from __future__ import annotations
@@ -12,20 +9,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
-import re
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.array_files import import_pyarrow, path_and_name, read_array
 from pipeline.cache import CacheHeader, CacheReader, SplitRows, file_sha256, open_cache, write_cache
 from pipeline.datasets import UNLABELLED, stratified_splits
 from pipeline.locks import replaced
 
-READABLE = (".npy", ".npz", ".pt", ".pth", ".parquet")
 WRITABLE = (".npz", ".npy", ".parquet")
 _BLOCK_ROWS = 4096
 _LARGEST_LABEL = 2**16 - 1
@@ -79,7 +73,8 @@ def import_arrays(args: argparse.Namespace) -> Path:
     names, labels = _number(args.class_names, [part["labels"] for part in parts])
     splits = _splits(args, parts, labels)
     rows = {name: _rows_of(name, parts, labels, splits) for name in np.unique(np.concatenate(splits)).tolist()}
-    files = {_path(value)[0] for option in _OPTIONS if (value := vars(args)[option[2:].replace("-", "_")])}
+    _check_ids(rows)
+    files = {path_and_name(value)[0] for option in _OPTIONS if (value := vars(args)[option[2:].replace("-", "_")])}
     origin = {
         "backbone": {"id": args.backbone},
         "preprocessing": {"imported": [{"file": f.name, "sha256": file_sha256(f)} for f in sorted(files)]},
@@ -87,7 +82,7 @@ def import_arrays(args: argparse.Namespace) -> Path:
         "compute_dtype": "imported",
         "storage_dtype": args.storage_dtype,
         "manifest_sha256": _listing_sha256(names, rows),
-        "dataset": args.dataset or _path(args.embeddings)[0].stem,
+        "dataset": args.dataset or path_and_name(args.embeddings)[0].stem,
     }
     fingerprint = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
     write_cache(args.output, CacheHeader(fingerprint=fingerprint, class_names=names, **origin), rows)
@@ -157,7 +152,10 @@ def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, np.ndarray]:
             f"the embeddings in {named['embeddings']} have shape {X.shape} and type {X.dtype}; expected numbers (n, "
             "f). Name another array, or reshape it."
         )
-    stem = _path(named["embeddings"])[0].stem
+    given = [path_and_name(value)[0].stem for value in (args.embeddings, args.test_embeddings) if value]
+    stem = path_and_name(named["embeddings"])[0].stem
+    if len(set(given)) < len(given):  # files of one name, as train/X.npy and test/X.npy
+        stem = f"{'test' if prefix else 'train'}/{stem}"
     part = {
         "embeddings": X,
         "labels": np.full(len(X), UNLABELLED),
@@ -227,151 +225,25 @@ def _rows_of(
     return SplitRows(blocks(), np.concatenate([y[rows] for y, rows in zip(labels, chosen)]), ids.tolist())
 
 
+def _check_ids(rows: Mapping[str, SplitRows]) -> None:
+    """Refuse one id in two splits: one of the two is taken for the other, in the test of what learned it."""
+    home: dict[str, str] = {}
+    for split, part in rows.items():
+        for sample_id in part.sample_ids:
+            if home.setdefault(sample_id, split) != split:
+                raise ValueError(
+                    f"id {sample_id!r} stands in split {home[sample_id]!r} and in split {split!r}; expected ids that "
+                    "name one sample each. Correct --ids or --splits, or name the file of the test otherwise."
+                )
+
+
 def _listing_sha256(class_names: Sequence[str], rows: Mapping[str, SplitRows]) -> str:
     """Return the sha256 of what a manifest would say: the samples, their splits and labels, in order."""
     listed = {split: [list(part.sample_ids), part.labels.tolist()] for split, part in rows.items()}
     return hashlib.sha256(json.dumps([list(class_names), listed], sort_keys=True).encode()).hexdigest()
 
 
-# files
-
-
-def read_array(value: str, role: str) -> np.ndarray:
-    """Return the array that ``FILE`` or ``FILE:NAME`` means; ``.npy`` stays on the disk until rows are asked for.
-
-    Raises
-    ------
-    ValueError
-        If the suffix is unknown, the file would run code or is damaged, or it is not clear which array is meant.
-    OSError
-        If there is no such file.
-    ImportError
-        If it is Parquet and pyarrow is not installed.
-    """
-    path, name = _path(value)
-    if path.suffix not in READABLE:
-        raise ValueError(f"{path} was given; expected a file ending in {', '.join(READABLE)}. Convert it.")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; expected the {role} there. Correct the path.")
-    if path.suffix == ".parquet":
-        return _parquet_column(path, name, role)
-    with path.open("rb"):
-        pass  # a file that may not be read is told as one
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        if path.suffix == ".npz":
-            return _npz_array(path, name, role)
-        tensors = _tensors(path)
-        return tensors if isinstance(tensors, np.ndarray) else tensors[_choose(path, list(tensors), name, role)]
-    except _ChoiceError:
-        raise
-    except Exception as error:  # a damaged file makes NumPy, and what it unpacks with, raise nearly anything
-        raise ValueError(
-            f"{path.name} cannot be read without running code, or is damaged ({_first_line(error)}); expected arrays "
-            "of numbers or text. Save it again from NumPy or torch."
-        ) from error
-
-
-def _npz_array(path: Path, name: str | None, role: str) -> np.ndarray:
-    """Read an array of an archive that claims as many bytes as are there for it."""
-    with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as found:
-        chosen = _choose(path, list(found), name, role)
-        if f"{chosen}.npy" in archive.namelist():
-            with archive.open(f"{chosen}.npy") as member:
-                version = np.lib.format.read_magic(member)
-                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
-                shape, _, dtype = (read_header or np.lib.format.read_array_header_2_0)(member)
-                room = archive.getinfo(f"{chosen}.npy").file_size - member.tell()
-            if math.prod(shape) * dtype.itemsize != room and not dtype.hasobject:
-                raise ValueError(f"{chosen} claims {dtype} of shape {shape} in {room:,} bytes")
-        return found[chosen]
-
-
-class _ChoiceError(ValueError):
-    """It is not clear which array of a file is meant."""
-
-
-def _path(value: str) -> tuple[Path, str | None]:
-    """Divide ``FILE:NAME``; a colon elsewhere belongs to the file's name."""
-    found = re.fullmatch(r"(.*\.(?:npz|pt|pth|parquet)):([^/\\]+)", value)
-    return (Path(found[1]), found[2]) if found else (Path(value), None)
-
-
-def _choose(path: Path, names: Sequence[str], name: str | None, role: str) -> str:
-    """Return the name that was said, or the only one, or the one that is called like its part."""
-    if name is None:
-        called = [known for known in _CALLED[role] if known in names]
-        name = names[0] if len(names) == 1 else called[0] if called else None
-    if name not in names:
-        raise _ChoiceError(
-            f"{path.name} holds {', '.join(names) or 'nothing'}, but no {name or role}; expected the name of one. "
-            f"Write {path}:NAME."
-        )
-    return str(name)
-
-
-_CALLED = {
-    "embeddings": ("embeddings", "X"),
-    "labels": ("labels", "label", "y"),
-    "ids": ("ids", "id"),
-    "splits": ("splits", "split"),
-}
-
-
-def _tensors(path: Path) -> np.ndarray | Mapping[str, np.ndarray]:
-    import torch
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch raise nearly anything
-        raise ValueError(_first_line(error)) from error
-    if isinstance(content, torch.Tensor):
-        return _numpy(content)
-    if isinstance(content, Mapping) and all(isinstance(value, torch.Tensor) for value in content.values()):
-        return {str(name): _numpy(value) for name, value in content.items()}
-    raise ValueError(f"it holds a {type(content).__name__}, no tensors")
-
-
-def _numpy(tensor: Any) -> np.ndarray:
-    # NumPy has no bfloat16
-    return (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy(force=True)
-
-
-def _parquet_column(path: Path, name: str | None, role: str) -> np.ndarray:
-    """Return a column: (n,) of numbers or text, (n, f) of lists of one length."""
-    pa, pq = _pyarrow()
-    try:
-        name = _choose(path, pq.read_schema(path).names, name, role)
-        column = pq.read_table(path, columns=[name])[name].combine_chunks()
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"{path.name} is no Parquet file ({_first_line(error)}); expected one. Write it again."
-        ) from error
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-    values = column.flatten() if lists or pa.types.is_fixed_size_list(column.type) else column
-    width, ragged = divmod(len(values), len(column)) if len(column) else (0, 0)
-    lengths = np.diff(column.offsets.to_numpy()) if lists else np.array([width])
-    if column.null_count or values.null_count or ragged or (lengths != width).any():
-        raise ValueError(
-            f"column {name!r} of {path.name} lacks values, or its lists differ in length; expected a whole column. "
-            "Fill it."
-        )
-    found = values.to_numpy(zero_copy_only=False)
-    return found if values is column else found.reshape(len(column), width)
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ImportError(
-            'Parquet needs pyarrow, which is not installed; expected it. Run `pip install "dkvb-estimator[parquet]"`, '
-            "or take .npz."
-        ) from error
-    return pa, pq
+# out of a cache
 
 
 def _export_npz(reader: CacheReader, names: Sequence[str], output: Path) -> list[Path]:
@@ -389,11 +261,12 @@ def _export_npy(reader: CacheReader, names: Sequence[str], output: Path) -> list
         raise ValueError(f".npy holds one split, the cache has {', '.join(names)}; expected one. Say --split.")
     name, n = names[0], reader.n_rows(names[0])
     beside = {".labels.npy": reader.labels(name), ".ids.npy": np.array(reader.sample_ids(name), dtype=str)}
-    with replaced(output) as neighbour:
-        X = np.lib.format.open_memmap(neighbour, "w+", np.float32, (n, reader.n_features))
+    with replaced(output) as neighbour, neighbour.open("wb") as file:
+        # not a memory map, whose process a full disk ends without a word
+        header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": (n, reader.n_features)}
+        np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, n, _BLOCK_ROWS):
-            X[start : start + _BLOCK_ROWS] = reader.read(name, slice(start, start + _BLOCK_ROWS))
-        X.flush()
+            file.write(reader.read(name, slice(start, start + _BLOCK_ROWS)).tobytes())
     for suffix, array in beside.items():
         with replaced(output.with_suffix(suffix)) as neighbour, neighbour.open("wb") as file:
             np.save(file, array, allow_pickle=False)
@@ -401,7 +274,7 @@ def _export_npy(reader: CacheReader, names: Sequence[str], output: Path) -> list
 
 
 def _export_parquet(reader: CacheReader, names: Sequence[str], output: Path) -> list[Path]:
-    pa, pq = _pyarrow()
+    pa, pq = import_pyarrow()
     classes = [*reader.header.class_names, None]  # the last one, at −1, is that of unlabelled samples
     kinds = {"id": pa.string(), "split": pa.string(), "label": pa.int64(), "class_name": pa.string()}
     schema = pa.schema(kinds | {"embeddings": pa.list_(pa.float32(), reader.n_features)})
@@ -421,7 +294,3 @@ _WRITERS: Mapping[str, Callable[[CacheReader, Sequence[str], Path], list[Path]]]
     ".npy": _export_npy,
     ".parquet": _export_parquet,
 }
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

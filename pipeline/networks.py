@@ -188,9 +188,25 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], record:
 
 
 def rename_weights(record: Backbone, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Bring a checkpoint's names to the architecture's."""
+    """Bring a checkpoint's names to the architecture's.
+
+    Raises
+    ------
+    ValueError
+        If two weights would have one name.
+    """
     rename = _renaming(record)
-    return {rename(name.removeprefix(record.prefix)): tensor for name, tensor in state.items()}
+    renamed: dict[str, torch.Tensor] = {}
+    origin: dict[str, str] = {}
+    for name, tensor in state.items():
+        new = rename(name.removeprefix(record.prefix))
+        if new in renamed:
+            raise ValueError(
+                f"{record.weights_file} holds the weight {new} twice, as {origin[new]} and as {name}; expected one "
+                f"network. Correct the prefix, which is {record.prefix!r}, or leave the other network out of the file."
+            )
+        renamed[new], origin[new] = tensor, name
+    return renamed
 
 
 def _renaming(record: Backbone) -> Callable[[str], str]:
@@ -239,11 +255,12 @@ def _lite0_name(name: str) -> str:
     >>> _lite0_name("_blocks.4._expand_conv.weight")
     'blocks.2.1.conv_pw.weight'
     """
-    first, rest = name.split(".", 1)
-    if first != "_blocks":
-        return f"{_LITE0_TOP.get(first, first)}.{rest}"
-    number, layer, leaf = rest.split(".", 2)
-    stage, place = 0, int(number)
+    block = re.fullmatch(r"_blocks\.(\d{1,2})\.(\w+)\.(.+)", name)
+    if block is None or int(block[1]) >= sum(_LITE0_REPEATS):
+        first, dot, rest = name.partition(".")
+        return f"{_LITE0_TOP.get(first, first)}{dot}{rest}"
+    (number, layer, leaf), stage = block.groups(), 0
+    place = int(number)
     while place >= _LITE0_REPEATS[stage]:
         place -= _LITE0_REPEATS[stage]
         stage += 1

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline import __main__ as command
-from pipeline import cache_writer, console, exchange
+from pipeline import array_files, cache_writer, console, exchange
 from pipeline.cache import check_everything, describe_cache, open_cache
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -232,7 +232,7 @@ def test_a_flipped_byte_in_a_packed_archive_is_a_sentence_or_changes_nothing(fil
     for place in rng.choice(len(content), 200, replace=False):
         (files / "packed.npz").write_bytes(content[:place] + bytes([content[place] ^ 0x41]) + content[place + 1 :])
         try:
-            read = exchange.read_array(str(files / "packed.npz"), "embeddings")
+            read = array_files.read_array(str(files / "packed.npz"), "embeddings")
         except ValueError as error:
             assert re.search(r"packed\.npz.*(Save it again|Write )", str(error))  # noqa: PT017
         else:
@@ -297,6 +297,24 @@ def test_a_share_that_cannot_be_drawn_is_one_sentence(files, capsys, arguments, 
     assert_one_sentence(capsys, text)
 
 
+def test_files_of_one_name_give_ids_that_name_one_sample_each(files):
+    (files / "test").mkdir()
+    np.save(files / "test/X.npy", X[:2] + 1)
+    assert import_(files, embeddings="X.npy", test_embeddings="test/X.npy") == 0
+    assert read(files)[2][0] == "train/X/0000000"
+    assert read(files, "test")[2] == ["test/X/0000000", "test/X/0000001"]
+
+
+def test_an_id_in_two_splits_is_refused(files, capsys):
+    ids = [f"{row}.png" for row in range(N)]
+    np.savez(files / "ids.npz", ids=ids)
+    np.savez(files / "test.npz", embeddings=X[:2] + 1, ids=["new.png", "3.png"])
+    parts = {"embeddings": "X.npy", "ids": "ids.npz", "test_embeddings": "test.npz:embeddings"}
+    assert import_(files, **parts, test_ids="test.npz:ids") == 1
+    assert_one_sentence(capsys, "id '3.png' stands in split 'test' and in split 'train'; expected ids that name one")
+    assert not (files / "out/a.h5").exists()
+
+
 # out of a cache
 
 
@@ -332,6 +350,8 @@ def test_one_split_is_exported_as_npy_with_its_labels_and_ids(cache, files, caps
     assert np.load(files / "train.npy").dtype == np.float32
     assert np.load(files / "train.labels.npy").tolist() == labels.tolist()
     assert np.load(files / "train.ids.npy").tolist() == ids
+    np.save(files / "same.npy", found)
+    assert (files / "train.npy").read_bytes() == (files / "same.npy").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -401,7 +421,7 @@ def test_without_pyarrow_parquet_says_what_to_install(files, capsys, monkeypatch
 
 def test_a_large_npy_is_read_block_by_block(files, monkeypatch):
     monkeypatch.setattr(exchange, "_BLOCK_ROWS", 5)
-    assert isinstance(exchange.read_array(str(files / "X.npy"), "embeddings"), np.memmap)
+    assert isinstance(array_files.read_array(str(files / "X.npy"), "embeddings"), np.memmap)
     assert import_(files, embeddings="X.npy", labels="y.npy") == 0
     np.testing.assert_array_equal(read(files)[0], X)
 

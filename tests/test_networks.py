@@ -117,6 +117,19 @@ def test_a_wrong_shape_is_named(lite0_state):
     )
 
 
+@pytest.mark.parametrize("name", ["_blocks", "_blocks.99._bn1.bias", "_blocks.x.y.z", "epoch"])
+def test_a_name_of_no_layer_is_a_weight_too_many(lite0_state, name):
+    assert f"1 unexpected (first: ['{name}'])" in refused(lite0_state | {name: torch.ones(1)})
+
+
+def test_two_weights_of_one_name_are_refused():
+    record = replace(DINO, prefix="module.")
+    with pytest.raises(
+        ValueError, match=r"holds the weight fc\.bias twice, as fc\.bias and as module\.fc\.bias; expected"
+    ):
+        rename_weights(record, {"fc.bias": torch.zeros(1), "module.fc.bias": torch.ones(1)})
+
+
 @pytest.mark.parametrize("prefix", ["module.", "backbone.", "student."])
 def test_a_wrong_prefix_is_refused_with_the_known_ones(lite0_state, prefix):
     text = refused({prefix + name: tensor for name, tensor in lite0_state.items()})
