@@ -8,6 +8,7 @@ nothing was said), "stopped" (a crash, or no end), or in the name of an error th
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +18,20 @@ from pipeline.cache import open_cache
 
 SECONDS = 0.7
 ENDINGS = {0: "same", 1: "error", 2: "wrong", 3: "MemoryError", 4: "another error"}
+
+
+def try_ways(path, folder, ways):
+    """Return how reading ends after each way of damage, tried by this file in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, str(path), str(folder)],
+        input=json.dumps(ways),
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def content(path):

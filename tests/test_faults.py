@@ -3,15 +3,15 @@
 import errno
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
+from cache_bytes import regions
+from damage import try_ways
 from reliability import note
 from small_cache import write_small
 
@@ -82,57 +82,6 @@ def test_a_folder_that_may_not_be_written_is_an_error_that_leaves_everything_as_
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return write_small(tmp_path_factory.mktemp("cache") / "small.h5")
-
-
-def try_ways(path, folder, ways):
-    command = [sys.executable, str(ROOT / "tests/damage.py"), str(path), str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, input=json.dumps(ways), env=environment, capture_output=True, text=True, timeout=300, check=True
-    )
-    return json.loads(done.stdout)
-
-
-def regions(path):
-    """Where the bytes of each kind lie: the file's header, arrays and attributes by name, chunk indexes, the rest."""
-    content, found = path.read_bytes(), {"superblock": list(range(48))}
-    with h5py.File(path, "r") as file:
-        holders = {"": file, **{f"{name}/": file[name] for name in ("train", "test")}}
-        for prefix, holder in holders.items():
-            for name, value in holder.attrs.items():
-                found[f"attribute {prefix}{name}"] = bytes_of_attribute(content, holder, name, value)
-            for name, array in holder.items():
-                if isinstance(array, h5py.Dataset):
-                    found[f"array {prefix}{name}"] = bytes_of_array(array)
-    found["chunk indexes"] = bytes_of_chunk_indexes(content)
-    known = {place for places in found.values() for place in places}
-    found["object headers and group indexes"] = [i for i in range(len(content)) if i not in known]
-    return found
-
-
-def bytes_of_array(array):
-    """All chunks, or the one block of an array without; not what fills up the last chunk of whole rows."""
-    blocks = [(array.id.get_offset(), array.nbytes)]
-    if array.chunks:
-        chunks = map(array.id.get_chunk_info, range(array.id.get_num_chunks()))
-        blocks = [(chunk.byte_offset, chunk.size) for chunk in chunks]
-    return [place for start, length in blocks for place in range(start, start + length)][: array.nbytes]
-
-
-def bytes_of_attribute(content, holder, name, value):
-    """The value of an attribute message: sizes of name, type and space, then these, each padded to 8 bytes, then it."""
-    at = content.index(name.encode() + b"\0", h5py.h5o.get_info(holder.id).addr)
-    lengths = [int.from_bytes(content[at - i : at - i + 2], "little") for i in (6, 4, 2)]
-    start = at + sum(-(-length // 8) * 8 for length in lengths)
-    assert content[start : start + value.nbytes] == value.tobytes()
-    return range(start, start + value.nbytes)
-
-
-def bytes_of_chunk_indexes(content):
-    """Leaves of B-trees of the first version, of type 1: 24 bytes, then a key of 32 and an address for each chunk."""
-    starts = [match.start() for match in re.finditer(b"TREE\x01\x00", content)]
-    used = [int.from_bytes(content[start + 6 : start + 8], "little") for start in starts]
-    return [place for start, n in zip(starts, used, strict=True) for place in range(start, start + 24 + 40 * n)]
 
 
 @pytest.mark.slow
