@@ -190,19 +190,8 @@ def _publish(path: Path, header: str, arrays: Mapping[str, np.ndarray], compress
             file.flush()
             os.fsync(file.fileno())
         neighbour.replace(path)
-        _reach_disk(path.parent)
     finally:
         neighbour.unlink(missing_ok=True)
-
-
-def _reach_disk(folder: Path) -> None:
-    """Wait until the new name of a file would outlast a power cut, where the system can open folders."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -6,6 +6,7 @@ not at all. Must not know: what they hold.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
@@ -13,6 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+
+_NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
+"""How systems refuse to synchronise a folder: some file systems never do, and a folder may be closed to readers."""
 
 
 def lock_folder(folder: Path, work: str) -> IO[str]:
@@ -74,7 +79,11 @@ def replaced(path: str | Path) -> Iterator[Path]:
         yield neighbour
         _reach_disk(neighbour)
         neighbour.replace(target)
-        _reach_disk(target.parent)
+        try:
+            _reach_disk(target.parent)
+        except OSError as error:
+            if error.errno not in _NOT_FOR_FOLDERS:
+                raise
     finally:
         neighbour.unlink(missing_ok=True)
 

@@ -108,3 +108,23 @@ def test_a_batch_has_the_same_bits_however_many_threads_compute_it():
     alone = run(pixels)
     torch.set_num_threads(4)
     assert np.array_equal(run(pixels), alone)
+
+
+def test_pixels_are_scaled_where_they_are():
+    """On ``meta``, a device without storage that every machine has: what lies elsewhere cannot be added to it."""
+    pixels = torch.zeros((2, SIDE, SIDE, 3), dtype=torch.uint8, device="meta")
+    assert forward(Mean()).prepare.scale(pixels).device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("compute_dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
+def test_a_gpu_gives_the_embeddings_of_the_processor(compute_dtype, tolerance):
+    record = find_backbone("efficientnet_lite0")
+    network, prepare = load_backbone(record, "avgpool", read_weights(find_weights(record))), preprocess(record, 96)
+    whole = [*batches(3), Batch(1, np.arange(12, 14), True)]
+    expected, found = (
+        list(embed(Images(), whole, Forward(network.to(device), prepare, dtype, torch.device(device)), ROWS, 2))
+        for device, dtype in (("cpu", "float32"), ("cuda", compute_dtype))
+    )
+    for (_, there), (_, here) in zip(found, expected, strict=True):
+        assert np.linalg.norm(there - here) < tolerance * np.linalg.norm(here)

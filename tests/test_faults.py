@@ -272,12 +272,28 @@ def estimator_writes(path):
 
 
 @pytest.mark.parametrize("write", [pipeline_writes, estimator_writes])
-def test_a_file_is_on_the_disk_before_it_takes_its_place_and_its_name_is_afterwards(tmp_path, monkeypatch, write):
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch, write):
     done, replace = [], Path.replace
     monkeypatch.setattr("os.fsync", lambda handle: done.append(Path(f"/proc/self/fd/{handle}").resolve()))
     monkeypatch.setattr(Path, "replace", lambda self, target: done.append("replace") or replace(self, target))
     write(tmp_path / "r")
-    assert done == [tmp_path / f".r.{os.getpid()}.part", "replace", tmp_path]
+    assert done[:2] == [tmp_path / f".r.{os.getpid()}.part", "replace"]
+    assert done[2:] == ([tmp_path] if write is pipeline_writes else [])
+
+
+@pytest.mark.parametrize(("number", "is_told"), [(errno.EINVAL, False), (errno.EACCES, False), (errno.EIO, True)])
+def test_a_file_system_that_cannot_synchronise_folders_is_good_enough(tmp_path, monkeypatch, number, is_told):
+    def sync(handle):
+        if Path(f"/proc/self/fd/{handle}").resolve() == tmp_path:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", sync)
+    if is_told:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            pipeline_writes(tmp_path / "r")
+    else:
+        pipeline_writes(tmp_path / "r")
+    assert (tmp_path / "r").read_text() == "whole"
 
 
 def test_what_the_faults_are_tried_on_can_be_read(cache, blobs, tmp_path):
