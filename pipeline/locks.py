@@ -10,6 +10,7 @@ import errno
 import fcntl
 import glob
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,9 +72,7 @@ def replaced(path: str | Path) -> Iterator[Path]:
     ['a.txt']
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target)
-    neighbour = target.with_name(f".{target.name}.{os.getpid()}.part")
+    neighbour = _neighbour(target)
     try:
         yield neighbour
         _reach_disk(neighbour)
@@ -85,6 +84,34 @@ def replaced(path: str | Path) -> Iterator[Path]:
                 raise
     finally:
         neighbour.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_beside(path: str | Path) -> Iterator[Path]:
+    """Give a folder beside a file for as long as the file is worked on; make a missing folder for both.
+
+    What killed processes left beside the file goes first.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, folder_beside(Path(folder) / "a.csv") as scratch:
+    ...     scratch.is_dir() and scratch.parent == Path(folder)
+    True
+    """
+    scratch = _neighbour(Path(path))
+    shutil.rmtree(scratch, ignore_errors=True)  # of a killed process that had this one's number, as in a container
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch)
+
+
+def _neighbour(target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target)
+    return target.with_name(f".{target.name}.{os.getpid()}.part")
 
 
 def _reach_disk(path: Path) -> None:
@@ -101,7 +128,7 @@ def remove_leftovers(target: Path) -> None:
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         process = leftover.name.split(".")[-2]
         if process.isdecimal() and not _runs(int(process)):
-            leftover.unlink(missing_ok=True)
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def _runs(process: int) -> bool:

@@ -13,7 +13,6 @@ import argparse
 import csv
 import json
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from pipeline import console
 from pipeline.cache import check_cache, open_cache
 from pipeline.candidates import EXPECTED, Candidate, Source, keys_of, short_names
-from pipeline.locks import replaced
+from pipeline.locks import folder_beside, replaced
 from pipeline.params import Search, load_params
 from pipeline.protocol import make_estimator
 
@@ -180,9 +179,8 @@ def main(args: argparse.Namespace) -> None:
     with open_cache(args.cache) as reader:
         check_cache(reader, backbone=params.embedding_of(entry).backbone)
         labels = reader.labels("train")
-    table = Path(args.table)
-    table.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=table.parent) as folder, _workers() as n_jobs:
+    # on a disk that every worker sees, as the outputs' is
+    with folder_beside(args.best) as folder, _workers() as n_jobs:
         paths = (str(Path(path).resolve()) for path in (args.cache, args.key_cache, folder))
         found, seconds = search(entry, Source(*paths), labels, n_jobs=n_jobs, device=_device())
     if found[0]["error"]:
@@ -190,7 +188,7 @@ def main(args: argparse.Namespace) -> None:
             f"all {len(found)} candidates failed, the first with {found[0]['error']}; expected one that can be fitted. "
             f"Correct searches.{args.name}."
         )
-    _write_table(table, found)
+    _write_table(Path(args.table), found)
     best = {name: found[0][name] for name in entry.grid}
     console.write_json(
         args.best,

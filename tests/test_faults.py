@@ -21,7 +21,7 @@ from pipeline.checkpoints import Checkpoint
 from pipeline.codes import stored_codes
 from pipeline.console import write_json
 from pipeline.datasets import build_manifest, read_manifest, write_manifest
-from pipeline.locks import remove_leftovers, replaced
+from pipeline.locks import folder_beside, remove_leftovers, replaced
 from pipeline.results import Tables, write_csv
 from pipeline.shards import ShardStore
 
@@ -236,6 +236,21 @@ WRITERS = {
     "a table": lambda path: write_csv(path, ("a",), [[1]] * 5),
     "a manifest": lambda path: write_manifest(build_manifest("p", {"kind": "photos", "n_crops": 2, "seed": 0}), path),
 }
+
+
+def test_a_folder_beside_a_file_is_gone_afterwards_and_after_a_kill(tmp_path):
+    kill = f"""
+import os
+from pipeline.locks import folder_beside
+with folder_beside({str(tmp_path / "t.csv")!r}) as folder:
+    (folder / "codes").write_text("")
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", kill], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert len(list(tmp_path.iterdir())) == 1
+    with folder_beside(tmp_path / "t.csv") as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("what", WRITERS)
