@@ -11,7 +11,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,12 +20,12 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from pipeline.image_files import CorruptImageError, DigestIndex, list_images, read_image, to_rgb
+from pipeline.folder_entries import some
+from pipeline.folder_layout import list_images
+from pipeline.image_files import CorruptImageError, DigestIndex, read_image, reading, to_rgb
 from pipeline.locks import replaced
 
 UNLABELLED = -1
-_NAMED = 5
-"""How many images a remark names."""
 _PHOTOS = ("china.jpg", "flower.jpg")
 _CROP_SHARE = (0.12, 0.75)
 """Side of a crop as a share of the photograph's shorter side, drawn on a logarithmic scale."""
@@ -49,6 +50,9 @@ class Manifest:
         The sha256 of each file's bytes, or of an array's pixels.
     skipped : tuple of str
         Files that cannot be decoded and were left out, since the recipe says so.
+    notes : tuple of str
+        What else was left out of the folder, a sentence each. It is told, not written: embeddings do not change with
+        a file beside the images.
     """
 
     dataset: str
@@ -59,6 +63,7 @@ class Manifest:
     splits: tuple[str, ...]
     digests: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def sha256(self) -> str:
@@ -74,7 +79,8 @@ def build_manifest(name: str, recipe: Mapping[str, Any], index: str | Path | Non
     name : str
     recipe : mapping
         ``kind`` and its settings: ``digits`` (``test_fraction``, ``seed``), ``photos`` (``n_crops``, ``seed``),
-        ``folder`` (``root``, ``test_fraction``, ``seed``, ``skip_corrupt``), ``cifar10`` or ``cifar100`` (``root``).
+        ``folder`` (``root``, ``test_fraction``, ``seed``, ``skip_corrupt``, ``follow_links``), ``cifar10`` or
+        ``cifar100`` (``root``).
     index : str or Path or None
         A scratch file: of a folder seen before, only what changed since is read again.
 
@@ -187,14 +193,11 @@ def remarks(manifest: Manifest) -> list[str]:
     counts = ", ".join(f"{manifest.splits.count(split):,} {split}" for split in sorted(set(manifest.splits)))
     said = [f"{len(manifest.labels):,} images ({counts})"]
     if pairs := shared_images(manifest):
-        named = "; ".join(f"{one} = {other}" for one, other in pairs[:_NAMED])
-        more = f"; and {len(pairs) - _NAMED} more" if len(pairs) > _NAMED else ""
-        said.append(f"warning: {len(pairs)} images stand in two splits: {named}{more}. Remove one of each pair.")
-    if manifest.skipped:
-        named = ", ".join(manifest.skipped[:_NAMED])
-        more = f" and {len(manifest.skipped) - _NAMED} more" if len(manifest.skipped) > _NAMED else ""
-        said.append(f"warning: {len(manifest.skipped)} images cannot be decoded and were skipped: {named}{more}.")
-    return said
+        named = some([f"{one} = {other}" for one, other in pairs], "; ")
+        said.append(f"warning: {len(pairs)} images stand in two splits: {named}. Remove one of each pair.")
+    if skipped := manifest.skipped:
+        said.append(f"warning: {len(skipped)} images cannot be decoded and were skipped: {some(skipped)}.")
+    return [*said, *manifest.notes]
 
 
 def shared_images(manifest: Manifest) -> list[tuple[str, str]]:
@@ -248,7 +251,7 @@ class Images(Sequence[Image.Image]):
         """
         sample_id, recipe = self.manifest.sample_ids[row], self.manifest.recipe
         if recipe["kind"] == "folder":
-            image, digest = read_image(Path(recipe["root"]), sample_id)
+            image, digest = _read(recipe, sample_id)
         else:
             pixels = _ARRAYS[recipe["kind"]](recipe, sample_id)
             image, digest = to_rgb(Image.fromarray(pixels)), _pixels_sha256(pixels)
@@ -281,34 +284,27 @@ def _photos_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
 
 
 def _folder_manifest(name: str, recipe: Mapping[str, Any], index: str | Path | None) -> Manifest:
-    root = Path(recipe["root"])
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"dataset {name} looks for images in {root}, which is no folder; expected one sub-folder a class, or train "
-            "and test with one each. Correct its root in params.yaml."
-        )
-    paired = {child.name for child in root.iterdir() if child.is_dir()} == {"train", "test"}
-    names, listed = list_images(name, root, ("train", "test") if paired else ("",))
-    digests, skipped = _digests(root, [sample_id for sample_id, _ in listed], recipe, DigestIndex(index))
-    rows = [row for row in listed if row[0] in digests]
-    labels = np.array([label for _, label in rows], dtype=np.int64)
-    _check_no_class_vanished(name, names, labels, skipped)
-    ids = tuple(sample_id for sample_id, _ in rows)
-    if paired:
-        splits = tuple(sample_id.split("/", 1)[0] for sample_id in ids)
-    else:
+    listing = list_images(name, Path(recipe["root"]), follow_links=recipe.get("follow_links", False))
+    digests, skipped = _digests([sample_id for sample_id, *_ in listing.rows], recipe, DigestIndex(index))
+    rows = [row for row in listing.rows if row[0] in digests]
+    labels = np.array([label for _, label, _ in rows], dtype=np.int64)
+    _check_no_class_vanished(name, listing.class_names, labels, skipped)
+    ids, splits = tuple(sample_id for sample_id, *_ in rows), tuple(split for *_, split in rows if split)
+    if not splits:
         splits = stratified_splits(name, labels, recipe["test_fraction"], recipe["seed"])
-    return Manifest(name, dict(recipe), names, ids, labels, splits, tuple(digests[i] for i in ids), skipped)
+    found = tuple(digests[sample_id] for sample_id in ids)
+    return Manifest(name, dict(recipe), listing.class_names, ids, labels, splits, found, skipped, listing.notes)
 
 
 def _digests(
-    root: Path, sample_ids: Sequence[str], recipe: Mapping[str, Any], index: DigestIndex
+    sample_ids: Sequence[str], recipe: Mapping[str, Any], index: DigestIndex
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the sha256 of each file that can be decoded, and those that cannot."""
     digests, skipped = {}, []
     for sample_id in sample_ids:
         try:
-            digests[sample_id] = index.digest(root / sample_id, partial(_image_sha256, root, sample_id))
+            file = Path(recipe["root"], sample_id)
+            digests[sample_id] = index.digest(file, lambda sample_id=sample_id: _read(recipe, sample_id)[1])
         except CorruptImageError:
             if not recipe.get("skip_corrupt", False):
                 raise
@@ -317,8 +313,8 @@ def _digests(
     return digests, tuple(skipped)
 
 
-def _image_sha256(root: Path, sample_id: str) -> str:
-    return read_image(root, sample_id)[1]
+def _read(recipe: Mapping[str, Any], sample_id: str) -> tuple[Image.Image, str]:
+    return read_image(Path(recipe["root"]), sample_id, follow_links=recipe.get("follow_links", False))
 
 
 def _check_no_class_vanished(
@@ -407,13 +403,18 @@ def _photo_crop(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
 def _cifar(kind: str, root: str, split: str) -> Any:
     from torchvision.datasets import CIFAR10, CIFAR100
 
-    try:
-        return (CIFAR10 if kind == "cifar10" else CIFAR100)(root, train=split == "train", download=False)
-    except RuntimeError as error:
-        raise FileNotFoundError(
-            f"{kind} is not whole in {root}; expected the extracted folder of its Python version. Download it from "
-            "https://www.cs.toronto.edu/~kriz/cifar.html and extract it there."
-        ) from error
+    source = CIFAR10 if kind == "cifar10" else CIFAR100
+    with reading(f"{kind} in {root}"):
+        try:
+            return source(root, train=split == "train", download=False)
+        except RuntimeError as error:
+            with suppress(FileNotFoundError, NotADirectoryError):  # torchvision takes for absent what may not be read
+                for file in (Path(root) / source.base_folder).iterdir():
+                    file.stat()
+            raise FileNotFoundError(
+                f"{kind} is not whole in {root}; expected the extracted folder of its Python version. Download it from "
+                "https://www.cs.toronto.edu/~kriz/cifar.html and extract it there."
+            ) from error
 
 
 def _cifar_pixels(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:

@@ -43,13 +43,15 @@ class Folder(Record):
     """Images in one folder per class; `root` is relative to where the command runs.
 
     `test_fraction` and `seed` speak only where the tree has no ``train`` and ``test`` folders of its own. With
-    `skip_corrupt` files that cannot be decoded are left out and listed; without it the first one is an error.
+    `skip_corrupt` files that cannot be decoded are left out and listed; without it the first one is an error. With
+    `follow_links` links may lead out of the root.
     """
 
     root: str
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     seed: Seed = 0
     skip_corrupt: bool = False
+    follow_links: bool = False
 
 
 class Cifar(Record):

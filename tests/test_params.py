@@ -309,7 +309,8 @@ def test_folders_and_imports_are_tables_of_their_own(tree, load):
     tree["runs"]["mine"] = tree["runs"]["digits"] | {"embeddings": "mine", "keys": "mine", "rivals": None}
     params = load(tree)
     assert params.folder("pets") == {
-        "kind": "folder", "root": "data/pets", "test_fraction": 0.2, "seed": 0, "skip_corrupt": True
+        "kind": "folder", "root": "data/pets", "test_fraction": 0.2, "seed": 0, "skip_corrupt": True,
+        "follow_links": False,
     }  # fmt: skip
     assert params.imported("mine").cache == "imported/mine.h5"
     assert params.embedding_of(params.run("mine")).backbone is None
