@@ -301,20 +301,28 @@ def _digests(
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the sha256 of each file that can be decoded, and those that cannot."""
     digests, skipped = {}, []
-    for sample_id in sample_ids:
-        try:
-            file = Path(recipe["root"], sample_id)
-            digests[sample_id] = index.digest(file, lambda sample_id=sample_id: _read(recipe, sample_id)[1])
-        except CorruptImageError:
-            if not recipe.get("skip_corrupt", False):
-                raise
-            skipped.append(sample_id)
+    try:
+        for sample_id in sample_ids:
+            try:
+                digests[sample_id] = index.digest(Path(recipe["root"], sample_id), partial(_sha256, recipe, sample_id))
+            except CorruptImageError:
+                if not recipe.get("skip_corrupt", False):
+                    raise
+                skipped.append(sample_id)
+    except OSError:
+        with suppress(OSError):
+            index.save(forget=False)  # what was read before the error is not read again
+        raise
     index.save()
     return digests, tuple(skipped)
 
 
 def _read(recipe: Mapping[str, Any], sample_id: str) -> tuple[Image.Image, str]:
     return read_image(Path(recipe["root"]), sample_id, follow_links=recipe.get("follow_links", False))
+
+
+def _sha256(recipe: Mapping[str, Any], sample_id: str) -> str:
+    return _read(recipe, sample_id)[1]
 
 
 def _check_no_class_vanished(

@@ -91,14 +91,16 @@ def _letters(name: str) -> str:
 
 
 _WORDS = {
-    "train": "train training trn trainval entraînement apprentissage entrenamiento addestramento treino treinamento "
-    "训练 訓練 学習",
+    "train": "train training trainings trn trainval entraînement apprentissage entrenamiento addestramento treino "
+    "treinamento 训练 訓練 学習",
     "test": "test testing tests tst holdout prueba pruebas teste prova 测试 測試 テスト",
     "validation": "val valid validate validating validation dev devel development eval evaluation validierung "
     "validación validazione validação 验证 驗證 検証",
 }
-_BESIDE = "set sets split data dataset folder image images img imgs photos pictures samples daten données datos dati "
-_BESIDE += "dados 集 用 データ a b x y"
+_BESIDE = (
+    "set sets split data dataset folder image images img imgs photos pictures samples daten données datos dati dados "
+    "集 用 データ a b x y"
+)
 _SPLITS = {split: {_letters(word) for word in words.split()} for split, words in _WORDS.items()}
 _FILLING = rf"(?:{'|'.join(map(_letters, _BESIDE.split()))}|\d)*"
 
@@ -266,7 +268,7 @@ def _check_class_folders(name: str, root: Path, part: str, found: Found) -> None
         instead = f", only images ({some(loose)})" if loose else ""
         raise ValueError(
             f"dataset {name} has no class folders in {root / part}{instead}; expected one a class. Add them, with the "
-            "images inside."
+            f"images inside{', or move this folder out of the root' if part else ''}."
         )
 
 
@@ -275,7 +277,7 @@ def _empty_class(name: str, root: Path, folder: str, found: Found) -> ValueError
     instead = f", only files of formats that are not read ({some(others)})," if others else ""
     return ValueError(
         f"dataset {name} has no images{instead} in {root / folder}; expected some for class "
-        f"{folder.rpartition('/')[2]!r}. Add images or remove the folder."
+        f"{folder.rpartition('/')[2]!r}. Add images or remove the folders of this name."
     )
 
 
@@ -289,7 +291,7 @@ def _left_out(found: Found, left: Mapping[str, Sequence[str]]) -> list[str]:
     ]
     reasons = (
         (left.get("", ()), "warning: images left out, in no class folder", "Move them into one."),
-        (found.repeated, "warning: links left out, to folders listed already", "Copy a folder to list it twice."),
+        (found.repeated, "warning: links left out, to folders listed already", "Copy the folder to list it here too."),
         (found.others, "files left out, of formats that are not read", "Convert images among them to PNG or JPEG."),
         (found.hidden, "hidden and system entries left out", "Rename what belongs to the data."),
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from pipeline.locks import replaced
 
@@ -28,6 +28,8 @@ _NOT_STILL = {"EPS", "FITS", "FLI", "MPEG"}
 """Programs, tables of numbers and films, among what Pillow opens."""
 _NEVER_BEYOND_16_BITS = {"PNG", "PPM"}
 """Formats whose pixels Pillow may give as 32-bit integers although the largest is 65,535."""
+_OF_THE_SYSTEM = (ConnectionError, PermissionError, TimeoutError)
+"""Errors that are the system's even where a library raises them without a number."""
 _RULES = 2
 """Which images are refused: a file that was seen under other rules is read again."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
@@ -75,15 +77,15 @@ def reading(what: str) -> Iterator[None]:
             raise
         remedy = _REMEDIES.get(cause.errno or 0, "Check the disk, or the connection to it")
         raise UnreadableError(
-            f"{what} cannot be read ({cause.strerror}); expected an answer of the disk, since what was not read may be "
-            f"whole. {remedy}, then run the same command again."
+            f"{what} cannot be read ({cause.strerror or cause}); expected it to be readable: it may be whole, so it is "
+            f"not skipped. {remedy}, then run the same command again."
         ) from error
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
     """Return the error of the system that an error is, or comes from."""
     while error is not None:
-        if isinstance(error, OSError) and (error.errno or 0) > 0:
+        if isinstance(error, OSError) and ((error.errno or 0) > 0 or isinstance(error, _OF_THE_SYSTEM)):
             return error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
@@ -142,11 +144,19 @@ def read_image(root: Path, sample_id: str, *, follow_links: bool = False) -> tup
                 f"image {sample_id} in {root} has {error}; expected pixels of 8 bits, or of 16 without a sign. Convert "
                 "or remove it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
             ) from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders of damaged files raise errors of any kind
             raise CorruptImageError(
-                f"image {sample_id} in {root} cannot be decoded ({error}); expected a whole image. Replace or remove "
-                "it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
+                f"image {sample_id} in {root} cannot be decoded ({_reason(error)}); expected a whole image. Replace or "
+                "remove it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is of no image format that is read"
+    return str(error) or type(error).__name__
 
 
 def _content(root: Path, sample_id: str, follow_links: bool) -> bytes:
@@ -237,11 +247,12 @@ class DigestIndex:
             self._seen[name] = [*mark, found]
         return found
 
-    def save(self) -> None:
-        """Write what was seen, for the next time."""
+    def save(self, *, forget: bool = True) -> None:
+        """Write what was seen, for the next time; files that were not seen now are forgotten, unless told otherwise."""
         if self._path is not None:
             with replaced(self._path) as neighbour:
-                neighbour.write_text(json.dumps(self._seen), encoding="utf-8")
+                kept = self._seen if forget else {**self._known, **self._seen}
+                neighbour.write_text(json.dumps(kept), encoding="utf-8")
 
     def _load(self) -> Mapping[str, list]:
         try:

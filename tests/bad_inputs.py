@@ -6,6 +6,7 @@ from unittest import mock
 
 import numpy as np
 import yaml
+from PIL import Image
 from small_cache import header, rows, write_small
 
 from dkvb_estimator import DKVBClassifier, load_model, save_model
@@ -160,6 +161,39 @@ bad("a layer that is unknown")(lambda folder: find_backbone("efficientnet_lite0"
 bad("a folder of images that is not there")(
     lambda folder: build_manifest("d", {"kind": "folder", "root": str(folder / "x"), "test_fraction": 0.2, "seed": 0})
 )
+
+
+def folder_of(name, paths, *, kind=np.uint8, link=None, **recipe):
+    """A folder of tiny images, and perhaps a link in it, that becomes no manifest."""
+
+    def do(folder):
+        for path in paths:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((2, 2), len(path), kind)).save(folder / path)
+        if link is not None:
+            (folder / link[0]).symlink_to(link[1])
+        build_manifest("d", {"kind": "folder", "root": str(folder), "test_fraction": 0.2, "seed": 0} | recipe)
+
+    EVERY[name] = do
+
+
+folder_of("splits beside classes", ["train/a/0.png", "b/0.png"])
+folder_of("splits below a class", ["a/train/0.png", "a/test/0.png"])
+folder_of("two folders for one split", ["train/a/0.png", "Train/a/0.png", "test/a/0.png"])
+folder_of("a test split alone", ["test/a/0.png"])
+folder_of("a test split without classes", ["train/a/0.png", "test/0.png"])
+folder_of("two spellings of a class", ["caf\u00e9/0.png", "cafe\u0301/0.png"])
+folder_of("a link out of a folder of images", ["a/0.png"], link=("b", "/"))
+folder_of("a link to an image that is not there", ["a/0.png"], link=("a/1.png", "gone.png"))
+folder_of("an image of 32-bit integers", ["a/0.tif"], kind=np.int32)
+
+
+def _unreadable(folder):
+    with mock.patch.object(os, "scandir", side_effect=OSError(5, "Input/output error")):
+        build_manifest("d", {"kind": "folder", "root": str(folder), "skip_corrupt": True})
+
+
+EVERY["a folder of images that cannot be read"] = _unreadable
 bad("a manifest that is not there")(lambda folder: read_manifest(folder / "d.jsonl"))
 bad("a cache that is not there")(lambda folder: open_cache(folder / "c.h5"))
 bad("a cache of another network")(lambda folder: check_cache(_cache(folder), backbone="resnet50"))

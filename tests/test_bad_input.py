@@ -6,6 +6,8 @@ import pytest
 from bad_inputs import EVERY
 from reliability import note
 
+from pipeline.image_files import CorruptImageError, UnreadableError
+
 OTHER_KINDS = {
     TypeError: {
         "n_heads=2.5", "n_heads=True", "n_keys='many'", "smoothing='much'", "codes that are floats", "a mask of rows",
@@ -15,13 +17,16 @@ OTHER_KINDS = {
     KeyError: {"a split that is not there"},
     FileNotFoundError: {
         "a folder of images that is not there", "a manifest that is not there", "a cache that is not there",
+        "a link to an image that is not there",
     },
+    CorruptImageError: {"an image of 32-bit integers"},
+    UnreadableError: {"a folder of images that cannot be read"},
     OSError: {"a cache that is text"},
 }  # fmt: skip
 EXPECTED = re.compile(r"expected|should (be|match)")
 REMEDY = re.compile(
     r"\b(Set|Pass|Rescale|Convert|Choose|choose|Call|Use|Leave|leave|forget only|Encode|Change|Take|Start|Restore|Run"
-    r"|Update|Write|Look|Extract|Number|Name|name|Remove|remove|Ask|Correct|correct|mend|start|rename|write|give|pass|Free|free)\b"
+    r"|Merge|Move|Fetch|Check|Update|Write|Look|Extract|Number|Name|name|Remove|remove|Ask|Correct|correct|mend|start|rename|write|give|pass|Free|free)\b"
 )
 
 

@@ -1,7 +1,11 @@
+import errno
 import hashlib
 import os
 import pickle
+import re
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -321,6 +325,54 @@ def test_absent_cifar_tells_where_to_get_it(tmp_path, kind):
         build_manifest("c", {"kind": kind, "root": str(tmp_path)})
 
 
+# what is in a folder besides
+
+
+def test_splits_of_any_name_are_those_of_the_manifest(tmp_path):
+    for split, n in {"Training": 3, "Valid": 2, "Testing": 1}.items():
+        for class_name in ("ant", "bee"):
+            save_images(tmp_path / split / class_name, n, (len(split), 20))
+    manifest = build_manifest("pets", folder_recipe(tmp_path))
+    assert manifest.class_names == ("ant", "bee")
+    assert manifest.splits == ("train",) * 6 + ("test",) * 2
+    assert remarks(manifest)[1:] == [
+        "warning: 4 images of Valid are left out: they are neither training nor test images. Move them to train or "
+        "test to use them."
+    ]
+
+
+def test_of_a_train_folder_alone_the_recipe_draws_the_test_split(tmp_path):
+    for number, class_name in enumerate(("ant", "bee")):
+        save_images(tmp_path / "TRAIN" / class_name, 10, (number, 20))
+    manifest = build_manifest("pets", folder_recipe(tmp_path, test_fraction=0.3))
+    assert manifest.class_names == ("ant", "bee")
+    assert (manifest.splits.count("train"), manifest.splits.count("test")) == (14, 6)
+    assert remarks(manifest)[1] == "the test split is drawn from TRAIN, since there is no folder test."
+
+
+def test_what_is_left_out_is_told_and_changes_no_byte_of_the_manifest(folder, tmp_path):
+    before = build_manifest("pets", folder_recipe(folder))
+    (folder / "README.md").write_text("read me")
+    (folder / ".DS_Store").write_bytes(b"")
+    manifest = build_manifest("pets", folder_recipe(folder))
+    assert len(manifest.notes) == 2
+    assert remarks(manifest)[1:] == list(manifest.notes)
+    assert manifest.sha256 == before.sha256
+    write_manifest(manifest, tmp_path / "m.jsonl")
+    assert read_manifest(tmp_path / "m.jsonl").notes == ()
+
+
+def test_linked_images_out_of_the_root_are_those_of_their_files_by_option(folder):
+    store = folder.parent / "store"
+    (folder / "ant").rename(store)
+    (folder / "ant").symlink_to(store)
+    with pytest.raises(ValueError, match=r"^link ant in .*, which lies outside; expected .* Set follow_links: true"):
+        build_manifest("pets", folder_recipe(folder))
+    manifest = build_manifest("pets", folder_recipe(folder, follow_links=True))
+    assert len(manifest.labels) == 20
+    assert pixels(open_images(manifest)[3])[0, 0].tolist() == [200, 0, 3]
+
+
 # corrupt files
 
 
@@ -362,6 +414,73 @@ def test_an_image_that_is_missing_is_never_skipped(folder):
     (folder / "bee" / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"bee/3\.png is missing"):
         images[13]
+
+
+# what could not be read is no corrupt file
+
+
+def fail_to_read(monkeypatch, number, *names):
+    usual = Path.read_bytes
+
+    def read(path):
+        if path.name in names:
+            raise OSError(number, os.strerror(number))
+        return usual(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+
+
+@pytest.mark.parametrize("skip_corrupt", [False, True])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT])
+def test_an_image_that_could_not_be_read_is_never_skipped(folder, monkeypatch, number, skip_corrupt):
+    fail_to_read(monkeypatch, number, "3.png")
+    with pytest.raises(
+        OSError, match=r"^image ant/3\.png in .* cannot be read \(.*\); expected .*, then run"
+    ) as caught:
+        build_manifest("pets", folder_recipe(folder, skip_corrupt=skip_corrupt))
+    assert os.strerror(number) in str(caught.value)
+    assert not re.search("decoded|skip_corrupt", str(caught.value))
+
+
+def test_an_image_that_cannot_be_read_any_more_is_told_as_such_in_extraction(folder, monkeypatch):
+    images = open_images(build_manifest("pets", folder_recipe(folder, skip_corrupt=True)))
+    fail_to_read(monkeypatch, errno.EMFILE, "3.png")
+    with pytest.raises(OSError, match=r"^image bee/3\.png in .* cannot be read \(Too many open files\).*ulimit -n"):
+        images[13]
+    assert images[12].size == (6, 4)
+
+
+@pytest.mark.parametrize("error", ["reading", "decoding"])
+def test_what_was_read_before_an_error_is_not_read_again(folder, tmp_path, monkeypatch, error):
+    usual = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: usual() + 60 * 10**9)
+    with monkeypatch.context() as context:
+        if error == "reading":
+            fail_to_read(context, errno.EIO, "9.png")
+        else:
+            (folder / "ant/a.png").write_text("no image")
+        with pytest.raises(OSError, match=r"cannot be"):
+            build_manifest("pets", folder_recipe(folder), tmp_path / "index.json")
+    (folder / "ant/a.png").unlink(missing_ok=True)
+    fail_to_read(monkeypatch, errno.EIO, "0.png")
+    with pytest.raises(OSError, match=r"bee/0\.png"):  # all of ant is known, although one of them failed
+        build_manifest("pets", folder_recipe(folder), tmp_path / "index.json")
+
+
+def test_cifar_that_may_not_be_read_is_not_called_absent(tmp_path, monkeypatch):
+    write_cifar("cifar10", tmp_path, monkeypatch)
+    usual = os.stat
+
+    def denied(path, *args, **options):
+        if "data_batch" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return usual(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", denied)
+    monkeypatch.setattr(os.path, "isfile", lambda path: "data_batch" not in str(path))
+    datasets._cifar.cache_clear()
+    with pytest.raises(OSError, match=r"^cifar10 in .* cannot be read \(Permission denied\); expected .* Change its"):
+        build_manifest("c", {"kind": "cifar10", "root": str(tmp_path)})
 
 
 # one image in two places
@@ -432,6 +551,16 @@ def test_pixels_that_are_floating_point_numbers_are_refused_with_the_name(folder
         build_manifest("pets", folder_recipe(folder))
     manifest = build_manifest("pets", folder_recipe(folder) | {"skip_corrupt": True})
     assert manifest.skipped == ("ant/deep.tif",)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_of_an_unknown_range_are_refused_with_the_name_and_skipped_by_option(folder, kind):
+    Image.fromarray(np.full((2, 2), 200, kind)).save(folder / "ant/deep.tif")
+    with pytest.raises(OSError, match=r"^image ant/deep\.tif in .* has pixels that are .*; expected pixels of 8 bits"):
+        build_manifest("pets", folder_recipe(folder))
+    manifest = build_manifest("pets", folder_recipe(folder, skip_corrupt=True))
+    assert manifest.skipped == ("ant/deep.tif",)
+    assert len(manifest.labels) == 20
 
 
 # the manifest as a file

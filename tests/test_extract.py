@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -542,6 +543,7 @@ def assert_one_sentence(capsys, text):
     assert len(lines) == 1
     assert text in lines[0]
     assert "Traceback" not in printed
+    return lines[0]
 
 
 def test_an_absent_manifest_is_one_sentence(command, tmp_path, capsys):
@@ -596,6 +598,32 @@ def test_a_missing_image_of_a_folder_is_one_sentence(command, tmp_path, capsys):
     (tmp_path / "pets/bee/2.png").unlink()
     assert command() == 1
     assert_one_sentence(capsys, "image bee/2.png is missing in")
+
+
+def test_an_image_that_cannot_be_read_stops_the_command_with_one_sentence_and_is_not_called_corrupt(
+    command, tmp_path, capsys, monkeypatch
+):
+    for name in ("ant", "bee"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (9, 9), (number, len(name), 0)).save(tmp_path / "pets" / name / f"{number}.png")
+    recipe = {"kind": "folder", "root": str(tmp_path / "pets"), "test_fraction": 0.2, "seed": 0, "skip_corrupt": True}
+    write_manifest(build_manifest("pets", recipe), tmp_path / "digits.jsonl")
+    usual = Path.read_bytes
+
+    def read(path):
+        if path.name == "2.png":
+            raise OSError(errno.EIO, "Input/output error")
+        return usual(path)
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "read_bytes", read)
+        assert command() == 1
+    said = assert_one_sentence(capsys, "/2.png in")
+    assert "cannot be read (Input/output error)" in said
+    assert "decoded" not in said
+    assert not (tmp_path / "out/a.h5").exists()
+    assert command() == 0
 
 
 # a network that the settings describe

@@ -1,6 +1,10 @@
 """The stage that looks at folders: every change is seen, and nothing changed means the same bytes."""
 
+import errno
+import os
+import re
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -84,6 +88,82 @@ def test_skipped_and_shared_images_are_lines_of_their_own(project, capsys):
         "Remove one of each pair.",
         "[folder pets] warning: 1 images cannot be decoded and were skipped: train/ant/4.png.",
     ]
+
+
+def test_what_is_not_used_is_told_line_by_line(project, capsys):
+    for split in ("train", "val", "test"):
+        for number, name in enumerate(("ant", "bee")):
+            (project / "all" / split / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4), (number, len(split), ord(split[0]))).save(project / f"all/{split}/{name}/0.png")
+    (project / "all/notes\n.txt").write_text("notes")
+    write_settings(project, {"pets": {"root": str(project / "all")}})
+    assert run(project) == 0
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "[folder pets] warning: 2 images of val are left out: they are neither training nor test images. Move them to "
+        "train or test to use them.",
+        r"[folder pets] files left out, of formats that are not read: 1 ('notes\n.txt'). Convert images among them to "
+        "PNG or JPEG.",
+    ]
+
+
+def link_out(folder):
+    (folder / "outside").mkdir()
+    (folder / "pets/cat").symlink_to(folder / "outside")
+
+
+def link_nowhere(folder):
+    (folder / "pets/ant/7.png").symlink_to("gone.png")
+
+
+def nest(folder):
+    (folder / "pets/ant").rename(folder / "pets/train")
+    (folder / "pets/train/ant").mkdir()
+    (folder / "pets/train/0.png").rename(folder / "pets/train/ant/0.png")
+
+
+def save_integers(folder):
+    Image.new("I", (4, 4), 200).save(folder / "pets/ant/7.tif")
+
+
+REFUSED = {
+    link_out: r"link cat in .* leads to .*/outside, which lies outside; expected links that stay inside\. Set follow",
+    link_nowhere: r"link ant/7\.png in .* leads to gone\.png, which is not there; expected a file or a folder\. Fetch",
+    nest: r"folders that are named like splits \(train\) beside others \(bee\) in .*; expected either splits or",
+    save_integers: r"image ant/7\.tif in .* has pixels that are integers of 32 bits .*; expected pixels of 8 bits",
+}
+
+
+@pytest.mark.parametrize("spoil", REFUSED)
+def test_a_folder_that_cannot_be_understood_is_one_sentence_and_leaves_the_old_manifest(project, capsys, spoil):
+    assert run(project) == 0
+    before = (project / "out/m.jsonl").read_bytes()
+    capsys.readouterr()
+    spoil(project)
+    assert run(project) == 1
+    printed = capsys.readouterr().err
+    assert re.match(f"error: .*{REFUSED[spoil]}", printed), printed
+    assert printed.count("\n") == 1
+    assert (project / "out/m.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE])
+@pytest.mark.parametrize("what", ["image", "folder"])
+def test_a_disk_that_fails_is_one_sentence_and_leaves_the_old_manifest(project, capsys, monkeypatch, number, what):
+    assert run(project) == 0
+    before = (project / "out/m.jsonl").read_bytes()
+    (project / "scratch/folders/pets.json").unlink()
+    capsys.readouterr()
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    owner, name = (Path, "read_bytes") if what == "image" else (os, "scandir")
+    monkeypatch.setattr(owner, name, fail)
+    assert run(project) == 1
+    printed = capsys.readouterr().err
+    assert re.match(rf"error: {what} .* cannot be read \({os.strerror(number)}\); expected it to be readable", printed)
+    assert printed.count("expected") == printed.count("\n") == 1
+    assert (project / "out/m.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(("name", "text"), [("pet", "did you mean 'pets'"), ("gone", "which is no folder")])
