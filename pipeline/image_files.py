@@ -67,7 +67,7 @@ def reading(what: str) -> Iterator[None]:
     >>> with reading("image a.png"):
     ...     raise OSError(5, "Input/output error")
     Traceback (most recent call last):
-    pipeline.image_files.UnreadableError: image a.png cannot be read (Input/output error); expected ...
+    pipeline.image_files.UnreadableError: image a.png cannot be read (Input/output error); expected it to be ...
     """
     try:
         yield
@@ -77,8 +77,8 @@ def reading(what: str) -> Iterator[None]:
             raise
         remedy = _REMEDIES.get(cause.errno or 0, "Check the disk, or the connection to it")
         raise UnreadableError(
-            f"{what} cannot be read ({cause.strerror or cause}); expected it to be readable: it may be whole, so it is "
-            f"not skipped. {remedy}, then run the same command again."
+            f"{what} cannot be read ({cause.strerror or cause}); expected it to be readable. {remedy}, then run the "
+            "same command again."
         ) from error
 
 

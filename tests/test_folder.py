@@ -158,8 +158,9 @@ def test_a_disk_that_fails_is_one_sentence_and_leaves_the_old_manifest(project, 
         raise OSError(number, os.strerror(number))
 
     owner, name = (Path, "read_bytes") if what == "image" else (os, "scandir")
-    monkeypatch.setattr(owner, name, fail)
-    assert run(project) == 1
+    with monkeypatch.context() as context:
+        context.setattr(owner, name, fail)
+        assert run(project) == 1
     printed = capsys.readouterr().err
     assert re.match(rf"error: {what} .* cannot be read \({os.strerror(number)}\); expected it to be readable", printed)
     assert printed.count("expected") == printed.count("\n") == 1

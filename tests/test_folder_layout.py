@@ -1,5 +1,6 @@
 """Splits are told from classes whatever they are called, or refused in a sentence; what is left out is said."""
 
+import time
 import unicodedata
 
 import pytest
@@ -160,6 +161,13 @@ def test_classes_of_a_split_may_too(put):
 )
 def test_words_that_only_contain_one_are_no_splits(name):
     assert split_of(name) is None
+
+
+@pytest.mark.parametrize("word", ["dataset", "imageset", "a", "set", "images1", "trainset"])
+def test_no_name_takes_long_to_compare(word):
+    start = time.perf_counter()
+    assert split_of((word * 255)[:250] + "q") is None
+    assert time.perf_counter() - start < 1
 
 
 # one name in two spellings
