@@ -32,8 +32,10 @@ _OF_THE_SYSTEM = (ConnectionError, PermissionError, TimeoutError)
 """Errors that are the system's even where a library raises them without a number."""
 _RULES = 2
 """Which images are refused: a file that was seen under other rules is read again."""
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 """Tags of TIFF."""
+_SIGNED = 2
+"""A value of the last one."""
 _TOO_MANY = "Close programs, raise the limit of open files (`ulimit -n`), or lower DKVB_WORKERS"
 _FORBIDDEN = "Change its permissions"
 _REMEDIES = {
@@ -193,11 +195,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode == "F":
         raise PixelTypeError("pixels that are floating-point numbers, of which nobody says what white is")
-    if image.mode == "I" and image.format not in _NEVER_BEYOND_16_BITS:
+    tags = getattr(image, "tag_v2", {})
+    if (image.mode == "I" and image.format not in _NEVER_BEYOND_16_BITS) or _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
         raise PixelTypeError("pixels that are integers of 32 bits or with a sign, of which nobody says what white is")
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):  # 16-bit greyscale; a plain conversion would clip it to white
-        upright = _grey(np.asarray(upright), getattr(image, "tag_v2", {}))
+        upright = _grey(np.asarray(upright), tags)
     if upright.mode in ("P", "LA", "PA") or "transparency" in upright.info:
         upright = upright.convert("RGBA")
     if upright.mode == "RGBA":

@@ -142,6 +142,14 @@ def test_signed_sixteen_bits_are_refused(tmp_path, order, white):
         to_rgb(image)
 
 
+def test_signed_eight_bits_are_refused():
+    with (
+        Image.open(io.BytesIO(tiff(np.array([[0, -5, 100, 127]], "i1"), sample_format=2, n_bits=8))) as image,
+        pytest.raises(PixelTypeError, match="with a sign"),
+    ):
+        to_rgb(image)
+
+
 def tiff(pixels, *, sample_format=1, n_bits=16, is_white_zero=False):
     """Write one row of pixels as the plainest TIFF; pixels may be bytes that are packed already."""
     content = pixels if isinstance(pixels, bytes) else pixels.tobytes()
