@@ -6,8 +6,9 @@ what came, what is expected and what to do. Must not know: how any of it is used
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,19 @@ from sklearn.utils.validation import _check_sample_weight
 
 MAX_KEYS = 65_536
 MAX_SELECTED = 16
+MAX_WEIGHT = 1e15
+"""Of a sample or a class: products, squares and sums of such weights stay far inside floating-point numbers."""
+EXACT_FLOATS = 2.0**53
+"""Whole numbers from here on have neighbours that float64 cannot tell apart."""
 CHOICES = {
     "projection": ("gaussian", "sparse", "chunk", "identity", "learned"),
     "key_init": ("kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"),
     "solver": ("counts", "ridge", "sgd"),
 }
-FROZEN = ("n_heads", "n_keys", "key_dim", "n_selected", "normalize", "projection", "density", "solver")
+FROZEN = (
+    "n_heads", "n_keys", "key_dim", "n_selected", "normalize", "projection", "density", "key_init", "random_state",
+    "solver",
+)  # fmt: skip
 """Parameters that must not change once keys are placed: learned state is only right with them."""
 _INTEGERS = {"n_heads": None, "n_keys": MAX_KEYS, "key_dim": None, "batch_size": None}
 _REALS = {
@@ -61,6 +69,8 @@ def check_parameters(params: Mapping[str, Any]) -> None:
         check_integer(name, params[name], largest)
     for name, positive in _REALS.items():
         _check_real(name, params[name], positive)
+    if not isinstance(params["normalize"], bool | np.bool_):
+        _refuse("normalize", params["normalize"], "True or False")
     if params["density"] != "auto":
         _check_real("density", params["density"], True)
         if params["density"] > 1:
@@ -91,12 +101,12 @@ def _check_real(name: str, value: object, positive: bool) -> None:
 
 
 def _check_class_weight(value: object) -> None:
-    if value is None or value == "balanced":
+    if value is None or (isinstance(value, str) and value == "balanced"):
         return
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         _refuse("class_weight", value, "None, 'balanced' or a dict from label to weight")
-    elif any(not np.isfinite(weight) or weight < 0 for weight in value.values()):
-        _refuse("class_weight", value, "finite weights ≥ 0")
+    elif not all(isinstance(weight, Real) and 0 <= float(weight) <= MAX_WEIGHT for weight in value.values()):
+        _refuse("class_weight", value, f"weights from 0 to {MAX_WEIGHT:.0e}")
 
 
 def _refuse(name: str, value: object, expected: str) -> None:
@@ -125,7 +135,7 @@ def resolve_layout(params: Mapping[str, Any], n_features: int) -> Layout:
 
 
 def check_unchanged(drawn_with: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Refuse settings that were changed after the keys were placed with others.
+    """Refuse settings that were changed after the keys were placed with others, but for those that were not kept.
 
     Raises
     ------
@@ -158,6 +168,76 @@ def as_array(X: object) -> Any:
         return X
     X = X.detach().cpu()
     return (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # NumPy has no bfloat16; float32 holds all of it
+
+
+def as_labels(labels: Any, name: str = "y") -> Any:
+    """Bring labels to NumPy: tensors, dask's collections. Of lists, see that NumPy's text will keep every character.
+
+    Raises
+    ------
+    ValueError
+        If a text ends in NUL.
+    """
+    if hasattr(labels, "__dask_graph__"):
+        labels = labels.compute()
+    if isinstance(labels, list | tuple):
+        _refuse_nul([label for label in labels if isinstance(label, str)], name)
+    return as_array(labels)
+
+
+def check_labels(labels: np.ndarray, name: str = "y") -> np.ndarray:
+    """Refuse labels that cannot be told apart for good: those of other types than text, numbers and booleans.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Unsigned integers of 64 bits become int64 where that holds them.
+
+    Raises
+    ------
+    ValueError
+    """
+    kind = labels.dtype.kind
+    strange = [label for label in labels.flat if not isinstance(label, str)] if kind == "O" else labels.ravel().tolist()
+    if kind not in "biufU" and strange:
+        raise ValueError(
+            f"{name} holds labels such as {strange[0]!r} of type {type(strange[0]).__name__}; expected text, integers "
+            f"or booleans. Convert {name}, for example with {name}.astype(str)."
+        )
+    if kind == "O":
+        _refuse_nul(labels.ravel().tolist(), name)
+    elif kind == "f" and not (np.abs(labels) < EXACT_FLOATS).all():
+        wrong = labels[~(np.abs(labels) < EXACT_FLOATS)][0]
+        raise ValueError(
+            f"{name} holds {wrong!r}, which is no label: from 2**53 on, floats do not tell whole numbers apart; "
+            f"expected text or integers of one type. Convert {name} before arrays of several types are joined."
+        )
+    return labels.astype(np.int64) if labels.dtype == np.uint64 and labels.max(initial=0) < 2**63 else labels
+
+
+def as_classes(classes: Any, name: str = "classes") -> np.ndarray:
+    """Return labels, sorted (k,), from an array-like, any iterable of them, or one.
+
+    Raises
+    ------
+    ValueError
+        If one of them cannot be a label.
+    """
+    if isinstance(classes, Iterable) and not isinstance(classes, str) and not hasattr(classes, "__array__"):
+        classes = list(classes)
+    found = np.atleast_1d(np.asarray(as_labels(classes, name)))
+    if found.ndim > 1:
+        raise ValueError(f"{name} has shape {found.shape}; expected one axis (k,). Pass {name}.ravel() or a list.")
+    return np.unique(check_labels(found, name))
+
+
+def _refuse_nul(texts: list[str], name: str) -> None:
+    for text in texts:
+        if text.endswith("\0"):
+            raise ValueError(
+                f"{name} holds {text!r}, which ends in NUL; expected text that NumPy keeps as it is. Remove the NUL, "
+                f"or replace it in all of {name}."
+            )
 
 
 def as_float32(X: np.ndarray) -> np.ndarray:
@@ -198,6 +278,11 @@ def drop_weightless(
     weights = _check_sample_weight(
         as_array(sample_weight), rows.reshape(len(rows), -1), dtype=np.float64, ensure_non_negative=True
     )
+    if weights.max(initial=0) > MAX_WEIGHT:
+        raise ValueError(
+            f"sample_weight holds {weights.max():.3g}; expected weights up to {MAX_WEIGHT:.0e}. Divide all weights by "
+            "one number, and pass those."
+        )
     kept = weights > 0
     return rows[kept], y[kept], weights[kept]
 
@@ -234,7 +319,7 @@ def check_codes(codes: object, layout: Layout, n_labels: int, mask: np.ndarray |
 
 def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
     """Refuse labels that were never learned."""
-    unknown = np.setdiff1d(y, classes)
+    unknown = y[~are_among(y, classes)]
     if len(unknown):
         raise ValueError(
             f"y holds {unknown.tolist()[0]!r}, which is not among the learned classes {classes.tolist()}; expected "
@@ -261,13 +346,13 @@ def check_mergeable(mine: tuple[str, Layout, str], theirs: tuple[str, Layout, st
         )
 
 
-def merge_classes(known: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def merge_classes(known: np.ndarray, labels: np.ndarray, name: str = "y") -> np.ndarray:
     """Return the sorted union of known classes and labels.
 
     Raises
     ------
     ValueError
-        If their types cannot be compared, as text and numbers.
+        If their types cannot be compared, as text and numbers, or no type holds all of them exactly.
     """
     labels = np.unique(labels)
     if not len(known):
@@ -276,10 +361,50 @@ def merge_classes(known: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return known
     if _is_text(known) != _is_text(labels):
         raise ValueError(
-            f"y holds labels such as {labels.tolist()[0]!r}, but the classes learned so far are such as "
-            f"{known.tolist()[0]!r}; expected one type of label. Convert y to the type of the first call."
+            f"{name} holds labels such as {labels.tolist()[0]!r}, but the classes learned so far are such as "
+            f"{known.tolist()[0]!r}; expected one type of label. Convert {name} to the type of the first call."
         )
+    if _differ_in_size(known, labels):
+        return _joined_exactly(known, labels, name)
     return np.union1d(known, labels)
+
+
+def positions_of(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return where labels stand among sorted classes that hold them (n,), int64."""
+    return np.searchsorted(*_comparable(classes, labels))
+
+
+def are_among(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return which labels are among classes (n,), bool."""
+    return np.isin(*_comparable(labels, classes))
+
+
+def _differ_in_size(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether NumPy would compare integers as floats, which large ones do not survive."""
+    integers = [each for each in (one, other) if each.dtype.kind in "iu"]
+    return bool(integers) and one.dtype.kind in "iufb" and np.result_type(one, other).kind == "f"
+
+
+def _comparable(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(one) and len(other) and _differ_in_size(one, other):
+        return one.astype(object), other.astype(object)  # Python compares numbers exactly
+    return one, other
+
+
+def _joined_exactly(known: np.ndarray, labels: np.ndarray, name: str) -> np.ndarray:
+    """Return the union as the first of int64, uint64 and float64 that holds all of it."""
+    numbers = known.tolist() + labels.tolist()
+    lowest, highest = min(numbers), max(numbers)
+    if "f" in (known.dtype.kind, labels.dtype.kind):
+        fits = "f8" if max(-lowest, highest) < EXACT_FLOATS else ""
+    else:
+        fits = "i8" if highest < 2**63 else "u8" if lowest >= 0 else ""
+    if not fits:
+        raise ValueError(
+            f"{name} and the classes learned so far hold labels from {lowest} to {highest} of types {labels.dtype} and "
+            f"{known.dtype}; expected a type that holds all of them. Convert the labels to text in every call."
+        )
+    return np.union1d(known.astype(fits), labels.astype(fits))
 
 
 def _is_text(labels: np.ndarray) -> bool:
