@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._atomic import all_or_nothing
 from ._audit import Audit, make_audit
 from ._blocks import WorkerCodes, by_blocks, is_lazy
+from ._codebook import Encoder
 from ._confidence import fit_temperature, log_probabilities
 from ._device import resolve_device
 from ._lazy import LazyHalf
@@ -458,9 +459,8 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
             key no longer stand out, and after :meth:`prune` nothing is left.
         """
         check_is_fitted(self)
-        self._layout()
         X, encoder = self._check_X(X), self._encoder()
-        away = encoder.distances(X, self._search())
+        away = encoder.distances(X, self._search(encoder))
         if relative:
             away -= encoder.distances(X, encoder.search(self._codebook.mask))
         return away.mean(axis=1, dtype=np.float64) / self.key_report_["novelty_unit"]
@@ -581,12 +581,12 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         check_is_fitted(self)
         X = self._check_X(X)
         encoder, device, params = self._encoder(), resolve_device(self.device), self.get_params(deep=False)
-        made_from = self._value_settings(), device
+        made_from, search = (value_settings(params), device), self._search(encoder)
         read = self._scratch.get(
             "reader", lambda: make_reader(self._learned, params, device, lambda: self.values_), made_from
         )
         parts = np.array_split(X, range(PREDICT_ROWS, len(X), PREDICT_ROWS))
-        return torch.cat([read(encoder.nearest(rows, self._search())) for rows in parts]).cpu().numpy()
+        return torch.cat([read(encoder.nearest(rows, search)) for rows in parts]).cpu().numpy()
 
     def _value_settings(self) -> dict[str, Any]:
         self._layout()
@@ -598,7 +598,6 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self._say(f"values of {len(self.classes_)} classes ready in {time.perf_counter() - started:.1f} s")
         return values
 
-    def _search(self) -> KeySearch:
+    def _search(self, encoder: Encoder) -> KeySearch:
         """Return the search among used keys."""
-        encoder = self._encoder()
         return self._scratch.get("search", lambda: encoder.search(self._learned.counts.used()), encoder)

@@ -141,7 +141,7 @@ def _pack(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {"list": _pack(name, np.concatenate(value), arrays)}
     if isinstance(value, dict):
         return {"dict": [[_plain(name, key), _pack(f"{name}.{key}", item, arrays)] for key, item in value.items()]}
-    if value == []:
+    if isinstance(value, list):
         return {"list": None}
     return _plain(name, value)
 

@@ -6,7 +6,7 @@ what came, what is expected and what to do. Must not know: how any of it is used
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -105,6 +105,10 @@ def _check_class_weight(value: object) -> None:
         return
     if not isinstance(value, dict):
         _refuse("class_weight", value, "None, 'balanced' or a dict from label to weight")
+    elif not all(
+        isinstance(label, str | Real | np.bool_) and label == label for label in value
+    ):  # NaN is unlike itself
+        _refuse("class_weight", value, "labels that are text or numbers")
     elif not all(isinstance(weight, Real) and 0 <= float(weight) <= MAX_WEIGHT for weight in value.values()):
         _refuse("class_weight", value, f"weights from 0 to {MAX_WEIGHT:.0e}")
 
@@ -171,17 +175,23 @@ def as_array(X: object) -> Any:
 
 
 def as_labels(labels: Any, name: str = "y") -> Any:
-    """Bring labels to NumPy: tensors, dask's collections. Of lists, see that NumPy's text will keep every character.
+    """Bring labels to NumPy: tensors, dask's collections. Of lists, see that NumPy's text will be what they hold.
 
     Raises
     ------
     ValueError
-        If a text ends in NUL.
+        If text ends in NUL, or stands beside other labels.
     """
     if hasattr(labels, "__dask_graph__"):
         labels = labels.compute()
     if isinstance(labels, list | tuple):
-        _refuse_nul([label for label in labels if isinstance(label, str)], name)
+        others = [label for label in labels if not isinstance(label, str)]
+        if 0 < len(others) < len(labels):
+            _refuse_type(others, name)
+        if not others:
+            _refuse_nul(labels, name)
+    if isinstance(labels, np.ndarray) and labels.dtype.kind == "T":
+        return labels.astype(object)  # scikit-learn does not know NumPy's text of variable length
     return as_array(labels)
 
 
@@ -197,21 +207,17 @@ def check_labels(labels: np.ndarray, name: str = "y") -> np.ndarray:
     ------
     ValueError
     """
-    kind = labels.dtype.kind
-    strange = [label for label in labels.flat if not isinstance(label, str)] if kind == "O" else labels.ravel().tolist()
-    if kind not in "biufU" and strange:
-        raise ValueError(
-            f"{name} holds labels such as {strange[0]!r} of type {type(strange[0]).__name__}; expected text, integers "
-            f"or booleans. Convert {name}, for example with {name}.astype(str)."
-        )
-    if kind == "O":
-        _refuse_nul(labels.ravel().tolist(), name)
-    elif kind == "f" and not (np.abs(labels) < EXACT_FLOATS).all():
-        wrong = labels[~(np.abs(labels) < EXACT_FLOATS)][0]
-        raise ValueError(
-            f"{name} holds {wrong!r}, which is no label: from 2**53 on, floats do not tell whole numbers apart; "
-            f"expected text or integers of one type. Convert {name} before arrays of several types are joined."
-        )
+    kind, listed = labels.dtype.kind, [] if labels.dtype.kind in "biufU" else labels.ravel().tolist()
+    if others := [label for label in listed if not isinstance(label, str)]:
+        _refuse_type(others, name)
+    _refuse_nul(listed, name)
+    if kind == "f":
+        wide = labels.astype(np.float64)
+        if (wrong := wide[~(np.abs(wide) < EXACT_FLOATS)]).size:
+            raise ValueError(
+                f"{name} holds {wrong[0].item()!r} as a float, where whole numbers from 2**53 on, infinity and NaN "
+                f"cannot be told apart; expected text or integers of one type. Convert {name} before it becomes float."
+            )
     return labels.astype(np.int64) if labels.dtype == np.uint64 and labels.max(initial=0) < 2**63 else labels
 
 
@@ -231,7 +237,16 @@ def as_classes(classes: Any, name: str = "classes") -> np.ndarray:
     return np.unique(check_labels(found, name))
 
 
-def _refuse_nul(texts: list[str], name: str) -> None:
+def _refuse_type(labels: Sequence[Any], name: str) -> None:
+    """Refuse labels in a list or an array of objects, naming the strangest."""
+    strange = next((label for label in labels if not isinstance(label, Real)), labels[0])
+    raise ValueError(
+        f"Unknown label type: {name} holds {strange!r} ({type(strange).__name__}) among Python objects; expected an "
+        f"array of text, integers or booleans. Convert {name}, for example with np.asarray({name}, dtype=str)."
+    )
+
+
+def _refuse_nul(texts: Sequence[str], name: str) -> None:
     for text in texts:
         if text.endswith("\0"):
             raise ValueError(
