@@ -62,7 +62,7 @@ def comes_in_blocks(X: Any) -> bool:
 
 
 def refuse_frame(X: Any, name: str = "X") -> None:
-    """Refuse dask's tables and columns, which do not know how many rows they have.
+    """Refuse what has no rows by number: dask's tables and columns, dicts and sets.
 
     Raises
     ------
@@ -72,6 +72,10 @@ def refuse_frame(X: Any, name: str = "X") -> None:
         raise TypeError(
             f"{name} is a dask {type(X).__name__}, whose number of rows is unknown; expected an array. Pass "
             f"{name}.to_dask_array(lengths=True)."
+        )
+    if isinstance(X, Mapping | Set):
+        raise TypeError(
+            f"{name} is a {type(X).__name__}; expected an array-like of one entry a sample. Pass an array or a list."
         )
 
 
@@ -137,7 +141,8 @@ def split_blocks(X: Any, y: Any = None, *, labelled: bool) -> Iterator[tuple[Any
 
 def _as_pair(block: Any, position: int) -> tuple[Any, Any]:
     """Return rows and labels (or None) of a block: a tuple, or a list of arrays as torch's DataLoader yields it."""
-    is_list = isinstance(block, list) and bool(block) and getattr(block[0], "ndim", 0) == 2
+    first = block[0] if isinstance(block, list) and block else None
+    is_list = getattr(first, "ndim", 0) == 2 or (isinstance(first, list) and isinstance((*first, None)[0], list))
     if not (is_list or isinstance(block, tuple | Mapping)):
         return block, None
     if isinstance(block, Mapping) or len(block) > 2:

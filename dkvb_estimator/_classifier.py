@@ -17,17 +17,15 @@ from ._blocks import WorkerCodes, by_blocks, is_lazy
 from ._codebook import Encoder
 from ._confidence import fit_temperature, log_probabilities
 from ._device import resolve_device
+from ._labels import as_classes, check_known_labels, positions_of
 from ._lazy import LazyHalf
 from ._learned import Learned
 from ._nearest import KeySearch
 from ._solvers import make_reader, n_steps, solve_temperature, solve_values, step_table, value_settings
 from ._validation import (
-    as_classes,
     check_integer,
-    check_known_labels,
     check_mergeable,
     check_parameters,
-    positions_of,
     refuse_sgd,
 )
 

@@ -26,15 +26,14 @@ from ._blocks import WORKERS, by_blocks, is_dask, map_blocks, refuse_blocks, spl
 from ._codebook import Block, Codebook, Encoder, Sketches, draw_codebook
 from ._device import DeviceCache, resolve_device
 from ._intact import check_state
+from ._labels import as_labels, check_labels
 from ._learned import Learned
 from ._nearest import code_dtype
 from ._validation import (
     Layout,
     as_array,
     as_float32,
-    as_labels,
     check_codes,
-    check_labels,
     check_parameters,
     check_unchanged,
     drop_weightless,
@@ -233,9 +232,9 @@ class FrozenHalf(BaseEstimator):
         try:
             return self._look_at(self.key_data, None, None, seed, labelled=False, reset=False)
         except (TypeError, ValueError) as error:
-            kind, said = type(error), re.sub(r"\bX\b", "key_data", str(error))
+            kind, said = type(error), re.sub(r"\bX\b", "key_data", str(error)).rstrip(". \n")
             raise (TypeError if issubclass(kind, TypeError) else ValueError)(
-                f"key_data does not fit: {said} Expected are rows (n, f) with the features of X. Pass embeddings of "
+                f"key_data does not fit: {said}; expected rows (n, f) with the features of X. Pass embeddings of "
                 "the same network with set_params(key_data=...)."
             ) from error
 

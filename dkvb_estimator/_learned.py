@@ -15,8 +15,8 @@ import numpy as np
 
 from . import _ledger
 from ._counts import ClassCounts
+from ._labels import are_among, merge_classes, positions_of
 from ._store import CodeStore
-from ._validation import are_among, merge_classes, positions_of
 
 
 @dataclass(frozen=True)

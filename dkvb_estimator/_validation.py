@@ -6,7 +6,7 @@ what came, what is expected and what to do. Must not know: how any of it is used
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -21,8 +21,6 @@ MAX_KEYS = 65_536
 MAX_SELECTED = 16
 MAX_WEIGHT = 1e15
 """Of a sample or a class: products, squares and sums of such weights stay far inside floating-point numbers."""
-EXACT_FLOATS = 2.0**53
-"""Whole numbers from here on have neighbours that float64 cannot tell apart."""
 CHOICES = {
     "projection": ("gaussian", "sparse", "chunk", "identity", "learned"),
     "key_init": ("kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"),
@@ -105,12 +103,14 @@ def _check_class_weight(value: object) -> None:
         return
     if not isinstance(value, dict):
         _refuse("class_weight", value, "None, 'balanced' or a dict from label to weight")
-    elif not all(
-        isinstance(label, str | Real | np.bool_) and label == label for label in value
-    ):  # NaN is unlike itself
-        _refuse("class_weight", value, "labels that are text or numbers")
-    elif not all(isinstance(weight, Real) and 0 <= float(weight) <= MAX_WEIGHT for weight in value.values()):
+    elif not all(isinstance(label, str | np.bool_) or _is_number(label) for label in value):
+        _refuse("class_weight", value, "labels that are text or finite numbers")
+    elif not all(_is_number(weight) and 0 <= weight <= MAX_WEIGHT for weight in value.values()):
         _refuse("class_weight", value, f"weights from 0 to {MAX_WEIGHT:.0e}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and bool(np.isfinite(float(value)))
 
 
 def _refuse(name: str, value: object, expected: str) -> None:
@@ -172,87 +172,6 @@ def as_array(X: object) -> Any:
         return X
     X = X.detach().cpu()
     return (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # NumPy has no bfloat16; float32 holds all of it
-
-
-def as_labels(labels: Any, name: str = "y") -> Any:
-    """Bring labels to NumPy: tensors, dask's collections. Of lists, see that NumPy's text will be what they hold.
-
-    Raises
-    ------
-    ValueError
-        If text ends in NUL, or stands beside other labels.
-    """
-    if hasattr(labels, "__dask_graph__"):
-        labels = labels.compute()
-    if isinstance(labels, list | tuple):
-        others = [label for label in labels if not isinstance(label, str)]
-        if 0 < len(others) < len(labels):
-            _refuse_type(others, name)
-        if not others:
-            _refuse_nul(labels, name)
-    if isinstance(labels, np.ndarray) and labels.dtype.kind == "T":
-        return labels.astype(object)  # scikit-learn does not know NumPy's text of variable length
-    return as_array(labels)
-
-
-def check_labels(labels: np.ndarray, name: str = "y") -> np.ndarray:
-    """Refuse labels that cannot be told apart for good: those of other types than text, numbers and booleans.
-
-    Returns
-    -------
-    ndarray of shape (n,)
-        Unsigned integers of 64 bits become int64 where that holds them.
-
-    Raises
-    ------
-    ValueError
-    """
-    kind, listed = labels.dtype.kind, [] if labels.dtype.kind in "biufU" else labels.ravel().tolist()
-    if others := [label for label in listed if not isinstance(label, str)]:
-        _refuse_type(others, name)
-    _refuse_nul(listed, name)
-    if kind == "f":
-        wide = labels.astype(np.float64)
-        if (wrong := wide[~(np.abs(wide) < EXACT_FLOATS)]).size:
-            raise ValueError(
-                f"{name} holds {wrong[0].item()!r} as a float, where whole numbers from 2**53 on, infinity and NaN "
-                f"cannot be told apart; expected text or integers of one type. Convert {name} before it becomes float."
-            )
-    return labels.astype(np.int64) if labels.dtype == np.uint64 and labels.max(initial=0) < 2**63 else labels
-
-
-def as_classes(classes: Any, name: str = "classes") -> np.ndarray:
-    """Return labels, sorted (k,), from an array-like, any iterable of them, or one.
-
-    Raises
-    ------
-    ValueError
-        If one of them cannot be a label.
-    """
-    if isinstance(classes, Iterable) and not isinstance(classes, str) and not hasattr(classes, "__array__"):
-        classes = list(classes)
-    found = np.atleast_1d(np.asarray(as_labels(classes, name)))
-    if found.ndim > 1:
-        raise ValueError(f"{name} has shape {found.shape}; expected one axis (k,). Pass {name}.ravel() or a list.")
-    return np.unique(check_labels(found, name))
-
-
-def _refuse_type(labels: Sequence[Any], name: str) -> None:
-    """Refuse labels in a list or an array of objects, naming the strangest."""
-    strange = next((label for label in labels if not isinstance(label, Real)), labels[0])
-    raise ValueError(
-        f"Unknown label type: {name} holds {strange!r} ({type(strange).__name__}) among Python objects; expected an "
-        f"array of text, integers or booleans. Convert {name}, for example with np.asarray({name}, dtype=str)."
-    )
-
-
-def _refuse_nul(texts: Sequence[str], name: str) -> None:
-    for text in texts:
-        if text.endswith("\0"):
-            raise ValueError(
-                f"{name} holds {text!r}, which ends in NUL; expected text that NumPy keeps as it is. Remove the NUL, "
-                f"or replace it in all of {name}."
-            )
 
 
 def as_float32(X: np.ndarray) -> np.ndarray:
@@ -332,16 +251,6 @@ def check_codes(codes: object, layout: Layout, n_labels: int, mask: np.ndarray |
     return codes
 
 
-def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
-    """Refuse labels that were never learned."""
-    unknown = y[~are_among(y, classes)]
-    if len(unknown):
-        raise ValueError(
-            f"y holds {unknown.tolist()[0]!r}, which is not among the learned classes {classes.tolist()}; expected "
-            "labels of classes_. Leave those samples out."
-        )
-
-
 def refuse_sgd(solver: str, method: str, reason: str) -> None:
     """Refuse what a table of gradient steps cannot do."""
     if solver == "sgd":
@@ -359,71 +268,6 @@ def check_mergeable(mine: tuple[str, Layout, str], theirs: tuple[str, Layout, st
             f"solver={mine[0]!r}, {mine[1]} and keys {mine[2][:12]}; expected the same. Start both from copies of "
             "one model after init_keys, and prune after merging."
         )
-
-
-def merge_classes(known: np.ndarray, labels: np.ndarray, name: str = "y") -> np.ndarray:
-    """Return the sorted union of known classes and labels.
-
-    Raises
-    ------
-    ValueError
-        If their types cannot be compared, as text and numbers, or no type holds all of them exactly.
-    """
-    labels = np.unique(labels)
-    if not len(known):
-        return labels
-    if not len(labels):
-        return known
-    if _is_text(known) != _is_text(labels):
-        raise ValueError(
-            f"{name} holds labels such as {labels.tolist()[0]!r}, but the classes learned so far are such as "
-            f"{known.tolist()[0]!r}; expected one type of label. Convert {name} to the type of the first call."
-        )
-    if _differ_in_size(known, labels):
-        return _joined_exactly(known, labels, name)
-    return np.union1d(known, labels)
-
-
-def positions_of(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return where labels stand among sorted classes that hold them (n,), int64."""
-    return np.searchsorted(*_comparable(classes, labels))
-
-
-def are_among(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return which labels are among classes (n,), bool."""
-    return np.isin(*_comparable(labels, classes))
-
-
-def _differ_in_size(one: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether NumPy would compare integers as floats, which large ones do not survive."""
-    integers = [each for each in (one, other) if each.dtype.kind in "iu"]
-    return bool(integers) and one.dtype.kind in "iufb" and np.result_type(one, other).kind == "f"
-
-
-def _comparable(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if len(one) and len(other) and _differ_in_size(one, other):
-        return one.astype(object), other.astype(object)  # Python compares numbers exactly
-    return one, other
-
-
-def _joined_exactly(known: np.ndarray, labels: np.ndarray, name: str) -> np.ndarray:
-    """Return the union as the first of int64, uint64 and float64 that holds all of it."""
-    numbers = known.tolist() + labels.tolist()
-    lowest, highest = min(numbers), max(numbers)
-    if "f" in (known.dtype.kind, labels.dtype.kind):
-        fits = "f8" if max(-lowest, highest) < EXACT_FLOATS else ""
-    else:
-        fits = "i8" if highest < 2**63 else "u8" if lowest >= 0 else ""
-    if not fits:
-        raise ValueError(
-            f"{name} and the classes learned so far hold labels from {lowest} to {highest} of types {labels.dtype} and "
-            f"{known.dtype}; expected a type that holds all of them. Convert the labels to text in every call."
-        )
-    return np.union1d(known.astype(fits), labels.astype(fits))
-
-
-def _is_text(labels: np.ndarray) -> bool:
-    return labels.dtype.kind in "US" or (labels.dtype.kind == "O" and isinstance(labels.flat[0], str))
 
 
 def class_weights(option: object, classes: np.ndarray, class_counts: np.ndarray) -> np.ndarray | None:
