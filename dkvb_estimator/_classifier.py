@@ -389,8 +389,8 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         check_mergeable(*((model.solver, model._layout(), model.fingerprint_) for model in (self, other)))
         if n_shared := self._learned.n_shared(other._learned):
             warnings.warn(
-                f"the other model shares {n_shared} of its {other._learned.n_samples} samples with this one (the same "
-                "codes, label and weight), which count twice in the merged model; expected models of different "
+                f"{n_shared} of the {other._learned.n_samples} samples of the other model have the codes, label and "
+                "weight of samples learned here, and count twice in the merged model; expected models of different "
                 "samples. Call forget(X, y) with the shared samples on one of the models before merging.",
                 UserWarning,
                 stacklevel=3,

@@ -39,11 +39,13 @@ ROOMS = {  # module of dkvb_estimator: the modules of ours that it may import
     "_store": {"_place"},
     "_learned": {"_counts", "_labels", "_ledger", "_store"},
     "_solvers": {"_confidence", "_counts", "_device", "_learned", "_ridge", "_validation", "_values"},
-    "_frozen": {"_atomic", "_blocks", "_codebook", "_device", "_intact", "_labels", "_learned", "_nearest", "_validation"},
+    "_frozen": {
+        "_atomic", "_blocks", "_codebook", "_device", "_intact", "_labels", "_learned", "_nearest", "_validation",
+    },
     "_lazy": {"_blocks", "_codebook", "_frozen", "_learned", "_nearest"},
     "_classifier": {
-        "_atomic", "_audit", "_blocks", "_codebook", "_confidence", "_device", "_frozen", "_labels", "_lazy", "_learned",
-        "_nearest", "_solvers", "_validation",
+        "_atomic", "_audit", "_blocks", "_codebook", "_confidence", "_device", "_frozen", "_labels", "_lazy",
+        "_learned", "_nearest", "_solvers", "_validation",
     },
     "_files": {"_classifier", "_intact", "_validation", "_version"},
     "metrics": set(),
