@@ -73,7 +73,7 @@ def refuse_frame(X: Any, name: str = "X") -> None:
             f"{name} is a dask {type(X).__name__}, whose number of rows is unknown; expected an array. Pass "
             f"{name}.to_dask_array(lengths=True)."
         )
-    if isinstance(X, Mapping | Set):
+    if isinstance(X, Mapping | Set) and not hasattr(X, "shape"):  # one kind of sparse matrix is a dict
         raise TypeError(
             f"{name} is a {type(X).__name__}; expected an array-like of one entry a sample. Pass an array or a list."
         )
