@@ -59,7 +59,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     key_init : {"kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"}, default="kmeans"
         How keys are placed. ``ema-faithful`` is the paper's rule, ``ema`` the same, mended.
     key_data : array-like of shape (n, f) or None, default=None
-        Unlabelled embeddings to place keys from; None: the first rows learned.
+        Unlabelled embeddings to place keys from, or an iterable of blocks of them; None: the first rows learned.
     solver : {"counts", "ridge", "sgd"}, default="counts"
         How values learn: the log share of each class among a key's samples; ridge regression on codes; the paper's
         gradient steps.
@@ -111,7 +111,11 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     -----
     Threads on a CPU: the kernel and torch use ``torch.get_num_threads()``. ``torch.set_num_threads(n)`` sets it for the
     process; scikit-learn's ``n_jobs`` around it starts processes, for which ``OMP_NUM_THREADS=1`` is the wise setting.
-    Codes and counts do not depend on it.
+    Codes and counts do not depend on it. A forked process computes on one thread.
+
+    Once keys are placed, the settings that they and the codes rest on are fixed. ``alpha``, ``smoothing``,
+    ``class_weight``, ``max_iter`` and ``device`` may be set at any time and hold from the next call on, the settings of
+    ``sgd`` from its next steps on. A call that fails changes nothing.
 
     References
     ----------
@@ -215,7 +219,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         X : array-like of shape (n, f)
             Lazily too, as in :meth:`fit`.
         y : array-like of shape (n,)
-        classes : array-like or None
+        classes : array-like, set, or another collection of labels, or None
             Labels to come, if they are known. Not needed.
         sample_weight : array-like of shape (n,) or None
 
