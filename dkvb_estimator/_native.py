@@ -8,10 +8,11 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -133,16 +134,25 @@ class NativeKeys:
 
     def __init__(self, kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray, centres: np.ndarray) -> None:
         self._kernel, self._half_norms = kernel, half_norms
+        self._made: dict[Callable[..., Any], Any] = {}
         self._centred = np.ascontiguousarray(centred, dtype=np.float32)
         self._centres, self._searched = np.ascontiguousarray(centres, dtype=np.float32), 0
 
-    @cached_property
+    @property
     def _all(self) -> PackedKeys:
-        return PackedKeys(self._kernel, self._centred, self._half_norms)
+        packed: PackedKeys = self._once(PackedKeys)
+        return packed
 
-    @cached_property
+    @property
     def _boxed(self) -> BoxedKeys | None:
-        return box_keys(self._kernel, self._centred, self._half_norms)
+        boxed: BoxedKeys | None = self._once(box_keys)
+        return boxed
+
+    def _once(self, make: Callable[..., Any]) -> Any:
+        """Keep what is made of the keys. There is no lock, which a fork could leave held: threads may make it twice."""
+        if make not in self._made:
+            self._made[make] = make(self._kernel, self._centred, self._half_norms)
+        return self._made[make]
 
     def _boxes_for(self, n_rows: int, n_selected: int) -> BoxedKeys | None:
         """Return boxes once they pay: they take about as long to draw as it takes to search with as many rows as keys.
