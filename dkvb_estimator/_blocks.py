@@ -16,7 +16,7 @@ import pickle
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -49,13 +49,49 @@ def is_dask(X: Any) -> bool:
     return is_lazy(X) and hasattr(X, "__dask_graph__")
 
 
-def refuse_lazy(X: Any) -> None:
-    """Refuse lazy rows where all of them would be read into memory.
+def comes_in_blocks(X: Any) -> bool:
+    """Return whether X is an iterable of blocks, such as a generator or torch's DataLoader, and no array-like.
+
+    Examples
+    --------
+    >>> comes_in_blocks(iter([])), comes_in_blocks([[0.0]]), comes_in_blocks(np.zeros((2, 2)))
+    (True, False, False)
+    """
+    array_like = isinstance(X, Sequence | Mapping | Set) or hasattr(X, "__array__") or hasattr(X, "shape")
+    return isinstance(X, Iterable) and not array_like
+
+
+def refuse_frame(X: Any, name: str = "X") -> None:
+    """Refuse what has no rows by number: dask's tables and columns, dicts and sets.
 
     Raises
     ------
     TypeError
     """
+    if hasattr(X, "to_dask_array"):
+        raise TypeError(
+            f"{name} is a dask {type(X).__name__}, whose number of rows is unknown; expected an array. Pass "
+            f"{name}.to_dask_array(lengths=True)."
+        )
+    if isinstance(X, Mapping | Set) and not hasattr(X, "shape"):  # one kind of sparse matrix is a dict
+        raise TypeError(
+            f"{name} is a {type(X).__name__}; expected an array-like of one entry a sample. Pass an array or a list."
+        )
+
+
+def refuse_blocks(X: Any) -> None:
+    """Refuse lazy rows and iterables of blocks where rows in memory are needed.
+
+    Raises
+    ------
+    TypeError
+    """
+    refuse_frame(X)
+    if comes_in_blocks(X):
+        raise TypeError(
+            f"X is a {type(X).__name__}, an iterable of blocks; expected rows in memory (n, f) here. Call init_keys "
+            "with it, and this method with each of its blocks: partial_fit to learn them."
+        )
     if is_lazy(X):
         raise TypeError(
             f"X is a lazy {type(X).__module__.split('.')[0]} array of shape {tuple(X.shape)}; expected rows in memory "
@@ -68,8 +104,8 @@ def split_blocks(X: Any, y: Any = None, *, labelled: bool) -> Iterator[tuple[Any
 
     Parameters
     ----------
-    X : array-like of shape (n, f), lazy or not, or an iterator of such blocks
-        Where labels are wanted, the iterator yields pairs of X and y.
+    X : array-like of shape (n, f), lazy or not, or an iterable of such blocks
+        Where labels are wanted, the iterable yields pairs of X and y.
     y : array-like of shape (n,) or None
     labelled : bool
         Whether labels are wanted.
@@ -77,14 +113,15 @@ def split_blocks(X: Any, y: Any = None, *, labelled: bool) -> Iterator[tuple[Any
     Raises
     ------
     ValueError
-        If labels are wanted and missing, or an iterator yields nothing.
+        If labels are wanted and missing, or an iterable yields nothing, or what is neither rows nor a pair.
 
     Examples
     --------
     >>> [rows for rows, _ in split_blocks(iter([[[1.0]], [[2.0]]]), labelled=False)]
     [[[1.0]], [[2.0]]]
     """
-    if not isinstance(X, Iterator):
+    refuse_frame(X)
+    if not comes_in_blocks(X):
         if labelled and y is None:
             raise ValueError(_MISSING_LABELS.format("no y"))
         for rows, labels, _ in stream_blocks(X, y if labelled else None) if is_lazy(X) else [(X, y, None)]:
@@ -92,14 +129,28 @@ def split_blocks(X: Any, y: Any = None, *, labelled: bool) -> Iterator[tuple[Any
         return
     n_blocks = 0
     for n_blocks, block in enumerate(X, start=1):
-        if labelled and not (isinstance(block, tuple) and len(block) == 2):
+        rows, labels = _as_pair(block, n_blocks)
+        if labelled and labels is None:
             raise ValueError(_MISSING_LABELS.format(f"block {n_blocks} without labels"))
-        rows, labels = block if isinstance(block, tuple) else (block, None)
         yield rows, labels if labelled else None
     if not n_blocks:
         raise ValueError(
-            "the iterator of blocks yielded nothing; expected at least one block (n, f). Pass a fresh one."
+            f"X is a {type(X).__name__} that yielded no block; expected at least one (n, f). Pass a fresh one."
         )
+
+
+def _as_pair(block: Any, position: int) -> tuple[Any, Any]:
+    """Return rows and labels (or None) of a block: a tuple, or a list of arrays as torch's DataLoader yields it."""
+    first = block[0] if isinstance(block, list) and block else None
+    is_list = getattr(first, "ndim", 0) == 2 or (isinstance(first, list) and isinstance((*first, None)[0], list))
+    if not (is_list or isinstance(block, tuple | Mapping)):
+        return block, None
+    if isinstance(block, Mapping) or len(block) > 2:
+        raise ValueError(
+            f"block {position} of X is a {type(block).__name__} of {len(block)} parts; expected rows (n, f) or a pair "
+            "(X, y). Pass an iterable that yields these."
+        )
+    return (*block, None)[:2]
 
 
 _MISSING_LABELS = (
@@ -113,7 +164,7 @@ def stream_blocks(X: Any, y: Any = None, weights: Any = None) -> Iterator[tuple[
 
     The order is that of X; to choose another, index it: ``X.blocks[order]``. Rows of weight zero are left out.
     """
-    _check_lengths(X, (y, weights))
+    _check_lengths(X, y, weights)
     stops = np.cumsum(X.chunks[0]) if is_dask(X) else _stops(X)
     start = 0
     for stop in stops.tolist():
@@ -144,18 +195,22 @@ def _in_memory(rows: Any) -> Any:
     return rows.compute() if is_dask(rows) else rows
 
 
-def _check_lengths(X: Any, columns: Sequence[Any]) -> None:
-    n = X.shape[0]
-    if np.isnan(n):
-        raise ValueError(
-            "X has blocks of unknown length; expected known ones, for labels to be told apart. Call "
-            "X.compute_chunk_sizes() first."
-        )
-    for column in columns:
-        length = n if column is None else column.shape[0] if hasattr(column, "shape") else len(column)
-        if length != n:
+def _check_lengths(X: Any, y: Any = None, sample_weight: Any = None) -> None:
+    """Refuse lazy rows, labels and weights that cannot be matched."""
+    given = {"X": X, "y": y, "sample_weight": sample_weight}
+    for name, column in given.items():
+        refuse_frame(column, name)
+        shape = () if column is None else column.shape if hasattr(column, "shape") else (len(column),)
+        if shape and np.isnan(shape[0]):
             raise ValueError(
-                f"X has {n} rows, but labels or weights have {length}; expected the same number. Pass those of X."
+                f"{name} has blocks of unknown length; expected known ones, for rows and labels to be matched. Call "
+                f"{name}.compute_chunk_sizes() first."
+            )
+        if name != "X" and len(shape) > 1:
+            raise ValueError(f"{name} has shape {tuple(shape)}; expected one axis (n,). Pass {name}[:, 0].")
+        if shape and shape[0] != X.shape[0]:
+            raise ValueError(
+                f"{name} has {shape[0]} entries for {X.shape[0]} rows of X; expected one a row. Pass those of X."
             )
 
 
@@ -200,7 +255,7 @@ def map_blocks(
     model: Any, function: Callable[..., Any], X: Any, *columns: Any, extra: tuple[Any, ...] = ()
 ) -> list[Any]:
     """Return promises of what a function of the model makes of each block of a dask array and of its columns (n,)."""
-    _check_lengths(X, columns)
+    _check_lengths(X, *columns[:2])
     X = X.rechunk({1: -1})
     stops = np.cumsum(X.chunks[0]).tolist()
     lazy = [column.rechunk((X.chunks[0],)).to_delayed() if is_dask(column) else None for column in columns]

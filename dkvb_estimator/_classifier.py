@@ -9,31 +9,27 @@ from typing import Any, Self
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
+from ._atomic import all_or_nothing
 from ._audit import Audit, make_audit
-from ._blocks import WorkerCodes, by_blocks, is_lazy, refuse_lazy
+from ._blocks import WorkerCodes, by_blocks, is_lazy
+from ._codebook import Encoder
 from ._confidence import fit_temperature, log_probabilities
 from ._device import resolve_device
+from ._labels import as_classes, check_known_labels, positions_of
 from ._lazy import LazyHalf
 from ._learned import Learned
 from ._nearest import KeySearch
-from ._solvers import make_reader, n_steps, solve_temperature, solve_values, step_table
+from ._solvers import make_reader, n_steps, solve_temperature, solve_values, step_table, value_settings
 from ._validation import (
-    as_array,
-    as_float32,
     check_integer,
-    check_known_labels,
     check_mergeable,
     check_parameters,
-    drop_weightless,
     refuse_sgd,
 )
 
 PREDICT_ROWS = 2048
-MUCH_STATE_BYTES = 4 * 2**30
-"""Codes that ``ridge`` holds in memory beyond this are worth a warning."""
 
 
 class DKVBClassifier(ClassifierMixin, LazyHalf):
@@ -63,7 +59,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     key_init : {"kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"}, default="kmeans"
         How keys are placed. ``ema-faithful`` is the paper's rule, ``ema`` the same, mended.
     key_data : array-like of shape (n, f) or None, default=None
-        Unlabelled embeddings to place keys from; None: the first rows learned.
+        Unlabelled embeddings to place keys from, or an iterable of blocks of them; None: the first rows learned.
     solver : {"counts", "ridge", "sgd"}, default="counts"
         How values learn: the log share of each class among a key's samples; ridge regression on codes; the paper's
         gradient steps.
@@ -115,7 +111,11 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     -----
     Threads on a CPU: the kernel and torch use ``torch.get_num_threads()``. ``torch.set_num_threads(n)`` sets it for the
     process; scikit-learn's ``n_jobs`` around it starts processes, for which ``OMP_NUM_THREADS=1`` is the wise setting.
-    Codes and counts do not depend on it.
+    Codes and counts do not depend on it. A forked process computes on one thread.
+
+    Once keys are placed, the settings that they and the codes rest on are fixed. ``alpha``, ``smoothing``,
+    ``class_weight``, ``max_iter`` and ``device`` may be set at any time and hold from the next call on, the settings of
+    ``sgd`` from its next steps on. A call that fails changes nothing.
 
     References
     ----------
@@ -183,6 +183,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self.random_state = random_state
         self.verbose = verbose
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Forget what was learned, and learn X and y.
 
@@ -209,6 +210,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
             self._start_codebook(X, y, weights, checked=not is_lazy(X))
         return self._learn_rows(X, y, weights, None, n_steps(self.get_params(deep=False)))
 
+    @all_or_nothing
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Learn more samples; labels never seen before are welcome.
 
@@ -217,7 +219,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         X : array-like of shape (n, f)
             Lazily too, as in :meth:`fit`.
         y : array-like of shape (n,)
-        classes : array-like or None
+        classes : array-like, set, or another collection of labels, or None
             Labels to come, if they are known. Not needed.
         sample_weight : array-like of shape (n,) or None
 
@@ -231,13 +233,14 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
             Once, when keys are placed from a first batch with fewer distinct rows than keys.
         """
         check_parameters(self.get_params(deep=False))
-        first = not hasattr(self, "_codebook")
+        first, classes = not hasattr(self, "_codebook"), None if classes is None else as_classes(classes)
         X, y, weights = self._check_rows(X, y, sample_weight, reset=first)
         if first:
             self._start_codebook(X, y, weights, checked=not is_lazy(X))
             self._warn_about_few_rows()
         return self._learn_rows(X, y, weights, classes, 1)
 
+    @all_or_nothing
     def fit_codes(self, codes: Any, y: Any, sample_weight: Any = None) -> Self:
         """Do what :meth:`fit` does, from codes that :meth:`encode` made with the keys of this object."""
         self._check_has_keys("fit_codes")
@@ -246,6 +249,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self.__dict__.pop("_learned", None)
         return self._learn(codes, y, weights, None, n_steps(self.get_params(deep=False)))
 
+    @all_or_nothing
     def partial_fit_codes(
         self, codes: Any, y: Any, classes: Any = None, sample_weight: Any = None, epochs: int = 1
     ) -> Self:
@@ -266,7 +270,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         check_parameters(self.get_params(deep=False))
         check_integer("epochs", epochs)
         codes, y, weights = self._check_codes(codes, y, sample_weight)
-        return self._learn(codes, y, weights, classes, epochs)
+        return self._learn(codes, y, weights, None if classes is None else as_classes(classes), epochs)
 
     @by_blocks
     def decision_function(self, X: Any) -> np.ndarray:
@@ -293,6 +297,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         logits = self._logits(X)
         return self.classes_[logits.argmax(axis=1)]
 
+    @all_or_nothing
     def forget(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Take away one learned copy of each sample: afterwards the model is as if it had never seen them.
 
@@ -320,18 +325,21 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         X, y, weights = self._check_learning(X, y, sample_weight, reset=False)
         return self._forget(self._encode(X), y, weights)
 
+    @all_or_nothing
     def forget_codes(self, codes: Any, y: Any, sample_weight: Any = None) -> Self:
         """Do what :meth:`forget` does, from codes that :meth:`encode` made."""
         check_is_fitted(self)
         return self._forget(*self._check_codes(codes, y, sample_weight))
 
+    @all_or_nothing
     def forget_classes(self, labels: Any) -> Self:
         """Take away all samples of some classes (an array-like of labels); ``counts`` and ``ridge`` only."""
         check_is_fitted(self)
         refuse_sgd(self.solver, "forget_classes", "which keeps no samples apart. Use forget(X, y) or mask_keys(X)")
-        self._learned.forget_classes(np.unique(np.asarray(labels)))
+        self._learned.forget_classes(as_classes(labels, "labels"))
         return self._after_change()
 
+    @all_or_nothing
     def mask_keys(self, X: Any, n_masked: int | None = None) -> Self:
         """Set values of keys that some samples select to zero: the unlearning that ``sgd`` allows, and a weak one.
 
@@ -365,8 +373,14 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self._learned.mask_most_selected(self._encoder().encode(self._check_X(X)), n_masked)
         return self._after_change()
 
+    @all_or_nothing
     def merge(self, other: DKVBClassifier) -> Self:
         """Add what another model with the same keys has learned: as if this one had learned both.
+
+        Warns
+        -----
+        UserWarning
+            With the number of samples that both have learned, by their codes, labels and weights: they count twice.
 
         Raises
         ------
@@ -377,9 +391,18 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         check_is_fitted(other)
         refuse_sgd(self.solver, "merge", "whose steps depend on each other. Learn in sequence with partial_fit")
         check_mergeable(*((model.solver, model._layout(), model.fingerprint_) for model in (self, other)))
+        if n_shared := self._learned.n_shared(other._learned):
+            warnings.warn(
+                f"{n_shared} of the {other._learned.n_samples} samples of the other model have the codes, label and "
+                "weight of samples learned here, and count twice in the merged model; expected models of different "
+                "samples. Call forget(X, y) with the shared samples on one of the models before merging.",
+                UserWarning,
+                stacklevel=3,
+            )
         self._learned = self._learned.merge(other._learned)
         return self._after_change()
 
+    @all_or_nothing
     def prune(self) -> Self:
         """Remove the keys that no learned sample selects, for good: smaller and faster, the same predictions.
 
@@ -392,6 +415,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self._scratch.drop("values", "reader", "search")
         return self
 
+    @all_or_nothing
     def calibrate(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Choose the temperature by which probabilities of held-out samples are most likely.
 
@@ -416,7 +440,8 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         check_is_fitted(self)
         X, y, weights = self._check_learning(X, y, sample_weight, reset=False)
         check_known_labels(y, self.classes_)
-        labels, logits = np.searchsorted(self.classes_, y), self._logits(X)
+        labels, logits = positions_of(y, self.classes_), self._logits(X)
+        self._temperature_with = self._value_settings()
         self._temperature = fit_temperature(logits, labels, np.ones(len(y)) if weights is None else weights)
         return self
 
@@ -436,9 +461,8 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
             key no longer stand out, and after :meth:`prune` nothing is left.
         """
         check_is_fitted(self)
-        self._layout()
         X, encoder = self._check_X(X), self._encoder()
-        away = encoder.distances(X, self._search())
+        away = encoder.distances(X, self._search(encoder))
         if relative:
             away -= encoder.distances(X, encoder.search(self._codebook.mask))
         return away.mean(axis=1, dtype=np.float64) / self.key_report_["novelty_unit"]
@@ -467,7 +491,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     def values_(self) -> np.ndarray:
         """Value rows (c, j, k), float32."""
         check_is_fitted(self)
-        return self._scratch.get("values", self._solve)
+        return self._scratch.get("values", self._solve, self._value_settings())
 
     @property
     def key_counts_(self) -> np.ndarray:
@@ -485,10 +509,10 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     def temperature_(self) -> float:
         """What logits are divided by: from :meth:`calibrate`, else 1, or with ``ridge`` chosen on held-out rows."""
         check_is_fitted(self)
-        if (fitted := getattr(self, "_temperature", None)) is not None:
-            return fitted
-        params = self.get_params(deep=False)
-        return self._scratch.get("temperature", lambda: solve_temperature(self._learned, params))
+        settings, params = self._value_settings(), self.get_params(deep=False)
+        if hasattr(self, "_temperature") and getattr(self, "_temperature_with", settings) == settings:
+            return self._temperature
+        return self._scratch.get("temperature", lambda: solve_temperature(self._learned, params), settings)
 
     @property
     def state_bytes_(self) -> int:
@@ -507,15 +531,6 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_learned")
-
-    def _check_learning(
-        self, X: Any, y: Any, sample_weight: Any, *, reset: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Validate once; rows of weight zero leave here, so that they are as if never given."""
-        refuse_lazy(X)
-        X, y = validate_data(self, as_array(X), as_array(y), dtype=[np.float32, np.float64], reset=reset)
-        check_classification_targets(y)
-        return drop_weightless(as_float32(X), y, sample_weight)
 
     def _learn(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None, classes: Any, epochs: int) -> Self:
         learned: Learned | None = getattr(self, "_learned", None)
@@ -536,7 +551,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self.n_iter_ = {"counts": 1, "ridge": n_steps(params), "sgd": epochs}[self.solver]
         self._after_change()
         if isinstance(self._learned.codes, WorkerCodes):
-            self._scratch.get("values", lambda: solve_values(self._learned, params))  # while the workers are there
+            self._scratch.get("values", self._solve, self._value_settings())  # while the workers are there
         return self
 
     def light(self, method: str = "encode") -> Self:
@@ -548,19 +563,6 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
                 light._temperature = self.temperature_
         return light
 
-    def _tell_size(self, before: int) -> None:
-        """Say what was learned takes, and warn once when it takes much memory that could be a file."""
-        size = self._learned.nbytes
-        self._say(f"{self._learned.n_samples:,} samples learned so far: {size / 2**20:,.1f} MiB")
-        if self.solver == "ridge" and self.codes_dir is None and before <= MUCH_STATE_BYTES < size:
-            warnings.warn(
-                f"ridge holds {size / 2**30:.1f} GiB in memory for {self._learned.n_samples:,} samples; expected at "
-                f"most {MUCH_STATE_BYTES / 2**30:.0f} GiB. Pass codes_dir=... to keep the codes in a file, or fewer "
-                "n_heads or n_selected.",
-                UserWarning,
-                stacklevel=4,
-            )
-
     def _forget(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> Self:
         if self.solver == "sgd":
             self._learned.take_back(codes, y, weights)
@@ -571,7 +573,8 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     def _after_change(self) -> Self:
         """Drop what was derived; a model whose last sample was forgotten is not fitted."""
         self._scratch.drop("values", "reader", "search", "temperature")
-        self.__dict__.pop("_temperature", None)
+        for name in ("_temperature", "_temperature_with"):
+            self.__dict__.pop(name, None)
         if self._learned.n_samples == 0:
             del self._learned
         return self
@@ -580,9 +583,16 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         check_is_fitted(self)
         X = self._check_X(X)
         encoder, device, params = self._encoder(), resolve_device(self.device), self.get_params(deep=False)
-        read = self._scratch.get("reader", lambda: make_reader(self._learned, params, device, lambda: self.values_))
+        made_from, search = (value_settings(params), device), self._search(encoder)
+        read = self._scratch.get(
+            "reader", lambda: make_reader(self._learned, params, device, lambda: self.values_), made_from
+        )
         parts = np.array_split(X, range(PREDICT_ROWS, len(X), PREDICT_ROWS))
-        return torch.cat([read(encoder.nearest(rows, self._search())) for rows in parts]).cpu().numpy()
+        return torch.cat([read(encoder.nearest(rows, search)) for rows in parts]).cpu().numpy()
+
+    def _value_settings(self) -> dict[str, Any]:
+        self._layout()
+        return value_settings(self.get_params(deep=False))
 
     def _solve(self) -> np.ndarray:
         params, started = self.get_params(deep=False), time.perf_counter()
@@ -590,6 +600,6 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self._say(f"values of {len(self.classes_)} classes ready in {time.perf_counter() - started:.1f} s")
         return values
 
-    def _search(self) -> KeySearch:
+    def _search(self, encoder: Encoder) -> KeySearch:
         """Return the search among used keys."""
-        return self._scratch.get("search", lambda: self._encoder().search(self._learned.counts.used()))
+        return self._scratch.get("search", lambda: encoder.search(self._learned.counts.used()), encoder)

@@ -203,8 +203,10 @@ def draw_codebook(
         projection = learn_projection(*labelled, layout.n_heads, layout.key_dim, rng, normalize=params["normalize"])
     keys, report = _place(rows, projection, layout, params, seed, device)
     centres = keys.mean(axis=1, dtype=np.float64).astype(np.float32)
-    report["novelty_unit"] = report["quantisation_error"] or float(keys.var(axis=1).sum(axis=1).mean()) or 1.0
-    settings = {name: params[name] for name in FROZEN}
+    variance = float(keys.var(axis=1, dtype=np.float64).sum(axis=1).mean())
+    report["novelty_unit"] = report["quantisation_error"] or variance or 1.0
+    given = {name: params[name].item() if isinstance(params[name], np.generic) else params[name] for name in FROZEN}
+    settings = {name: value for name, value in given.items() if not isinstance(value, np.random.RandomState)}
     return Codebook(projection, keys, centres, None, None, layout, settings, source, seed, report)
 
 
@@ -254,7 +256,7 @@ class Encoder:
     def encode(self, X: np.ndarray) -> np.ndarray:
         """Return the nearest keys of each head (n, c, m), the same bits whatever the batch; see ``Projector``."""
         n_heads, n_keys, key_dim = self._keys.shape
-        room = torch.empty((min(len(X), ENCODE_ROWS), n_heads * key_dim), device=self._device)
+        room = torch.empty((min(len(X), ENCODE_ROWS), n_heads * key_dim), dtype=torch.float32, device=self._device)
         codes = np.empty((len(X), n_heads, self._n_selected), dtype=code_dtype(n_keys))
         for start in range(0, len(X), ENCODE_ROWS):
             rows = to_tensor(X[start : start + ENCODE_ROWS], self._device)

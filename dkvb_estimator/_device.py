@@ -6,7 +6,9 @@ arrays mean.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -26,10 +28,12 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"device={device!r} is not a torch device; expected 'auto', 'cpu' or 'cuda'. Pass one."
         ) from error
+    if found.type == "meta":
+        raise ValueError(f"device={device!r} computes nothing; expected 'auto', 'cpu' or 'cuda'. Pass one.")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device={device!r} asks for CUDA; expected a machine that has it. Use device='auto' or 'cpu'."
@@ -51,21 +55,36 @@ class DeviceCache:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._items: dict[str, Any] = {}
+        self._items: dict[str, tuple[Any, Any]] = {}
+        _CACHES.add(self)
 
     def __reduce__(self) -> tuple[type[DeviceCache], tuple[()]]:
         """Travel empty: what is derived is made again where it is wanted."""
         return DeviceCache, ()
 
-    def get(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return the item, making it if it is not there."""
+    def get(self, name: str, make: Callable[[], Any], made_from: Any = None) -> Any:
+        """Return the item, making it if it is not there, or was made from something else."""
         with self._lock:
-            if name not in self._items:
-                self._items[name] = make()
-            return self._items[name]
+            if name not in self._items or self._items[name][0] != made_from:
+                self._items[name] = made_from, make()
+            return self._items[name][1]
 
     def drop(self, *names: str) -> None:
         """Forget items, because what they were made from changed."""
         with self._lock:
             for name in names:
                 self._items.pop(name, None)
+
+
+_CACHES: weakref.WeakSet[DeviceCache] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Let a forked process compute: of the threads before, those of torch included, it has one; locks may be held."""
+    torch.set_num_threads(1)
+    for cache in list(_CACHES):
+        cache._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

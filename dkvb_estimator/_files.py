@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from ._classifier import DKVBClassifier
+from ._intact import check_state
 from ._validation import check_parameters
 from ._version import __version__
 
@@ -29,7 +31,7 @@ MAX_INFLATION = 1032
 MAX_HEADER_BYTES = 64 * 2**20
 _HEADER = "header.json"
 _FITTED = {"n_features_in_", "feature_names_in_", "n_iter_"}
-_STORED = {"_codebook", "_learned", "_temperature", "_schema_version", *_FITTED}
+_STORED = {"_codebook", "_learned", "_temperature", "_temperature_with", "_schema_version", *_FITTED}
 
 
 def save_model(
@@ -37,7 +39,8 @@ def save_model(
 ) -> None:
     """Write a model, whole or not at all: to a neighbour first, then moved into place.
 
-    ``key_data`` is left out; the keys that were placed from it are there.
+    ``key_data`` is left out; the keys that were placed from it are there. Links are followed, and a device or pipe is
+    written into.
 
     Parameters
     ----------
@@ -54,6 +57,8 @@ def save_model(
     ------
     TypeError
         If a parameter or label is of a type that JSON and NumPy cannot hold without pickle.
+    ValueError
+        If :func:`load_model` would refuse what is written.
     OSError
         If the folder is missing or cannot be written, or the disk is full; a file already there stays as it was.
 
@@ -69,7 +74,9 @@ def save_model(
     ['a', 'b', 'a', 'b']
     """
     arrays: dict[str, np.ndarray] = {}
-    state = {name: _pack(name, value, arrays) for name, value in sorted(_state(model).items())}
+    whole = _state(model)
+    check_state(whole)
+    state = {name: _pack(name, value, arrays) for name, value in sorted(whole.items())}
     header = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -134,18 +141,18 @@ def _pack(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {"list": _pack(name, np.concatenate(value), arrays)}
     if isinstance(value, dict):
         return {"dict": [[_plain(name, key), _pack(f"{name}.{key}", item, arrays)] for key, item in value.items()]}
-    if value == []:
+    if isinstance(value, list):
         return {"list": None}
     return _plain(name, value)
 
 
 def _plain(name: str, value: Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise TypeError(
-        f"{name} is a {type(value).__name__}, which a model file cannot hold without pickle; expected numbers, text, "
-        "arrays or None. Set it to one of these before saving (random_state: an int)."
+        f"{name} is a {type(value).__name__}, which a model file cannot hold without pickle; expected finite numbers, "
+        "text, arrays or None. Set it to one of these before saving (random_state: an int)."
     )
 
 
@@ -157,7 +164,13 @@ def _pack_array(name: str, array: np.ndarray, arrays: dict[str, np.ndarray]) -> 
                 f"{name} holds Python objects that are not text; expected labels of text or numbers. Convert them "
                 "before fitting."
             )
-        array = array.astype(str)
+        text = array.astype(str)
+        if not np.array_equal(text, array):
+            raise TypeError(
+                f"{name} holds text that ends in NUL, which a model file cannot hold; expected text without. Remove "
+                "the NUL before fitting."
+            )
+        array = text
     arrays[name] = array
     return {"array": name, "object": is_object}
 
@@ -177,21 +190,38 @@ def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _publish(path: Path, header: str, arrays: Mapping[str, np.ndarray], compression: int) -> None:
+    if _is_special(path):
+        with path.open("wb") as file:
+            return _write(file, header, arrays, compression)
+    path = Path(os.path.realpath(path))
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with neighbour.open("wb") as file:
-            with zipfile.ZipFile(file, "w", compression) as archive:
-                archive.writestr(zipfile.ZipInfo(_HEADER), header)
-                for name, array in arrays.items():
-                    entry = zipfile.ZipInfo(f"{name}.npy")
-                    entry.compress_type = compression
-                    with archive.open(entry, "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+            _write(file, header, arrays, compression)
             file.flush()
             os.fsync(file.fileno())
         neighbour.replace(path)
     finally:
         neighbour.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path leads to a device, pipe or socket, which nothing may replace."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _write(file: IO[bytes], header: str, arrays: Mapping[str, np.ndarray], compression: int) -> None:
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr(zipfile.ZipInfo(_HEADER), header)
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            entry.compress_type = compression
+            with archive.open(entry, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

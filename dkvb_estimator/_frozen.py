@@ -7,10 +7,12 @@ not know: how values learn.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -19,10 +21,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from ._blocks import WORKERS, by_blocks, is_dask, map_blocks, refuse_lazy, split_blocks, stream_blocks, weighty
+from ._atomic import all_or_nothing
+from ._blocks import WORKERS, by_blocks, is_dask, map_blocks, refuse_blocks, split_blocks, stream_blocks, weighty
 from ._codebook import Block, Codebook, Encoder, Sketches, draw_codebook
 from ._device import DeviceCache, resolve_device
 from ._intact import check_state
+from ._labels import as_labels, check_labels
 from ._learned import Learned
 from ._nearest import code_dtype
 from ._validation import (
@@ -38,6 +42,8 @@ from ._validation import (
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
+SHOWN = ("classes_", "feature_names_in_", "keys_", "n_features_in_", "n_iter_", "projection_", "key_report_")
+"""Attributes that notebooks show: those that are stored."""
 FEW_FEATURES = 16
 ROWS_A_LINE = 16_384
 """Rows that are encoded between two lines of progress."""
@@ -61,6 +67,7 @@ class FrozenHalf(BaseEstimator):
     _doc_link_module = "dkvb_estimator"
     _doc_link_template = "https://arxiv.org/abs/2207.11240"
 
+    @all_or_nothing
     def init_keys(self, X: Any, y: Any = None) -> Self:
         """Draw the projection and place the keys from embeddings, before anything is learned.
 
@@ -68,9 +75,9 @@ class FrozenHalf(BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, f), or an iterator of such blocks
-            An iterator is read once, one block in memory at a time; with labels it yields pairs of X and y. A dask
-            array is looked at by its workers.
+        X : array-like of shape (n, f), or an iterable of such blocks
+            An iterable, such as torch's ``DataLoader``, is read once, one block in memory at a time; with labels it
+            yields pairs of X and y. A dask array is looked at by its workers.
         y : array-like of shape (n,) or None
             Labels, which ``projection="learned"`` needs and nothing else looks at.
 
@@ -169,15 +176,25 @@ class FrozenHalf(BaseEstimator):
         super().__setstate__(state)
 
     def _check_codes(self, codes: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        y = column_or_1d(as_array(y), warn=True)
+        y = check_labels(column_or_1d(as_labels(y), warn=True))
         check_classification_targets(y)
         layout = self._layout()
         codes = check_codes(codes, layout, len(y), self._codebook.mask)
         codes = codes.astype(code_dtype(layout.n_keys), copy=False)
         return drop_weightless(codes, y, sample_weight)
 
+    def _check_learning(
+        self, X: Any, y: Any, sample_weight: Any, *, reset: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Validate once; rows of weight zero leave here, so that they are as if never given."""
+        refuse_blocks(X)
+        X, y = validate_data(self, as_array(X), as_labels(y), dtype=[np.float32, np.float64], reset=reset)
+        y = check_labels(y)
+        check_classification_targets(y)
+        return drop_weightless(as_float32(X), y, sample_weight)
+
     def _check_X(self, X: Any) -> np.ndarray:
-        refuse_lazy(X)
+        refuse_blocks(X)
         return as_float32(validate_data(self, as_array(X), dtype=[np.float32, np.float64], reset=False))
 
     def _check_has_keys(self, caller: str) -> None:
@@ -189,19 +206,37 @@ class FrozenHalf(BaseEstimator):
 
     def _layout(self) -> Layout:
         """Return the codebook's shape, after checking that the settings are still those it was drawn with."""
-        check_unchanged(self._codebook.settings, self.get_params(deep=False))
+        params = self.get_params(deep=False)
+        check_parameters(params | {"codes_dir": None})  # that folder is looked for where it is written to
+        check_unchanged(self._codebook.settings, params)
+        if self.key_data is not None and self._codebook.source == "X":
+            raise ValueError(
+                "key_data was set after the keys were placed from the first rows learned; expected None. Set it back, "
+                "or start anew with clone(model)."
+            )
         return self._codebook.layout
 
     def _start_codebook(self, X: Any, y: Any, weights: Any, *, checked: bool, source: str | None = None) -> None:
         """Place keys from rows given for them (``source``), else from ``key_data``, else from rows to learn."""
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         labelled, own = self.projection == "learned", source is not None or self.key_data is None
-        keys = None if own else self._look_at(self.key_data, None, None, seed, labelled=False, reset=False)
+        keys = None if own else self._look_at_key_data(seed)
         if keys is not None and not labelled:
             sketches, keys = keys, None
         else:
             sketches = self._look_at(X, y, weights, seed, labelled=labelled, checked=checked)
         self._draw(sketches, keys, source or ("X" if own else "key_data"), seed)
+
+    def _look_at_key_data(self, seed: int) -> Sketches:
+        """Look at ``key_data``; what is wrong with it is said in its name."""
+        try:
+            return self._look_at(self.key_data, None, None, seed, labelled=False, reset=False)
+        except (TypeError, ValueError) as error:
+            kind, said = type(error), re.sub(r"\bX\b", "key_data", str(error)).rstrip(". \n")
+            raise (TypeError if issubclass(kind, TypeError) else ValueError)(
+                f"key_data does not fit: {said}; expected rows (n, f) with the features of X. Pass embeddings of "
+                "the same network with set_params(key_data=...)."
+            ) from error
 
     def _look_at(
         self, X: Any, y: Any, weights: Any, seed: int, *, labelled: bool, checked: bool = False, reset: bool = True
@@ -248,7 +283,8 @@ class FrozenHalf(BaseEstimator):
             if labels is None:
                 rows = validate_data(self, as_array(rows), dtype=kinds, reset=reset)
             else:
-                rows, labels = validate_data(self, as_array(rows), as_array(labels), dtype=kinds, reset=reset)
+                rows, labels = validate_data(self, as_array(rows), as_labels(labels), dtype=kinds, reset=reset)
+                labels = check_labels(labels)
             yield as_float32(rows), labels
             reset = False
 
@@ -275,7 +311,7 @@ class FrozenHalf(BaseEstimator):
                 f"the first batch has {rows} distinct rows for {keys} keys a head, and keys never move again; "
                 "accuracy may suffer for good. Call init_keys with more (unlabelled) data first, or pass key_data.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _encode(self, X: np.ndarray) -> np.ndarray:
@@ -291,6 +327,13 @@ class FrozenHalf(BaseEstimator):
             left = f", {(len(X) - done) / speed:.0f} s left" if done < len(X) else ""
             self._say(f"{done:,} of {len(X):,} rows encoded, {speed:,.0f} rows/s{left}")
         return np.concatenate(parts)
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
+        """Show what is stored in notebooks; scikit-learn would read every attribute, and solve the values for it."""
+        shown = SimpleNamespace(**{name: getattr(self, name) for name in SHOWN if hasattr(self, name)})
+        table = BaseEstimator._get_fitted_attr_html(shown, doc_link)
+        table.estimator_class = type(self)
+        return table
 
     def _say(self, text: str) -> None:
         """Print a line of progress on stderr, where ``verbose`` asks for it."""

@@ -61,6 +61,9 @@ def check_state(state: Mapping[str, Any]) -> None:
     temperature = state.get("_temperature", 1.0)
     if not _is_finite(temperature) or temperature <= 0:
         raise ValueError(f"the temperature is {temperature!r}; expected a finite number > 0")
+    for name, value in _mapping(state.get("_temperature_with", {}), "_temperature_with").items():
+        if isinstance(value, np.ndarray) or (isinstance(value, Mapping) and not all(map(_is_finite, value.values()))):
+            raise ValueError(f"_temperature_with holds a {type(value).__name__} for {name}; expected a setting")
     if "_learned" in state:
         learned = _mapping(state["_learned"], "_learned")
         _check_names("_learned", learned, LEARNED)

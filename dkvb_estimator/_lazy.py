@@ -5,8 +5,8 @@ Enters: dask arrays and rows in files. Leaves: what was learned of them. Must no
 
 from __future__ import annotations
 
-import copy
 import functools
+import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +17,8 @@ from ._frozen import FrozenHalf
 from ._learned import Learned
 from ._nearest import code_dtype
 
-Samples = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+MUCH_STATE_BYTES = 4 * 2**30
+"""Codes that ``ridge`` holds in memory beyond this are worth a warning."""
 
 
 class LazyHalf(FrozenHalf):
@@ -25,9 +26,6 @@ class LazyHalf(FrozenHalf):
 
     solver: str
     codes_dir: str | None
-
-    def _check_learning(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Samples:
-        raise NotImplementedError
 
     def _learn(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None, classes: Any, epochs: int) -> Self:
         raise NotImplementedError
@@ -50,21 +48,13 @@ class LazyHalf(FrozenHalf):
         return learn(X, y, weights, classes, epochs)
 
     def _learn_in_order(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
-        """Learn block after block; if one fails, none was learned."""
-        before = copy.copy(getattr(self, "_learned", None))
+        """Learn block after block."""
         n_learned = 0
-        try:
-            for block in stream_blocks(X, y, weights):
-                rows, labels, some = self._check_learning(*block, reset=False)
-                self._learn(self._encode(rows), labels, some, classes, epochs)
-                n_learned += len(rows)
-            _refuse_nothing(n_learned)
-        except BaseException:
-            self.__dict__.pop("_learned", None)
-            self._scratch.drop("values", "reader", "search", "temperature")
-            if before is not None:
-                self._learned = before
-            raise
+        for block in stream_blocks(X, y, weights):
+            rows, labels, some = self._check_learning(*block, reset=False)
+            self._learn(self._encode(rows), labels, some, classes, epochs)
+            n_learned += len(rows)
+        _refuse_nothing(n_learned)
         return self
 
     def _learn_on_workers(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
@@ -96,6 +86,19 @@ class LazyHalf(FrozenHalf):
         book: Codebook = self._codebook
         n_heads, n_keys = book.keys.shape[:2]
         return Learned(self.solver, n_heads, n_keys, book.layout.n_selected, folder, book.origin)
+
+    def _tell_size(self, before: int) -> None:
+        """Say what was learned takes, and warn once when it takes much memory that could be a file."""
+        size = self._learned.nbytes
+        self._say(f"{self._learned.n_samples:,} samples learned so far: {size / 2**20:,.1f} MiB")
+        if self.solver == "ridge" and self.codes_dir is None and before <= MUCH_STATE_BYTES < size:
+            warnings.warn(
+                f"ridge holds {size / 2**30:.1f} GiB in memory for {self._learned.n_samples:,} samples; expected at "
+                f"most {MUCH_STATE_BYTES / 2**30:.0f} GiB. Pass codes_dir=... to keep the codes in a file, or fewer "
+                "n_heads or n_selected.",
+                UserWarning,
+                stacklevel=5,
+            )
 
 
 def _merge_all(*parts: Learned) -> Learned:

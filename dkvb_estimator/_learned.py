@@ -15,8 +15,8 @@ import numpy as np
 
 from . import _ledger
 from ._counts import ClassCounts
+from ._labels import are_among, merge_classes, positions_of
 from ._store import CodeStore
-from ._validation import merge_classes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Rows:
 
     def among(self, classes: np.ndarray, own: np.ndarray) -> Rows:
         """Renumber the classes: ``own`` (fewer,), by whose positions labels are given, are among ``classes`` (k,)."""
-        return replace(self, labels=np.searchsorted(classes, own)[self.labels])
+        return replace(self, labels=positions_of(own, classes)[self.labels])
 
     def where(self, mask: np.ndarray) -> Rows:
         """Return the samples where ``mask`` (n,) holds."""
@@ -138,20 +138,12 @@ class Learned:
         return int(self.counts.class_hits().sum()) // self.n_selected
 
     def learn(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None, declared: Any) -> np.ndarray:
-        """Count samples, and keep what the solver needs of them; return their class positions (n,).
-
-        Whatever goes wrong, a full disk included, leaves everything as it was.
-        """
-        before = dict(vars(self))
-        try:
-            self._grow(y, declared)
-            positions = np.searchsorted(self.classes, y)
-            self.counts = self.counts.plus(codes, positions, weights)
-            if self.solver != "sgd":
-                self._remember(codes, y, positions, weights)
-        except BaseException:
-            vars(self).update(before)
-            raise
+        """Count samples, and keep what the solver needs of them; return their class positions (n,)."""
+        self._grow(y, declared)
+        positions = positions_of(y, self.classes)
+        self.counts = self.counts.plus(codes, positions, weights)
+        if self.solver != "sgd":
+            self._remember(codes, y, positions, weights)
         return positions
 
     def forget(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> None:
@@ -174,7 +166,7 @@ class Learned:
             )
         kept = np.ones(len(there), dtype=bool)
         kept[positions] = False
-        self.counts = self.counts.minus(codes, np.searchsorted(self.classes, y), weights)
+        self.counts = self.counts.minus(codes, positions_of(y, self.classes), weights)
         self._keep(kept)
 
     def forget_classes(self, labels: np.ndarray) -> None:
@@ -192,7 +184,7 @@ class Learned:
                 f"label {unknown[0]!r} is not among the learned classes {classes}; expected labels of classes_. "
                 "Nothing was changed: leave it out."
             )
-        gone = np.searchsorted(self.classes, labels)
+        gone = positions_of(labels, self.classes)
         self.counts = self.counts.without(gone)
         self._keep(~np.isin(np.concatenate(self.labels), gone))
 
@@ -205,11 +197,11 @@ class Learned:
             If hits would fall below zero; nothing is changed then.
         """
         unlearned = "some of the samples to forget were never learned; expected samples given to fit or partial_fit. "
-        if not np.isin(y, self.classes).all():
+        if not are_among(y, self.classes).all():
             raise ValueError(unlearned + "Nothing was changed: forget only those.")
         before = self.counts.key_hits()
         try:
-            self.counts = self.counts.minus(codes, np.searchsorted(self.classes, y), weights)
+            self.counts = self.counts.minus(codes, positions_of(y, self.classes), weights)
         except ValueError as error:
             raise ValueError(unlearned + "Nothing was changed: forget only those.") from error
         after = self.counts.key_hits()
@@ -218,7 +210,9 @@ class Learned:
 
     def mask(self, keys: np.ndarray) -> None:
         """Set the values of some keys (c, j), bool, of an ``sgd`` table to zero."""
-        self.table[keys] = 0  # type: ignore[index]
+        table = self.table.copy()  # type: ignore[union-attr]
+        table[keys] = 0
+        self.table = table
 
     def mask_most_selected(self, codes: np.ndarray, n_masked: int | None) -> None:
         """Mask the keys that samples select: all of them, or the ``n_masked`` selected most often."""
@@ -243,6 +237,10 @@ class Learned:
         if values is not None:
             little.table = np.concatenate([values, np.zeros_like(values[:, :, :1])], axis=2)
         return little
+
+    def n_shared(self, other: Learned) -> int:
+        """Return how many samples of another model are learned here too: by their codes, labels and weights."""
+        return len(_ledger.find_samples(self._entries(), other._entries())[0])
 
     def merge(self, other: Learned) -> Learned:
         """Return what a model that had learned both would hold."""
@@ -281,11 +279,11 @@ class Learned:
         known, announced = self.classes, self.declared
         everything = merge_classes(known, y)
         if declared is not None:
-            everything = merge_classes(everything, np.asarray(declared))
-            announced = merge_classes(np.array([]) if announced is None else announced, np.asarray(declared))
+            everything = merge_classes(everything, declared, "classes")
+            announced = merge_classes(np.array([]) if announced is None else announced, declared, "classes")
         self.classes, self.declared = everything, announced
         if len(everything) > len(known):
-            old = np.searchsorted(everything, known) if len(known) else np.array([], dtype=np.int64)
+            old = positions_of(known, everything) if len(known) else np.array([], dtype=np.int64)
             self._move_columns(old, len(everything))
 
     def _move_columns(self, old: np.ndarray, n_classes: int) -> None:
@@ -319,7 +317,7 @@ class Learned:
             self.codes = self.codes.kept(kept)
         classes = self.classes
         seen = self.counts.class_hits() > 0
-        alive = seen if self.declared is None else seen | np.isin(classes, self.declared)
+        alive = seen if self.declared is None else seen | are_among(classes, self.declared)
         self.classes = classes[alive]
         places = np.cumsum(alive) - 1
         self.counts = self.counts.with_classes(places, int(alive.sum()))

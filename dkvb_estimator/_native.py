@@ -8,10 +8,11 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +80,23 @@ def threads_for(work: int, n_threads: int) -> int:
     return 1 if work < SMALL_WORK else n_threads
 
 
+def addresses(*arrays: np.ndarray, dtype: type[np.generic] = np.float32) -> list[int]:
+    """Return where arrays begin. The kernel believes what it is told, so another type or order ends here.
+
+    Raises
+    ------
+    TypeError
+    """
+    for array in arrays:
+        if array.dtype != dtype or not array.flags.c_contiguous:
+            order = "C" if array.flags.c_contiguous else "another"
+            raise TypeError(
+                f"the kernel was given {array.dtype} in {order} order; expected {np.dtype(dtype)} in C order. Convert "
+                "the array with np.ascontiguousarray."
+            )
+    return [array.ctypes.data for array in arrays]
+
+
 class NativeProjection:
     """Hold a projection as the kernel reads it. A head is summed over features in order: the same bits in every batch.
 
@@ -98,7 +116,7 @@ class NativeProjection:
         n_features, n_columns = self._shape
         if heads.size:
             sizes = (len(rows), n_columns, n_features, threads_for(rows.size * n_columns, n_threads))
-            self._kernel.dkvb_project(*(array.ctypes.data for array in (rows, self._panels, heads)), *sizes)
+            self._kernel.dkvb_project(*addresses(rows, self._panels, heads), *sizes)
 
 
 class NativeKeys:
@@ -115,16 +133,26 @@ class NativeKeys:
     """
 
     def __init__(self, kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray, centres: np.ndarray) -> None:
-        self._kernel, self._centred, self._half_norms = kernel, np.ascontiguousarray(centred), half_norms
+        self._kernel, self._half_norms = kernel, half_norms
+        self._made: dict[Callable[..., Any], Any] = {}
+        self._centred = np.ascontiguousarray(centred, dtype=np.float32)
         self._centres, self._searched = np.ascontiguousarray(centres, dtype=np.float32), 0
 
-    @cached_property
+    @property
     def _all(self) -> PackedKeys:
-        return PackedKeys(self._kernel, self._centred, self._half_norms)
+        packed: PackedKeys = self._once(PackedKeys)
+        return packed
 
-    @cached_property
+    @property
     def _boxed(self) -> BoxedKeys | None:
-        return box_keys(self._kernel, self._centred, self._half_norms)
+        boxed: BoxedKeys | None = self._once(box_keys)
+        return boxed
+
+    def _once(self, make: Callable[..., Any]) -> Any:
+        """Keep what is made of the keys. There is no lock, which a fork could leave held: threads may make it twice."""
+        if make not in self._made:
+            self._made[make] = make(self._kernel, self._centred, self._half_norms)
+        return self._made[make]
 
     def _boxes_for(self, n_rows: int, n_selected: int) -> BoxedKeys | None:
         """Return boxes once they pay: they take about as long to draw as it takes to search with as many rows as keys.
@@ -153,14 +181,14 @@ class NativeKeys:
         packed = boxed.packed if boxed else self._all
         if codes.size:
             n_threads = threads_for(heads.size * n_keys, n_threads)
-            arrays: tuple[np.ndarray, ...] = (heads, packed.keys, packed.half_norms, self._centres)
+            arrays = [*addresses(heads, packed.keys, packed.half_norms, self._centres)]
             sizes = (len(heads), n_heads, n_keys, packed.half_norms.shape[1], key_dim)
             if boxed:
-                arrays += (boxed.sides, boxed.names, boxed.reaches)
+                arrays += [*addresses(boxed.sides), *addresses(boxed.names, dtype=np.int32), *addresses(boxed.reaches)]
                 search, last = self._kernel.dkvb_nearest_boxed, [n_threads]
             else:
                 search, last = self._kernel.dkvb_nearest, [n_selected, n_threads]
-            search(*(array.ctypes.data for array in (*arrays, codes)), *sizes, *last)
+            search(*arrays, *addresses(codes, dtype=np.uint16), *sizes, *last)
         return codes
 
 
@@ -220,6 +248,6 @@ def arrange(
     names = np.empty((n_heads, padded), dtype=np.int32)
     sides = np.empty((n_heads, kernel.dkvb_sides(padded), key_dim), dtype=np.float32)
     reaches = np.empty(n_heads, dtype=np.float32)
-    pointers = (array.ctypes.data for array in (centred, half_norms, names, sides, reaches))
+    pointers = [*addresses(centred, half_norms), *addresses(names, dtype=np.int32), *addresses(sides, reaches)]
     looked_into = kernel.dkvb_arrange(*pointers, n_heads, n_keys, padded, key_dim, os.cpu_count() or 1)
     return names, sides, reaches, looked_into

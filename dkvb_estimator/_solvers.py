@@ -20,6 +20,12 @@ from ._ridge import solve_ridge
 from ._validation import class_weights
 from ._values import GradientSettings, descend_, pool_weights, read_values
 
+VALUE_SETTINGS = {
+    "counts": ("smoothing", "class_weight"),
+    "ridge": ("alpha", "max_iter", "class_weight"),
+    "sgd": (),
+}
+"""Parameters that values are made from after learning: where one changes, they are made anew."""
 DEFAULT_STEPS = {"counts": 1, "ridge": 20, "sgd": 10}
 """Epochs of ``sgd`` in ``fit``, and conjugate gradient steps of ``ridge``, where ``max_iter`` is None."""
 HELD_OUT_SHARE = 10
@@ -35,6 +41,12 @@ SPARSE_READ_ROWS = 64
 def n_steps(params: Mapping[str, Any]) -> int:
     """Return ``max_iter``, or its default."""
     return params["max_iter"] or DEFAULT_STEPS[params["solver"]]
+
+
+def value_settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that values are made from after learning, a dict as a copy."""
+    settings = {name: params[name] for name in VALUE_SETTINGS[params["solver"]]}
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
 
 
 def solve_values(learned: Learned, params: Mapping[str, Any]) -> np.ndarray:
@@ -159,4 +171,9 @@ def step_table(
     table = to_tensor(learned.table.copy(), device)  # type: ignore[union-attr]
     tensors = [to_tensor(rows, device) for rows in (codes, labels, weights.astype(np.float32))]
     descend_(table, tensors[0], tensors[1], tensors[2], settings, epochs, rng)
+    if not torch.isfinite(table).all():
+        raise ValueError(
+            f"learning_rate={params['learning_rate']!r} made values infinite; expected steps that stay finite. Set a "
+            "smaller one with set_params(learning_rate=...)."
+        )
     learned.table = table.cpu().numpy()

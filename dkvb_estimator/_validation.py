@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,17 @@ from sklearn.utils.validation import _check_sample_weight
 
 MAX_KEYS = 65_536
 MAX_SELECTED = 16
+MAX_WEIGHT = 1e15
+"""Of a sample or a class: products, squares and sums of such weights stay far inside floating-point numbers."""
 CHOICES = {
     "projection": ("gaussian", "sparse", "chunk", "identity", "learned"),
     "key_init": ("kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"),
     "solver": ("counts", "ridge", "sgd"),
 }
-FROZEN = ("n_heads", "n_keys", "key_dim", "n_selected", "normalize", "projection", "density", "solver")
+FROZEN = (
+    "n_heads", "n_keys", "key_dim", "n_selected", "normalize", "projection", "density", "key_init", "random_state",
+    "solver",
+)  # fmt: skip
 """Parameters that must not change once keys are placed: learned state is only right with them."""
 _INTEGERS = {"n_heads": None, "n_keys": MAX_KEYS, "key_dim": None, "batch_size": None}
 _REALS = {
@@ -61,6 +67,8 @@ def check_parameters(params: Mapping[str, Any]) -> None:
         check_integer(name, params[name], largest)
     for name, positive in _REALS.items():
         _check_real(name, params[name], positive)
+    if not isinstance(params["normalize"], bool | np.bool_):
+        _refuse("normalize", params["normalize"], "True or False")
     if params["density"] != "auto":
         _check_real("density", params["density"], True)
         if params["density"] > 1:
@@ -91,12 +99,18 @@ def _check_real(name: str, value: object, positive: bool) -> None:
 
 
 def _check_class_weight(value: object) -> None:
-    if value is None or value == "balanced":
+    if value is None or (isinstance(value, str) and value == "balanced"):
         return
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         _refuse("class_weight", value, "None, 'balanced' or a dict from label to weight")
-    elif any(not np.isfinite(weight) or weight < 0 for weight in value.values()):
-        _refuse("class_weight", value, "finite weights ≥ 0")
+    elif not all(isinstance(label, str | np.bool_) or _is_number(label) for label in value):
+        _refuse("class_weight", value, "labels that are text or finite numbers")
+    elif not all(_is_number(weight) and 0 <= weight <= MAX_WEIGHT for weight in value.values()):
+        _refuse("class_weight", value, f"weights from 0 to {MAX_WEIGHT:.0e}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and bool(np.isfinite(float(value)))
 
 
 def _refuse(name: str, value: object, expected: str) -> None:
@@ -125,7 +139,7 @@ def resolve_layout(params: Mapping[str, Any], n_features: int) -> Layout:
 
 
 def check_unchanged(drawn_with: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Refuse settings that were changed after the keys were placed with others.
+    """Refuse settings that were changed after the keys were placed with others, but for those that were not kept.
 
     Raises
     ------
@@ -198,6 +212,11 @@ def drop_weightless(
     weights = _check_sample_weight(
         as_array(sample_weight), rows.reshape(len(rows), -1), dtype=np.float64, ensure_non_negative=True
     )
+    if weights.max(initial=0) > MAX_WEIGHT:
+        raise ValueError(
+            f"sample_weight holds {weights.max():.3g}; expected weights up to {MAX_WEIGHT:.0e}. Divide all weights by "
+            "one number, and pass those."
+        )
     kept = weights > 0
     return rows[kept], y[kept], weights[kept]
 
@@ -232,16 +251,6 @@ def check_codes(codes: object, layout: Layout, n_labels: int, mask: np.ndarray |
     return codes
 
 
-def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
-    """Refuse labels that were never learned."""
-    unknown = np.setdiff1d(y, classes)
-    if len(unknown):
-        raise ValueError(
-            f"y holds {unknown.tolist()[0]!r}, which is not among the learned classes {classes.tolist()}; expected "
-            "labels of classes_. Leave those samples out."
-        )
-
-
 def refuse_sgd(solver: str, method: str, reason: str) -> None:
     """Refuse what a table of gradient steps cannot do."""
     if solver == "sgd":
@@ -259,31 +268,6 @@ def check_mergeable(mine: tuple[str, Layout, str], theirs: tuple[str, Layout, st
             f"solver={mine[0]!r}, {mine[1]} and keys {mine[2][:12]}; expected the same. Start both from copies of "
             "one model after init_keys, and prune after merging."
         )
-
-
-def merge_classes(known: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the sorted union of known classes and labels.
-
-    Raises
-    ------
-    ValueError
-        If their types cannot be compared, as text and numbers.
-    """
-    labels = np.unique(labels)
-    if not len(known):
-        return labels
-    if not len(labels):
-        return known
-    if _is_text(known) != _is_text(labels):
-        raise ValueError(
-            f"y holds labels such as {labels.tolist()[0]!r}, but the classes learned so far are such as "
-            f"{known.tolist()[0]!r}; expected one type of label. Convert y to the type of the first call."
-        )
-    return np.union1d(known, labels)
-
-
-def _is_text(labels: np.ndarray) -> bool:
-    return labels.dtype.kind in "US" or (labels.dtype.kind == "O" and isinstance(labels.flat[0], str))
 
 
 def class_weights(option: object, classes: np.ndarray, class_counts: np.ndarray) -> np.ndarray | None:

@@ -68,7 +68,7 @@ def pool_weights(codes: torch.Tensor, usable: torch.Tensor | None) -> torch.Tens
     """
     _, n_heads, n_selected = codes.shape
     if usable is None:
-        return torch.full(codes.shape, 1 / (n_heads * n_selected), device=codes.device)
+        return torch.full(codes.shape, 1 / (n_heads * n_selected), dtype=torch.float32, device=codes.device)
     taken = usable.flatten()[_cells(codes, usable.shape[1])].float()
     return taken / taken.sum(dim=2, keepdim=True).clamp(min=1) / n_heads
 

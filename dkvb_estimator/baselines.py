@@ -21,7 +21,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._validation import check_integer, merge_classes
+from ._labels import merge_classes
+from ._validation import check_integer
 
 BLOCK_ROWS = 2048
 """Rows whose features are in memory at once."""

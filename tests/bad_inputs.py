@@ -4,6 +4,7 @@ import json
 import os
 from unittest import mock
 
+import dask.array as da
 import numpy as np
 import yaml
 from PIL import Image
@@ -54,12 +55,35 @@ for change in (
     {"key_init": "random"}, {"solver": "adam"}, {"alpha": 0}, {"alpha": float("nan")}, {"smoothing": -1.0},
     {"smoothing": "much"}, {"learning_rate": float("inf")}, {"label_smoothing": 1.0}, {"clip_norm": 0},
     {"batch_size": 0}, {"max_iter": 0}, {"density": 2.0}, {"class_weight": [1, 2]}, {"class_weight": {0: -1.0}},
-    {"codes_dir": "/nowhere/at/all"}, {"device": "abacus"},
+    {"codes_dir": "/nowhere/at/all"}, {"device": "abacus"}, {"device": "meta"}, {"normalize": 1},
+    {"class_weight": {0: 1e300}}, {"class_weight": {(0, 1): 1.0}},
 ):  # fmt: skip
     settings(**change)
 
 bad("identity with several heads")(lambda folder: small(projection="identity").fit(X, Y))
 bad("chunks that do not fit")(lambda folder: small(projection="chunk", key_dim=5).fit(X, Y))
+bad("weights beyond all sums")(lambda folder: small().fit(X, Y, np.full(30, 1e300)))
+bad("class weights as an array")(lambda folder: small(class_weight=np.ones(3)).fit(X, Y))
+bad("dates as labels")(lambda folder: small().fit(X, np.datetime64("2020-01-01") + Y))
+bad("objects as labels")(lambda folder: small().fit(X, np.array(["a", None], dtype=object)[Y % 2]))
+bad("labels that end in NUL")(lambda folder: small().fit(X, ["a\0" if label else "a" for label in Y.tolist()]))
+bad("labels of text beside numbers")(lambda folder: small().fit(X, ["a" if label else 1 for label in Y.tolist()]))
+bad("labels too large for floats")(lambda folder: small().fit(X, Y * 2.0**60))
+bad("labels that no integer type holds")(
+    lambda folder: fitted().partial_fit(X, Y - 1).partial_fit(X, np.full(30, 2**63, dtype=np.uint64))
+)
+bad("declared labels that are NaN")(lambda folder: small().init_keys(X).partial_fit(X, Y, classes=[0, np.nan]))
+bad("declared labels in a table")(lambda folder: small().init_keys(X).partial_fit(X, Y, classes=[[0, 1]]))
+bad("key_data of another width")(lambda folder: small(key_data=X[:, :4]).fit(X, Y))
+bad("key_data after keys from X")(lambda folder: fitted().set_params(key_data=X).predict(X))
+bad("another random state after the keys")(lambda folder: fitted().set_params(random_state=1).predict(X))
+bad("steps that leave the numbers")(lambda folder: fitted(solver="sgd", learning_rate=1e300))
+bad("rows in an iterator")(lambda folder: small().fit(iter([X]), Y))
+bad("rows in a dict")(lambda folder: small().init_keys({"X": X}))
+bad("a block of three parts")(lambda folder: small().init_keys(iter([(X, Y, Y)])))
+bad("no block at all")(lambda folder: small().init_keys(iter([])))
+bad("lazy labels of unknown length")(lambda folder: small().fit(da.from_array(X), da.unique(da.from_array(Y))))
+bad("lazy labels in a column")(lambda folder: small().fit(da.from_array(X), Y[:, None]))
 bad("weights all zero")(lambda folder: small().fit(X, Y, np.zeros(30)))
 bad("labels of another type")(lambda folder: fitted().partial_fit(X, Y.astype(str)))
 bad("float64 beyond float32")(lambda folder: fitted().predict(X.astype(float) * 1e300))

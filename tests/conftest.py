@@ -56,6 +56,19 @@ for line in sys.stdin:
 """
 
 
+@pytest.fixture
+def elsewhere_timed():
+    """Run a program in a new process that has a minute, and return what it prints."""
+
+    def run(program):
+        command, root = [sys.executable, "-c", program], Path(__file__).parent.parent
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def elsewhere():
     """Run a program in a process that shares nothing with this one but files, and return what it prints.

@@ -11,7 +11,7 @@ from pipeline.image_files import CorruptImageError, UnreadableError
 OTHER_KINDS = {
     TypeError: {
         "n_heads=2.5", "n_heads=True", "n_keys='many'", "smoothing='much'", "codes that are floats", "a mask of rows",
-        "a setting that a file cannot hold",
+        "a setting that a file cannot hold", "rows in an iterator", "rows in a dict",
     },
     IndexError: {"a row that is not there"},
     KeyError: {"a split that is not there"},
@@ -26,7 +26,7 @@ OTHER_KINDS = {
 EXPECTED = re.compile(r"expected|should (be|match)")
 REMEDY = re.compile(
     r"\b(Set|Pass|Rescale|Convert|Choose|choose|Call|Use|Leave|leave|forget only|Encode|Change|Take|Start|Restore|Run"
-    r"|Add|Merge|Move|Fetch|Check|Update|Write|Look|Extract|Number|Name|name|Remove|remove|Ask|Correct|correct|mend|start|rename|write|give|pass|Free|free)\b"
+    r"|Add|Merge|Move|Fetch|Check|Update|Write|Look|Extract|Number|Name|name|Remove|remove|Ask|Correct|correct|mend|start|rename|write|give|pass|Free|free|Divide)\b"
 )
 
 

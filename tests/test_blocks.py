@@ -2,10 +2,14 @@
 
 import dask
 import dask.array as da
+import dask.dataframe as dd
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from small_cache import write_small
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from dkvb_estimator import DKVBClassifier, _blocks
 from dkvb_estimator._blocks import is_lazy, stream_blocks
@@ -256,7 +260,7 @@ def test_lazy_rows_are_refused_where_they_would_be_read_whole(blobs):
 def test_wrong_lazy_rows_are_refused_with_reasons(blobs):
     X, y = blobs
     fitted, lazy = model().fit(X, y), da.from_array(X, chunks=50)
-    with pytest.raises(ValueError, match=r"240 rows, but labels or weights have 239; expected the same.*Pass"):
+    with pytest.raises(ValueError, match=r"y has 239 entries for 240 rows of X; expected one a row. Pass"):
         fitted.partial_fit(lazy, y[1:])
     with pytest.raises(ValueError, match=r"unknown length; expected known ones.*compute_chunk_sizes"):
         fitted.partial_fit(lazy[da.from_array(y, chunks=50) == 1], y)
@@ -284,3 +288,119 @@ def test_what_is_in_memory_is_not_lazy(blobs):
     X, _ = blobs
     assert not any(is_lazy(each) for each in (X, X.tolist(), np.memmap.__new__, iter([X])))
     assert is_lazy(da.from_array(X))
+
+
+def loaders(X, y):
+    X, y = torch.from_numpy(X), torch.from_numpy(y)
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from zip(X, y)
+
+    return {
+        "a loader": DataLoader(TensorDataset(X, y), batch_size=50, shuffle=True),
+        "its iterator": iter(DataLoader(TensorDataset(X, y), batch_size=64)),
+        "a loader of a stream": DataLoader(Stream(), batch_size=70),
+        "lists of two": [[X[:90], y[:90]], [X[90:], y[90:]]].__iter__(),
+        "nested lists": iter([[X[:90].tolist(), y[:90].tolist()], [X[90:].tolist(), y[90:].tolist()]]),
+        "a zip": zip(torch.split(X, 80), torch.split(y, 80)),
+    }
+
+
+@pytest.mark.parametrize("name", loaders(np.zeros((1, 1)), np.zeros(1)))
+@pytest.mark.parametrize("projection", ["gaussian", "learned"])
+def test_keys_come_from_any_iterable_of_pairs(blobs, name, projection):
+    X, y = blobs
+    found = model(projection=projection).init_keys(loaders(X, y)[name])
+    assert found.fingerprint_ == model(projection=projection).init_keys(X, y).fingerprint_
+
+
+def test_keys_come_from_loaders_without_labels(blobs):
+    X, y = blobs
+    expected = model().init_keys(X).fingerprint_
+    for data in (TensorDataset(torch.from_numpy(X)), torch.from_numpy(X), X):
+        assert model().init_keys(DataLoader(data, batch_size=100)).fingerprint_ == expected
+    assert model(key_data=DataLoader(X, batch_size=100)).fit(X, y).fingerprint_ == expected
+
+
+def test_blocks_of_two_rows_are_no_pairs(blobs):
+    X, _ = blobs
+    for blocks in ([X[i : i + 2] for i in range(0, 240, 2)], [[X[i], X[i + 1]] for i in range(0, 240, 2)]):
+        assert model().init_keys(iter(blocks)).key_report_["n_rows"] == 240
+
+
+@pytest.mark.parametrize(
+    "block", [{"x": np.ones((2, 12))}, [np.ones((2, 12)), np.ones(2), np.ones(2)], ("a", "b", "c")]
+)
+def test_blocks_that_are_neither_rows_nor_pairs_are_refused(block):
+    with pytest.raises(ValueError, match=r"block 1 of X is a \w+ of \d parts; expected rows \(n, f\) or a pair.*Pass"):
+        model().init_keys(iter([block]))
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "predict", "encode", "forget", "novelty", "calibrate"])
+def test_iterables_are_refused_where_rows_are_needed(blobs, method):
+    X, y = blobs
+    fitted, labels = model().fit(X, y), () if method in ("predict", "encode", "novelty") else (y,)
+    before = fitted.predict_proba(X)
+    for rows in (DataLoader(X, batch_size=50), iter([X])):
+        with pytest.raises(TypeError, match=r"X is a \w+, an iterable of blocks; expected rows.*Call init_keys"):
+            getattr(fitted, method)(rows, *labels)
+    np.testing.assert_array_equal(fitted.predict_proba(X), before)
+
+
+def lazily_wrong(X, y):
+    """Columns that cannot be matched with lazy rows, and what is said of them by their name."""
+    lazy = da.from_array(y, chunks=60)
+    frame = dd.from_pandas(pd.DataFrame({"label": y}), npartitions=3)
+    return {
+        "unknown length": (lazy[lazy >= 0], r"has blocks of unknown length; expected .*Call {}.compute_chunk_sizes"),
+        "one column": (lazy[:, None], r"has shape \(240, 1\); expected one axis .*Pass {}\[:, 0\]"),
+        "one column in memory": (y[:, None], r"has shape \(240, 1\); expected one axis"),
+        "two columns": (da.stack([lazy, lazy], axis=1), r"has shape \(240, 2\); expected one axis"),
+        "a series": (frame["label"], r"is a dask Series, .*expected an array. Pass {}.to_dask_array\(lengths=True"),
+        "a table": (frame, r"is a dask DataFrame, .*expected an array. Pass"),
+        "too few": (lazy[1:], r"has 239 entries for 240 rows of X; expected one a row"),
+        "a dict": (dict(enumerate(y)), r"is a dict; expected an array-like.*Pass"),
+    }
+
+
+@pytest.mark.parametrize("name", lazily_wrong(np.zeros((240, 12)), np.zeros(240)))
+@pytest.mark.parametrize("argument", ["y", "sample_weight"])
+@pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
+def test_lazy_columns_are_refused_by_their_own_name(blobs, solver, argument, name):
+    X, y = blobs
+    wrong, said = lazily_wrong(X, y)[name]
+    columns, new = {"y": y, argument: wrong}, model(solver)
+    with pytest.raises((TypeError, ValueError), match=argument + " " + said.format(argument)):
+        new.fit(da.from_array(X, chunks=(60, 12)), **columns)
+    assert not hasattr(new, "n_features_in_")
+
+
+def test_tables_of_dask_are_refused_as_rows_by_name(blobs):
+    X, y = blobs
+    fitted, frame = model().fit(X, y), dd.from_pandas(pd.DataFrame(X), npartitions=2)
+    for call in (fitted.predict, lambda X: fitted.fit(X, y), model().init_keys):
+        with pytest.raises(TypeError, match=r"X is a dask DataFrame, .*expected an array. Pass X.to_dask_array"):
+            call(frame)
+    with pytest.raises(TypeError, match=r"key_data is a dask DataFrame, .*Pass key_data.to_dask_array"):
+        model(key_data=frame).fit(X, y)
+
+
+@pytest.mark.parametrize("kind", ["array", "unknown length", "series"])
+def test_lazy_labels_of_rows_in_memory_are_computed(blobs, kind):
+    X, y = blobs
+    lazy = da.from_array(y, chunks=50)
+    labels = {"array": lazy, "unknown length": lazy[lazy >= 0], "series": dd.from_pandas(pd.Series(y), npartitions=3)}
+    equal_state(model().fit(X, labels[kind]), model().fit(X, y))
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+@pytest.mark.parametrize("projection", ["gaussian", "learned"])
+def test_key_data_that_does_not_fit_is_refused_by_its_name(blobs, lazily, projection):
+    X, y = blobs
+    new = model(projection=projection)
+    for data, said in ((X[:, :7], "key_data has 7 features"), (X * np.nan, "Input key_data contains NaN")):
+        new.key_data = da.from_array(data, chunks=50) if lazily else data
+        with pytest.raises(ValueError, match=rf"key_data does not fit: {said}[\s\S]*; expected rows.*Pass embeddings"):
+            new.fit(X, y)
+        assert not hasattr(new, "n_features_in_")

@@ -10,6 +10,7 @@ from dkvb_estimator._codebook import Codebook, Sketches, draw_codebook
 
 CPU = torch.device("cpu")
 PARAMS = {"projection": "gaussian", "key_init": "kmeans", "normalize": True, "solver": "counts", "density": "auto"}
+PARAMS |= {"random_state": 0}
 
 
 def rows(n=300, n_features=37):

@@ -158,3 +158,41 @@ def test_baselines_refuse_weights_by_name(model):
     X, y = load_iris(return_X_y=True)
     with pytest.raises(TypeError, match="sample_weight"):
         model.fit(X, y, sample_weight=np.ones(len(y)))
+
+
+SHOWN = [
+    lambda model: model._repr_html_(), lambda model: model._repr_mimebundle_(), repr, str,
+    lambda model: make_pipeline(StandardScaler(), model)._repr_html_(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("show", SHOWN)
+@pytest.mark.parametrize("state", ["new", "keys", "fitted", "wrong"])
+@pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
+def test_showing_a_model_computes_nothing(monkeypatch, solver, state, show):
+    X, y = load_iris(return_X_y=True)
+    model = small(solver=solver)
+    if state != "new":
+        model.init_keys(X)
+    if state in ("fitted", "wrong"):
+        model.partial_fit(X, y)
+    if state == "wrong":
+        model.set_params(n_keys=3, class_weight=np.ones(3))
+
+    def computes(*_):
+        raise AssertionError("something was computed to be shown")
+
+    for name in ("solve_values", "solve_temperature", "make_reader"):
+        monkeypatch.setattr(f"dkvb_estimator._classifier.{name}", computes)
+    for name in ("fingerprint", "encoder"):
+        monkeypatch.setattr(f"dkvb_estimator._codebook.Codebook.{name}", computes)
+    before = dict(vars(model))
+    assert "DKVBClassifier" in str(show(model))
+    assert vars(model) == before
+
+
+def test_a_notebook_shows_what_is_stored_with_its_description():
+    page = small().fit(*load_iris(return_X_y=True))._repr_html_()
+    for name in ("classes_", "keys_", "n_features_in_", "key_report_"):
+        assert name in page
+    assert "temperature_" not in page

@@ -1,5 +1,6 @@
 """The documentation builds with warnings as errors, runs its gallery, and loads nothing from the network."""
 
+import importlib
 import os
 import re
 import shutil
@@ -55,3 +56,14 @@ def test_make_docs_builds_without_a_warning_or_the_network(tmp_path):
     pages = list(built.rglob("*.html"))
     assert len(pages) > 40
     assert {link for path in pages for link in re.findall(loaded, path.read_text(encoding="utf-8"))} == set()
+
+
+@pytest.mark.parametrize("name", ["dkvb_estimator", "dkvb_estimator.baselines", "dkvb_estimator.metrics"])
+def test_the_reference_lists_every_public_name(name):
+    module = importlib.import_module(name)
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"currentmodule:: ([\w.]+)\n(.*?)(?=\.\. currentmodule|\Z)", page, flags=re.DOTALL))
+    listed = set(re.findall(r"^   (\w+)$", sections[name], flags=re.MULTILINE))
+    made_here = {each for each, value in vars(module).items() if getattr(value, "__module__", "") == name}
+    public = set(getattr(module, "__all__", made_here)) | made_here
+    assert listed == {each for each in public if not each.startswith("_")}

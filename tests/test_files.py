@@ -2,12 +2,17 @@
 
 import io
 import json
+import os
 import pickle
+import socket
+import stat
+import threading
 import zipfile
 from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import skops.io
 from scipy.sparse import csr_array
@@ -256,3 +261,88 @@ def test_the_stored_state_is_numpy_and_plain_values(blobs, solver):
         return set() if isinstance(value, plain) else {type(value)}
 
     assert kinds(small(solver=solver).fit(*blobs).__getstate__()) == set()
+
+
+def test_a_pipe_is_written_into(blobs, saved, tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    model = load_model(saved)
+    save_model(model, pipe)
+    reader.join(20)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    (tmp_path / "read.npz").write_bytes(read[0])
+    np.testing.assert_array_equal(
+        load_model(tmp_path / "read.npz").predict_proba(blobs[0]), model.predict_proba(blobs[0])
+    )
+
+
+@pytest.mark.parametrize("name", ["null", "full"])
+def test_a_device_stays_a_device(saved, name):
+    device, before = Path("/dev", name), Path("/dev", name).stat()
+    if name == "null":
+        save_model(load_model(saved), device)
+    else:
+        with pytest.raises(OSError, match="No space left on device"):
+            save_model(load_model(saved), device)
+    assert (stat.S_ISCHR(device.stat().st_mode), device.stat().st_rdev) == (True, before.st_rdev)
+
+
+def test_a_socket_is_refused_and_stays(saved, tmp_path):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        with pytest.raises(OSError, match="No such device or address"):
+            save_model(load_model(saved), tmp_path / "s")
+    assert stat.S_ISSOCK((tmp_path / "s").stat().st_mode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.npz", "s"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_link_is_followed(blobs, saved, tmp_path, there, relative):
+    (tmp_path / "folder").mkdir()
+    target, link = tmp_path / "folder" / "target.npz", tmp_path / "link.npz"
+    if there:
+        target.write_bytes(b"old")
+    middle = tmp_path / "middle.npz"
+    middle.symlink_to("folder/target.npz" if relative else target)
+    link.symlink_to(middle)
+    save_model(load_model(saved), link)
+    assert link.is_symlink()
+    assert middle.is_symlink()
+    np.testing.assert_array_equal(load_model(target).keys_, load_model(saved).keys_)
+    assert [path.name for path in target.parent.iterdir()] == ["target.npz"]
+
+
+def test_links_in_a_circle_are_refused_and_stay(saved, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.symlink_to(other)
+    other.symlink_to(one)
+    with pytest.raises(OSError, match="symbolic links"):
+        save_model(load_model(saved), one)
+    assert one.is_symlink()
+    assert other.is_symlink()
+
+
+def test_a_folder_is_refused_and_stays(saved, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        save_model(load_model(saved), tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "model.npz"]
+
+
+def test_what_could_not_be_read_back_is_not_written_over_what_can(blobs, saved):
+    before, model = saved.read_bytes(), small().fit(*blobs)
+    model._learned.classes = np.array(["2020-01-01"] * 5, dtype="datetime64[D]")
+    with pytest.raises(ValueError, match=r"classes is datetime64\[D\]"):
+        save_model(model, saved)
+    assert saved.read_bytes() == before
+
+
+def test_names_of_features_that_a_file_would_cut_are_refused(blobs, saved):
+    X, y = blobs
+    before, model = saved.read_bytes(), small().fit(pd.DataFrame(X, columns=[f"c{i}\0" for i in range(12)]), y)
+    with pytest.raises(TypeError, match=r"feature_names_in_ holds text that ends in NUL.*expected .*Remove the NUL"):
+        save_model(model, saved)
+    assert saved.read_bytes() == before

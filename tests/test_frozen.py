@@ -38,7 +38,7 @@ def test_labels_beside_blocks_are_passed_over_where_nothing_wants_them(blobs):
 
 
 def test_no_blocks_at_all_is_refused():
-    with pytest.raises(ValueError, match=r"yielded nothing; expected at least one block.*Pass a fresh one"):
+    with pytest.raises(ValueError, match=r"yielded no block; expected at least one.*Pass a fresh one"):
         started(iter([]))
 
 

@@ -251,3 +251,43 @@ def test_a_shallow_copy_that_learns_leaves_the_first_model_as_it_was():
     other._learned = copy.copy(model._learned)
     other.partial_fit(X[30:], y[30:])
     np.testing.assert_array_equal(model.forget(X[:5], y[:5]).predict_proba(X), expected)
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_models_that_share_samples_merge_with_a_warning_that_counts_them(solver):
+    (X, y), (other, other_y) = data(0), data(1)
+    model, partner = started(solver).partial_fit(X, y), started(solver).partial_fit(other, other_y)
+    partner.partial_fit(X[:7], y[:7])
+    message = (
+        r"7 of the 67 samples of the other model have the codes.*count twice.*expected models of.*Call forget\(X, y\)"
+    )
+    with pytest.warns(UserWarning, match=message):
+        merged = copy.deepcopy(model).merge(copy.deepcopy(partner))
+    assert merged.class_counts_.sum() == 127
+    assert_same(
+        model.merge(partner.forget(X[:7], y[:7])), started(solver).partial_fit(X, y).partial_fit(other, other_y)
+    )
+
+
+def test_a_warning_of_shared_samples_that_is_an_error_changes_nothing():
+    X, y = data(0)
+    model = started("counts").partial_fit(X, y)
+    with pytest.raises(UserWarning, match="60 of the 60 samples of the other model"):
+        model.merge(model)
+    assert_same(model, started("counts").partial_fit(X, y))
+
+
+def test_samples_are_shared_as_often_as_both_hold_them_with_one_weight():
+    X, y = data(0)
+    one = started("ridge").partial_fit(X, y).partial_fit(X[:5], y[:5])
+    assert one._learned.n_shared(started("ridge").partial_fit(X[:5], y[:5])._learned) == 5
+    assert one._learned.n_shared(one._learned) == 65
+    assert one._learned.n_shared(started("ridge").partial_fit(X, y, sample_weight=np.full(60, 2.0))._learned) == 0
+    assert one._learned.n_shared(started("ridge").partial_fit(X, y + 1)._learned) == 0
+
+
+def test_pruned_models_know_shared_samples_by_the_keys_they_had():
+    X, y = data(0)
+    model = started("counts").partial_fit(X, y).prune()
+    with pytest.warns(UserWarning, match="10 of the 10 samples of the other model"):
+        model.merge(copy.deepcopy(model).fit(X[:10], y[:10]))

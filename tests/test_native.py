@@ -55,3 +55,21 @@ def test_the_package_works_without_a_kernel(monkeypatch):
     monkeypatch.setattr(_native, "KERNEL", None)
     X, y = np.eye(8, dtype=np.float32), range(8)
     assert DKVBClassifier(4, 8, 2, random_state=0).fit(X, y).score(X, y) > 0.8
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 3)), np.zeros((4, 3), "f2"), np.zeros((3, 4), "f4").T, np.zeros((4, 6), "f4")[:, ::2]],
+)
+def test_the_kernel_is_given_no_array_of_another_type_or_order(array):
+    with pytest.raises(TypeError, match=r"the kernel was given float\d\d in .*; expected float32 in C order. Convert"):
+        _native.addresses(array)
+    assert _native.addresses(np.ascontiguousarray(array, dtype=np.float32))
+
+
+@needs_kernel
+@pytest.mark.parametrize("heads", [np.zeros((5, 6)), np.zeros((6, 5), np.float32).T])
+def test_heads_that_the_kernel_cannot_write_are_refused(heads):
+    projection = _native.NativeProjection(_native.KERNEL, np.zeros((4, 6), dtype=np.float32))
+    with pytest.raises(TypeError, match="expected float32 in C order"):
+        projection.project(np.zeros((5, 4), dtype=np.float32), heads, 1)

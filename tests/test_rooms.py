@@ -30,22 +30,26 @@ ROOMS = {  # module of dkvb_estimator: the modules of ours that it may import
     "_ridge": {"_place"},
     "_validation": set(),
     "_learned_projection": {"_projection"},
+    "_atomic": {"_device"},
+    "_labels": {"_validation"},
     "_codebook": {"_device", "_keys", "_learned_projection", "_ledger", "_nearest", "_projection", "_validation"},
     "_blocks": {"_place", "_store"},
     "_audit": set(),
     "_intact": {"_validation"},
     "_store": {"_place"},
-    "_learned": {"_counts", "_ledger", "_store", "_validation"},
+    "_learned": {"_counts", "_labels", "_ledger", "_store"},
     "_solvers": {"_confidence", "_counts", "_device", "_learned", "_ridge", "_validation", "_values"},
-    "_frozen": {"_blocks", "_codebook", "_device", "_intact", "_learned", "_nearest", "_validation"},
+    "_frozen": {
+        "_atomic", "_blocks", "_codebook", "_device", "_intact", "_labels", "_learned", "_nearest", "_validation",
+    },
     "_lazy": {"_blocks", "_codebook", "_frozen", "_learned", "_nearest"},
     "_classifier": {
-        "_audit", "_blocks", "_codebook", "_confidence", "_device", "_frozen", "_lazy", "_learned", "_nearest",
-        "_solvers", "_validation",
+        "_atomic", "_audit", "_blocks", "_codebook", "_confidence", "_device", "_frozen", "_labels", "_lazy",
+        "_learned", "_nearest", "_solvers", "_validation",
     },
-    "_files": {"_classifier", "_validation", "_version"},
+    "_files": {"_classifier", "_intact", "_validation", "_version"},
     "metrics": set(),
-    "baselines": {"_validation"},
+    "baselines": {"_labels", "_validation"},
 }  # fmt: skip
 
 LEAVES = {

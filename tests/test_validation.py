@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dkvb_estimator import DKVBClassifier
+from dkvb_estimator._labels import merge_classes
 from dkvb_estimator._validation import (
     Layout,
     as_array,
@@ -12,7 +13,6 @@ from dkvb_estimator._validation import (
     check_codes,
     check_parameters,
     class_weights,
-    merge_classes,
     resolve_layout,
 )
 

@@ -1,0 +1,174 @@
+"""Hold labels to what can be told apart, stored and read back, and say where they stand among classes.
+
+Enters: labels as users pass them. Leaves: arrays (n,), classes (k,), positions, or an error that says what came, what
+is expected and what to do. Must not know: what is learned of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from ._validation import as_array
+
+EXACT_FLOATS = 2.0**53
+"""Whole numbers from here on have neighbours that float64 cannot tell apart."""
+
+
+def as_labels(labels: Any, name: str = "y") -> Any:
+    """Bring labels to NumPy: tensors, dask's collections. Of lists, see that NumPy's text will be what they hold.
+
+    Raises
+    ------
+    ValueError
+        If text ends in NUL, or stands beside other labels.
+    """
+    if hasattr(labels, "__dask_graph__"):
+        labels = labels.compute()
+    if isinstance(labels, list | tuple):
+        others = [label for label in labels if not isinstance(label, str)]
+        if 0 < len(others) < len(labels):
+            _refuse_type(others, name)
+        if not others:
+            _refuse_nul(labels, name)
+    if isinstance(labels, np.ndarray) and labels.dtype.kind == "T":
+        return labels.astype(object)  # scikit-learn does not know NumPy's text of variable length
+    return as_array(labels)
+
+
+def check_labels(labels: np.ndarray, name: str = "y") -> np.ndarray:
+    """Refuse labels that cannot be told apart for good: those of other types than text, numbers and booleans.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Unsigned integers of 64 bits become int64 where that holds them.
+
+    Raises
+    ------
+    ValueError
+    """
+    kind, listed = labels.dtype.kind, [] if labels.dtype.kind in "biufU" else labels.ravel().tolist()
+    if others := [label for label in listed if not isinstance(label, str)]:
+        _refuse_type(others, name)
+    _refuse_nul(listed, name)
+    if kind == "f":
+        wide = labels.astype(np.float64)
+        if (wrong := wide[~(np.abs(wide) < EXACT_FLOATS)]).size:
+            raise ValueError(
+                f"{name} holds {wrong[0].item()!r} as a float, where whole numbers from 2**53 on, infinity and NaN "
+                f"cannot be told apart; expected text or integers of one type. Convert {name} before it becomes float."
+            )
+    return labels.astype(np.int64) if labels.dtype == np.uint64 and labels.max(initial=0) < 2**63 else labels
+
+
+def as_classes(classes: Any, name: str = "classes") -> np.ndarray:
+    """Return labels, sorted (k,), from an array-like, any iterable of them, or one.
+
+    Raises
+    ------
+    ValueError
+        If one of them cannot be a label.
+    """
+    if isinstance(classes, Iterable) and not isinstance(classes, str) and not hasattr(classes, "__array__"):
+        classes = list(classes)
+    found = np.atleast_1d(np.asarray(as_labels(classes, name)))
+    if found.ndim > 1:
+        raise ValueError(f"{name} has shape {found.shape}; expected one axis (k,). Pass {name}.ravel() or a list.")
+    return np.unique(check_labels(found, name))
+
+
+def _refuse_type(labels: Sequence[Any], name: str) -> None:
+    """Refuse labels in a list or an array of objects, naming the strangest."""
+    strange = next((label for label in labels if not isinstance(label, Real)), labels[0])
+    raise ValueError(
+        f"Unknown label type: {name} holds {strange!r} ({type(strange).__name__}) among Python objects; expected an "
+        f"array of text, integers or booleans. Convert {name}, for example with np.asarray({name}, dtype=str)."
+    )
+
+
+def _refuse_nul(texts: Sequence[str], name: str) -> None:
+    for text in texts:
+        if text.endswith("\0"):
+            raise ValueError(
+                f"{name} holds {text!r}, which ends in NUL; expected text that NumPy keeps as it is. Remove the NUL, "
+                f"or replace it in all of {name}."
+            )
+
+
+def merge_classes(known: np.ndarray, labels: np.ndarray, name: str = "y") -> np.ndarray:
+    """Return the sorted union of known classes and labels.
+
+    Raises
+    ------
+    ValueError
+        If their types cannot be compared, as text and numbers, or no type holds all of them exactly.
+    """
+    labels = np.unique(labels)
+    if not len(known):
+        return labels
+    if not len(labels):
+        return known
+    if _is_text(known) != _is_text(labels):
+        raise ValueError(
+            f"{name} holds labels such as {labels.tolist()[0]!r}, but the classes learned so far are such as "
+            f"{known.tolist()[0]!r}; expected one type of label. Convert {name} to the type of the first call."
+        )
+    if _differ_in_size(known, labels):
+        return _joined_exactly(known, labels, name)
+    return np.union1d(known, labels)
+
+
+def positions_of(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return where labels stand among sorted classes that hold them (n,), int64."""
+    return np.searchsorted(*_comparable(classes, labels))
+
+
+def are_among(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return which labels are among classes (n,), bool."""
+    return np.isin(*_comparable(labels, classes))
+
+
+def _differ_in_size(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether NumPy would compare integers as floats, which large ones do not survive."""
+    integers = [each for each in (one, other) if each.dtype.kind in "iu"]
+    return bool(integers) and one.dtype.kind in "iufb" and np.result_type(one, other).kind == "f"
+
+
+def _comparable(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(one) and len(other) and _differ_in_size(one, other):
+        return one.astype(object), other.astype(object)  # Python compares numbers exactly
+    return one, other
+
+
+def _joined_exactly(known: np.ndarray, labels: np.ndarray, name: str) -> np.ndarray:
+    """Return the union as the first of int64, uint64 and float64 that holds all of it."""
+    numbers = known.tolist() + labels.tolist()
+    lowest, highest = min(numbers), max(numbers)
+    if "f" in (known.dtype.kind, labels.dtype.kind):
+        fits = "f8" if max(-lowest, highest) < EXACT_FLOATS else ""
+    else:
+        fits = "i8" if highest < 2**63 else "u8" if lowest >= 0 else ""
+    if not fits:
+        raise ValueError(
+            f"{name} and the classes learned so far hold labels from {lowest} to {highest} of types {labels.dtype} and "
+            f"{known.dtype}; expected a type that holds all of them. Convert the labels to text in every call."
+        )
+    return np.union1d(known.astype(fits), labels.astype(fits))
+
+
+def _is_text(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "US" or (labels.dtype.kind == "O" and isinstance(labels.flat[0], str))
+
+
+def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
+    """Refuse labels that were never learned."""
+    unknown = y[~are_among(y, classes)]
+    if len(unknown):
+        raise ValueError(
+            f"y holds {unknown.tolist()[0]!r}, which is not among the learned classes {classes.tolist()}; expected "
+            "labels of classes_. Leave those samples out."
+        )
