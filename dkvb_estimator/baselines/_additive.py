@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .._validation import check_known_labels, merge_classes
+from dkvb_estimator._validation import check_known_labels, merge_classes
 
 BLOCK_ROWS = 2048
 """Rows whose features are in memory at once."""

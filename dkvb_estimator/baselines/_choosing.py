@@ -42,11 +42,11 @@ class Choosing(Additive):
         """Return what predicts, for a value of the setting."""
         raise NotImplementedError
 
-    def _choose(self, known: Any, held_out: Rows) -> Any:
-        """Return the value of a grid that serves held-out rows best, learned from all others."""
+    def _choose(self, known: Any, rest: Any, held_out: Rows) -> Any:
+        """Return the value of a grid that serves held-out rows best, learned from the rest of all that is known."""
         raise NotImplementedError
 
-    def _default(self) -> Any:
+    def _default(self, known: Any) -> Any:
         """Return the value where there is nothing to choose by."""
         raise NotImplementedError
 
@@ -80,15 +80,16 @@ class Choosing(Additive):
         self._check_settings()
         setting = self._setting()
         if setting not in self._solved:
-            value = self._chosen() if isinstance(setting, str) else setting
-            self._solved[setting] = (value, self._solve(self._known(), value))
+            known = self._known()
+            value = self._chosen(known) if isinstance(setting, str) else setting
+            self._solved[setting] = (value, self._solve(known, value))
         return self._solved[setting]
 
-    def _chosen(self) -> Any:
+    def _chosen(self, known: Any) -> Any:
         held_out = self._held_out.by_hash().take(slice(MAX_SCORED))
         if not 0 < len(held_out.labels) < self.class_counts_.sum():
-            return self._default()
-        return self._choose(self._known(without=held_out), held_out)
+            return self._default(known)
+        return self._choose(known, self._known(without=held_out), held_out)
 
 
 def check_real(

@@ -100,10 +100,7 @@ class Linear(Choosing):
         self._sums = empty.plus(self._featured(rows.rows, rows.labels))
 
     def _kept_rows(self) -> Rows:
-        parts = self._kept or ()
-        together = Rows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-        self._kept = (together,)
-        return together
+        return Rows(*(np.concatenate(part) for part in zip(*(self._kept or ()), strict=True)))
 
     def _subtract(self, X: np.ndarray, labels: np.ndarray) -> None:
         rows = Rows.of(X, labels)
@@ -168,23 +165,26 @@ class Linear(Choosing):
         weights = weights.astype(X.dtype) if self._max_kept() else weights
         return np.concatenate([(self._features(rows) @ weights + intercepts) for (rows,) in blocks(X)])
 
-    def _default(self) -> float:
-        grid = self._grid(self._known())
+    def _default(self, known: Known) -> float:
+        grid = self._grid(known)
         return grid[len(grid) // 2]
 
-    def _choose(self, known: Known, held_out: Rows) -> float:
-        return self._best(known, self._features(held_out.rows), held_out.labels)[1]
+    def _choose(self, known: Known, rest: Known, held_out: Rows) -> float:
+        return self._best(self._grid(known), rest, self._features(held_out.rows), held_out.labels)[1]
 
-    def _best(self, known: Known, features: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-        """Return the least loss on some rows, and the value of the setting that has it."""
-        grid = self._grid(known)
+    def _best(
+        self, grid: tuple[float, ...], known: Known, features: np.ndarray, labels: np.ndarray
+    ) -> tuple[float, float]:
+        """Return the least loss on some rows, classes without any left out, and the value of the grid that has it."""
+        present = (known.counts > 0) | (np.bincount(labels, minlength=len(known.counts)) > 0)
+        places = (np.cumsum(present) - 1)[labels]
 
-        def loss(place: int) -> float:
+        def loss(place: tuple[int, ...]) -> float:
             try:
-                weights, offsets = self._solve(known, grid[place])
+                weights, offsets = self._solve(known, grid[place[0]])
             except LinAlgError:
                 return np.inf
-            return self._loss(features @ weights + offsets, labels)
+            return self._loss((features @ weights + offsets)[:, present], places)
 
-        place, found = least(loss, len(grid))
+        (place,), found = least(loss, len(grid))
         return found, grid[place]

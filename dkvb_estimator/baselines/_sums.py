@@ -62,7 +62,7 @@ class Sums(NamedTuple):
             if self.centred:
                 rest = before if sign > 0 else (counts, sums)
                 features = centre(features, labels, class_means(summed, count))
-                features = np.concatenate([features, between(*rest, count, summed).astype(features.dtype)])
+                features = np.concatenate([features, between(rest[0], rest[1], count, summed).astype(features.dtype)])
             add_products(products, features, sign)
         sums[counts == 0] = 0
         if not counts.any():

@@ -97,24 +97,28 @@ class Dual:
         return self.rows.T @ self.small.solve(alpha, targets)
 
 
-def least(loss: Callable[[int], float], n_values: int) -> tuple[int, float]:
-    """Return the place of the least of ``n_values`` losses that fall and then rise, and that loss, from a few of them.
+def least(loss: Callable[[tuple[int, ...]], float], *sizes: int) -> tuple[tuple[int, ...], float]:
+    """Return the place of the least loss on a grid and that loss, where losses fall and then rise along each axis.
 
-    It walks down from the middle in steps of four, two and one.
+    It walks down from the middle, along one axis at a time, in steps of four, two and one: a few of the losses.
     """
-    known: dict[int, float] = {}
+    known: dict[tuple[int, ...], float] = {}
 
-    def at(place: int) -> float:
+    def at(place: tuple[int, ...]) -> float:
         if place not in known:
             known[place] = loss(place)
         return known[place]
 
-    best = n_values // 2
+    best = tuple(size // 2 for size in sizes)
     for step in (4, 2, 1):
-        while True:
-            near = [place for place in (best, best - step, best + step) if 0 <= place < n_values]
-            place = min(near, key=at)
-            if place == best:
-                break
+        while (place := min([best, *_near(best, step, sizes)], key=at)) != best:
             best = place
     return best, at(best)
+
+
+def _near(place: tuple[int, ...], step: int, sizes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return the places of a grid that are one step away along an axis."""
+    near = [
+        (*place[:axis], place[axis] + move, *place[axis + 1 :]) for axis in range(len(sizes)) for move in (-step, step)
+    ]
+    return [one for one in near if all(0 <= at < size for at, size in zip(one, sizes, strict=True))]

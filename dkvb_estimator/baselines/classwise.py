@@ -10,17 +10,17 @@ from scipy.linalg import cho_factor, eigh, solve_triangular
 from scipy.linalg.lapack import dpstrf
 from scipy.special import log_softmax, softmax
 
-from .._validation import check_integer
+from dkvb_estimator._validation import check_integer
+
 from ._additive import blocks, class_means, moved, sum_by_class, unit_length
 from ._choosing import Choosing
 from ._rows import Rows
 from ._sums import between
+from ._systems import least
 
-SHARES = tuple(
-    (a * (1 - g), (1 - a) * (1 - g), g) for g in (1e-3, 1e-2, 3e-2, 0.1, 0.3) for a in (0.0, 0.05, 0.2, 0.5, 0.9)
-)
-"""Grid of ``shares="auto"``: of a class, of all classes, of the sphere."""
-DEFAULT_SHARES = SHARES[12]
+SPHERES = (0.01, 0.05, 0.15, 0.3, 0.5)
+OWN = (0.0, 0.1, 0.2, 0.35, 0.6)
+"""Grid of ``shares="auto"``: shares of the sphere, and of the rest that of a class's own covariance."""
 RANK_TOLERANCE = 1e-10
 """Share of the largest variance below which a direction of a class's covariance counts as zero."""
 
@@ -63,11 +63,12 @@ class ClasswiseLDA(Choosing):
     Parameters
     ----------
     shares : tuple of three floats or "auto", default="auto"
-        a, b ≥ 0 and g > 0. ``"auto"``: g of 1e-3, 1e-2, 3e-2, 0.1 and 0.3, and of the rest 1 - g a share of 0, 0.05,
-        0.2, 0.5 or 0.9 for a: the pair with the least log loss on held-out training rows, learned from all others;
+        a, b ≥ 0 and g > 0. ``"auto"``: g of 0.01, 0.05, 0.15, 0.3 and 0.5, and of the rest 1 - g a share of 0, 0.1,
+        0.2, 0.35 or 0.6 for a: the pair with the least log loss on held-out training rows, learned from all others;
         then all rows are used. A tenth of the rows learned while it is ``"auto"`` is held out, by a hash of each row,
-        and kept; the loss is that of the 2,000 with the smallest hashes. Where no row is held out or none is left,
-        g = 0.03 and a fifth of the rest for a.
+        and kept; the loss is that of the 2,000 with the smallest hashes. The grid is walked from its middle, g = 0.15
+        and a fifth of the rest for a, downhill along one of the two at a time. Where no row is held out or none is
+        left, it stays there.
     normalize : bool, default=False
         Divide each embedding by its Euclidean length first.
     max_state_bytes : int, default=2**31
@@ -143,8 +144,8 @@ class ClasswiseLDA(Choosing):
     def _setting(self) -> Any:
         return self.shares if isinstance(self.shares, str) else tuple(map(float, self.shares))
 
-    def _default(self) -> tuple[float, float, float]:
-        return DEFAULT_SHARES
+    def _default(self, known: Known) -> tuple[float, float, float]:
+        return _shares(len(SPHERES) // 2, len(OWN) // 2)
 
     def _start(self, n_features: int) -> None:
         super()._start(n_features)
@@ -226,13 +227,22 @@ class ClasswiseLDA(Choosing):
         _, solution = self._solution()
         return np.concatenate([_log_likelihoods(solution, self._features(rows)) for (rows,) in blocks(X)])
 
-    def _choose(self, known: Known, held_out: Rows) -> tuple[float, float, float]:
+    def _choose(self, known: Known, rest: Known, held_out: Rows) -> tuple[float, float, float]:
         X, labels = self._features(held_out.rows), held_out.labels
-        losses = []
-        for shares in SHARES:
-            scores = _log_likelihoods(self._solve(known, shares), X)
-            losses.append(-log_softmax(scores, axis=1)[np.arange(len(labels)), labels].mean())
-        return SHARES[int(np.argmin(losses))]
+
+        def loss(place: tuple[int, ...]) -> float:
+            scores = _log_likelihoods(self._solve(rest, _shares(*place)), X)
+            scores[:, known.counts == 0] = -np.inf
+            return float(-log_softmax(scores, axis=1)[np.arange(len(labels)), labels].mean())
+
+        place, _ = least(loss, len(SPHERES), len(OWN))
+        return _shares(*place)
+
+
+def _shares(sphere: int, own: int) -> tuple[float, float, float]:
+    """Return the shares at a place of the grid."""
+    rest = 1 - SPHERES[sphere]
+    return OWN[own] * rest, (1 - OWN[own]) * rest, SPHERES[sphere]
 
 
 def _log_likelihoods(solution: Solution, X: np.ndarray) -> np.ndarray:

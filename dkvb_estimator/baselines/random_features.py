@@ -13,8 +13,9 @@ from scipy.spatial.distance import pdist
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from .._validation import check_integer
-from ._additive import class_means, unit_length
+from dkvb_estimator._validation import check_integer
+
+from ._additive import unit_length
 from ._choosing import check_real
 from ._linear import Known, Linear
 from ._rows import Rows
@@ -26,6 +27,11 @@ PENALTIES = tuple(np.geomspace(1e-6, 1e2, 17).tolist())
 """Grid of ``alpha="auto"``, in units of trace(FᵀF) / w for features F (n, w)."""
 WIDTHS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Grid of ``gamma="auto"``, in units of 1 / median squared distance between rows."""
+RATIOS = np.geomspace(1e-4, 1e3, 15)
+STRONGER_SHRINKAGES = tuple((RATIOS / (1 + RATIOS)).tolist())
+"""Grid of the shrinkage of Fourier features, which are many: more of it close to one."""
+COOLERS = tuple((0.5 ** np.arange(8)).tolist())
+"""Factors of scores that a loss is the least over: with more features than rows, likelihoods are far too sure."""
 DENSITY = 0.4
 SAFE = 1e-6, 1e6
 """Largest magnitudes of a block of rows that float32 can multiply without losing some to its range."""
@@ -289,6 +295,12 @@ class RandomFourierDiscriminant(_Frozen, Discriminant):
         self.phases_ = random.uniform(0, 2 * np.pi, self.n_components).astype(np.float32)
         self._frozen_gamma = None if isinstance(self.gamma, str) else float(self.gamma)
 
+    def _grid(self, known: Known) -> tuple[float, ...]:
+        return STRONGER_SHRINKAGES
+
+    def _loss(self, scores: np.ndarray, labels: np.ndarray) -> float:
+        return min(super(_Frozen, self)._loss(scores * cooler, labels) for cooler in COOLERS)
+
     def _freeze(self, rows: Rows) -> None:
         if self._frozen_gamma is None:
             self._frozen_gamma = self._choose_gamma(rows)
@@ -328,4 +340,6 @@ class RandomFourierDiscriminant(_Frozen, Discriminant):
     def _try_gamma(self, gamma: float, learned: Rows, scored: Rows) -> float:
         features = self._features(learned.rows.astype(np.float64), gamma)
         known = self._tell(features, learned.labels)
-        return self._best(known, self._features(scored.rows.astype(np.float64), gamma), scored.labels)[0]
+        return self._best(
+            self._grid(known), known, self._features(scored.rows.astype(np.float64), gamma), scored.labels
+        )[0]
