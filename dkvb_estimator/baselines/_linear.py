@@ -170,21 +170,22 @@ class Linear(Choosing):
         return grid[len(grid) // 2]
 
     def _choose(self, known: Known, rest: Known, held_out: Rows) -> float:
-        return self._best(self._grid(known), rest, self._features(held_out.rows), held_out.labels)[1]
+        return self._best(self._grid(known), rest, self._features(held_out.rows), held_out.labels)
 
-    def _best(
-        self, grid: tuple[float, ...], known: Known, features: np.ndarray, labels: np.ndarray
-    ) -> tuple[float, float]:
-        """Return the least loss on some rows, classes without any left out, and the value of the grid that has it."""
-        present = (known.counts > 0) | (np.bincount(labels, minlength=len(known.counts)) > 0)
-        places = (np.cumsum(present) - 1)[labels]
+    def _best(self, grid: tuple[float, ...], known: Known, features: np.ndarray, labels: np.ndarray) -> float:
+        """Return the value of a grid with the least loss on some rows."""
 
         def loss(place: tuple[int, ...]) -> float:
             try:
                 weights, offsets = self._solve(known, grid[place[0]])
             except LinAlgError:
                 return np.inf
-            return self._loss((features @ weights + offsets)[:, present], places)
+            return self._loss(*among_present(features @ weights + offsets, labels, known.counts))
 
-        (place,), found = least(loss, len(grid))
-        return found, grid[place]
+        return grid[least(loss, len(grid))[0][0]]
+
+
+def among_present(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores (r, k) and labels (r,) without the classes that have no rows, neither learned nor scored."""
+    present = (counts > 0) | (np.bincount(labels, minlength=len(counts)) > 0)
+    return scores[:, present], (np.cumsum(present) - 1)[labels]
