@@ -142,23 +142,26 @@ class Linear(Choosing):
     def _known(self, without: Rows | None = None) -> Known:
         if self._kept is not None:
             rows = self._kept_rows()
-            return self._known_of(rows if without is None else rows.without(without)[0])
+            if without is None:
+                return self._known_of(rows)
+            return self._known_of(rows.without(without)[0], hasty=True)
         sums = self._sums
         if without is not None:
             sums = sums.minus(self._featured(without.rows, without.labels))
         system = Primal(sums.products, hasty=without is not None)
         return Known(sums.counts, sums.sums, system, np.zeros(0, dtype=int))
 
-    def _known_of(self, rows: Rows) -> Known:
-        return self._tell(self._features(rows.rows.astype(np.float64)), rows.labels)
+    def _known_of(self, rows: Rows, *, hasty: bool = False) -> Known:
+        X = rows.rows.astype(np.float64) if self._centred else rows.rows  # a Gram matrix alone bears float32
+        return self._tell(self._features(X), rows.labels, hasty=hasty)
 
-    def _tell(self, features: np.ndarray, labels: np.ndarray) -> Known:
+    def _tell(self, features: np.ndarray, labels: np.ndarray, *, hasty: bool) -> Known:
         """Return what some features (n, w), few of them, and labels (n,) tell."""
         counts = np.bincount(labels, minlength=len(self.class_counts_))
         sums = sum_by_class(features, labels, len(counts))
         if self._centred:
             features = centre(features, labels, class_means(sums, counts))
-        return Known(counts, sums, Dual(features), labels)
+        return Known(counts, sums, Dual(features, hasty=hasty), labels)
 
     def _scores(self, X: np.ndarray) -> np.ndarray:
         _, (weights, intercepts) = self._solution()

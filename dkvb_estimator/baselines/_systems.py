@@ -71,9 +71,9 @@ class Primal:
 class Dual:
     """Rows Z (n, w), fewer than w, with A = ZᵀZ: a system of n unknowns instead of w."""
 
-    def __init__(self, rows: np.ndarray) -> None:
+    def __init__(self, rows: np.ndarray, *, hasty: bool = False) -> None:
         self.rows = rows
-        self.small = Primal(rows @ rows.T)
+        self.small = Primal((rows @ rows.T).astype(np.float64, copy=False), hasty=hasty)
 
     @property
     def trace(self) -> float:
@@ -94,7 +94,7 @@ class Dual:
 
     def solve_rows(self, alpha: float, targets: np.ndarray) -> np.ndarray:
         """Return (A + αI)⁻¹ ZᵀT for targets T (n, k) of the rows."""
-        return self.rows.T @ self.small.solve(alpha, targets)
+        return self.rows.T @ self.small.solve(alpha, targets).astype(self.rows.dtype, copy=False)
 
 
 def least(loss: Callable[[tuple[int, ...]], float], *sizes: int) -> tuple[tuple[int, ...], float]:

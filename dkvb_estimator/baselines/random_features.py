@@ -347,7 +347,7 @@ class RandomFourierDiscriminant(_Frozen, Discriminant):
         """Return the log loss on some rows, at their best temperature, with the shrinkage that serves them best."""
         width = min(TRIED_FEATURES, self.n_components)
         features, others = (self._waves(part.rows.astype(np.float64), gamma, width) for part in (learned, scored))
-        known = self._tell(features, learned.labels)
+        known = self._tell(features, learned.labels, hasty=True)
         shrinkage = self._best(self._grid(known), known, others, scored.labels)
         weights, offsets = self._solve(known, shrinkage)
         scores, labels = among_present(others @ weights + offsets, scored.labels, known.counts)
