@@ -38,7 +38,7 @@ With more features than rows, likelihoods are far too sure, and the more so the 
 DENSITY = 0.4
 SAFE = 1e-6, 1e6
 """Largest magnitudes of a block of rows that float32 can multiply without losing some to its range."""
-PAIRED_ROWS, TRIED_ROWS, TRIED_FEATURES = 1000, 1500, 2000
+PAIRED_ROWS, TRIED_ROWS, TRIED_FEATURES = 1000, 3000, 2000
 """First rows that the median is taken of; those that a width of the kernel is tried on, a third of them scored; and the
 features that it is tried with."""
 
@@ -224,7 +224,7 @@ class RandomFourierDiscriminant(_Frozen, Discriminant):
         Width of the kernel. ``"auto"``: c / median squared distance between rows, c of 0.05, 0.1, 0.2, 0.5, 1 and 2,
         from the first w rows learned, and fixed when one more arrives: features of sums cannot change. So the order of
         rows matters if it decides which are the first w, and forgetting those later leaves the width as it is. The
-        median is that of 1,000 of them, those with the smallest hashes. Of 1,500, two thirds are learned with at most
+        median is that of 1,000 of them, those with the smallest hashes. Of 3,000, two thirds are learned with at most
         2,000 features and the others scored: each c has the shrinkage that serves it best, and the c is taken whose
         log loss, at its best temperature, is least.
     shrinkage : float in [0, 1] or "auto", default="auto"
