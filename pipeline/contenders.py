@@ -16,7 +16,13 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize as to_unit_length
 
-from dkvb_estimator.baselines import NearestClassMean, RandomProjectionRidge, StreamingLDA
+from dkvb_estimator.baselines import (
+    ClasswiseLDA,
+    NearestClassMean,
+    RandomFourierDiscriminant,
+    RandomProjectionRidge,
+    StreamingLDA,
+)
 from pipeline.probes import StreamProbe
 from pipeline.protocol import Bench
 
@@ -30,6 +36,7 @@ PROBES: Mapping[str, Mapping[str, Any]] = {
 }
 NEIGHBOURS = 5
 PROJECTION_SEED = 0
+FLY: Mapping[str, Any] = {"projection": "sparse", "top_share": 0.3}
 WIDEST_BY_BATCHES = 2000
 """Random features beyond which solving once a batch would take longer than everything else together."""
 
@@ -60,7 +67,7 @@ class Contender:
 def make_contender(name: str, bench: Bench, scale: list[np.ndarray], *, normalize: bool) -> Contender:
     """Prepare a head for the stream.
 
-    Streaming LDA and random-projection ridge take the shrinkage or penalty that all training rows choose, on a tenth of
+    Discriminants and ridges take the shrinkage, shares, width or penalty that all training rows choose, on a tenth of
     them held out: it is theirs after the last stage whatever the order, and earlier stages get it in advance.
 
     Parameters
@@ -85,19 +92,36 @@ def make_contender(name: str, bench: Bench, scale: list[np.ndarray], *, normaliz
         return Contender(partial(_make_probe, kind, n_classes, scale), passes=int(kind["epochs"]), needs_classes=True)
     if name == "nearest_class_mean":
         return Contender(lambda order: NearestClassMean(normalize=normalize))
-    if name == "streaming_lda":
-        best = _choose(StreamingLDA("auto", normalize=normalize), bench).shrinkage_
-        return Contender(lambda order: StreamingLDA(best, normalize=normalize))
-    if name.startswith("random_projection_ridge_"):
-        width = int(name.rpartition("_")[2])
-        ridge = partial(RandomProjectionRidge, width, normalize=normalize, random_state=PROJECTION_SEED)
-        penalty = _choose(ridge(), bench).alpha_
-        return Contender(lambda order: ridge(alpha=penalty), by_batches=width <= WIDEST_BY_BATCHES)
+    if name in ("streaming_lda", "classwise_lda", "random_fourier_discriminant"):
+        return _discriminant(name, bench, normalize=normalize)
+    if "_ridge_" in name:
+        return _ridge(name, bench, normalize=normalize)
     if name == "k_nearest_neighbours":
         return Contender(lambda order: _Neighbours(normalize=normalize))
     if name == "gaussian_naive_bayes":
         return Contender(lambda order: _NaiveBayes(bench.classes, normalize=normalize), needs_classes=True)
     raise ValueError(f"{name!r} is no head; one of pipeline.records.HEADS is expected: correct the name")
+
+
+def _discriminant(name: str, bench: Bench, *, normalize: bool) -> Contender:
+    if name == "streaming_lda":
+        best = _choose(StreamingLDA("auto", normalize=normalize), bench).shrinkage_
+        return Contender(lambda order: StreamingLDA(best, normalize=normalize))
+    if name == "classwise_lda":
+        shares = _choose(ClasswiseLDA(normalize=normalize), bench).shares_
+        return Contender(lambda order: ClasswiseLDA(shares, normalize=normalize), by_batches=False)
+    fourier = partial(RandomFourierDiscriminant, normalize=normalize, random_state=PROJECTION_SEED)
+    model = _choose(fourier(), bench)
+    chosen = {"gamma": model.gamma_, "shrinkage": model.shrinkage_}
+    return Contender(lambda order: fourier(**chosen), by_batches=False)
+
+
+def _ridge(name: str, bench: Bench, *, normalize: bool) -> Contender:
+    width = int(name.rpartition("_")[2])
+    kind = FLY if name.startswith("fly_") else {}
+    ridge = partial(RandomProjectionRidge, width, normalize=normalize, random_state=PROJECTION_SEED, **kind)
+    penalty = _choose(ridge(), bench).alpha_
+    return Contender(lambda order: ridge(alpha=penalty), by_batches=width <= WIDEST_BY_BATCHES)
 
 
 def _choose(model: Any, bench: Bench) -> Any:

@@ -3,7 +3,7 @@
 Room: a leaf beside the `report` stage.
 Enters: plain numbers and words.
 Leaves: `Markup`, text that may stand in a page as it is. Colours are left to the page: marks carry the
-classes ``series-0`` … ``series-9`` and ``heat``, so that one drawing serves a light and a dark page.
+classes ``series-0`` … ``series-13`` and ``heat``, so that one drawing serves a light and a dark page.
 Must not know: files, runs, metrics, the names of heads.
 """
 

@@ -28,6 +28,10 @@ HEADS = {
     "k_nearest_neighbours": ("k nearest neighbours", "neighbours"),
     "gaussian_naive_bayes": ("naive Bayes", "naive Bayes"),
     "random_projection_ridge_5000": ("random-projection ridge 5,000", "RP 5,000"),
+    "random_projection_ridge_10000": ("random-projection ridge 10,000", "RP 10,000"),
+    "fly_ridge_10000": ("sparse top-share ridge 10,000", "Fly 10,000"),
+    "random_fourier_discriminant": ("random Fourier discriminant", "Fourier LDA"),
+    "classwise_lda": ("class-wise LDA", "class-wise LDA"),
 }
 
 # Name, unit, and which way is better (0: neither). Other metrics are shown under their own key.

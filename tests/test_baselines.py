@@ -6,6 +6,8 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
+from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -14,17 +16,36 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 from sklearn.utils.estimator_checks import check_estimator
 
-from dkvb_estimator import baselines
-from dkvb_estimator.baselines import PENALTIES, SHRINKAGES, NearestClassMean, RandomProjectionRidge, StreamingLDA
+from dkvb_estimator.baselines import (
+    ClasswiseLDA,
+    NearestClassMean,
+    RandomFourierDiscriminant,
+    RandomProjectionRidge,
+    StreamingLDA,
+    _additive,
+    _choosing,
+    _systems,
+    random_features,
+)
+from dkvb_estimator.baselines._rows import Rows, hash_rows
+from dkvb_estimator.baselines.discriminant import SHRINKAGES
+from dkvb_estimator.baselines.random_features import PENALTIES, WIDTHS
 
-EVERY_LINEAR = [
-    StreamingLDA(),
-    StreamingLDA("auto", normalize=True),
-    RandomProjectionRidge(64, random_state=0),
-    RandomProjectionRidge(64, alpha=2.0, normalize=True, random_state=0),
+LDA = [StreamingLDA(), StreamingLDA("auto", normalize=True)]
+RIDGE = [RandomProjectionRidge(64, random_state=0), RandomProjectionRidge(64, 2.0, normalize=True, random_state=0)]
+FLY = [RandomProjectionRidge(90, random_state=0, projection="sparse", density=0.3, top_share=0.3)]
+CLASSWISE = [ClasswiseLDA(), ClasswiseLDA((0.2, 0.2, 0.2), normalize=True)]
+FOURIER = [RandomFourierDiscriminant(80, gamma=0.02, random_state=0)]
+WIDE = [  # wider than they get rows: these are their state
+    RandomProjectionRidge(1000, random_state=0),
+    RandomFourierDiscriminant(1000, gamma=0.5, shrinkage=0.3, normalize=True, random_state=0),
 ]
+EVERY_LINEAR = [*LDA, *RIDGE, *FLY, *CLASSWISE, *FOURIER, *WIDE]
+EVERY = [NearestClassMean(), NearestClassMean(normalize=True), *EVERY_LINEAR]
+every = pytest.mark.parametrize("model", EVERY, ids=repr)
 every_linear = pytest.mark.parametrize("model", EVERY_LINEAR, ids=repr)
-choosers = pytest.mark.parametrize("model", EVERY_LINEAR[1:3], ids=repr)
+choosers = pytest.mark.parametrize("model", [LDA[1], RIDGE[0], FLY[0], CLASSWISE[0], FOURIER[0], WIDE[0]], ids=repr)
+CHOSEN = {"alpha": "alpha_", "shares": "shares_", "shrinkage": "shrinkage_"}
 
 
 @pytest.fixture
@@ -36,8 +57,13 @@ def overlapping():
     return rows, y
 
 
+def setting(model):
+    (name,) = set(CHOSEN) & set(model.get_params())
+    return name
+
+
 def chosen(model):
-    return model.shrinkage_ if isinstance(model, StreamingLDA) else model.alpha_
+    return getattr(model, CHOSEN[setting(model)])
 
 
 def learned_in_parts(model, X, y, order):
@@ -80,21 +106,9 @@ def test_any_split_into_batches_gives_the_same_means(blobs):
     assert parts.class_counts_.tolist() == whole.class_counts_.tolist()
 
 
-def test_a_declared_class_that_was_not_seen_is_never_predicted(blobs):
-    X, y = blobs
-    model = NearestClassMean().partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 9])
-    assert model.classes_.tolist() == [0, 1, 9]
-    assert set(model.predict(X).tolist()) <= {0, 1}
-
-
 def test_one_seen_of_two_declared_classes_is_predicted():
     model = NearestClassMean().partial_fit([[5.0]], [1], classes=[0, 1])
     assert model.predict([[-9.0], [9.0]]).tolist() == [1, 1]
-
-
-def test_fit_forgets_what_was_learned(blobs):
-    X, y = blobs
-    assert NearestClassMean().fit(X, y).fit(X[y < 2], y[y < 2]).classes_.tolist() == [0, 1]
 
 
 def test_predicting_before_learning_is_refused(blobs):
@@ -114,7 +128,7 @@ def test_a_common_offset_does_not_change_predictions(blobs):
     np.testing.assert_array_equal(moved, plain)
 
 
-@every_linear
+@every
 def test_scikit_learns_checks_pass(model):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -183,19 +197,19 @@ def test_order_and_splits_do_not_matter(overlapping, model):
     for order in (np.random.default_rng(0).permutation(900), np.argsort(y, kind="stable")):
         parts = learned_in_parts(model, X, y, order)
         np.testing.assert_allclose(chosen(parts), chosen(whole), rtol=1e-9)
-        np.testing.assert_allclose(parts.scatter_, whole.scatter_, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(parts.sums_, whole.sums_, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(parts.decision_function(X), whole.decision_function(X), rtol=1e-6, atol=1e-8)
 
 
-@every_linear
+@every
 def test_blocks_of_rows_do_not_matter(overlapping, model, monkeypatch):
     X, y = overlapping
     whole = clone(model).fit(X, y).decision_function(X)
-    monkeypatch.setattr(baselines, "BLOCK_ROWS", 70)
+    monkeypatch.setattr(_additive, "BLOCK_ROWS", 70)
     np.testing.assert_allclose(clone(model).fit(X, y).decision_function(X), whole, rtol=1e-6, atol=1e-8)
 
 
-@every_linear
+@every
 def test_new_labels_may_appear_between_old_ones(overlapping, model):
     X, y = overlapping
     names = np.array(["e", "a", "d", "b", "cc"])[y]
@@ -209,7 +223,7 @@ def test_new_labels_may_appear_between_old_ones(overlapping, model):
     np.testing.assert_allclose(parts.decision_function(X), whole.decision_function(X), rtol=1e-6, atol=1e-8)
 
 
-@every_linear
+@every
 def test_declared_classes_without_samples_are_never_predicted(overlapping, model):
     X, y = overlapping
     model = clone(model).partial_fit(X[y < 2], y[y < 2], classes=[9, 0, 1, 5])
@@ -225,20 +239,20 @@ def test_probability_of_an_unseen_class_is_zero(overlapping):
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 
 
-@every_linear
+@every
 def test_one_class_alone_is_predicted(overlapping, model):
     model = clone(model).fit(overlapping[0], np.full(900, "only"))
     assert set(model.predict(-overlapping[0])) == {"only"}
 
 
-@every_linear
+@every
 def test_one_row_of_a_class_is_enough(overlapping, model):
     X, y = [[0.0, 5.0], [5.0, 0.0], [-5.0, -5.0]], [2, 0, 1]
     assert clone(model).fit(X, y).predict(X).tolist() == y
     assert clone(model).partial_fit(X[:1], y[:1]).predict(X).tolist() == [2, 2, 2]
 
 
-@every_linear
+@every
 def test_constant_features_change_nothing_much(overlapping, model):
     X, y = overlapping
     constant = np.hstack([X, np.full((900, 2), 0.1), np.zeros((900, 1))])
@@ -267,18 +281,20 @@ def test_a_common_offset_does_not_change_what_lda_predicts(overlapping):
 
 @choosers
 def test_auto_depends_on_the_rows_not_on_their_order(overlapping, model, monkeypatch):
-    monkeypatch.setattr(baselines, "MAX_HELD_OUT", 40)
+    monkeypatch.setattr(_choosing, "MAX_SCORED", 40)
     X, y = overlapping
     whole, parts = clone(model).fit(X, y), learned_in_parts(model, X, y, np.arange(900)[::-1])
-    assert len(whole._held_out.rows) == 40
-    for mine, theirs in zip(parts._held_out, whole._held_out, strict=True):
+    assert len(whole._held_out.rows) > 40
+    for mine, theirs in zip(parts._held_out.by_hash(), whole._held_out.by_hash(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     np.testing.assert_allclose(chosen(parts), chosen(whole), rtol=1e-9)
 
 
 def test_about_a_tenth_of_the_rows_is_held_out_whatever_their_type(overlapping):
     X, y = np.vstack([overlapping[0], np.zeros((20, 12))]).astype(np.float32), np.append(overlapping[1], [0] * 20)
-    single, double = (StreamingLDA("auto").fit(rows, y)._held_out.hashes for rows in (X, -0.0 + X.astype(np.float64)))
+    single, double = (
+        StreamingLDA("auto").fit(rows, y)._held_out.by_hash().hashes for rows in (X, -0.0 + X.astype(np.float64))
+    )
     np.testing.assert_array_equal(single, double)
     assert 50 < len(single) < 140
 
@@ -293,7 +309,7 @@ def test_equal_rows_are_held_out_together(overlapping):
 def test_auto_takes_the_value_that_serves_held_out_rows_best(overlapping, name, values):
     X, y = overlapping
     model = (StreamingLDA("auto") if name == "shrinkage" else RandomProjectionRidge(64, random_state=0)).fit(X, y)
-    held = np.isin(baselines._hash_rows(X), model._held_out.hashes)
+    held = np.isin(hash_rows(X), model._held_out.hashes)
     assert 0 < held.sum() == len(model._held_out.rows)
     if name == "alpha":
         values = np.array(values) * (np.maximum(X @ model.projection_, 0) ** 2).sum() / 64
@@ -309,22 +325,25 @@ def test_auto_takes_the_value_that_serves_held_out_rows_best(overlapping, name, 
     np.testing.assert_allclose(fixed.decision_function(X), model.decision_function(X), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("model", "expected"), [(EVERY_LINEAR[1], SHRINKAGES[5]), (EVERY_LINEAR[2], None)], ids=repr)
+@pytest.mark.parametrize(
+    ("model", "expected"), [(LDA[1], SHRINKAGES[5]), (RIDGE[0], None), (CLASSWISE[0], (0.17, 0.68, 0.15))], ids=repr
+)
 def test_auto_takes_the_middle_of_its_grid_where_no_row_is_held_out(model, expected):
     model = clone(model).fit([[0.0, 5.0], [5.0, 0.0], [-5.0, -5.0]], [2, 0, 1])
-    features = model._features(np.array([[0.0, 5.0], [5.0, 0.0], [-5.0, -5.0]]))
     assert len(model._held_out.rows) == 0
-    np.testing.assert_allclose(chosen(model), expected or 1e-2 * (features**2).sum() / 64)
+    if expected is None:
+        expected = 1e-2 * (model._features(np.array([[0.0, 5.0], [5.0, 0.0], [-5.0, -5.0]])) ** 2).sum() / 64
+    np.testing.assert_allclose(chosen(model), expected)
 
 
 @every_linear
 def test_a_setting_may_change_after_learning(overlapping, model):
     X, y = overlapping
-    name = "shrinkage" if isinstance(model, StreamingLDA) else "alpha"
+    new = {setting(model): (0.5, 0.2, 0.3) if isinstance(model, ClasswiseLDA) else 0.3}
     changed = clone(model).fit(X, y)
     changed.predict(X)
-    other = clone(model).set_params(**{name: 0.3}).fit(X, y)
-    np.testing.assert_array_equal(changed.set_params(**{name: 0.3}).decision_function(X), other.decision_function(X))
+    other = clone(model).set_params(**new).fit(X, y)
+    np.testing.assert_array_equal(changed.set_params(**new).decision_function(X), other.decision_function(X))
 
 
 @every_linear
@@ -337,7 +356,7 @@ def test_a_pickle_predicts_the_same_and_leaves_out_what_was_solved(overlapping, 
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).decision_function(X), scores)
 
 
-@pytest.mark.parametrize("model", [NearestClassMean(), *EVERY_LINEAR], ids=repr)
+@every
 def test_a_shallow_copy_keeps_what_it_had_learned(overlapping, model):
     X, y = overlapping
     model = clone(model).fit(X[:300], y[:300])
@@ -350,14 +369,17 @@ def test_a_shallow_copy_keeps_what_it_had_learned(overlapping, model):
 @every_linear
 def test_digits_are_told_apart(model):
     X, y = load_digits(return_X_y=True)
-    assert clone(model).fit(X[:1200], y[:1200]).score(X[1200:], y[1200:]) > (0.9 if "LDA" in repr(model) else 0.85)
+    model = clone(model)
+    if isinstance(model, RandomFourierDiscriminant):
+        model.set_params(gamma="auto", n_components=300)
+    assert model.fit(X[:1200], y[:1200]).score(X[1200:], y[1200:]) > (0.9 if "LDA" in repr(model) else 0.85)
 
 
 @pytest.mark.parametrize("model", [StreamingLDA("auto"), RandomProjectionRidge(500, random_state=0)], ids=repr)
 def test_chosen_settings_serve_digits_well(model):
     X, y = load_digits(return_X_y=True)
     assert model.fit(X[:1200], y[:1200]).score(X[1200:], y[1200:]) > 0.9
-    grid = model._grid(model._statistics())
+    grid = model._grid(model._known())
     assert min(grid) < chosen(model) < max(grid)
 
 
@@ -385,6 +407,36 @@ def test_chosen_settings_serve_digits_well(model):
             ValueError,
             r"n_components=0 is not valid; expected a whole number ≥ 1\. Set it with set_params\(n_components",
         ),
+        (
+            RandomProjectionRidge(8, density=0.0),
+            ValueError,
+            r"density=0\.0 is not valid; expected a share above 0, at mo",
+        ),
+        (
+            RandomProjectionRidge(8, top_share=2),
+            ValueError,
+            r"top_share=2 is not valid; expected .* at most 1, or None\.",
+        ),
+        (RandomProjectionRidge(8, top_share="auto"), TypeError, r"top_share='auto' is a str; expected a share above 0"),
+        (
+            RandomProjectionRidge(8, projection="dense"),
+            ValueError,
+            r"projection='dense' is not valid; expected 'gaussian' or 'sparse'\. Set it with set_params\(projection",
+        ),
+        (RandomFourierDiscriminant(8, gamma=0), ValueError, r"gamma=0 is not valid; expected a finite number > 0, or "),
+        (
+            RandomFourierDiscriminant(8, shrinkage=2),
+            ValueError,
+            r"shrinkage=2 is not valid; expected a number from 0 to",
+        ),
+        (
+            ClasswiseLDA((0.5, 0.5)),
+            ValueError,
+            r"shares=\(0\.5, 0\.5\) is not valid; expected three finite numbers a, b",
+        ),
+        (ClasswiseLDA((0.5, 0.5, 0)), ValueError, r"shares=\(0\.5, 0\.5, 0\) is not valid; expected three finite numb"),
+        (ClasswiseLDA("best"), ValueError, r"shares='best' is not valid; expected three finite numbers a, b ≥ 0 and g"),
+        (ClasswiseLDA(max_state_bytes=0), ValueError, r"max_state_bytes=0 is not valid; expected a whole number ≥ 1"),
         (RandomProjectionRidge(8.0), TypeError, r"n_components=8\.0 is a float; expected a whole number\. Pass an int"),
     ],
     ids=repr,
@@ -405,7 +457,7 @@ def test_what_is_solved_needs_samples(name):
         getattr(RandomProjectionRidge() if name == "alpha_" else StreamingLDA(), name)
 
 
-@every_linear
+@every
 def test_a_refused_batch_leaves_the_model_as_it_was(overlapping, model):
     X, y = overlapping
     model = clone(model).fit(X, y)
@@ -415,7 +467,7 @@ def test_a_refused_batch_leaves_the_model_as_it_was(overlapping, model):
     np.testing.assert_array_equal(model.decision_function(X), before)
 
 
-@every_linear
+@every
 def test_fit_forgets_everything_learned(overlapping, model):
     X, y = overlapping
     once, twice = clone(model).fit(X[:300], y[:300]), clone(model).fit(X, y + 3).fit(X[:300], y[:300])
@@ -436,3 +488,313 @@ def test_novelty_of_a_class_that_was_declared_but_never_seen_is_not_asked_for(bl
     X, y = blobs
     declared = StreamingLDA().partial_fit(X, y, classes=[0, 1, 2, 3, 4, 5])
     np.testing.assert_allclose(declared.novelty(X), StreamingLDA().fit(X, y).novelty(X))
+
+
+def same(one, other, X, rtol=1e-6):
+    """Whether two models hold and say the same, up to rounding."""
+    np.testing.assert_allclose(one.class_counts_, other.class_counts_)
+    np.testing.assert_allclose(one.sums_, other.sums_, rtol=rtol, atol=1e-8)
+    if hasattr(one, "_choose"):
+        np.testing.assert_allclose(chosen(one), chosen(other), rtol=1e-9)
+    np.testing.assert_allclose(one.decision_function(X), other.decision_function(X), rtol=rtol, atol=1e-7)
+
+
+@every
+def test_forgotten_rows_are_as_if_never_seen(overlapping, model):
+    X, y = overlapping
+    kept = np.arange(900) % 3 > 0
+    forgetful = learned_in_parts(model, X, y, np.arange(900))
+    forgetful.predict(X)
+    forgetful.forget(X[~kept][:100], y[~kept][:100]).forget(X[~kept][100:], y[~kept][100:])
+    same(forgetful, clone(model).fit(X[kept], y[kept]), X)
+
+
+@every
+def test_single_precision_rows_are_forgotten_too(overlapping, model):
+    X, y = overlapping[0].astype(np.float32), overlapping[1]
+    forgetful, never = clone(model).fit(X, y).forget(X[:300], y[:300]), clone(model).fit(X[300:], y[300:])
+    apart = np.abs(forgetful.decision_function(X) - never.decision_function(X)).max()
+    assert apart < 1e-3 * np.abs(never.decision_function(X)).max()
+    assert (forgetful.predict(X) == never.predict(X)).mean() > 0.99
+
+
+@every
+def test_a_class_forgotten_whole_is_never_predicted_and_may_come_back(overlapping, model):
+    X, y = overlapping
+    gone = y == 2
+    model = clone(model).fit(X, y).forget(X[gone], y[gone])
+    assert model.classes_.tolist() == [0, 1, 2, 3, 4]
+    assert np.isneginf(model.decision_function(X)[:, 2]).all()
+    scores = clone(model).fit(X[~gone], y[~gone]).decision_function(X)
+    np.testing.assert_allclose(model.decision_function(X)[:, [0, 1, 3, 4]], scores, rtol=1e-6, atol=1e-7)
+    same(model.partial_fit(X[gone], y[gone]), clone(model).fit(X, y), X)
+
+
+@every
+def test_everything_may_be_forgotten_and_learned_anew(overlapping, model):
+    X, y = overlapping
+    model = clone(model).fit(X, y).forget(X, y)
+    assert not model.sums_.any()
+    assert model.class_counts_.tolist() == [0, 0, 0, 0, 0]
+    same(model.partial_fit(X, y), clone(model).fit(X, y), X)
+
+
+@every
+def test_more_than_was_learned_is_not_forgotten(overlapping, model):
+    X, y = overlapping
+    model = clone(model).fit(X[:300], y[:300])
+    before, n_learned = model.decision_function(X), int((y[:300] == 0).sum())
+    with pytest.raises(ValueError, match=rf"class 0 are to be forgotten; expected at most the {n_learned} that were"):
+        model.forget(X[y == 0], y[y == 0])
+    with pytest.raises(ValueError, match=r"y holds 7, which is not among the learned classes"):
+        model.forget(X[:1], [7])
+    with pytest.raises(ValueError, match="one type of label"):
+        model.forget(X[:1], ["0"])
+    np.testing.assert_array_equal(model.decision_function(X), before)
+
+
+@pytest.mark.parametrize("model", WIDE, ids=repr)
+def test_rows_that_are_the_state_are_forgotten_by_name(overlapping, model):
+    X, y = overlapping
+    model = clone(model).fit(X, y)
+    with pytest.raises(ValueError, match="1 of the 2 samples to forget were never learned, or were forgotten already"):
+        model.forget(np.vstack([X[:1], X[:1] + 1]), y[[0, 0]])
+    assert model.class_counts_.sum() == 900
+
+
+@every
+def test_merged_models_are_as_if_one_had_learned_both(overlapping, model):
+    X, y = overlapping
+    first, second = (np.arange(900) < 500) & (y != 4), (np.arange(900) >= 500) | (y == 4)
+    one, other = clone(model).fit(X[first], y[first]), clone(model).fit(X[second & (y != 0)], y[second & (y != 0)])
+    one.predict(X)
+    before = other.decision_function(X)
+    both = (first | (y != 0)) & (first | second)
+    same(one.merge(other), clone(model).fit(X[both], y[both]), X)
+    np.testing.assert_array_equal(other.decision_function(X), before)
+
+
+@pytest.mark.parametrize("model", [RIDGE[0], RIDGE[1], FLY[0], FOURIER[0]], ids=repr)
+@pytest.mark.parametrize("n_first", [20, 880])
+def test_models_merge_while_one_still_keeps_its_rows(overlapping, model, n_first):
+    X, y = overlapping
+    parts = clone(model).fit(X[:n_first], y[:n_first]), clone(model).fit(X[n_first:], y[n_first:])
+    same(parts[0].merge(parts[1]), clone(model).fit(X, y), X)
+
+
+@every
+def test_models_of_other_kinds_settings_or_features_are_not_merged(overlapping, model):
+    X, y = overlapping
+    one = clone(model).fit(X, y)
+    other = NearestClassMean() if isinstance(model, StreamingLDA) else StreamingLDA()
+    with pytest.raises(TypeError, match=r"the other model is a .*; expected a .*\. Merge models of one kind"):
+        one.merge(other.fit(X, y))
+    other = clone(model).set_params(normalize=not model.normalize).fit(X, y)
+    with pytest.raises(ValueError, match=r"the other model has normalize=.*; expected the same"):
+        one.merge(other)
+    with pytest.raises(ValueError, match="the other model has 11 features, this one 12; expected the same"):
+        one.merge(clone(model).fit(X[:, 1:], y))
+    same(one, clone(model).fit(X, y), X)
+
+
+@pytest.mark.parametrize("model", [RIDGE[0], FOURIER[0]], ids=repr)
+def test_models_of_other_random_features_are_not_merged(overlapping, model):
+    with pytest.raises(ValueError, match="the other model drew its random features with random_state=1, this one with"):
+        clone(model).fit(*overlapping).merge(clone(model).set_params(random_state=1).fit(*overlapping))
+
+
+@every
+def test_what_features_depend_on_may_not_change_after_learning(overlapping, model):
+    model = clone(model).fit(*overlapping).set_params(normalize=not model.normalize)
+    for call in (model.predict, lambda X: model.forget(X, overlapping[1]), lambda X: model.partial_fit(*overlapping)):
+        with pytest.raises(
+            ValueError, match=r"normalize=.* was set after rows were learned with normalize=.*; expected"
+        ):
+            call(overlapping[0])
+    assert model.fit(*overlapping).predict(overlapping[0][:1]).shape == (1,)
+
+
+def test_half_precision_rows_are_learned_as_single(overlapping):
+    X, y = overlapping[0].astype(np.float16), overlapping[1]
+    half, single = (RandomProjectionRidge(64, 1.0, random_state=0).fit(rows, y) for rows in (X, X.astype(np.float32)))
+    np.testing.assert_array_equal(half.decision_function(X), single.decision_function(X))
+
+
+@pytest.mark.parametrize("width", [64, 1000])
+def test_single_precision_predicts_what_double_does(overlapping, width):
+    X, y = overlapping[0].astype(np.float32), overlapping[1]
+    single, double = (RandomProjectionRidge(width, random_state=0).fit(rows, y) for rows in (X, X.astype(np.float64)))
+    np.testing.assert_allclose(single.decision_function(X), double.decision_function(X), atol=2e-4)
+
+
+@pytest.mark.parametrize("model", [RIDGE[1], FOURIER[0]], ids=repr)
+def test_kept_rows_and_sums_give_the_same(overlapping, model):
+    X, y = overlapping
+    kept, summed = (clone(model).fit(X[:60], y[:60]) for _ in range(2))
+    summed._stop_keeping()
+    assert kept._kept is not None
+    assert summed._kept is None
+    same(summed, kept, X, rtol=1e-5)
+
+
+def test_a_cholesky_factor_gives_what_the_spectrum_does(overlapping, monkeypatch):
+    X, y = overlapping
+    models = [*LDA, *RIDGE, *FOURIER]
+    scores = [clone(model).fit(X, y).decision_function(X) for model in models]
+    monkeypatch.setattr(_systems, "SPECTRAL_WIDTH", 0)
+    for model, expected in zip(models, scores, strict=True):
+        np.testing.assert_allclose(clone(model).fit(X, y).decision_function(X), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_a_matrix_that_is_not_definite_is_given_up_in_haste_and_solved_otherwise(monkeypatch):
+    monkeypatch.setattr(_systems, "SPECTRAL_WIDTH", 0)
+    products = np.diag([1.0, -1e-8])
+    with pytest.raises(np.linalg.LinAlgError):
+        _systems.Primal(products, hasty=True).solve(1e-12, np.eye(2))
+    assert np.isfinite(_systems.Primal(products).solve(1e-12, np.eye(2))).all()
+
+
+@pytest.mark.parametrize("least", [(0, 4), (3, 0), (6, 2)])
+def test_a_grid_is_walked_to_its_least_loss(least):
+    asked = []
+
+    def loss(place):
+        asked.append(place)
+        return sum((at - best) ** 2 for at, best in zip(place, least, strict=True))
+
+    assert _systems.least(loss, 17, 5) == (least, 0)
+    assert len(set(asked)) == len(asked) < 30
+
+
+def test_a_sparse_projection_reads_some_inputs_and_the_largest_features_stay(overlapping):
+    X, y = overlapping
+    model = clone(FLY[0]).fit(X, y)
+    assert set((model.projection_ != 0).sum(axis=0).tolist()) == {round(0.3 * 12)}
+    raw, features = X @ model.projection_.astype(float), model._features(X)
+    largest = raw >= np.sort(raw, axis=1)[:, [-27]]
+    np.testing.assert_allclose(features, np.where(largest, raw, 0))
+    expected = np.linalg.solve(features.T @ features + model.alpha_ * np.eye(90), features.T @ np.eye(5)[y])
+    np.testing.assert_allclose(model.decision_function(X), features @ expected, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(model.gram_, features.T @ features, rtol=1e-9)
+    assert (RandomProjectionRidge(80, random_state=0, projection="sparse").fit(X, y).projection_ != 0).mean() == 5 / 12
+
+
+@pytest.mark.parametrize("width", [80, 1000])
+def test_fourier_discriminants_are_scikit_learns_on_the_same_features(overlapping, width):
+    X, y = overlapping
+    model = RandomFourierDiscriminant(width, gamma=0.02, shrinkage=0.3, random_state=0).fit(X, y)
+    features = np.sqrt(2 / width) * np.cos(np.sqrt(0.04) * X @ model.projection_.astype(float) + model.phases_)
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3).fit(features, y)
+    np.testing.assert_allclose(model.decision_function(X), theirs.decision_function(features), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(model.predict_proba(X), theirs.predict_proba(features), rtol=1e-5, atol=1e-9)
+    assert (model.gamma_, model.shrinkage_) == (0.02, 0.3)
+
+
+def test_products_of_fourier_features_are_the_kernel(overlapping):
+    X = overlapping[0][:40]
+    model = RandomFourierDiscriminant(20000, gamma=0.01, shrinkage=0.5, random_state=0).fit(X, overlapping[1][:40])
+    features = model._features(X)
+    distances = ((X[:, None] - X) ** 2).sum(axis=2)
+    np.testing.assert_allclose(features @ features.T, np.exp(-0.01 * distances), atol=0.05)
+
+
+def test_the_width_of_the_kernel_is_one_of_a_few_over_the_median_distance(overlapping, monkeypatch):
+    X, y = overlapping
+    gamma = RandomFourierDiscriminant(100, random_state=0).fit(X[:90], y[:90]).gamma_
+    assert np.isclose(gamma * np.median(pdist(X[:90], "sqeuclidean")), WIDTHS).any()
+    monkeypatch.setattr(random_features, "WIDTHS", (0.7,))
+    parts = RandomFourierDiscriminant(100, random_state=0).partial_fit(X[:90], y[:90])
+    parts.partial_fit(X[90:], y[90:])
+    assert parts.gamma_ == 0.7 / np.median(pdist(X[:100], "sqeuclidean"))
+
+
+def test_the_width_is_that_of_the_first_rows_whatever_the_batches(overlapping):
+    X, y = overlapping
+    model = RandomFourierDiscriminant(100, random_state=0)
+    whole, parts = clone(model).fit(X, y), learned_in_parts(model, X, y, np.arange(900))
+    same(parts, whole, X)
+    assert parts.gamma_ == whole.gamma_ == whole.forget(X[:500], y[:500]).gamma_
+    assert whole.gamma_ == clone(model).fit(X[:100], y[:100]).gamma_
+
+
+def test_models_that_fixed_other_widths_are_not_merged(overlapping):
+    X, y = overlapping
+    model = RandomFourierDiscriminant(100, random_state=0)
+    one, other = clone(model).fit(X[:450], y[:450]), clone(model).fit(2 * X[450:], y[450:])
+    with pytest.raises(ValueError, match=r"the other model fixed gamma at .* from its first rows, this one at"):
+        one.merge(other)
+    early = clone(model).fit(X[450:500], y[450:500])
+    assert early.merge(one).gamma_ == one.gamma_
+    assert early.class_counts_.sum() == 500
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.7, 0.3), (0.6, 0.3, 0.1), (0.2, 0.2, 0.2), (1, 0, 1e-3)])
+def test_classwise_lda_is_the_likelihood_of_normal_classes(overlapping, shares):
+    X, y = overlapping
+    model = learned_in_parts(ClasswiseLDA(shares), X, y, np.arange(900))
+    scatters = np.stack([(y == label).sum() * np.cov(X[y == label].T, bias=True) for label in range(5)])
+    np.testing.assert_allclose(model.class_scatters_, scatters, rtol=1e-9, atol=1e-9)
+    shared = scatters.sum(axis=0) / 900
+    expected = np.empty((900, 5))
+    for label in range(5):
+        covariance = shares[0] * scatters[label] / (y == label).sum() + shares[1] * shared
+        covariance += shares[2] * np.trace(shared) / 12 * np.eye(12)
+        normal = multivariate_normal(X[y == label].mean(axis=0), covariance)
+        expected[:, label] = normal.logpdf(X) + np.log((y == label).mean()) + 6 * np.log(2 * np.pi)
+    np.testing.assert_allclose(model.decision_function(X), expected, rtol=1e-7, atol=1e-7)
+    probabilities = np.exp(expected - expected.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(model.predict_proba(X), probabilities / probabilities.sum(axis=1, keepdims=True))
+    assert model.shares_ == shares
+
+
+def test_classwise_lda_with_fewer_rows_than_features_is_the_same_likelihood(overlapping):
+    X, y = overlapping[0][:30], overlapping[1][:30] % 3
+    model = ClasswiseLDA((0.5, 0.3, 0.2)).fit(X, y)
+    scatters = np.stack([(y == label).sum() * np.cov(X[y == label].T, bias=True) for label in range(3)])
+    shared = scatters.sum(axis=0) / 30
+    for label in range(3):
+        covariance = 0.5 * scatters[label] / (y == label).sum() + 0.3 * shared
+        normal = multivariate_normal(X[y == label].mean(axis=0), covariance + 0.2 * np.trace(shared) / 12 * np.eye(12))
+        expected = normal.logpdf(X) + np.log((y == label).mean()) + 6 * np.log(2 * np.pi)
+        np.testing.assert_allclose(model.decision_function(X)[:, label], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_classwise_lda_without_a_class_of_its_own_is_lda(overlapping):
+    X, y = overlapping
+    classwise, shared = ClasswiseLDA((0, 0.7, 0.3)).fit(X, y), StreamingLDA(0.3).fit(X, y)
+    np.testing.assert_allclose(classwise.predict_proba(X), shared.predict_proba(X), rtol=1e-6, atol=1e-12)
+
+
+def test_shares_suit_classes_that_differ_in_spread():
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=1500)
+    X = rng.standard_normal((1500, 6)) * np.where(y, 3, 1)[:, None]
+    model = ClasswiseLDA().fit(X[:1000], y[:1000])
+    assert model.shares_[0] > 0.2
+    assert model.score(X[1000:], y[1000:]) > 0.9 > StreamingLDA("auto").fit(X[:1000], y[:1000]).score(X, y)
+
+
+def test_moments_beyond_a_limit_are_refused_and_change_nothing(overlapping):
+    X, y = overlapping
+    model = ClasswiseLDA(max_state_bytes=5 * 78 * 8).fit(X, y)
+    before = model.decision_function(X)
+    with pytest.raises(ValueError, match=r"moments of 6 classes of 12 features take 3744 bytes; expected at most"):
+        model.partial_fit(X[:1], [9])
+    with pytest.raises(ValueError, match=r"Raise it with set_params\(max_state_bytes=\.\.\.\), or use StreamingLDA"):
+        model.merge(ClasswiseLDA(max_state_bytes=5 * 78 * 8).fit(X[:1], [9]))
+    np.testing.assert_array_equal(model.decision_function(X), before)
+
+
+def test_a_row_that_is_held_out_is_found_again_by_forget(overlapping):
+    X, y = overlapping
+    model = StreamingLDA("auto").fit(X, y)
+    held_out = model._held_out
+    model.forget(held_out.rows, model.classes_[held_out.labels])
+    assert len(model._held_out.labels) == 0
+
+
+def test_one_copy_of_equal_rows_is_taken_away():
+    rows = Rows.of(np.array([[1.0], [1.0], [2.0], [1.0]]), np.array([0, 0, 0, 1]))
+    left, n_missing = rows.without(Rows.of(np.array([[1.0], [3.0]]), np.array([0, 0])))
+    assert sorted(zip(left.rows[:, 0].tolist(), left.labels.tolist(), strict=True)) == [(1, 0), (1, 1), (2, 0)]
+    assert n_missing == 1

@@ -7,9 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 
 from dkvb_estimator import DKVBClassifier
-from dkvb_estimator.baselines import NearestClassMean, RandomProjectionRidge, StreamingLDA
+from dkvb_estimator.baselines import (
+    ClasswiseLDA,
+    NearestClassMean,
+    RandomFourierDiscriminant,
+    RandomProjectionRidge,
+    StreamingLDA,
+)
 
 SOLVERS = ("counts", "ridge", "sgd")
 KINDS = ("normal", "constant columns", "one sample", "one class", "duplicates", "all equal", "zeros", "mixed scales")
@@ -63,13 +70,25 @@ def test_nothing_but_finite_numbers_comes_out(solver, problem, n_keys, key_init)
     assert np.isfinite(model.keys_).all()
 
 
-@pytest.mark.parametrize("baseline", [NearestClassMean, StreamingLDA, RandomProjectionRidge])
+@pytest.mark.parametrize(
+    "baseline",
+    [
+        NearestClassMean(),
+        StreamingLDA(),
+        StreamingLDA("auto", normalize=True),
+        ClasswiseLDA(),
+        RandomProjectionRidge(16, random_state=0),
+        RandomProjectionRidge(50, random_state=0, projection="sparse", top_share=0.3, normalize=True),
+        RandomFourierDiscriminant(16, random_state=0),
+        RandomFourierDiscriminant(50, random_state=0, normalize=True),
+    ],
+    ids=repr,
+)
 @settings(max_examples=60, deadline=None)
 @given(problem=problems())
 def test_baselines_give_finite_numbers_too(baseline, problem):
     X, y, _ = problem
-    options = {"n_components": 16, "random_state": 0} if baseline is RandomProjectionRidge else {}
-    finite(baseline(**options).fit(X, y), X)
+    finite(clone(baseline).fit(X, y), X)
 
 
 def bits(solver, n_threads):

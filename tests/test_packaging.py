@@ -133,7 +133,16 @@ def test_archives_hold_what_they_should_and_no_more(archives):
         f"dkvb_estimator-{__version__}.dist-info",
     }
     assert "dkvb_estimator/py.typed" in wheel
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dkvb_estimator").rglob("*.py")}
+    assert modules <= set(wheel)
+    assert modules <= source
     assert not [name for name in wheel if name.endswith(".cpp")]
+
+
+def test_every_folder_of_modules_is_a_package_of_the_wheel():
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "dkvb_estimator").rglob("*.py")}
+    assert sorted(named) == sorted(".".join(folder.parts) for folder in folders)
 
 
 def test_the_version_stands_in_one_place():

@@ -13,9 +13,9 @@ from pipeline import rivals as stage
 from pipeline.cache import open_cache, write_cache
 from pipeline.contenders import make_contender
 from pipeline.protocol import make_bench
-from pipeline.records import HEADS, Rivals
+from pipeline.records import HEADS, ON_REQUEST, Rivals
 
-QUICK = [head for head in HEADS if not head.endswith("5000")]
+QUICK = [head for head in HEADS if not head.endswith("000") or head.endswith("_2000")]
 ENTRY = {"embeddings": "own", "keys": "keys", "stream": SETTINGS["stream"], "heads": QUICK}
 
 
@@ -110,6 +110,25 @@ def test_a_class_that_naive_bayes_has_not_met_is_never_answered(bench, scale):
     head = make_contender("gaussian_naive_bayes", bench, scale, normalize=False).make(0)
     head.partial_fit(bench.X[bench.y < 2], bench.y[bench.y < 2])
     assert set(head.predict(bench.X_test)) <= {0, 1}
+
+
+def test_discriminants_and_ridges_have_what_all_training_rows_choose(bench, scale):
+    for name, settings in {
+        "classwise_lda": {"shares"},
+        "random_fourier_discriminant": {"gamma", "shrinkage"},
+        "fly_ridge_10000": {"alpha"},
+    }.items():
+        contender = make_contender(name, bench, scale, normalize=True)
+        params = contender.make(1).get_params()
+        assert not {setting for setting in settings if params[setting] == "auto"}, name
+        assert not contender.by_batches
+    assert (params["projection"], params["top_share"], params["n_components"]) == ("sparse", 0.3, 10000)
+
+
+def test_slow_heads_are_measured_on_request_only():
+    heads = Rivals(embeddings="own", keys="keys", stream=SETTINGS["stream"]).heads
+    assert set(HEADS) - set(heads) == set(ON_REQUEST)
+    assert not any(head.endswith("10000") for head in heads)
 
 
 def test_an_unknown_head_is_refused(bench, scale):

@@ -1,10 +1,11 @@
+from pipeline.markup import MARKERS
 from pipeline.records import HEADS as MEASURED
 from pipeline.words import HEADS, head_name, look, metric_words, ordered
 
 
 def test_every_head_that_is_measured_has_a_name_and_a_colour_of_its_own():
     assert set(HEADS) == {"dkvb", *MEASURED}
-    assert len({look(head) for head in HEADS}) == len(HEADS)
+    assert len({look(head) for head in HEADS}) == len(HEADS) <= len(set(MARKERS))
 
 
 def test_short_names_fit_a_narrow_figure():
