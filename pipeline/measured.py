@@ -155,9 +155,8 @@ def read_run(name: str, settings: Mapping[str, Any], folders: Folders) -> RunRes
     )
 
 
-def read_searches(folders: Folders) -> list[SearchResult]:
-    """Read all searches, by name; none where the folder is absent. Raises as `read_run`."""
-    names = sorted(path.stem for path in folders.searches.glob("*.csv"))
+def read_searches(names: Iterable[str], folders: Folders) -> list[SearchResult]:
+    """Read what the searches of these names found. Raises as `read_run`."""
     return [
         SearchResult(
             name,

@@ -102,13 +102,13 @@ class Params(Record):
         Settings of the example in the plane.
     """
 
-    datasets: dict[Id, Dataset]
+    datasets: dict[Id, Dataset] = Field(default_factory=dict)
     folders: dict[Id, Folder] = Field(default_factory=dict)
-    embeddings: dict[Id, Embeddings]
+    embeddings: dict[Id, Embeddings] = Field(default_factory=dict)
     imports: dict[Id, Import] = Field(default_factory=dict)
     streams: dict[Id, Stream] = Field(default_factory=dict)
     rivals: dict[Id, Rivals] = Field(default_factory=dict)
-    runs: dict[Id, Run]
+    runs: dict[Id, Run] = Field(default_factory=dict)
     searches: dict[Id, Search] = Field(default_factory=dict)
     toy: Toy = Toy()
 
@@ -147,7 +147,11 @@ class Params(Record):
     @model_validator(mode="before")
     @classmethod
     def _streams_are_put_in_place(cls, tree: Any) -> Any:
-        """Replace the name of a stream by what it names: the rest of the pipeline knows streams, not their names."""
+        """Replace the name of a stream by what it names: the rest of the pipeline knows streams, not their names.
+
+        A table with nothing after its name is as empty as one that is left out.
+        """
+        tree = {table: entries for table, entries in tree.items() if entries is not None}
         streams = tree.get("streams", {})
         return tree | {
             table: {name: _with_stream(entry, streams, f"{table}.{name}") for name, entry in tree[table].items()}
