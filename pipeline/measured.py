@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.texts import read_text
+
 __all__ = ["CURVE_COLUMNS", "Folders", "RunResult", "SearchResult", "Toy", "read_run", "read_searches", "read_toy"]
 
 CURVE_COLUMNS = ("head", "order_seed", "stage", "classes_seen", "seen_accuracy")
@@ -178,7 +180,7 @@ def read_toy(folders: Folders) -> Toy | None:
 def _read(path: Path, stage: str, parse: Callable[[str], Any], keys: Iterable[str] = ()) -> Any:
     """Return the file's content, or say which stage makes the file anew."""
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = parse(read_text(path))
     except FileNotFoundError as error:
         message = f"{path} is missing, but the report needs it; run `dvc repro {stage}` to make it"
         raise FileNotFoundError(message) from error

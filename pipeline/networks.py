@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pipeline.backbones import BACKBONES, Backbone, check_tap
+from pipeline.reasons import first_sentence
 
 _WITHOUT_CLASSIFIER = frozenset({"swav_resnet50w2", "dino_resnet50"})
 """Published without the last layer; the others must have theirs, or the file is another one."""
@@ -112,9 +113,8 @@ def _load_by_timm(record: Backbone, state: Mapping[str, torch.Tensor]) -> nn.Mod
     try:
         network = timm.create_model(record.model, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)})
     except (RuntimeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())
         raise ValueError(
-            f"the weights of {record.id} do not fit {record.model} ({reason[:200]}); expected {record.weights_file} of "
+            f"the weights of {record.id} do not fit {record.model} ({first_sentence(error)}); expected {record.weights_file} of "
             f"{record.weights_url}. Get it again from there."
         ) from error
     for name in ("pretrained_cfg", "default_cfg"):  # where timm keeps the weights a second time

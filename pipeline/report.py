@@ -151,7 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{folder}", type=Path, default=Path(folder), help=f"folder of {folder}")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings file")
     parser.add_argument("--output", type=Path, default=Path("report/index.html"), help="the page to write")
-    return parser
+    return console.guarded(parser, ("--params", *FOLDERS), ("--output",))
 
 
 if __name__ == "__main__":
