@@ -77,7 +77,8 @@ def import_arrays(args: argparse.Namespace) -> Path:
         parts.append(_read_part(args, "test_"))
     names, labels = _number(args.class_names, [part["labels"] for part in parts])
     splits = _splits(args, parts, labels)
-    rows = {name: _rows_of(name, args.storage_dtype, parts, labels, splits) for name in np.unique(np.concatenate(splits)).tolist()}
+    split_names = np.unique(np.concatenate(splits)).tolist()
+    rows = {name: _rows_of(name, args.storage_dtype, parts, labels, splits) for name in split_names}
     _check_ids(rows)
     origin = {
         "backbone": {"id": args.backbone},
@@ -151,7 +152,7 @@ def _check_options(args: argparse.Namespace) -> None:
         )
 
 
-def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, np.ndarray]:
+def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
     """Read embeddings, labels and ids of the given, or of the test samples, all of one length."""
     named = {field: vars(args)[prefix + field] for field in ("embeddings", "labels", "ids")}
     X = read_array(named["embeddings"], "embeddings")
@@ -165,7 +166,7 @@ def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, np.ndarray]:
     if len(set(given)) < len(given):  # files of one name, as train/X.npy and test/X.npy
         stem = f"{'test' if prefix else 'train'}/{stem}"
     part = {
-        "file": np.array(named["embeddings"]),
+        "file": named["embeddings"],
         "embeddings": X,
         "labels": np.full(len(X), UNLABELLED),
         "ids": np.array([f"{stem}/{row:07d}" for row in range(len(X))]),
@@ -212,7 +213,7 @@ def _number(class_names: str | None, given: Sequence[np.ndarray]) -> tuple[tuple
     return named or tuple(map(str, range(largest + 1))), [labels.astype(np.int64) for labels in given]
 
 
-def _splits(args: argparse.Namespace, parts: Sequence[Mapping[str, np.ndarray]], labels: Sequence[np.ndarray]) -> Any:
+def _splits(args: argparse.Namespace, parts: Sequence[Mapping[str, Any]], labels: Sequence[np.ndarray]) -> Any:
     """Return the split of each sample of each part."""
     if args.splits:
         return [_checked_names(_column(args.splits, "splits", len(labels[0])), args.splits)]
@@ -236,7 +237,7 @@ def _checked_names(splits: np.ndarray, file: str) -> np.ndarray:
 def _rows_of(
     split: str,
     dtype: str,
-    parts: Sequence[Mapping[str, np.ndarray]],
+    parts: Sequence[Mapping[str, Any]],
     labels: Sequence[np.ndarray],
     splits: Sequence[np.ndarray],
 ) -> SplitRows:
@@ -247,7 +248,7 @@ def _rows_of(
             for start in range(0, len(rows), _BLOCK_ROWS):
                 here = rows[start : start + _BLOCK_ROWS]
                 block = np.asarray(part["embeddings"][here])
-                _check_values(block, here, str(part["file"]), dtype)
+                _check_values(block, here, part["file"], dtype)
                 yield block
 
     ids = np.concatenate([part["ids"][rows] for part, rows in zip(parts, chosen)])

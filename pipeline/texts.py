@@ -34,8 +34,8 @@ def read_text(path: str | Path) -> str:
     except UnicodeDecodeError as error:
         name = encoding.removesuffix("-sig").upper()
         raise ValueError(
-            f"{path} is not text in {name} (byte {error.start} is 0x{content[error.start]:02x}); expected UTF-8. Save "
-            "it as UTF-8."
+            f"{path} is not text in {name} (byte {error.start} is 0x{content[error.start]:02x}); expected UTF-8. Write "
+            "it again as UTF-8."
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 

@@ -263,9 +263,7 @@ def test_a_prefix_is_refused_until_it_is_named(tmp_path):
         ValueError, match=r"52 names are missing \(first: \['features.0.weight'\]\), 52 unexpected \(first:"
     ):
         load(path)
-    with pytest.raises(
-        ValueError, match=r"Known prefixes of checkpoints are module\., backbone.*name the file's as pre"
-    ):
+    with pytest.raises(ValueError, match=r"Known prefixes of checkpoints are module\., .*; set prefix: module\.\.$"):
         load(path)
     assert load(path, prefix="module.")(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
 
@@ -287,7 +285,7 @@ def test_the_teacher_of_a_training_checkpoint_is_loaded_by_its_prefix(tmp_path):
 def test_a_missing_classifier_is_refused_until_it_is_allowed(tmp_path):
     state = {name: tensor for name, tensor in squeezenet().state_dict().items() if not name.startswith("classifier.")}
     path = write(tmp_path, state)
-    with pytest.raises(ValueError, match=r"2 names are missing.*or set without_classifier: true where it ends before"):
+    with pytest.raises(ValueError, match=r"2 names are missing.*; set without_classifier: true, if the tap lies before"):
         load(path)
     assert load(path, without_classifier=True)(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
     with pytest.raises(ValueError, match=r"1 names are missing \(first: \['features.0.bias'\]\)"):
