@@ -199,7 +199,7 @@ def test_a_head_named_twice_or_unknown_is_refused(tree, load):
 
 
 def test_key_given_twice_is_refused(load):
-    with pytest.raises(ValueError, match=rr"line 4 of .*params\.yaml: key 'runs' is given twice; expected it once"):
+    with pytest.raises(ValueError, match=r"line 4 of .*params\.yaml: key 'runs' is given twice; expected it once"):
         load("datasets: {}\nembeddings: {}\nruns: {}\nruns: {}\n")
 
 
