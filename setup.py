@@ -18,15 +18,16 @@ LEVELS = {"": [], "_v3": ["-march=x86-64-v3"], "_v4": ["-march=x86-64-v4"]}
 ON_X86 = platform.machine() in ("x86_64", "AMD64", "i686")
 
 
-
 class Wheel(bdist_wheel):
-    """A wheel that offers the extras of what it holds; metadata made for an installation of the source keep them all."""
+    """A wheel that offers the extras of what it holds; what is installed from source keeps all of them."""
 
-    def run(self):
+    def run(self) -> None:
+        """Build the wheel."""
         self.offered = EXTRAS_OF_THE_WHEEL
         super().run()
 
-    def egg2dist(self, egginfo_path, distinfo_path):
+    def egg2dist(self, egginfo_path: str, distinfo_path: str) -> None:
+        """Write the metadata, which tools ask for without a wheel too."""
         super().egg2dist(egginfo_path, distinfo_path)
         if hasattr(self, "offered"):
             path = Path(distinfo_path, "METADATA")
@@ -35,7 +36,7 @@ class Wheel(bdist_wheel):
             path.write_text("\n".join(lines) + blank + body, encoding="utf-8")
 
 
-def extras_of(line):
+def extras_of(line: str) -> list[str]:
     """Return the extra that a line of metadata offers, or that it belongs to."""
     return re.findall(r"""(?:^Provides-Extra: |extra == ["'])([\w-]+)""", line)
 
@@ -53,5 +54,5 @@ setup(
         )
         for suffix, flags in LEVELS.items()
         if ON_X86 or not flags
-    ]
+    ],
 )

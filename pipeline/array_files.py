@@ -130,7 +130,7 @@ def _of_checkpoint(path: Path, name: str | None, role: str) -> np.ndarray:
     if not isinstance(content, Mapping):
         raise ValueError(f"it holds a {type(content).__name__}, no tensors")
     found = {str(key): array for key, value in content.items() if (array := _numpy(value)) is not None}
-    if name in map(str, content) and name not in found:
+    if name in {str(key) for key in content} - set(found):
         raise _ChoiceError(
             f"{name} in {path.name} is neither a tensor nor a list of whole numbers or text; expected one of "
             f"{', '.join(found) or '(none)'}. Name one of these, or save it as a tensor."

@@ -61,10 +61,8 @@ def stage_parser(
     return guarded(parser, READ, [option for option in files if option not in READ])
 
 
-def guarded(
-    parser: argparse.ArgumentParser, reads: Iterable[str], writes: Iterable[str]
-) -> argparse.ArgumentParser:
-    """Let :func:`run` refuse files to write that are among those to read, before anything is done; return the parser."""
+def guarded(parser: argparse.ArgumentParser, reads: Iterable[str], writes: Iterable[str]) -> argparse.ArgumentParser:
+    """Let :func:`run` refuse to write a file that is read, before anything is done; return the parser."""
     parser.set_defaults(reads=_attributes(reads), writes=_attributes(writes))
     return parser
 

@@ -199,8 +199,8 @@ def _number(class_names: str | None, given: Sequence[np.ndarray]) -> tuple[tuple
         unknown = next((name for labels in texts for name in labels.tolist() if name not in numbers), None)
         if unknown is not None:
             raise ValueError(
-                f"label {unknown!r} is none of the {len(named)} class names in {class_names}; expected one of them. Add "
-                "a line for it, or correct the label."
+                f"label {unknown!r} is none of the {len(named)} class names in {class_names}; expected one of them. "
+                "Add a line for it, or correct the label."
             )
         given = [np.array([numbers[x] for x in y.tolist()]) if y.dtype.kind == "U" else y for y in given]
     largest, smallest = max(int(labels.max()) for labels in given), min(int(labels.min()) for labels in given)

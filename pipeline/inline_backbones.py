@@ -197,10 +197,11 @@ def _library_record(described: Mapping[str, Any], **said: Any) -> Backbone:
 def _check_weights(described: Mapping[str, Any], names: Iterable[str]) -> None:
     names = list(names)
     if described["weights"] not in names:
+        files = f"a file ending in {', '.join(CHECKPOINTS)}"
         raise ValueError(
             f"{described['library']} knows no weights {described['weights']!r} of {described['model']}; expected one "
-            f"of {', '.join(names) or '(none)'}, or a file ending in {', '.join(CHECKPOINTS)}{_nearest(described['weights'], names)} "
-            "Correct it in params.yaml."
+            f"of {', '.join(names) or '(none)'}, or {files}{_nearest(described['weights'], names)} Correct it in "
+            "params.yaml."
         )
 
 

@@ -83,7 +83,7 @@ def check_files(reads: Iterable[str | Path], writes: Iterable[str | Path]) -> No
 
 def is_special(path: Path) -> bool:
     """Return whether a path is a device, a pipe or a socket, or what a process has open: nothing to be replaced."""
-    open_already = os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    open_already = os.path.normpath(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/"))
     return path.exists() and not path.is_dir() and (open_already or not path.is_file())
 
 

@@ -114,8 +114,8 @@ def _load_by_timm(record: Backbone, state: Mapping[str, torch.Tensor]) -> nn.Mod
         network = timm.create_model(record.model, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)})
     except (RuntimeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"the weights of {record.id} do not fit {record.model} ({first_sentence(error)}); expected {record.weights_file} of "
-            f"{record.weights_url}. Get it again from there."
+            f"the weights of {record.id} do not fit {record.model} ({first_sentence(error)}); expected "
+            f"{record.weights_file} of {record.weights_url}. Get it again from there."
         ) from error
     for name in ("pretrained_cfg", "default_cfg"):  # where timm keeps the weights a second time
         vars(network).pop(name, None)
@@ -133,7 +133,7 @@ def remove_classifier(network: nn.Module, library: str) -> None:
 def classifier_name(network: nn.Module, library: str) -> str:
     """Return the name of the last layer."""
     if library == "timm":
-        return str(network.default_cfg["classifier"])  # type: ignore[index,operator]
+        return str(network.default_cfg["classifier"])  # type: ignore[index]
     return [name for name, child in network.named_children() if next(child.parameters(), None) is not None][-1]
 
 

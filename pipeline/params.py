@@ -188,7 +188,7 @@ def load_params(path: str | Path) -> Params:
     Parameters
     ----------
     path : str or Path
-        A YAML file with tables such as ``datasets``, ``embeddings`` and ``runs``, each of which may be missing or empty.
+        A YAML file with tables such as ``datasets``, ``embeddings`` and ``runs``; each may be missing or empty.
 
     Returns
     -------
@@ -325,7 +325,7 @@ def _first_sentence(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return f"{place + ': ' if place else ''}{first['ctx']['error']}{more}"
     if first["type"] == "string_type" and not isinstance(first["input"], Mapping | list):
-        return f"{place} is {first['input']!r}; expected text, so write it, in quotes where YAML reads it otherwise{more}"
+        return f"{place} is {first['input']!r}; expected text, so write it, in quotes if YAML reads it otherwise{more}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{place} is {first['input']!r}; {message}: correct the value{more}"
 

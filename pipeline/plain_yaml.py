@@ -44,7 +44,9 @@ def load_plain(path: str | Path) -> Any:
     """
     encoding = encoding_of(Path(path).read_bytes()).removesuffix("-sig").upper()
     if encoding != "UTF-8":
-        raise ValueError(f"{path} is text in {encoding}; expected UTF-8, the only one that DVC reads. Write it again as UTF-8.")
+        raise ValueError(
+            f"{path} is text in {encoding}; expected UTF-8, the only one that DVC reads. Write it again as UTF-8."
+        )
     loader = yaml.SafeLoader(read_text(path))  # builds no objects
     loader.name = str(path)
     with _naming_the_line(path):
@@ -95,14 +97,14 @@ def _check_tree(root: yaml.Node) -> None:
         if id(node) in seen:
             continue
         seen.add(id(node))
-        names = map(str, range(len(node.value)))
+        names = [str(index) for index in range(len(node.value))]
         if isinstance(node, yaml.MappingNode):
             _check_keys(node, path)
-            names = iter(key.value for key, _ in node.value)
+            names = [key.value for key, _ in node.value]
         elif isinstance(node, yaml.ScalarNode) and _is_text_here_alone(node):
             raise ValueError(
-                f"{'.'.join(path)}: {node.value!r} is text to one YAML reader and a number to another; expected a plain "
-                f"number, or text in quotes, so write {_plain(node.value)} or '{node.value}'"
+                f"{'.'.join(path)}: {node.value!r} is text to one YAML reader and a number to another; expected a "
+                f"plain number, or text in quotes, so write {_plain(node.value)} or '{node.value}'"
             )
         waiting.extend((child, (*path, name)) for child, name in zip(_children(node), names))
 
@@ -123,8 +125,8 @@ def _check_keys(node: yaml.MappingNode, path: tuple[str, ...]) -> None:
             kind = _READ_AS.get(key.tag.removeprefix(_TAG), "a number")
             advice = f"quote it: '{key.value}'" if re.fullmatch(r"\w+", key.value) else "rename it"
             raise ValueError(
-                f"{place}: YAML reads the name {key.value} as {kind}; expected text of letters, digits and underscores, "
-                f"so {advice}"
+                f"{place}: YAML reads the name {key.value} as {kind}; expected text of letters, digits and "
+                f"underscores, so {advice}"
             )
         if key.value in BANNED_KEYS:
             raise ValueError(

@@ -83,8 +83,8 @@ def describe_lock(error: BaseException) -> str:
     text = str(error)
     if "already open for" in text:  # HDF5's own mark in the file, which outlasts a killed writer
         return (
-            "is open for writing, or was when its writer was killed; expected one that is closed. Wait until the writer "
-            "has finished, or run `h5clear -s` on the file."
+            "is open for writing, or was when its writer was killed; expected one that is closed. Wait until the "
+            "writer has finished, or run `h5clear -s` on the file."
         )
     if "unable to lock file" not in text and not isinstance(error, BlockingIOError):
         return ""

@@ -77,7 +77,7 @@ def _overview(runs: Sequence[RunResult]) -> Markup:
 
 
 def _missing_section(tables: Sequence[str], params: str) -> Markup:
-    said = f"{params} has no entries under {', '.join(tables)}, so the page shows none. Add entries, then run dvc repro."
+    said = f"{params} has no entries under {', '.join(tables)}, so the page shows none. Add entries and run dvc repro."
     return element("section", element("h2", "Not in this report", class_="quiet"), element("p", said, class_="note"))
 
 

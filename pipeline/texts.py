@@ -1,6 +1,6 @@
 """Text files as people and their editors write them.
 
-Enters: a path. Leaves: its text, line ends as ``\\n``. Must not know: what the text means.
+Enters: a path. Leaves: its text, whatever ends its lines. Must not know: what the text means.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def read_names(path: str | Path, what: str) -> tuple[str, ...]:
         raise ValueError(f"{path} holds no name; expected a {what} on each line. Write them.")
     if "" in names:
         raise ValueError(
-            f"line {names.index('') + 1} of {path} is empty; expected a {what} on each line. Name it, or remove the line."
+            f"line {names.index('') + 1} of {path} is empty; expected a {what} on each line. Name it, or remove it."
         )
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:

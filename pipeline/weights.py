@@ -175,8 +175,8 @@ def _download(source: Source) -> Path:
         torch.hub.download_url_to_file(source.weights_url, str(target), source.sha256, progress=True)
     except Exception as error:  # whatever the transport raises
         raise OSError(
-            f"the weights of {source.id} could not be downloaded ({first_sentence(error)}); expected {source.weights_file} at "
-            f"{_address(source)}. Try again, or get the file elsewhere. {_command(source, target.parent)}."
+            f"the weights of {source.id} could not be downloaded ({first_sentence(error)}); expected "
+            f"{source.weights_file} at {_address(source)}. Try again, or get the file elsewhere. {_command(source, target.parent)}."
         ) from error
     finally:
         socket.setdefaulttimeout(usual)

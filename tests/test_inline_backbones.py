@@ -285,7 +285,9 @@ def test_the_teacher_of_a_training_checkpoint_is_loaded_by_its_prefix(tmp_path):
 def test_a_missing_classifier_is_refused_until_it_is_allowed(tmp_path):
     state = {name: tensor for name, tensor in squeezenet().state_dict().items() if not name.startswith("classifier.")}
     path = write(tmp_path, state)
-    with pytest.raises(ValueError, match=r"2 names are missing.*; set without_classifier: true, if the tap lies before"):
+    with pytest.raises(
+        ValueError, match=r"2 names are missing.*; set without_classifier: true, if the tap lies before"
+    ):
         load(path)
     assert load(path, without_classifier=True)(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
     with pytest.raises(ValueError, match=r"1 names are missing \(first: \['features.0.bias'\]\)"):
