@@ -47,7 +47,7 @@ def load_plain(path: str | Path) -> Any:
         raise ValueError(
             f"{path} is text in {encoding}; expected UTF-8, the only one that DVC reads. Write it again as UTF-8."
         )
-    loader = yaml.SafeLoader(read_text(path))  # builds no objects
+    loader = _Loader(read_text(path))
     loader.name = str(path)
     with _naming_the_line(path):
         root = loader.get_single_node()
@@ -62,6 +62,24 @@ def load_plain(path: str | Path) -> Any:
     _check_tree(root)
     with _naming_the_line(path):
         return loader.construct_document(root)
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader that builds no objects, and whose merge keys mean what they do to DVC.
+
+    A mapping's own keys count most, then the first of several that are merged; PyYAML 6.0.4 may take any of these.
+    """
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        pairs = {key.value: (key, value) for key, value in node.value if key.tag != _TAG + "merge"}
+        for source in [value for key, value in node.value if key.tag == _TAG + "merge"]:
+            for merged in source.value if isinstance(source, yaml.SequenceNode) else [source]:
+                if not isinstance(merged, yaml.MappingNode):
+                    raise yaml.constructor.ConstructorError(None, None, "<< wants a mapping", merged.start_mark)
+                self.flatten_mapping(merged)
+                for key, value in merged.value:
+                    pairs.setdefault(key.value, (key, value))
+        node.value = list(pairs.values())
 
 
 @contextmanager

@@ -176,7 +176,8 @@ def _download(source: Source) -> Path:
     except Exception as error:  # whatever the transport raises
         raise OSError(
             f"the weights of {source.id} could not be downloaded ({first_sentence(error)}); expected "
-            f"{source.weights_file} at {_address(source)}. Try again, or get the file elsewhere. {_command(source, target.parent)}."
+            f"{source.weights_file} at {_address(source)}. Try again, or get the file elsewhere. "
+            f"{_command(source, target.parent)}."
         ) from error
     finally:
         socket.setdefaulttimeout(usual)

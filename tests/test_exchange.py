@@ -443,3 +443,56 @@ def test_import_runs_from_the_command_line_and_says_one_line(files):
 def test_debug_may_stand_after_the_verb(files):
     with pytest.raises(FileNotFoundError, match=re.escape("there is no file")):
         import_(files, "--debug", embeddings="gone.npy")
+
+
+# what a file does hold
+
+
+def test_a_checkpoint_of_tensors_and_other_things_gives_what_is_named(files):
+    content = {"X": torch.tensor(X), "labels": ["ant", "bee", "cat"] * 4, "model": "resnet18", "epoch": 3}
+    torch.save(content, files / "m.pt")
+    assert import_(files, embeddings="m.pt:X", labels="m.pt:labels") == 0
+    with open_cache(files / "out/a.h5") as reader:
+        assert np.array_equal(reader.read("train"), X)
+        assert reader.header.class_names == ("ant", "bee", "cat")
+
+
+def test_a_name_with_a_slash_is_taken(files):
+    np.savez(files / "s.npz", **{"train/X": X, "b:c": X[:, :2]})
+    assert import_(files, embeddings="s.npz:train/X") == 0
+    assert array_files.read_array(f"{files / 's.npz'}:b:c", "embeddings").shape == (N, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (
+            "m.pt:model",
+            "model in m.pt is neither a tensor nor a list of whole numbers or text; expected one of X. Name",
+        ),
+        ("m.pt:gone", "m.pt holds X, but no gone; expected the name of one."),
+        ("t.pt:X", "t.pt holds one array, which has no name; expected none. Remove :X."),
+        ("X.npy:X", "X.npy holds one array, which has no name; expected none. Remove :X."),
+        ("n.pt", "(it holds a NumPy array); expected arrays of numbers or text. Save it again from NumPy or torch."),
+        (
+            "large.npy --storage-dtype float16",
+            "large.npy holds a number too large for float16; expected finite numbers",
+        ),
+    ],
+)
+def test_a_refused_file_is_told_what_it_does_hold(files, capsys, given, text):
+    torch.save({"X": torch.tensor(X), "model": "resnet18"}, files / "m.pt")
+    torch.save(torch.tensor(X), files / "t.pt")
+    torch.save({"X": X}, files / "n.pt")
+    np.save(files / "large.npy", X * 1e9)
+    name, *more = given.split()
+    assert import_(files, *more, embeddings=name) == 1
+    assert_one_sentence(capsys, text)
+    assert not (files / "out/a.h5").exists()
+
+
+def test_class_names_may_come_from_any_editor_and_more_lines_are_no_classes(files):
+    (files / "c.txt").write_text("ant\nbee\ncat\n\n\n", encoding="utf-16", newline="\r\n")
+    assert import_(files, embeddings="X.npy", labels="y.npy", class_names="c.txt") == 0
+    with open_cache(files / "out/a.h5") as reader:
+        assert reader.header.class_names == ("ant", "bee", "cat")
