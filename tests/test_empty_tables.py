@@ -53,7 +53,7 @@ def alone(tables):
         (alone(TABLES), ""),
         (without("imports", "streams", "rivals", "runs", "searches"), "runs, rivals, searches"),
         (without(*TABLES), "runs, rivals, searches"),
-        (dict.fromkeys(TABLES, {}), "runs, rivals, searches"),
+        ({table: {} for table in TABLES}, "runs, rivals, searches"),
     ],
 )
 def test_a_missing_table_is_named_on_the_page_and_stops_nothing(tmp_path, tables, missing):
