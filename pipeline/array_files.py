@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.reasons import first_sentence, system_error
 
-READABLE = (".npy", ".npz", ".pt", ".pth", ".parquet")
+READABLE = (".npy", ".npz", ".pt", ".pth", ".ckpt", ".parquet")
 
 
 def read_array(value: str, role: str) -> np.ndarray:
@@ -33,19 +33,20 @@ def read_array(value: str, role: str) -> np.ndarray:
         If it is Parquet and pyarrow is not installed.
     """
     path, name = path_and_name(value)
-    if path.suffix not in READABLE:
+    suffix = path.suffix.lower()
+    if suffix not in READABLE:
         raise ValueError(f"{path} was given; expected a file ending in {', '.join(READABLE)}. Convert it.")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; expected the {role} there. Correct the path.")
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         return _parquet_column(path, name, role)
     with path.open("rb"):
         pass  # a file that may not be read is told as one
     try:
-        if path.suffix == ".npy":
+        if suffix == ".npy":
             _refuse_name(path, name)
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        if path.suffix == ".npz":
+        if suffix == ".npz":
             return _npz_array(path, name, role)
         return _of_checkpoint(path, name, role)
     except (_ChoiceError, MemoryError):
@@ -55,7 +56,7 @@ def read_array(value: str, role: str) -> np.ndarray:
             raise
         raise ValueError(
             f"{path.name} cannot be read without running code, or is damaged ({first_sentence(error)}); expected "
-            "arrays of numbers or text. Save it again from NumPy or torch."
+            "arrays of numbers or text. Save arrays by np.savez, or tensors by torch.save."
         ) from error
 
 
@@ -86,7 +87,7 @@ def path_and_name(value: str) -> tuple[Path, str | None]:
     >>> path_and_name("absent.npz:train/X")
     (PosixPath('absent.npz'), 'train/X')
     """
-    ends = [found.end() for found in re.finditer("|".join(map(re.escape, READABLE)), value)]
+    ends = [found.end() for found in re.finditer("|".join(map(re.escape, READABLE)), value.lower())]
     pairs = [(Path(value[:end]), value[end + 1 :]) for end in ends if value[end:].startswith(":") and value[end + 1 :]]
     if not pairs or Path(value).is_file():
         return Path(value), None

@@ -133,7 +133,7 @@ def remove_classifier(network: nn.Module, library: str) -> None:
 def classifier_name(network: nn.Module, library: str) -> str:
     """Return the name of the last layer."""
     if library == "timm":
-        return str(network.default_cfg["classifier"])  # type: ignore[index]
+        return str(network.default_cfg.get("classifier"))  # type: ignore[union-attr,operator]
     return [name for name, child in network.named_children() if next(child.parameters(), None) is not None][-1]
 
 

@@ -234,7 +234,7 @@ def test_a_flipped_byte_in_a_packed_archive_is_a_sentence_or_changes_nothing(fil
         try:
             read = array_files.read_array(str(files / "packed.npz"), "embeddings")
         except ValueError as error:
-            assert re.search(r"packed\.npz.*(Save it again|Write )", str(error))  # noqa: PT017
+            assert re.search(r"packed\.npz.*(Save arrays by|Write )", str(error))  # noqa: PT017
         else:
             assert np.array_equal(read, X)
 
@@ -251,7 +251,7 @@ def test_a_truncated_file_is_one_sentence(files, capsys, name):
     ("changes", "text"),
     [
         ({"embeddings": "gone.npy"}, "there is no file"),
-        ({"embeddings": "X.csv"}, "expected a file ending in .npy, .npz, .pt, .pth, .parquet. Convert it."),
+        ({"embeddings": "X.csv"}, "expected a file ending in .npy, .npz, .pt, .pth, .ckpt, .parquet. Convert it."),
         ({"embeddings": "y.npy"}, "have shape (12,) and type int64; expected numbers (n, f)."),
         ({"embeddings": "names.npy"}, "have shape (12,) and type <U3; expected numbers (n, f)."),
         ({"embeddings": "both.npz:train"}, "both.npz holds embeddings, labels, other, but no train; expected the name"),
@@ -473,7 +473,7 @@ def test_a_name_with_a_slash_is_taken(files):
         ("m.pt:gone", "m.pt holds X, but no gone; expected the name of one."),
         ("t.pt:X", "t.pt holds one array, which has no name; expected none. Remove :X."),
         ("X.npy:X", "X.npy holds one array, which has no name; expected none. Remove :X."),
-        ("n.pt", "(it holds a NumPy array); expected arrays of numbers or text. Save it again from NumPy or torch."),
+        ("n.pt", "(it holds a NumPy array); expected arrays of numbers or text. Save arrays by np.savez, or"),
         (
             "large.npy --storage-dtype float16",
             "large.npy holds a number too large for float16; expected finite numbers",
