@@ -65,7 +65,7 @@ def check_files(reads: Iterable[str | Path], writes: Iterable[str | Path]) -> No
     ValueError
         If an output is a folder, one of the inputs (under whatever name), in a folder that is an input, or named twice.
     """
-    inputs, seen = [Path(path) for path in reads], list[Path]()
+    inputs, seen = [Path(path) for path in reads], set[str]()
     for target in map(Path, writes):
         if target.is_dir():
             raise ValueError(f"the output {target} is a folder; expected a file. Add a file's name.")
@@ -76,9 +76,10 @@ def check_files(reads: Iterable[str | Path], writes: Iterable[str | Path]) -> No
                 raise ValueError(
                     f"the output {target} would overwrite what is read from {other}; expected another file. Rename it."
                 )
-        if any(_same(target, other) for other in seen):
+        place = os.path.realpath(target)
+        if place in seen:
             raise ValueError(f"the output {target} is named twice; expected a file for each. Rename one.")
-        seen.append(target)
+        seen.add(place)
 
 
 def is_special(path: Path) -> bool:
@@ -106,7 +107,7 @@ def replaced(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     OSError
-        If it is a folder, a block device, a socket, or a link that leads in a circle.
+        If it is a folder, a block device, a socket, or a link that leads in a circle or to a write-protected file.
 
     Examples
     --------
@@ -178,6 +179,11 @@ def _destination(path: Path) -> Path:
     if target.is_dir() or target.is_symlink():
         kind = "a folder" if target.is_dir() else "a link that leads in a circle"
         raise OSError(f"the output {path} is {kind}; expected a file. Name another.")
+    if path.is_symlink() and target.exists() and not target.stat().st_mode & 0o222:  # as DVC keeps what it has stored
+        raise OSError(
+            f"the output {path} is a link to {target}, which is write-protected; expected a file of its own. Run `dvc "
+            f"unprotect {path}`, or remove the link."
+        )
     return target
 
 

@@ -77,6 +77,25 @@ def test_a_link_stays_a_link_and_its_target_is_written(tmp_path, there):
     assert target.read_text() == "new"
 
 
+def test_a_link_to_what_dvc_has_stored_is_refused(tmp_path):
+    stored, link = tmp_path / "stored", tmp_path / "link.json"
+    stored.write_text("old")
+    stored.chmod(0o444)
+    link.symlink_to(stored)
+    with pytest.raises(
+        OSError, match=r"is a link to .*stored, which is write-protected; expected .* Run `dvc unprotect"
+    ):
+        write(link)
+    assert stored.read_text() == "old"
+
+
+def test_a_hard_link_of_what_dvc_has_stored_is_replaced_and_leaves_the_store_alone(tmp_path):
+    (tmp_path / "stored").write_text("old")
+    (tmp_path / "out.json").hardlink_to(tmp_path / "stored")
+    write(tmp_path / "out.json")
+    assert (tmp_path / "stored").read_text() == "old"
+
+
 def test_a_link_that_leads_in_a_circle_a_folder_and_a_socket_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the address of a socket is short
     Path("one").symlink_to("two")
