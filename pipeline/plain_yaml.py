@@ -47,9 +47,10 @@ def load_plain(path: str | Path) -> Any:
         raise ValueError(
             f"{path} is text in {encoding}; expected UTF-8, the only one that DVC reads. Write it again as UTF-8."
         )
-    loader = _Loader(read_text(path))
-    loader.name = str(path)
+    text = read_text(path)
     with _naming_the_line(path):
+        loader = _Loader(text)
+        loader.name = str(path)
         root = loader.get_single_node()
         n_values = _n_values(root, {}) if root is not None else 0
     if n_values > MAX_VALUES:

@@ -440,3 +440,8 @@ def test_a_byte_order_mark_is_skipped_and_another_encoding_named(load, tmp_path)
     path.write_bytes("# Käfer\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"not text in UTF-8 \(byte 3 is 0xe4\); expected UTF-8\. Write"):
         load_params(path)
+
+
+def test_a_character_that_yaml_forbids_ends_in_a_sentence(load):
+    with pytest.raises(ValueError, match=r"params\.yaml is not valid YAML \(unacceptable character #x000e.*; expected"):
+        load("\x0e")
