@@ -1,16 +1,48 @@
 """Build the kernel of nearest keys, once for each instruction set; without a compiler the package installs as well.
 
-Everything else stands in pyproject.toml, which cannot say that flags depend on the processor.
+Everything else stands in pyproject.toml, which cannot say that flags depend on the processor, nor that a wheel offers
+fewer extras than the checkout: it holds the estimator alone, and the extras for what it lacks would install only what
+that needs.
 """
 
 import platform
+import re
+from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+
+EXTRAS_OF_THE_WHEEL = {"dask"}
 
 LEVELS = {"": [], "_v3": ["-march=x86-64-v3"], "_v4": ["-march=x86-64-v4"]}
 ON_X86 = platform.machine() in ("x86_64", "AMD64", "i686")
 
+
+class Wheel(bdist_wheel):
+    """A wheel that offers the extras of what it holds; what is installed from source keeps all of them."""
+
+    def run(self) -> None:
+        """Build the wheel."""
+        self.offered = EXTRAS_OF_THE_WHEEL
+        super().run()
+
+    def egg2dist(self, egginfo_path: str, distinfo_path: str) -> None:
+        """Write the metadata, which tools ask for without a wheel too."""
+        super().egg2dist(egginfo_path, distinfo_path)
+        if hasattr(self, "offered"):
+            path = Path(distinfo_path, "METADATA")
+            head, blank, body = path.read_text(encoding="utf-8").partition("\n\n")
+            lines = [line for line in head.split("\n") if set(extras_of(line)) <= self.offered]
+            path.write_text("\n".join(lines) + blank + body, encoding="utf-8")
+
+
+def extras_of(line: str) -> list[str]:
+    """Return the extra that a line of metadata offers, or that it belongs to."""
+    return re.findall(r"""(?:^Provides-Extra: |extra == ["'])([\w-]+)""", line)
+
+
 setup(
+    cmdclass={"bdist_wheel": Wheel},
     ext_modules=[
         Extension(
             f"dkvb_estimator._kernel{suffix}",
@@ -22,5 +54,5 @@ setup(
         )
         for suffix, flags in LEVELS.items()
         if ON_X86 or not flags
-    ]
+    ],
 )

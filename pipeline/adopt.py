@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline import console
 from pipeline.cache import describe_cache, file_sha256, verify_cache
-from pipeline.locks import replaced
+from pipeline.locks import check_files, replaced
 from pipeline.params import load_params
 
 
@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Check the cache that the arguments name, copy it and write its card."""
     source = Path(load_params(args.params).imported(args.name).cache)
+    check_files([source], [args.output, args.card])
     facts = verify_cache(source)
     card = describe_cache(source) | {"file_sha256": file_sha256(source)}
     with replaced(args.output) as neighbour:

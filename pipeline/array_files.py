@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-READABLE = (".npy", ".npz", ".pt", ".pth", ".parquet")
+from pipeline.reasons import first_sentence, system_error
+
+READABLE = (".npy", ".npz", ".pt", ".pth", ".ckpt", ".parquet")
 
 
 def read_array(value: str, role: str) -> np.ndarray:
@@ -31,27 +33,30 @@ def read_array(value: str, role: str) -> np.ndarray:
         If it is Parquet and pyarrow is not installed.
     """
     path, name = path_and_name(value)
-    if path.suffix not in READABLE:
+    suffix = path.suffix.lower()
+    if suffix not in READABLE:
         raise ValueError(f"{path} was given; expected a file ending in {', '.join(READABLE)}. Convert it.")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; expected the {role} there. Correct the path.")
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         return _parquet_column(path, name, role)
     with path.open("rb"):
         pass  # a file that may not be read is told as one
     try:
-        if path.suffix == ".npy":
+        if suffix == ".npy":
+            _refuse_name(path, name)
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        if path.suffix == ".npz":
+        if suffix == ".npz":
             return _npz_array(path, name, role)
-        tensors = _tensors(path)
-        return tensors if isinstance(tensors, np.ndarray) else tensors[_choose(path, list(tensors), name, role)]
-    except _ChoiceError:
+        return _of_checkpoint(path, name, role)
+    except (_ChoiceError, MemoryError):
         raise
     except Exception as error:  # a damaged file makes NumPy, and what it unpacks with, raise nearly anything
+        if system_error(error) is not None:
+            raise
         raise ValueError(
-            f"{path.name} cannot be read without running code, or is damaged ({_first_line(error)}); expected arrays "
-            "of numbers or text. Save it again from NumPy or torch."
+            f"{path.name} cannot be read without running code, or is damaged ({first_sentence(error)}); expected "
+            "arrays of numbers or text. Save arrays by np.savez, or tensors by torch.save."
         ) from error
 
 
@@ -75,9 +80,23 @@ class _ChoiceError(ValueError):
 
 
 def path_and_name(value: str) -> tuple[Path, str | None]:
-    """Divide ``FILE:NAME``; a colon elsewhere belongs to the file's name."""
-    found = re.fullmatch(r"(.*\.(?:npz|pt|pth|parquet)):([^/\\]+)", value)
-    return (Path(found[1]), found[2]) if found else (Path(value), None)
+    """Divide ``FILE:NAME`` at the first colon that follows a file; one elsewhere belongs to the file's name.
+
+    Examples
+    --------
+    >>> path_and_name("absent.npz:train/X")
+    (PosixPath('absent.npz'), 'train/X')
+    """
+    ends = [found.end() for found in re.finditer("|".join(map(re.escape, READABLE)), value.lower())]
+    pairs = [(Path(value[:end]), value[end + 1 :]) for end in ends if value[end:].startswith(":") and value[end + 1 :]]
+    if not pairs or Path(value).is_file():
+        return Path(value), None
+    return next((pair for pair in pairs if pair[0].is_file()), pairs[0])
+
+
+def _refuse_name(path: Path, name: str | None) -> None:
+    if name is not None:
+        raise _ChoiceError(f"{path.name} holds one array, which has no name; expected none. Remove :{name}.")
 
 
 def _choose(path: Path, names: Sequence[str], name: str | None, role: str) -> str:
@@ -101,23 +120,34 @@ _CALLED = {
 }
 
 
-def _tensors(path: Path) -> np.ndarray | Mapping[str, np.ndarray]:
+def _of_checkpoint(path: Path, name: str | None, role: str) -> np.ndarray:
+    """Return a tensor of torch, or a list of whole numbers or of text beside it."""
     import torch
 
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch raise nearly anything
-        raise ValueError(_first_line(error)) from error
+    content = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, torch.Tensor):
+        _refuse_name(path, name)
         return _numpy(content)
-    if isinstance(content, Mapping) and all(isinstance(value, torch.Tensor) for value in content.values()):
-        return {str(name): _numpy(value) for name, value in content.items()}
-    raise ValueError(f"it holds a {type(content).__name__}, no tensors")
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it holds a {type(content).__name__}, no tensors")
+    found = {str(key): array for key, value in content.items() if (array := _numpy(value)) is not None}
+    if name in {str(key) for key in content} - set(found):
+        raise _ChoiceError(
+            f"{name} in {path.name} is neither a tensor nor a list of whole numbers or text; expected one of "
+            f"{', '.join(found) or '(none)'}. Name one of these, or save it as a tensor."
+        )
+    return found[_choose(path, list(found), name, role)]
 
 
-def _numpy(tensor: Any) -> np.ndarray:
-    # NumPy has no bfloat16
-    return (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy(force=True)
+def _numpy(value: Any) -> Any:
+    """Return a tensor, or a list of whole numbers or of text, as an array; None for anything else."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        # NumPy has no bfloat16
+        return (value.float() if value.is_floating_point() and value.itemsize < 4 else value).numpy(force=True)
+    kinds = set(map(type, value)) if isinstance(value, list | tuple) else set()
+    return np.array(value) if kinds in ({int}, {str}) else None
 
 
 def _parquet_column(path: Path, name: str | None, role: str) -> np.ndarray:
@@ -126,9 +156,11 @@ def _parquet_column(path: Path, name: str | None, role: str) -> np.ndarray:
     try:
         name = _choose(path, pq.read_schema(path).names, name, role)
         column = pq.read_table(path, columns=[name])[name].combine_chunks()
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
+        if system_error(error) is not None:
+            raise
         raise ValueError(
-            f"{path.name} is no Parquet file ({_first_line(error)}); expected one. Write it again."
+            f"{path.name} is no Parquet file ({first_sentence(error)}); expected one. Write it again."
         ) from error
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
@@ -157,11 +189,6 @@ def import_pyarrow() -> tuple[Any, Any]:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError(
-            'Parquet needs pyarrow, which is not installed; expected it. Run `pip install "dkvb-estimator[parquet]"`, '
-            "or take .npz."
+            "Parquet needs pyarrow, which is not installed; expected it. Run `pip install pyarrow`, or take .npz."
         ) from error
     return pa, pq
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

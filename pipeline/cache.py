@@ -77,7 +77,7 @@ class CacheReader:
         if not self.path.is_file():
             raise FileNotFoundError(
                 f"there is no cache {self.path.name} in {self.path.parent.name or '.'}/; expected one that a stage "
-                "wrote. Run `dvc repro extract`."
+                "or an import wrote. Run `dvc repro extract`, or correct the path."
             )
         with NamingDamage(self.path):
             self.header, self._splits = read_structure(self._open())

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 SECONDS, BYTES_PER_SECOND = 60, 20e6
 """Time that any check may take, and the slowest reading that is waited for."""
+_CRASHES = tuple(-number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL))
+"""How a process ends that a broken file crashed; anything else says nothing about the file."""
 _CODE = """
 import json, sys
 from pipeline.cache import check_everything
 try:
     print(json.dumps({"facts": check_everything(sys.argv[1])}))
-except (OSError, ValueError) as error:
-    print(json.dumps({"error": str(error), "kind": "OSError" if isinstance(error, OSError) else "ValueError"}))
+except (OSError, ValueError, MemoryError) as error:
+    kind = next(kind.__name__ for kind in (OSError, ValueError, MemoryError) if isinstance(error, kind))
+    number = getattr(error, "errno", None)
+    print(json.dumps({"error": error.strerror if number else str(error), "kind": kind, "number": number}))
 """
 
 
@@ -45,9 +50,17 @@ def check_in_child(path: str | Path) -> list[str]:
     try:
         found = json.loads(done.stdout)
     except ValueError as error:
-        raise OSError(_broken(path, f"reading it ended with code {done.returncode}: {done.stderr[-200:]}")) from error
+        ended = f"ended with code {done.returncode}: {done.stderr.strip().rpartition(chr(10))[2]}"
+        if done.returncode in _CRASHES:
+            raise OSError(_broken(path, f"reading it {ended}")) from error
+        raise RuntimeError(
+            f"cache {path.name} could not be checked, since the process for it {ended}; expected it to end by itself. "
+            "Look at the memory that is left, then try again."
+        ) from error
+    if found.get("number"):
+        raise OSError(found["number"], found["error"])
     if "error" in found:
-        raise (OSError if found["kind"] == "OSError" else ValueError)(found["error"])
+        raise {"OSError": OSError, "ValueError": ValueError, "MemoryError": MemoryError}[found["kind"]](found["error"])
     return found["facts"]
 
 

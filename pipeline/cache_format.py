@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+
+from pipeline.reasons import describe_lock, system_error
 
 FORMAT, VERSION = "dkvb-embedding-cache", 1
 STORAGE_DTYPES = ("float16", "float32")
@@ -102,14 +105,16 @@ class NamingDamage:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        # a missing file, a forbidden one and a full memory say nothing about what the file holds
-        if isinstance(error, FileNotFoundError | PermissionError | NotACacheError | MemoryError):
+        if not isinstance(error, Exception) or isinstance(error, NotACacheError | MemoryError):
             return
-        if isinstance(error, Exception):
-            raise OSError(
-                f"cache {self.path.name} is damaged or incomplete ({' '.join(str(error).split())}); expected an "
-                "unchanged file of format version 1. Run `dvc repro extract` to rebuild it, or restore a copy."
-            ) from error
+        if lock := describe_lock(error):
+            raise OSError(f"cache {self.path.name} {lock}") from error
+        if (number := system_error(error)) is not None:  # which says nothing about what the file holds
+            raise OSError(number, f"cache {self.path.name} cannot be read: {os.strerror(number)}") from error
+        raise OSError(
+            f"cache {self.path.name} is damaged or incomplete ({' '.join(str(error).split())}); expected an unchanged "
+            "file of format version 1. Run `dvc repro extract` or the import again to rebuild it, or restore a copy."
+        ) from error
 
 
 class NotACacheError(ValueError):

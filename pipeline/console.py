@@ -6,26 +6,19 @@ Enters: a stage's ``main`` and its parser. Leaves: an exit code. Must not know: 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.locks import replaced
+from pipeline.locks import check_files, replaced
+from pipeline.reasons import remedy
 
+READ = ("--params", "--manifest", "--cache", "--key-cache", "--rivals")
+"""The files that stages read; every other file that one names is written."""
 USER_ERRORS = (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportError)
 """What a wrong file, setting or machine raises; anything else is a defect of ours and keeps its traceback."""
-
-
-_FULL = "; expected room for what the stage writes. Free some, or name a folder on another disk."
-_FORBIDDEN = "; expected a folder and a file that this user may use. Change its permissions, or name another."
-_REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EFBIG, errno.EDQUOT), _FULL),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _FORBIDDEN),
-}
-"""What the system's own errors leave unsaid."""
 
 
 def say(stage: str, *texts: str) -> None:
@@ -65,7 +58,17 @@ def stage_parser(
         parser.add_argument("name", help=f"an entry of {table} in the settings file")
     for option, text in {"--params": "settings file to read", **files}.items():
         parser.add_argument(option, required=True, help=text)
+    return guarded(parser, READ, [option for option in files if option not in READ])
+
+
+def guarded(parser: argparse.ArgumentParser, reads: Iterable[str], writes: Iterable[str]) -> argparse.ArgumentParser:
+    """Let :func:`run` refuse to write a file that is read, before anything is done; return the parser."""
+    parser.set_defaults(reads=_attributes(reads), writes=_attributes(writes))
     return parser
+
+
+def _attributes(options: Iterable[str]) -> list[str]:
+    return [option.lstrip("-").replace("-", "_") for option in options]
 
 
 def run(
@@ -86,6 +89,7 @@ def run(
     add_debug(parser, default=False)
     arguments = parser.parse_args(argv)
     try:
+        check_files(*(_named(arguments, group) for group in ("reads", "writes")))
         main(arguments)
     except USER_ERRORS as error:
         if arguments.debug:
@@ -100,8 +104,15 @@ def add_debug(parser: argparse.ArgumentParser, default: bool | str = argparse.SU
     parser.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
 
 
+def _named(arguments: argparse.Namespace, group: str) -> list[str]:
+    """Return the paths that a command was given to read, or to write."""
+    given = (getattr(arguments, name, None) for name in getattr(arguments, group, ()))
+    return [path for path in given if path is not None]
+
+
 def _sentence(error: BaseException) -> str:
     # str(KeyError("text")) wraps the text in quotes
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    remedy = _REMEDIES.get(error.errno or 0, "") if isinstance(error, OSError) else ""
-    return (" ".join(text.split()) or type(error).__name__) + remedy
+    said = " ".join(text.split()) or type(error).__name__
+    unsaid = remedy(error.errno) if isinstance(error, OSError) and "; expected" not in said else ""
+    return f"{said}; {unsaid}" if unsaid else said

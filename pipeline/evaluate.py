@@ -15,6 +15,7 @@ import copy
 import os
 import pickle
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         },
         table="runs",
     )
-    parser.add_argument("--rivals", help="tables of the run's rivals to read; left out, the run stands alone")
+    parser.add_argument("--rivals", help="folder of tables to read, where the run names rivals")
     return parser
 
 
@@ -132,8 +133,8 @@ def main(args: argparse.Namespace) -> None:
         check_cache(reader, backbone=params.embedding_of(run).backbone)
         evaluation = evaluate(run, reader, keys, device=device)
     tables = make_tables(evaluation.bench, {"dkvb": evaluation.result})
-    if args.rivals:
-        tables = tables.joined(Tables.read(args.rivals))
+    if args.rivals and run.rivals:
+        tables = tables.joined(Tables.read(Path(args.rivals) / f"{run.rivals}.json"))
     _write(args, tables, evaluation)
     finals = ", ".join(f"{head} {numbers['final_accuracy']:.3f}" for head, numbers in tables.metrics.items())
     console.say(f"evaluate {args.name}", f"final accuracy: {finals} → {args.metrics}")

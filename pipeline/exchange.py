@@ -18,9 +18,12 @@ import numpy as np
 from pipeline.array_files import import_pyarrow, path_and_name, read_array
 from pipeline.cache import CacheHeader, CacheReader, SplitRows, file_sha256, open_cache, write_cache
 from pipeline.datasets import UNLABELLED, stratified_splits
-from pipeline.locks import replaced
+from pipeline.locks import check_files, replaced
+from pipeline.texts import read_names
 
 WRITABLE = (".npz", ".npy", ".parquet")
+CACHES = (".h5", ".hdf5")
+_BESIDE_NPY = (".labels.npy", ".ids.npy")
 _BLOCK_ROWS = 4096
 _LARGEST_LABEL = 2**16 - 1
 _OPTIONS = {
@@ -67,14 +70,16 @@ def import_arrays(args: argparse.Namespace) -> Path:
         If a Parquet file is given and pyarrow is not installed.
     """
     _check_options(args)
+    files = {path_and_name(value)[0] for option in _OPTIONS if (value := vars(args)[option[2:].replace("-", "_")])}
+    check_files([*files, *([args.class_names] if args.class_names else [])], [args.output])
     parts = [_read_part(args, "")]
     if args.test_embeddings:
         parts.append(_read_part(args, "test_"))
     names, labels = _number(args.class_names, [part["labels"] for part in parts])
     splits = _splits(args, parts, labels)
-    rows = {name: _rows_of(name, parts, labels, splits) for name in np.unique(np.concatenate(splits)).tolist()}
+    split_names = np.unique(np.concatenate(splits)).tolist()
+    rows = {name: _rows_of(name, args.storage_dtype, parts, labels, splits) for name in split_names}
     _check_ids(rows)
-    files = {path_and_name(value)[0] for option in _OPTIONS if (value := vars(args)[option[2:].replace("-", "_")])}
     origin = {
         "backbone": {"id": args.backbone},
         "preprocessing": {"imported": [{"file": f.name, "sha256": file_sha256(f)} for f in sorted(files)]},
@@ -117,6 +122,8 @@ def export_cache(path: str | Path, output: str | Path, split: str | None = None)
     output = Path(output)
     if output.suffix not in WRITABLE:
         raise ValueError(f"{output.name} was asked for; expected a file ending in {', '.join(WRITABLE)}. Rename it.")
+    beside = [output.with_suffix(suffix) for suffix in _BESIDE_NPY] if output.suffix == ".npy" else []
+    check_files([path], [output, *beside])
     with open_cache(path) as reader:
         names = reader.split_names if split is None else (split,)
         for name in names:
@@ -128,6 +135,8 @@ def export_cache(path: str | Path, output: str | Path, split: str | None = None)
 
 
 def _check_options(args: argparse.Namespace) -> None:
+    if Path(args.output).suffix.lower() not in CACHES:
+        raise ValueError(f"--output {args.output} was given; expected a file ending in {', '.join(CACHES)}. Rename it.")
     ways = {"--test-embeddings": args.test_embeddings, "--splits": args.splits, "--test-fraction": args.test_fraction}
     given = [way for way, value in ways.items() if value is not None]
     if len(given) > 1:
@@ -143,7 +152,7 @@ def _check_options(args: argparse.Namespace) -> None:
         )
 
 
-def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, np.ndarray]:
+def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
     """Read embeddings, labels and ids of the given, or of the test samples, all of one length."""
     named = {field: vars(args)[prefix + field] for field in ("embeddings", "labels", "ids")}
     X = read_array(named["embeddings"], "embeddings")
@@ -157,6 +166,7 @@ def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, np.ndarray]:
     if len(set(given)) < len(given):  # files of one name, as train/X.npy and test/X.npy
         stem = f"{'test' if prefix else 'train'}/{stem}"
     part = {
+        "file": named["embeddings"],
         "embeddings": X,
         "labels": np.full(len(X), UNLABELLED),
         "ids": np.array([f"{stem}/{row:07d}" for row in range(len(X))]),
@@ -181,14 +191,17 @@ def _column(value: str, field: str, n: int) -> np.ndarray:
 
 def _number(class_names: str | None, given: Sequence[np.ndarray]) -> tuple[tuple[str, ...], list[np.ndarray]]:
     """Return class names, and labels (n,), int64, of each part: text is numbered in sorted order."""
-    named = tuple(Path(class_names).read_text(encoding="utf-8").removesuffix("\n").split("\n")) if class_names else ()
+    named = read_names(class_names, "class name") if class_names else ()
     texts = [labels for labels in given if labels.dtype.kind == "U"]
     if texts:
         named = named or tuple(np.unique(np.concatenate(texts)).tolist())
         numbers = {name: label for label, name in enumerate(named)}
         unknown = next((name for labels in texts for name in labels.tolist() if name not in numbers), None)
         if unknown is not None:
-            raise ValueError(f"label {unknown!r} is no class name; expected one of {len(named)}. Add it to the file.")
+            raise ValueError(
+                f"label {unknown!r} is none of the {len(named)} class names in {class_names}; expected one of them. "
+                "Add a line for it, or correct the label."
+            )
         given = [np.array([numbers[x] for x in y.tolist()]) if y.dtype.kind == "U" else y for y in given]
     largest, smallest = max(int(labels.max()) for labels in given), min(int(labels.min()) for labels in given)
     limit = len(named) - 1 if named else _LARGEST_LABEL
@@ -200,10 +213,10 @@ def _number(class_names: str | None, given: Sequence[np.ndarray]) -> tuple[tuple
     return named or tuple(map(str, range(largest + 1))), [labels.astype(np.int64) for labels in given]
 
 
-def _splits(args: argparse.Namespace, parts: Sequence[Mapping[str, np.ndarray]], labels: Sequence[np.ndarray]) -> Any:
+def _splits(args: argparse.Namespace, parts: Sequence[Mapping[str, Any]], labels: Sequence[np.ndarray]) -> Any:
     """Return the split of each sample of each part."""
     if args.splits:
-        return [_column(args.splits, "splits", len(labels[0]))]
+        return [_checked_names(_column(args.splits, "splits", len(labels[0])), args.splits)]
     splits = [np.full(len(part["ids"]), split) for part, split in zip(parts, ("train", "test"))]
     if args.test_fraction is not None:
         known = np.flatnonzero(labels[0] != UNLABELLED)
@@ -211,18 +224,47 @@ def _splits(args: argparse.Namespace, parts: Sequence[Mapping[str, np.ndarray]],
     return splits
 
 
+def _checked_names(splits: np.ndarray, file: str) -> np.ndarray:
+    wrong = next((name for name in np.unique(splits).tolist() if not name.isidentifier()), None)
+    if wrong is not None:
+        raise ValueError(
+            f"the splits in {file} hold {wrong!r}; expected names of letters, digits and underscores, such as train. "
+            "Rename it."
+        )
+    return splits
+
+
 def _rows_of(
-    split: str, parts: Sequence[Mapping[str, np.ndarray]], labels: Sequence[np.ndarray], splits: Sequence[np.ndarray]
+    split: str,
+    dtype: str,
+    parts: Sequence[Mapping[str, Any]],
+    labels: Sequence[np.ndarray],
+    splits: Sequence[np.ndarray],
 ) -> SplitRows:
     chosen = [np.flatnonzero(of == split) for of in splits]
 
     def blocks() -> Iterator[np.ndarray]:
         for part, rows in zip(parts, chosen):
             for start in range(0, len(rows), _BLOCK_ROWS):
-                yield np.asarray(part["embeddings"][rows[start : start + _BLOCK_ROWS]])
+                here = rows[start : start + _BLOCK_ROWS]
+                block = np.asarray(part["embeddings"][here])
+                _check_values(block, here, part["file"], dtype)
+                yield block
 
     ids = np.concatenate([part["ids"][rows] for part, rows in zip(parts, chosen)])
     return SplitRows(blocks(), np.concatenate([y[rows] for y, rows in zip(labels, chosen)]), ids.tolist())
+
+
+def _check_values(block: np.ndarray, rows: np.ndarray, file: str, dtype: str) -> None:
+    """Refuse what the cache cannot hold, by its row in the file that it was read from."""
+    with np.errstate(over="ignore"):
+        for values, what in ((block, "NaN or infinity"), (block.astype(dtype), f"a number too large for {dtype}")):
+            bad = ~np.isfinite(values).all(axis=1)
+            if bad.any():
+                raise ValueError(
+                    f"row {rows[int(bad.argmax())]} of {file} holds {what}; expected finite numbers up to "
+                    f"{np.finfo(dtype).max:.3g}. Correct the row, or remove it with its label and id."
+                )
 
 
 def _check_ids(rows: Mapping[str, SplitRows]) -> None:
@@ -260,7 +302,7 @@ def _export_npy(reader: CacheReader, names: Sequence[str], output: Path) -> list
     if len(names) != 1:
         raise ValueError(f".npy holds one split, the cache has {', '.join(names)}; expected one. Say --split.")
     name, n = names[0], reader.n_rows(names[0])
-    beside = {".labels.npy": reader.labels(name), ".ids.npy": np.array(reader.sample_ids(name), dtype=str)}
+    beside = dict(zip(_BESIDE_NPY, (reader.labels(name), np.array(reader.sample_ids(name), dtype=str))))
     with replaced(output) as neighbour, neighbour.open("wb") as file:
         # not a memory map, whose process a full disk ends without a word
         header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": (n, reader.n_features)}

@@ -36,6 +36,7 @@ from pipeline.cache import CacheHeader, SplitRows, describe_cache, file_sha256, 
 from pipeline.datasets import Manifest, open_images, read_manifest
 from pipeline.embedding import Batch, Forward, embed
 from pipeline.inline_backbones import describe_backbone
+from pipeline.locks import check_files
 from pipeline.networks import load_backbone
 from pipeline.params import Embeddings, load_params
 from pipeline.processes import helpers, share_of_threads
@@ -398,6 +399,7 @@ def main(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     settings = load_params(args.params).embedding(args.name)
     job = make_job(read_manifest(args.manifest), settings)
+    check_files([job.weights], [args.output, args.card, args.timings])
     if "-nc" in job.record.licence.lower():
         console.say(f"extract {args.name}", f"the weights of {job.record.id} are licensed {job.record.licence}")
     device, number = os.environ.get("DKVB_DEVICE", "auto"), _number("DKVB_PROCESSES", 1)

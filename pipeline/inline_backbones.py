@@ -20,6 +20,8 @@ import torch
 
 from pipeline.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from pipeline.networks import Tapped, build_network, remove_classifier
+from pipeline.reasons import first_sentence
+from pipeline.sources import CHECKPOINTS
 
 _UNKNOWN = "not stated"
 _HUB = "https://huggingface.co/"
@@ -195,10 +197,11 @@ def _library_record(described: Mapping[str, Any], **said: Any) -> Backbone:
 def _check_weights(described: Mapping[str, Any], names: Iterable[str]) -> None:
     names = list(names)
     if described["weights"] not in names:
+        files = f"a file ending in {', '.join(CHECKPOINTS)}"
         raise ValueError(
             f"{described['library']} knows no weights {described['weights']!r} of {described['model']}; expected one "
-            f"of {', '.join(names) or '(none)'}, or a checkpoint file{_nearest(described['weights'], names)} Correct "
-            "it in params.yaml."
+            f"of {', '.join(names) or '(none)'}, or {files}{_nearest(described['weights'], names)} Correct it in "
+            "params.yaml."
         )
 
 
@@ -213,7 +216,7 @@ def _width(record: Backbone, tap: str, side: int, expected: int | None) -> int:
             found = tapped.network(torch.zeros(1, 3, side, side))  # before places are averaged
     except Exception as error:  # a network that cannot read this side raises nearly anything
         raise ValueError(
-            f"{record.model} of {record.id} cannot read images of {side} × {side} pixels ({_first_line(error)}); "
+            f"{record.model} of {record.id} cannot read images of {side} × {side} pixels ({first_sentence(error)}); "
             "expected a side that suits it. Set image_side in params.yaml."
         ) from error
     found = found["embedding"] if isinstance(found, dict) else found
@@ -285,7 +288,3 @@ _MODELS: Mapping[str, Callable[[], list[str]]] = {
 def _nearest(given: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(given, list(names), n=1, cutoff=0)
     return f". Did you mean {close[0]!r}?" if close else "."
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,8 @@ import fcntl
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -45,13 +46,53 @@ def lock_folder(folder: Path, work: str) -> IO[str]:
     lock = (folder / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except OSError as error:
         lock.close()
+        if error.errno not in (errno.EAGAIN, errno.EACCES):  # a file system may have no locks
+            raise
         raise RuntimeError(
             f"another process is {work} (lock in {folder.name[:12]}); expected one at a time. Wait until it has "
             "finished, then start again."
         ) from error
     return lock
+
+
+def check_files(reads: Iterable[str | Path], writes: Iterable[str | Path]) -> None:
+    """Refuse outputs that would destroy something, before any is written.
+
+    Raises
+    ------
+    ValueError
+        If an output is a folder, one of the inputs (under whatever name), in a folder that is an input, or named twice.
+    """
+    inputs, seen = [Path(path) for path in reads], set[str]()
+    for target in map(Path, writes):
+        if target.is_dir():
+            raise ValueError(f"the output {target} is a folder; expected a file. Add a file's name.")
+        if is_special(target):
+            continue
+        for other in inputs:
+            if _same(target, other) or (other.is_dir() and _same(target.parent, other)):
+                raise ValueError(
+                    f"the output {target} would overwrite what is read from {other}; expected another file. Rename it."
+                )
+        place = os.path.realpath(target)
+        if place in seen:
+            raise ValueError(f"the output {target} is named twice; expected a file for each. Rename one.")
+        seen.add(place)
+
+
+def is_special(path: Path) -> bool:
+    """Return whether a path is a device, a pipe or a socket, or what a process has open: nothing to be replaced."""
+    open_already = os.path.normpath(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return path.exists() and not path.is_dir() and (open_already or not path.is_file())
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Compare what two paths lead to: by links of both kinds, and by case where the file system ignores it."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 @contextmanager
@@ -60,7 +101,13 @@ def replaced(path: str | Path) -> Iterator[Path]:
 
     The neighbour is on the disk before it takes the place, and the place is before this ends: power may fail then.
     After an error the neighbour is gone and the file is as it was: what a full disk cut short would fill it further.
-    What killed processes left beside the file goes first.
+    What killed processes left beside the file goes first. A link stays one: the file that it leads to is replaced. What
+    is no file, such as a pipe or ``/dev/null``, is written to.
+
+    Raises
+    ------
+    OSError
+        If it is a folder, a block device, a socket, or a link that leads in a circle or to a write-protected file.
 
     Examples
     --------
@@ -71,7 +118,11 @@ def replaced(path: str | Path) -> Iterator[Path]:
     ...     [path.name for path in Path(folder, "new").iterdir()]
     ['a.txt']
     """
-    target = Path(path)
+    if is_special(Path(path)):
+        with _written_through(Path(path)) as neighbour:
+            yield neighbour
+        return
+    target = _destination(Path(path))
     neighbour = _neighbour(target)
     try:
         yield neighbour
@@ -99,13 +150,41 @@ def folder_beside(path: str | Path) -> Iterator[Path]:
     ...     scratch.is_dir() and scratch.parent == Path(folder)
     True
     """
-    scratch = _neighbour(Path(path))
+    beside = Path(path)
+    scratch = _neighbour(Path(tempfile.gettempdir()) / "scratch" if is_special(beside) else _destination(beside))
     shutil.rmtree(scratch, ignore_errors=True)  # of a killed process that had this one's number, as in a container
     scratch.mkdir()
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch)
+
+
+@contextmanager
+def _written_through(path: Path) -> Iterator[Path]:
+    """Give a file to write to, whose bytes go into a pipe or a device at the end."""
+    if path.is_block_device() or path.is_socket():
+        kind = "a block device" if path.is_block_device() else "a socket"
+        raise OSError(f"the output {path} is {kind}; expected a file, a pipe or a character device. Name another.")
+    with tempfile.TemporaryDirectory() as folder:
+        neighbour = Path(folder) / path.name
+        yield neighbour
+        with neighbour.open("rb") as content, path.open("ab", buffering=0) as output:
+            shutil.copyfileobj(content, output)
+
+
+def _destination(path: Path) -> Path:
+    """Return the place that a path leads to over links."""
+    target = Path(os.path.realpath(path))
+    if target.is_dir() or target.is_symlink():
+        kind = "a folder" if target.is_dir() else "a link that leads in a circle"
+        raise OSError(f"the output {path} is {kind}; expected a file. Name another.")
+    if path.is_symlink() and target.exists() and not target.stat().st_mode & 0o222:  # as DVC keeps what it has stored
+        raise OSError(
+            f"the output {path} is a link to {target}, which is write-protected; expected a file of its own. Run `dvc "
+            f"unprotect {path}`, or remove the link."
+        )
+    return target
 
 
 def _neighbour(target: Path) -> Path:

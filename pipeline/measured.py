@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.texts import read_text
+
 __all__ = ["CURVE_COLUMNS", "Folders", "RunResult", "SearchResult", "Toy", "read_run", "read_searches", "read_toy"]
 
 CURVE_COLUMNS = ("head", "order_seed", "stage", "classes_seen", "seen_accuracy")
@@ -155,9 +157,8 @@ def read_run(name: str, settings: Mapping[str, Any], folders: Folders) -> RunRes
     )
 
 
-def read_searches(folders: Folders) -> list[SearchResult]:
-    """Read all searches, by name; none where the folder is absent. Raises as `read_run`."""
-    names = sorted(path.stem for path in folders.searches.glob("*.csv"))
+def read_searches(names: Iterable[str], folders: Folders) -> list[SearchResult]:
+    """Read what the searches of these names found. Raises as `read_run`."""
     return [
         SearchResult(
             name,
@@ -179,7 +180,7 @@ def read_toy(folders: Folders) -> Toy | None:
 def _read(path: Path, stage: str, parse: Callable[[str], Any], keys: Iterable[str] = ()) -> Any:
     """Return the file's content, or say which stage makes the file anew."""
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = parse(read_text(path))
     except FileNotFoundError as error:
         message = f"{path} is missing, but the report needs it; run `dvc repro {stage}` to make it"
         raise FileNotFoundError(message) from error

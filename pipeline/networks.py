@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pipeline.backbones import BACKBONES, Backbone, check_tap
+from pipeline.reasons import first_sentence
 
 _WITHOUT_CLASSIFIER = frozenset({"swav_resnet50w2", "dino_resnet50"})
 """Published without the last layer; the others must have theirs, or the file is another one."""
@@ -112,10 +113,9 @@ def _load_by_timm(record: Backbone, state: Mapping[str, torch.Tensor]) -> nn.Mod
     try:
         network = timm.create_model(record.model, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)})
     except (RuntimeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())
         raise ValueError(
-            f"the weights of {record.id} do not fit {record.model} ({reason[:200]}); expected {record.weights_file} of "
-            f"{record.weights_url}. Get it again from there."
+            f"the weights of {record.id} do not fit {record.model} ({first_sentence(error)}); expected "
+            f"{record.weights_file} of {record.weights_url}. Get it again from there."
         ) from error
     for name in ("pretrained_cfg", "default_cfg"):  # where timm keeps the weights a second time
         vars(network).pop(name, None)
@@ -127,8 +127,14 @@ def remove_classifier(network: nn.Module, library: str) -> None:
     if library == "timm":
         network.reset_classifier(0)  # type: ignore[operator]
         return
-    name = [name for name, child in network.named_children() if next(child.parameters(), None) is not None][-1]
-    setattr(network, name, nn.Identity())
+    setattr(network, classifier_name(network, library), nn.Identity())
+
+
+def classifier_name(network: nn.Module, library: str) -> str:
+    """Return the name of the last layer."""
+    if library == "timm":
+        return str(network.default_cfg.get("classifier"))  # type: ignore[union-attr,operator]
+    return [name for name, child in network.named_children() if next(child.parameters(), None) is not None][-1]
 
 
 class Tapped(nn.Module):
@@ -163,28 +169,48 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], record:
     Raises
     ------
     ValueError
-        With the first names that are missing or too many, and the prefixes that checkpoints are known to write.
+        With the first names that are missing, too many or of another shape, and the setting that mends it.
     """
     wanted = network.state_dict()
     missing = [name for name in wanted if name not in state]
     extra = [name for name in state if name not in wanted and not name.startswith(record.extra_keys or ("\0",))]
     if missing or extra:
-        advice = "take the file that the record names"
-        if record.id not in BACKBONES:
-            advice = "name the file's as prefix, or set without_classifier: true where it ends before the classifier"
+        prefixes = "known prefixes of checkpoints are module., backbone., student., teacher.; " if missing else ""
+        advice = prefixes + _way_out(network, record, missing, extra)
         raise ValueError(
             f"the weights of {record.id} do not fit {record.model}: {len(missing)} names are missing (first: "
             f"{missing[:1]}), {len(extra)} unexpected (first: {extra[:1]}); expected the layout of "
-            f"{record.weights_file}. Known prefixes of checkpoints are module., backbone., student., teacher.: "
-            f"{advice}."
+            f"{record.weights_file if record.id in BACKBONES else record.model}. {_upper(advice)}."
         )
-    for name, tensor in wanted.items():
-        if state[name].shape != tensor.shape:
-            raise ValueError(
-                f"weight {name} of {record.id} has shape {tuple(state[name].shape)}; expected {tuple(tensor.shape)} of "
-                f"{record.model}. Take the file {record.weights_file}."
-            )
+    other = [name for name, tensor in wanted.items() if state[name].shape != tensor.shape]
+    if other:
+        name = other[0]
+        raise ValueError(
+            f"weight {name} of {record.id} has shape {tuple(state[name].shape)}; expected {tuple(wanted[name].shape)} "
+            f"of {record.model}. {_upper(_way_out(network, record, other, other))}."
+        )
     network.load_state_dict({name: state[name] for name in wanted}, strict=True)
+
+
+def _way_out(network: nn.Module, record: Backbone, missing: list[str], extra: list[str]) -> str:
+    """Return what makes a network and a file agree whose names or shapes differ, of what is not set already."""
+    if record.id in BACKBONES:
+        return f"take the file {record.weights_file} as its publisher gives it"
+    beginnings = sorted({*record.extra_keys, *(name.partition(".")[0] + "." for name in extra)})
+    lists = f"extra_keys: [{', '.join(beginnings)}]"
+    if not missing:
+        return f"set {lists}, which leaves them out"
+    head = "\0" if record.without_classifier else f"{classifier_name(network, record.library)}."
+    if all(name.startswith(head) for name in missing):
+        return f"set without_classifier: true{f' and {lists}' if extra else ''}, if the tap lies before that layer"
+    longer = next((name for name in extra if name.endswith(f".{missing[0]}")), None)
+    if longer is not None:
+        return f"set prefix: {longer.removesuffix(missing[0])}"
+    return f"name the model that wrote {record.weights_file}, or take a file of {record.model}"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def rename_weights(record: Backbone, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -8,15 +8,14 @@ Must not know: where any other file lies, what a backbone or an estimator is, wh
 """
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pipeline.grids import HeatMap, Search
+from pipeline.plain_yaml import BANNED_KEYS, load_plain
 from pipeline.records import Rivals, Stream, Toy
 from pipeline.sources import (
     DESCRIBED,
@@ -49,12 +48,6 @@ __all__ = [
     "Toy",
     "load_params",
 ]
-
-# DVC leaves keys of these names out of the hash by which it finds earlier results: a change goes unnoticed.
-BANNED_KEYS = ("size", "nfiles")
-
-MAX_VALUES = 100_000
-"""Values of a settings file, aliases written out."""
 
 Scalar = bool | int | float | str | None
 
@@ -102,13 +95,13 @@ class Params(Record):
         Settings of the example in the plane.
     """
 
-    datasets: dict[Id, Dataset]
+    datasets: dict[Id, Dataset] = Field(default_factory=dict)
     folders: dict[Id, Folder] = Field(default_factory=dict)
-    embeddings: dict[Id, Embeddings]
+    embeddings: dict[Id, Embeddings] = Field(default_factory=dict)
     imports: dict[Id, Import] = Field(default_factory=dict)
     streams: dict[Id, Stream] = Field(default_factory=dict)
     rivals: dict[Id, Rivals] = Field(default_factory=dict)
-    runs: dict[Id, Run]
+    runs: dict[Id, Run] = Field(default_factory=dict)
     searches: dict[Id, Search] = Field(default_factory=dict)
     toy: Toy = Toy()
 
@@ -147,7 +140,11 @@ class Params(Record):
     @model_validator(mode="before")
     @classmethod
     def _streams_are_put_in_place(cls, tree: Any) -> Any:
-        """Replace the name of a stream by what it names: the rest of the pipeline knows streams, not their names."""
+        """Replace the name of a stream by what it names: the rest of the pipeline knows streams, not their names.
+
+        A table with nothing after its name is as empty as one that is left out.
+        """
+        tree = {table: entries for table, entries in tree.items() if entries is not None}
         streams = tree.get("streams", {})
         return tree | {
             table: {name: _with_stream(entry, streams, f"{table}.{name}") for name, entry in tree[table].items()}
@@ -191,7 +188,7 @@ def load_params(path: str | Path) -> Params:
     Parameters
     ----------
     path : str or Path
-        A YAML file with the tables ``datasets``, ``embeddings`` and ``runs``, and perhaps ``folders``, ``imports``.
+        A YAML file with tables such as ``datasets``, ``embeddings`` and ``runs``; each may be missing or empty.
 
     Returns
     -------
@@ -201,77 +198,22 @@ def load_params(path: str | Path) -> Params:
     Raises
     ------
     ValueError
-        If the text is not YAML, a key is unknown, missing, given twice or banned, or a value is out of range.
+        As `pipeline.plain_yaml.load_plain`, or if a key is unknown or missing, or a value is out of range.
         The message names the key's path and, where there is one, the nearest valid key.
     OSError
         If the file cannot be read.
     """
-    try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader: builds no objects
-    except OSError:
-        raise
-    except Exception as error:  # PyYAML lets through whatever its conversions raise, RecursionError too
-        detail = f"{path} is not valid YAML ({' '.join(str(error).split())})"
-        raise ValueError(f"{detail}; expected tables of plain values in UTF-8: mend the line it names") from error
+    tree = load_plain(path)
+    tree = {} if tree is None else tree
     if not isinstance(tree, Mapping):
         raise ValueError(
-            f"{path} holds no tables; datasets, embeddings and runs are expected: start from the shipped file"
+            f"{path} holds {tree!r:.60}; tables such as datasets, embeddings and runs are expected: start from the "
+            f"shipped file"
         )
-    if _n_values(tree, MAX_VALUES) > MAX_VALUES:
-        raise ValueError(
-            f"{path} holds more than {MAX_VALUES:,} values once its aliases are written out; expected a file of "
-            f"settings: remove the aliases that hold aliases"
-        )
-    _refuse_unsafe(tree, ())
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
         raise ValueError(f"{path}: {_first_sentence(error)}") from None
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A loader that refuses a key given twice, where PyYAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice; keep one", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _n_values(tree: Any, limit: int) -> int:
-    """Count the values of a tree, up to a little above a limit: aliases can make a short text endless."""
-    n, waiting = 0, [tree]
-    while waiting and n <= limit:
-        value = waiting.pop()
-        n += 1
-        waiting.extend(value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ())
-    return n
-
-
-def _refuse_unsafe(tree: Any, path: tuple[str, ...]) -> None:
-    """Raise for banned key names and for numbers that PyYAML reads as text but DVC reads as numbers."""
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            if key in BANNED_KEYS:
-                raise ValueError(
-                    f"{'.'.join((*path, key))}: DVC leaves keys named {key!r} out of its hash, so a "
-                    f"change would be missed; any other name is expected, so rename it"
-                )
-            _refuse_unsafe(value, (*path, str(key)))
-    elif isinstance(tree, list):
-        for index, value in enumerate(tree):
-            _refuse_unsafe(value, (*path, str(index)))
-    elif isinstance(tree, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", tree):
-        raise ValueError(
-            f"{'.'.join(path)}: {tree!r} is text to one YAML reader and a number to another; a plain number "
-            f"is expected, so write {float(tree)!r}"
-        )
 
 
 def _entry(table: Mapping[str, Any], table_name: str, name: str) -> Any:
@@ -382,6 +324,8 @@ def _first_sentence(error: ValidationError) -> str:
         )
     if first["type"] == "value_error":
         return f"{place + ': ' if place else ''}{first['ctx']['error']}{more}"
+    if first["type"] == "string_type" and not isinstance(first["input"], Mapping | list):
+        return f"{place} is {first['input']!r}; expected text, so write it, in quotes if YAML reads it otherwise{more}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{place} is {first['input']!r}; {message}: correct the value{more}"
 

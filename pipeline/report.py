@@ -23,6 +23,8 @@ from pipeline.words import named, ordered
 __all__ = ["build_page", "build_parser", "main"]
 
 FOLDERS = tuple(field.name for field in fields(Folders))
+SHOWN = ("runs", "rivals", "searches")
+"""Tables of the settings file that the page shows results of."""
 BLOCKS = (
     sections.tiles,
     sections.curve_block,
@@ -74,12 +76,18 @@ def _overview(runs: Sequence[RunResult]) -> Markup:
     return element("section", element("h2", "Final accuracy of all runs", class_="quiet"), drawn, class_="overview")
 
 
+def _missing_section(tables: Sequence[str], params: str) -> Markup:
+    said = f"{params} has no entries under {', '.join(tables)}, so the page shows none. Add entries and run dvc repro."
+    return element("section", element("h2", "Not in this report", class_="quiet"), element("p", said, class_="note"))
+
+
 def build_page(
     runs: Sequence[RunResult],
     *,
     searches: Sequence[SearchResult] = (),
     toy: Toy | None = None,
     params: str = "params.yaml",
+    missing: Sequence[str] = (),
 ) -> str:
     """Write the whole page as text.
 
@@ -93,6 +101,8 @@ def build_page(
         Shown before them.
     params : str
         The settings file's name, as the reader would type it.
+    missing : sequence of str
+        Tables of the settings file without an entry, which the page names.
 
     Returns
     -------
@@ -101,10 +111,12 @@ def build_page(
     """
     texts = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("report.html", "report.css"))
     template, style = texts
-    parts = [findings.toy_section(toy)] if toy else []
+    overview = _overview(runs) if runs else Markup("")
+    parts = [_missing_section(missing, params)] if missing else []
+    parts += [findings.toy_section(toy)] if toy else []
     parts += [_run_section(run, params) for run in runs]
     parts += [findings.search_section(search) for search in searches]
-    return Template(template).substitute(style=style.strip(), overview=_overview(runs), runs="\n".join(parts))
+    return Template(template).substitute(style=style.strip(), overview=overview, runs="\n".join(parts))
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -121,10 +133,11 @@ def main(arguments: argparse.Namespace) -> None:
         As `pipeline.measured.read_run`.
     """
     folders = Folders(**{key: getattr(arguments, key) for key in FOLDERS})
-    found = load_params(arguments.params).runs.items()
-    runs = [read_run(name, settings.model_dump(mode="json"), folders) for name, settings in found]
-    searches, toy = read_searches(folders), read_toy(folders)
-    page = build_page(runs, searches=searches, toy=toy, params=arguments.params.name)
+    params = load_params(arguments.params)
+    runs = [read_run(name, settings.model_dump(mode="json"), folders) for name, settings in params.runs.items()]
+    searches, toy = read_searches(params.searches, folders), read_toy(folders)
+    missing = [table for table in SHOWN if not getattr(params, table)]
+    page = build_page(runs, searches=searches, toy=toy, params=arguments.params.name, missing=missing)
     with replaced(arguments.output) as neighbour:  # whoever has the page open must never meet half of it
         neighbour.write_text(page, encoding="utf-8", newline="\n")
     console.say("report", f"{len(runs)} runs → {arguments.output}")
@@ -138,7 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{folder}", type=Path, default=Path(folder), help=f"folder of {folder}")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings file")
     parser.add_argument("--output", type=Path, default=Path("report/index.html"), help="the page to write")
-    return parser
+    return console.guarded(parser, ("--params", *FOLDERS), ("--output",))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 from dkvb_estimator.metrics import mean_class_accuracy, prequential_accuracy
 from pipeline.locks import replaced
 from pipeline.protocol import Bench, Outcome, summarise
+from pipeline.texts import read_text
 
 __all__ = ["CURVE_COLUMNS", "PREQUENTIAL_COLUMNS", "HeadResult", "Tables", "make_tables", "write_csv"]
 
@@ -85,7 +86,7 @@ class Tables:
             If the file is damaged, or holds something else.
         """
         try:
-            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls(**json.loads(read_text(path)))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path} cannot be read ({error}); expected tables as the rivals stage writes them. Run `dvc repro` to "

@@ -6,6 +6,7 @@ networks, the cache's format.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import os
@@ -150,7 +151,9 @@ class ShardStore:
     def _is_whole(self, index: int) -> bool:
         try:
             self.read(index)
-        except OSError:  # a damaged one stays until it is written again: who finds it may not hold its claim
+        except OSError as error:  # a damaged one stays until it is written again: who finds it may not hold its claim
+            if error.errno not in (None, errno.ENOENT):
+                raise
             return False
         return True
 

@@ -91,7 +91,7 @@ class InlineBackbone(Record):
     @property
     def file(self) -> str | None:
         """The checkpoint file; None where the library knows the weights by name."""
-        return self.weights if self.weights.endswith(_CHECKPOINTS) else None
+        return self.weights if self.weights.lower().endswith(CHECKPOINTS) else None
 
     @property
     def id(self) -> str:
@@ -108,13 +108,13 @@ class InlineBackbone(Record):
         if self.file is None and extra:
             raise ValueError(
                 f"{extra[0]} describes a checkpoint file, but weights is {self.weights!r}, of which {self.library} "
-                f"itself says this; expected a file ending in {', '.join(_CHECKPOINTS)}, so name one or remove "
+                f"itself says this; expected a file ending in {', '.join(CHECKPOINTS)}, so name one or remove "
                 f"{extra[0]}"
             )
         return self
 
 
-_CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+CHECKPOINTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 _OF_FILES = ("mean", "std", "interpolation", "crop_ratio", "prefix", "extra_keys", "without_classifier")
 DESCRIBED = "(described)"
 """How pydantic calls the second kind of backbone in the place of a problem."""

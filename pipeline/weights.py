@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
+from pipeline.reasons import first_sentence, system_error
+
 _HUB = "https://huggingface.co/"
 _SECONDS = 30.0
 """How long a server may be silent."""
@@ -99,15 +101,16 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the readers raise nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if system_error(error) is not None or isinstance(error, MemoryError):
+            raise
         raise ValueError(
-            f"{path.name} is not a weight file that can be read without running code ({reason}); "
+            f"{path.name} is not a weight file that can be read without running code ({first_sentence(error)}); "
             "expected tensors by name. Take the file from its publisher, or convert it to .safetensors."
         ) from error
     state = _unwrap(content)
@@ -171,10 +174,10 @@ def _download(source: Source) -> Path:
         # the digest is checked before the file takes its place
         torch.hub.download_url_to_file(source.weights_url, str(target), source.sha256, progress=True)
     except Exception as error:  # whatever the transport raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OSError(
-            f"the weights of {source.id} could not be downloaded ({reason}); expected {source.weights_file} at "
-            f"{_address(source)}. Try again, or get the file elsewhere. {_command(source, target.parent)}."
+            f"the weights of {source.id} could not be downloaded ({first_sentence(error)}); expected "
+            f"{source.weights_file} at {_address(source)}. Try again, or get the file elsewhere. "
+            f"{_command(source, target.parent)}."
         ) from error
     finally:
         socket.setdefaulttimeout(usual)

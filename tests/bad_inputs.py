@@ -17,9 +17,11 @@ from pipeline import extract as extraction
 from pipeline.backbones import find_backbone
 from pipeline.cache import CacheReader, check_cache, open_cache, write_cache
 from pipeline.datasets import build_manifest, read_manifest
+from pipeline.locks import check_files
 from pipeline.params import load_params
 from pipeline.protocol import make_estimator
 from pipeline.streams import make_stages
+from pipeline.texts import read_names
 from pipeline.weights import read_weights
 
 X = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
@@ -132,6 +134,16 @@ text("settings that build objects", "a: !!python/object/apply:os.system ['true']
 text("settings whose key is a list", "? [a]\n: 1\n", load_params)
 text("settings with a key twice", "a: 1\na: 2\n", load_params)
 text("settings that are a number", "3\n", load_params)
+text("settings with an id that is no text", "folders:\n  no:\n    root: x\n", load_params)
+text("settings with an id that is a number to DVC", "folders:\n  1e3:\n    root: x\n", load_params)
+text("settings with an id that is a date", "folders:\n  2024-01-01:\n    root: x\n", load_params)
+text("settings that merge nothing", "folders:\n  <<: 3\n", load_params)
+text("settings in UTF-16", "folders: {}\n".encode("utf-16"), load_params)
+text("settings in Latin-1", "# K\xe4fer\n".encode("latin-1"), load_params)
+text("class names that are empty", "\n\n", lambda path: read_names(path, "class name"))
+text("class names with an empty line", "a\n\nb\n", lambda path: read_names(path, "class name"))
+text("class names with one twice", "a\na\n", lambda path: read_names(path, "class name"))
+text("class names in Latin-1", "K\xe4fer\n".encode("latin-1"), lambda path: read_names(path, "class name"))
 text("settings that hold themselves", "a: &a [*a]\n", load_params)
 text("settings of endless aliases", "".join(
     f"k{i}: &k{i} [{', '.join([f'*k{i - 1}' if i else '1'] * 10)}]\n" for i in range(12)), load_params)  # fmt: skip
@@ -177,6 +189,9 @@ wrong_settings("a key that DVC does not see", "runs", "r", "size", value=3)
 wrong_settings("a number that is text", "runs", "r", "estimator", value={"alpha": "1e-3"})
 wrong_settings("a seed twice", "runs", "r", "stream", value={"kind": "shuffled", "order_seeds": [1, 1]})
 
+bad("an output that is a folder")(lambda folder: check_files([], [folder]))
+bad("an output that is an input")(lambda folder: check_files([folder / "a"], [folder / "b/../a"]))
+bad("an output named twice")(lambda folder: check_files([], [folder / "a", folder / "b/../a"]))
 bad("a run that is not there")(lambda folder: _params(folder).run("q"))
 bad("an estimator setting that is none")(lambda folder: make_estimator({"n_head": 3}))
 bad("an estimator setting said elsewhere")(lambda folder: make_estimator({"device": "cpu"}))

@@ -20,6 +20,9 @@ HEADS = ["nearest_class_mean", "streaming_lda", "linear_probe", "joint_linear_pr
 OUTPUTS = ("metrics.json", "curves.csv", "prequential.csv", "matrices.json", "confidence.json", "audit.json")
 
 
+BESIDE_RIVALS = SETTINGS | {"rivals": "pets"}
+
+
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
     return write_two_caches(tmp_path_factory.mktemp("caches"))
@@ -33,19 +36,19 @@ def found(paths):
 
 @pytest.fixture(scope="module")
 def rivals(found, paths, tmp_path_factory):
-    """Return a file of rivals' tables, as the stage before leaves it."""
+    """Return a folder of rivals' tables, as the stage before leaves it."""
     entry = Rivals(embeddings="own", keys="keys", stream=SETTINGS["stream"], heads=HEADS)
     with open_cache(paths[1]) as keys:
         results = measure_rivals(entry, found.bench, [keys.read("train")])
     path = tmp_path_factory.mktemp("rivals") / "pets.json"
     path.write_text(json.dumps(asdict(make_tables(found.bench, results))))
-    return path
+    return path.parent
 
 
 @pytest.fixture(scope="module")
 def written(paths, rivals, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
-    assert run_stage(folder, paths, "--rivals", str(rivals)) == 0
+    assert run_stage(folder, paths, "--rivals", str(rivals), run=BESIDE_RIVALS) == 0
     return folder
 
 
@@ -223,7 +226,7 @@ def test_confidence_file_holds_scores_of_run_and_rivals(written):
 
 
 def test_two_runs_give_the_same_bytes(written, tmp_path, paths, rivals):
-    assert run_stage(tmp_path, paths, "--rivals", str(rivals)) == 0
+    assert run_stage(tmp_path, paths, "--rivals", str(rivals), run=BESIDE_RIVALS) == 0
     for name in OUTPUTS:
         assert (tmp_path / name).read_bytes() == (written / name).read_bytes()
 
@@ -233,8 +236,8 @@ def test_seconds_stand_apart(written):
     assert {head: set(parts) for head, parts in seconds.items()} == {"dkvb": {"keys", "encode", "fit", "predict_1000"}}
 
 
-def test_a_run_without_rivals_stands_alone(tmp_path, paths):
-    assert run_stage(tmp_path, paths) == 0
+def test_a_run_without_rivals_stands_alone(tmp_path, paths, rivals):
+    assert run_stage(tmp_path, paths, "--rivals", str(rivals)) == 0
     assert list(json.loads((tmp_path / "metrics.json").read_text())) == ["dkvb"]
 
 

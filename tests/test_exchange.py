@@ -234,7 +234,7 @@ def test_a_flipped_byte_in_a_packed_archive_is_a_sentence_or_changes_nothing(fil
         try:
             read = array_files.read_array(str(files / "packed.npz"), "embeddings")
         except ValueError as error:
-            assert re.search(r"packed\.npz.*(Save it again|Write )", str(error))  # noqa: PT017
+            assert re.search(r"packed\.npz.*(Save arrays by|Write )", str(error))  # noqa: PT017
         else:
             assert np.array_equal(read, X)
 
@@ -251,7 +251,7 @@ def test_a_truncated_file_is_one_sentence(files, capsys, name):
     ("changes", "text"),
     [
         ({"embeddings": "gone.npy"}, "there is no file"),
-        ({"embeddings": "X.csv"}, "expected a file ending in .npy, .npz, .pt, .pth, .parquet. Convert it."),
+        ({"embeddings": "X.csv"}, "expected a file ending in .npy, .npz, .pt, .pth, .ckpt, .parquet. Convert it."),
         ({"embeddings": "y.npy"}, "have shape (12,) and type int64; expected numbers (n, f)."),
         ({"embeddings": "names.npy"}, "have shape (12,) and type <U3; expected numbers (n, f)."),
         ({"embeddings": "both.npz:train"}, "both.npz holds embeddings, labels, other, but no train; expected the name"),
@@ -260,14 +260,14 @@ def test_a_truncated_file_is_one_sentence(files, capsys, name):
         ({"labels": "half.npy"}, "have shape (12,) and type float64 beside 12 embeddings; expected (12,), integers"),
         ({"labels": "low.npy"}, "the labels run from -2 to 0; expected −1 (unlabelled) to 65535. Number the classes"),
         ({"labels": "y.npy", "class_names": "two.txt"}, "the labels run from 0 to 2; expected −1 (unlabelled) to 1."),
-        ({"labels": "names.npy", "class_names": "two.txt"}, "label 'cat' is no class name; expected one of 2. Add it"),
+        ({"labels": "names.npy", "class_names": "two.txt"}, "two.txt; expected one of them. Add a line for it"),
         ({"ids": "twice.npy"}, "holds the sample id 'same' twice; expected distinct ids."),
         ({"ids": "y.npy"}, "the ids in"),
-        ({"splits": "odd.npy"}, "split 'a/b' has a name that the file keeps for itself or cannot hold"),
+        ({"splits": "odd.npy"}, "odd.npy hold 'a/b'; expected names of letters, digits and"),
         ({"test_labels": "y.npy"}, "--test-labels or --test-ids came without --test-embeddings; expected them too."),
         ({"splits": "odd.npy", "test_embeddings": "X.npy"}, "--test-embeddings and --splits both say which samples"),
         ({"test_embeddings": "wide.npy"}, "the splits differ in their number of features: {'test': 6, 'train': 5};"),
-        ({"embeddings": "nan.npy"}, "the embedding of sample 'nan/0000004' (split 'train') holds NaN or infinity"),
+        ({"embeddings": "nan.npy"}, "nan.npy holds NaN or infinity; expected finite numbers up to"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_and_leaves_no_file(files, capsys, changes, text):
@@ -416,7 +416,7 @@ def test_without_pyarrow_parquet_says_what_to_install(files, capsys, monkeypatch
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (files / "a.parquet").write_bytes(b"")
     assert import_(files, embeddings="a.parquet") == 1
-    assert_one_sentence(capsys, 'Run `pip install "dkvb-estimator[parquet]"`, or take .npz.')
+    assert_one_sentence(capsys, "expected it. Run `pip install pyarrow`, or take .npz.")
 
 
 def test_a_large_npy_is_read_block_by_block(files, monkeypatch):
@@ -443,3 +443,56 @@ def test_import_runs_from_the_command_line_and_says_one_line(files):
 def test_debug_may_stand_after_the_verb(files):
     with pytest.raises(FileNotFoundError, match=re.escape("there is no file")):
         import_(files, "--debug", embeddings="gone.npy")
+
+
+# what a file does hold
+
+
+def test_a_checkpoint_of_tensors_and_other_things_gives_what_is_named(files):
+    content = {"X": torch.tensor(X), "labels": ["ant", "bee", "cat"] * 4, "model": "resnet18", "epoch": 3}
+    torch.save(content, files / "m.pt")
+    assert import_(files, embeddings="m.pt:X", labels="m.pt:labels") == 0
+    with open_cache(files / "out/a.h5") as reader:
+        assert np.array_equal(reader.read("train"), X)
+        assert reader.header.class_names == ("ant", "bee", "cat")
+
+
+def test_a_name_with_a_slash_is_taken(files):
+    np.savez(files / "s.npz", **{"train/X": X, "b:c": X[:, :2]})
+    assert import_(files, embeddings="s.npz:train/X") == 0
+    assert array_files.read_array(f"{files / 's.npz'}:b:c", "embeddings").shape == (N, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (
+            "m.pt:model",
+            "model in m.pt is neither a tensor nor a list of whole numbers or text; expected one of X. Name",
+        ),
+        ("m.pt:gone", "m.pt holds X, but no gone; expected the name of one."),
+        ("t.pt:X", "t.pt holds one array, which has no name; expected none. Remove :X."),
+        ("X.npy:X", "X.npy holds one array, which has no name; expected none. Remove :X."),
+        ("n.pt", "(it holds a NumPy array); expected arrays of numbers or text. Save arrays by np.savez, or"),
+        (
+            "large.npy --storage-dtype float16",
+            "large.npy holds a number too large for float16; expected finite numbers",
+        ),
+    ],
+)
+def test_a_refused_file_is_told_what_it_does_hold(files, capsys, given, text):
+    torch.save({"X": torch.tensor(X), "model": "resnet18"}, files / "m.pt")
+    torch.save(torch.tensor(X), files / "t.pt")
+    torch.save({"X": X}, files / "n.pt")
+    np.save(files / "large.npy", X * 1e9)
+    name, *more = given.split()
+    assert import_(files, *more, embeddings=name) == 1
+    assert_one_sentence(capsys, text)
+    assert not (files / "out/a.h5").exists()
+
+
+def test_class_names_may_come_from_any_editor_and_more_lines_are_no_classes(files):
+    (files / "c.txt").write_text("ant\nbee\ncat\n\n\n", encoding="utf-16", newline="\r\n")
+    assert import_(files, embeddings="X.npy", labels="y.npy", class_names="c.txt") == 0
+    with open_cache(files / "out/a.h5") as reader:
+        assert reader.header.class_names == ("ant", "bee", "cat")

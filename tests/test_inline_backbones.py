@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from pipeline.backbones import BACKBONES, preprocess
 from pipeline.inline_backbones import describe_backbone
 from pipeline.networks import build_network, load_backbone
+from pipeline.sources import InlineBackbone
 from pipeline.weights import find_weights, read_weights
 
 
@@ -212,11 +213,11 @@ def write(tmp_path, state, name="mine.safetensors"):
     return path
 
 
-def squeezenet():
+def squeezenet(num_classes=1000):
     from torchvision.models import squeezenet1_1
 
     torch.manual_seed(0)
-    return squeezenet1_1(weights=None).eval()
+    return squeezenet1_1(weights=None, num_classes=num_classes).eval()
 
 
 def load(path, **more):
@@ -263,9 +264,7 @@ def test_a_prefix_is_refused_until_it_is_named(tmp_path):
         ValueError, match=r"52 names are missing \(first: \['features.0.weight'\]\), 52 unexpected \(first:"
     ):
         load(path)
-    with pytest.raises(
-        ValueError, match=r"Known prefixes of checkpoints are module\., backbone.*name the file's as pre"
-    ):
+    with pytest.raises(ValueError, match=r"Known prefixes of checkpoints are module\., .*; set prefix: module\.\.$"):
         load(path)
     assert load(path, prefix="module.")(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
 
@@ -287,7 +286,9 @@ def test_the_teacher_of_a_training_checkpoint_is_loaded_by_its_prefix(tmp_path):
 def test_a_missing_classifier_is_refused_until_it_is_allowed(tmp_path):
     state = {name: tensor for name, tensor in squeezenet().state_dict().items() if not name.startswith("classifier.")}
     path = write(tmp_path, state)
-    with pytest.raises(ValueError, match=r"2 names are missing.*or set without_classifier: true where it ends before"):
+    with pytest.raises(
+        ValueError, match=r"2 names are missing.*; set without_classifier: true, if the tap lies before"
+    ):
         load(path)
     assert load(path, without_classifier=True)(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
     with pytest.raises(ValueError, match=r"1 names are missing \(first: \['features.0.bias'\]\)"):
@@ -364,3 +365,46 @@ def test_an_absent_file_is_told_with_its_path(tmp_path):
 def test_a_layer_or_side_that_does_not_suit_is_refused(described, tap, side, text):
     with pytest.raises(ValueError, match=text):
         describe_backbone(described, tap, side)
+
+
+def test_each_message_about_a_fine_tuned_head_leads_on_until_it_is_taken(tmp_path):
+    path = write(tmp_path, squeezenet(num_classes=10).state_dict())
+    with pytest.raises(
+        ValueError, match=r"shape \(10, .*\. Set without_classifier: true and extra_keys: \[classifier\.\]"
+    ):
+        load(path)
+    with pytest.raises(ValueError, match=r"2 unexpected .*\. Set extra_keys: \[classifier\.\], which leaves") as caught:
+        load(path, without_classifier=True)
+    assert "without_classifier" not in str(caught.value)
+    assert load(path, without_classifier=True, extra_keys=["classifier."])(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
+
+
+def test_what_is_set_already_is_never_advised(tmp_path):
+    state = squeezenet(num_classes=10).state_dict() | {"queue": torch.ones(1)}
+    with pytest.raises(
+        ValueError, match=r"Set extra_keys: \[classifier\., queue\.\]|extra_keys: \[queue\., classifier"
+    ):
+        load(write(tmp_path, state), without_classifier=True)
+    narrow = squeezenet().state_dict()
+    narrow["features.0.weight"] = narrow["features.0.weight"][:10]
+    with pytest.raises(
+        ValueError, match=r"features\.0\.weight .* has shape \(10, .*\. Name the model that wrote"
+    ) as caught:
+        load(write(tmp_path, narrow), without_classifier=True, extra_keys=["classifier."])
+    assert "Set " not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mine.ckpt", "MINE.PTH"])
+def test_a_checkpoint_is_known_by_its_ending(tmp_path, name):
+    path = write(tmp_path, {"state_dict": squeezenet().state_dict(), "epoch": 3}, name)
+    assert InlineBackbone(library="torchvision", model="squeezenet1_1", weights=str(path)).file == str(path)
+    assert load(path)(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
+
+
+def test_a_file_of_an_unknown_ending_is_told_the_known_ones(tmp_path):
+    path = write(tmp_path, squeezenet().state_dict(), "mine.weights")
+    said = InlineBackbone(library="torchvision", model="squeezenet1_1", weights=str(path)).recipe()
+    with pytest.raises(
+        ValueError, match=r"knows no weights '.*mine\.weights'.* or a file ending in \.safetensors, \.pth"
+    ):
+        describe_backbone(said, "features", 64)

@@ -101,7 +101,7 @@ def test_a_missing_weight_is_named(lite0_state):
     text = refused({name: t for name, t in lite0_state.items() if name != "_blocks.3._bn1.running_mean"})
     assert "1 names are missing (first: ['blocks.2.0.bn2.running_mean']), 0 unexpected" in text
     assert "expected the layout of efficientnet-lite0-57934424.pth" in text
-    assert "take the file that the record names" in text
+    assert text.endswith("; take the file efficientnet-lite0-57934424.pth as its publisher gives it.")
 
 
 def test_a_weight_too_many_is_named(lite0_state):
@@ -113,7 +113,7 @@ def test_a_wrong_shape_is_named(lite0_state):
     text = refused(lite0_state | {"_fc.bias": torch.ones(10)})
     assert text == (
         "weight classifier.bias of efficientnet_lite0 has shape (10,); expected (1000,) of tf_efficientnet_lite0. "
-        "Take the file efficientnet-lite0-57934424.pth."
+        "Take the file efficientnet-lite0-57934424.pth as its publisher gives it."
     )
 
 
@@ -134,7 +134,7 @@ def test_two_weights_of_one_name_are_refused():
 def test_a_wrong_prefix_is_refused_with_the_known_ones(lite0_state, prefix):
     text = refused({prefix + name: tensor for name, tensor in lite0_state.items()})
     assert "296 names are missing" in text
-    assert "Known prefixes of checkpoints are module., backbone., student., teacher." in text
+    assert "Known prefixes of checkpoints are module., backbone., student., teacher.;" in text
 
 
 def test_no_weights_at_all_are_refused():

@@ -1,8 +1,10 @@
 """What a user installs: the source archive builds the wheel, and the wheel works without the checkout or a compiler."""
 
+import email
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -143,6 +145,38 @@ def test_every_folder_of_modules_is_a_package_of_the_wheel():
     named = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "dkvb_estimator").rglob("*.py")}
     assert sorted(named) == sorted(".".join(folder.parts) for folder in folders)
+
+
+def metadata(text):
+    return email.message_from_string(text)
+
+
+@pytest.mark.slow
+def test_the_wheel_offers_extras_of_what_it_holds_alone(archives):
+    with zipfile.ZipFile(archives[1]) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        wheel = metadata(archive.read(name).decode())
+    assert wheel.get_all("Provides-Extra") == ["dask"]
+    needed = [Requirement(line) for line in wheel.get_all("Requires-Dist")]
+    assert {str(line.marker) for line in needed if line.marker} == {'extra == "dask"'}
+    assert len([line for line in needed if not line.marker]) == len(PROJECT["dependencies"])
+    assert "Discrete Key-Value Bottleneck" in wheel.get_payload()
+
+
+@pytest.mark.slow
+def test_an_installation_from_source_offers_every_extra(archives, tmp_path):
+    """What pip asks for by ``pip install -e ".[pipeline]"``, in the unpacked source archive."""
+    with tarfile.open(archives[0]) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    asked = "from setuptools import build_meta as b; b.{}('made')"
+    for hook in ("prepare_metadata_for_build_editable", "prepare_metadata_for_build_wheel"):
+        (source / "made").mkdir()
+        run(sys.executable, "-c", asked.format(hook), cwd=source)
+        (path,) = (source / "made").glob("*.dist-info/METADATA")
+        offered = metadata(path.read_text(encoding="utf-8")).get_all("Provides-Extra")
+        assert set(offered) == set(PROJECT["optional-dependencies"])
+        shutil.rmtree(source / "made")
 
 
 def test_the_version_stands_in_one_place():

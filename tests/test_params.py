@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pipeline.backbones import find_backbone
-from pipeline.params import BANNED_KEYS, load_params
+from pipeline.params import BANNED_KEYS, Params, load_params
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 
@@ -199,11 +199,11 @@ def test_a_head_named_twice_or_unknown_is_refused(tree, load):
 
 
 def test_key_given_twice_is_refused(load):
-    with pytest.raises(ValueError, match=r"not valid YAML .*'runs' is given twice"):
+    with pytest.raises(ValueError, match=r"line 4 of .*params\.yaml: key 'runs' is given twice; expected it once"):
         load("datasets: {}\nembeddings: {}\nruns: {}\nruns: {}\n")
 
 
-@pytest.mark.parametrize(("text", "problem"), [("runs: [", "not valid YAML"), ("", "holds no tables")])
+@pytest.mark.parametrize(("text", "problem"), [("runs: [", "not valid YAML"), ("3\n", "holds 3; tables")])
 def test_broken_file_is_named(load, text, problem):
     with pytest.raises(ValueError, match=rf"params\.yaml.*{problem}"):
         load(text)
@@ -284,7 +284,7 @@ def test_a_description_without_weights_is_refused(tree, load):
 
 def test_a_backbone_is_a_name_or_a_description(tree, load):
     tree["embeddings"]["digits"]["backbone"] = 3
-    with pytest.raises(ValueError, match=r"embeddings\.digits\.backbone is 3; .*valid string"):
+    with pytest.raises(ValueError, match=r"embeddings\.digits\.backbone is 3; expected text"):
         load(tree)
     del tree["embeddings"]["digits"]["backbone"]
     with pytest.raises(ValueError, match=r"embeddings\.digits\.backbone is missing"):
@@ -352,3 +352,97 @@ def test_an_unknown_reference_offers_both_tables(tree, load):
     tree["runs"]["digits"]["embeddings"] = "mime"
     with pytest.raises(ValueError, match=r"'mime' is not an entry of embeddings or imports, did you mean 'mine'\?"):
         load(tree)
+
+
+# what YAML means to two readers
+
+ALONE = "folders:\n"
+
+
+def test_merge_keys_work_and_own_values_count_more(load):
+    text = ALONE + "  a: &a\n    root: x\n    seed: 1\n  b:\n    <<: *a\n    seed: 2\n  c:\n    <<: [*a, {seed: 3}]\n"
+    params = load(text + "datasets:\n  <<: {}\n")
+    assert {name: (entry.root, entry.seed) for name, entry in params.folders.items()} == {
+        "a": ("x", 1), "b": ("x", 2), "c": ("x", 1),
+    }  # fmt: skip
+    assert params.datasets == {}
+
+
+@pytest.mark.parametrize("table", [name for name in Params.model_fields if name != "toy"])
+@pytest.mark.parametrize(
+    "text", ["", "{table}:\n", "{table}: {{}}\n", "{table}: null\n", "{table}:\n  # a: 1\n", "# all\n"]
+)
+def test_every_table_may_be_missing_or_empty(load, table, text):
+    assert getattr(load(text.format(table=table)), table) == {}
+
+
+@pytest.mark.parametrize("text", ["", "toy:\n", "toy: {}\n"])
+def test_the_toy_may_be_missing_too(load, text):
+    assert load(text).toy.steps == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("no", "true or false"), ("yes", "true or false"), ("on", "true or false"), ("Off", "true or false"),
+        ("true", "true or false"), ("null", "nothing"), ("2024", "a number"), ("1e3", "a number"),
+        ("0x1F", "a number"), ("0o17", "a number"), ("010", "a number"), ("09", "a number"), ("1_000", "a number"),
+    ],
+)  # fmt: skip
+def test_an_id_that_yaml_reads_as_something_else_is_to_be_quoted(load, name, kind):
+    with pytest.raises(
+        ValueError, match=rf"folders\.{name}: YAML reads the name {name} as {kind}; expected text .*'{name}'$"
+    ):
+        load(f"{ALONE}  {name}:\n    root: x\n")
+    for quoted in (f"'{name}'", f'"{name}"'):
+        params = load(f"{ALONE}  {quoted}:\n    root: x\n" + EMBEDDED.format(quoted))
+        assert list(params.folders) == [name] == [params.embedding("e").dataset]
+
+
+EMBEDDED = """embeddings:
+  e: {{dataset: {}, backbone: b, tap: t, image_side: 32, compute_dtype: float32, storage_dtype: float16}}
+"""
+
+
+@pytest.mark.parametrize("name", ["1.5", "2024-01-01", "~", "0.5e3"])
+def test_an_id_that_quotes_do_not_help_is_to_be_renamed(load, name):
+    with pytest.raises(ValueError, match="expected text of letters, digits and underscores, so rename it"):
+        load(f"{ALONE}  {name}:\n    root: x\n")
+
+
+@pytest.mark.parametrize("name", ["no", "2024", "null", "1.5", "2024-01-01"])
+def test_a_reference_that_yaml_reads_as_something_else_is_to_be_quoted(load, name):
+    with pytest.raises(ValueError, match=r"embeddings\.e\.dataset is .*; expected text, so write it, in quotes"):
+        load(EMBEDDED.format(name))
+
+
+@pytest.mark.parametrize(("name", "number"), [("1e3", "1000.0"), ("0o17", "15"), ("09", "9")])
+def test_a_value_that_is_a_number_to_dvc_alone_is_named(load, name, number):
+    with pytest.raises(
+        ValueError, match=rf"dataset: '{name}' is text to one YAML reader .*, so write {number} or '{name}'"
+    ):
+        load(EMBEDDED.format(name))
+
+
+def test_merged_bombs_are_refused_before_they_are_built(load):
+    lines = ["a0: &a0 {x: 1}"] + [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)]
+    with pytest.raises(ValueError, match="holds more than 100,000 values once its aliases are written out"):
+        load("\n".join(lines))
+
+
+def test_a_byte_order_mark_is_skipped_and_another_encoding_named(load, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(ALONE + "  a: {root: x}\n", encoding="utf-8-sig")
+    assert list(load_params(path).folders) == ["a"]
+    for encoding in ("utf-16", "utf-32"):
+        path.write_text(ALONE, encoding=encoding)
+        with pytest.raises(ValueError, match=rf"params\.yaml is text in {encoding.upper()}; expected UTF-8.*Write it"):
+            load_params(path)
+    path.write_bytes("# Käfer\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"not text in UTF-8 \(byte 3 is 0xe4\); expected UTF-8\. Write"):
+        load_params(path)
+
+
+def test_a_character_that_yaml_forbids_ends_in_a_sentence(load):
+    with pytest.raises(ValueError, match=r"params\.yaml is not valid YAML \(unacceptable character #x000e.*; expected"):
+        load("\x0e")

@@ -53,6 +53,14 @@ PARAMS = {
         }
     },
     "runs": {},
+    "searches": {
+        "sizes": {
+            "embeddings": "digits",
+            "keys": "photos",
+            "estimator": {"solver": "ridge"},
+            "grid": {"n_heads": [64, 128, 256], "n_keys": [64, 128, 256]},
+        }
+    },
 }
 
 
@@ -460,7 +468,8 @@ def test_command_line_takes_every_path():
     words = [word for name in report.FOLDERS for word in (f"--{name}", name[:3])]
     found = vars(report.build_parser().parse_args([*words, "--params", "p.yaml", "--output", "r.html"]))
     wanted = {name: name[:3] for name in report.FOLDERS} | {"params": "p.yaml", "output": "r.html"}
-    assert {key: str(value) for key, value in found.items()} == wanted
+    assert {key: str(found[key]) for key in wanted} == wanted
+    assert {*found["reads"], *found["writes"]} == set(wanted)
 
 
 def test_costs_stand_in_a_table_of_their_own(inputs):
@@ -506,11 +515,29 @@ def test_searches_are_drawn_with_a_map_and_a_table(inputs):
 
 
 def test_page_without_searches_or_toy_stands(inputs):
-    for path in (*inputs.searches.iterdir(), *inputs.figures.iterdir()):
-        path.unlink()
+    (inputs.figures / "toy.png").unlink()
+    changed(inputs.params, lambda tables: tables.pop("searches"))
     page = written_page(inputs)
     assert 'id="search-' not in page
     assert 'id="toy"' not in page
+    assert "params.yaml has no entries under searches, so the page shows none" in page
+
+
+def test_a_page_without_any_entry_says_what_is_missing(inputs):
+    write_json(inputs.params, {"runs": None, "searches": {}})
+    page = written_page(inputs)
+    assert "params.yaml has no entries under runs, rivals, searches, so the page shows none. Add entries" in page
+    assert "Final accuracy of all runs" not in page
+    assert 'id="search-' not in page  # an earlier search's files are still there
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "metrics/page.html", "metrics/toy.json"])
+def test_the_page_does_not_overwrite_what_it_is_made_of(inputs, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    before = (tmp_path / "params.yaml").read_bytes()
+    assert report.console.run(report.main, report.build_parser(), ["--output", name]) == 1
+    assert re.search(rf"the output {name} would overwrite what is read .*; expected another", capsys.readouterr().err)
+    assert (tmp_path / "params.yaml").read_bytes() == before
 
 
 def test_toy_is_inside_the_page(inputs):

@@ -83,6 +83,7 @@ def command(folder, paths, name="pets", run=SETTINGS):
                     }
                     for entry in ("own", "keys")
                 },
+                "rivals": {"pets": {key: SETTINGS[key] for key in ("embeddings", "keys", "stream")}},
                 "runs": {"pets": run},
             }
         )

@@ -1,0 +1,108 @@
+"""`dvc repro` ends well whatever tables of params.yaml are missing or empty, and whatever ids are called."""
+
+import re
+
+import numpy as np
+import pytest
+import yaml
+from small_project import call, copy_project, finish, start
+
+pytestmark = pytest.mark.slow
+
+SAME = {"embeddings": "e", "keys": "e"}
+ON_STREAM = SAME | {"stream": "s"}
+TABLES = {
+    "datasets": {"p": {"kind": "photos", "n_crops": 4, "seed": 0}},
+    "imports": {"e": {"cache": "e.h5"}},
+    "streams": {"s": {"kind": "class_incremental", "classes_per_stage": 2}},
+    "rivals": {"r": ON_STREAM | {"heads": ["nearest_class_mean"]}},
+    "runs": {"a": ON_STREAM | {"rivals": "r", "estimator": {"n_heads": 4, "n_keys": 8}}},
+    "searches": {"q": SAME | {"estimator": {"n_heads": 4}, "grid": {"n_keys": [4, 8]}}},
+    "toy": {"steps": 5},
+}
+
+
+def project(folder, tables):
+    """A project that starts from embeddings, with these tables, or this text, as settings."""
+    copy_project(folder, tables if isinstance(tables, dict) else {})
+    if isinstance(tables, str):
+        (folder / "params.yaml").write_text(tables, encoding="utf-8")
+    np.savez(folder / "e.npz", X=np.random.default_rng(0).normal(size=(60, 12)), y=np.arange(60) % 4)
+    given = "--embeddings e.npz --labels e.npz --test-fraction 0.3 --output e.h5 --backbone b"
+    call(folder, "pipeline", "import", *given.split())
+    return folder
+
+
+def without(*tables):
+    return {name: entries for name, entries in TABLES.items() if name not in tables}
+
+
+def alone(tables):
+    run = {name: value for name, value in TABLES["runs"]["a"].items() if name != "rivals"}
+    return tables | {"runs": {"a": run}}
+
+
+@pytest.mark.parametrize(
+    ("tables", "missing"),
+    [
+        (TABLES, ""),
+        (without("searches", "toy"), "searches"),
+        (without("runs"), "runs"),
+        (TABLES | {"searches": {}, "folders": {}, "datasets": {}}, "searches"),
+        (alone(without("rivals", "searches")), "rivals, searches"),
+        (alone(TABLES), ""),
+        (without("imports", "streams", "rivals", "runs", "searches"), "runs, rivals, searches"),
+        (without(*TABLES), "runs, rivals, searches"),
+        ({table: {} for table in TABLES}, "runs, rivals, searches"),
+    ],
+)
+def test_a_missing_table_is_named_on_the_page_and_stops_nothing(tmp_path, tables, missing):
+    folder = project(tmp_path / "copy", tables)
+    call(folder, "dvc", "repro")
+    page = (folder / "report/index.html").read_text()
+    assert re.findall(r"has no entries under (.*?), so the page", page) == ([missing] if missing else [])
+    assert "Running stage" not in call(folder, "dvc", "repro")
+
+
+def test_a_search_that_was_removed_leaves_the_page(tmp_path):
+    folder = project(tmp_path / "copy", without("runs", "rivals", "toy"))
+    call(folder, "dvc", "repro")
+    assert 'id="search-q"' in (folder / "report/index.html").read_text()
+    (folder / "params.yaml").write_text(yaml.safe_dump(without("runs", "rivals", "toy", "searches")))
+    call(folder, "dvc", "repro")
+    page = (folder / "report/index.html").read_text()
+    assert 'id="search-q"' not in page
+    assert "has no entries under runs, rivals, searches" in page
+
+
+def test_quoted_ids_and_merge_keys_reach_every_stage(tmp_path):
+    text = """
+datasets: {"2024": {kind: photos, n_crops: 4, seed: 0}}
+imports: {"no": {cache: e.h5}}
+streams: {"1e3": {kind: class_incremental, classes_per_stage: 2}}
+rivals:
+  "yes": {embeddings: "no", keys: "no", stream: "1e3", heads: [nearest_class_mean]}
+runs:
+  "null": &a {embeddings: "no", keys: "no", stream: "1e3", rivals: "yes", estimator: {n_heads: 4, n_keys: 8}}
+  "on": {<<: *a, epochs_per_stage: 2}
+searches:
+  <<: {}
+  # q: {}
+toy: {steps: 5}
+"""
+    folder = project(tmp_path / "copy", text)
+    call(folder, "dvc", "repro")
+    assert (folder / "manifests/2024.jsonl").exists()
+    assert {"null.json", "on.json"} <= {path.name for path in (folder / "metrics").iterdir()}
+    (folder / "params.yaml").write_text(text.replace("epochs_per_stage: 2", "epochs_per_stage: 3"))
+    ran = re.findall(r"Running stage '(\S+)'", call(folder, "dvc", "repro"))
+    assert ran == ["train@on", "evaluate@on", "report"]
+
+
+@pytest.mark.parametrize("table", ["searches", "toy"])
+def test_a_name_with_nothing_after_it_is_refused_with_what_to_write(tmp_path, table):
+    """DVC reads the file before any code of ours runs; its message quotes a file's name, which says it."""
+    folder = project(tmp_path / "copy", TABLES | {table: None})
+    code, said = finish(start(folder, "dvc", "repro"))
+    assert code != 0
+    assert f"cannot redefine '{table}' from 'pipeline/an_empty_table_is_written_{{}}.yaml'" in said
