@@ -78,8 +78,8 @@ class Audit:
         self._row(head, key)
         if self._codes is None:
             raise ValueError(
-                "samples_of was called for a solver that keeps no samples apart; expected 'ridge'. classes_of says "
-                "which classes the key serves."
+                "samples_of was called for a solver that keeps no samples apart; expected 'joint' with remember=True. "
+                "Call classes_of, which says what classes the key serves."
             )
         return np.flatnonzero((self._codes()[:, head] == key).any(axis=1))
 

@@ -313,6 +313,7 @@ class WorkerCodes(CodeStore):
     def __init__(self, owners: list[Any], n_rows: int, nbytes: int) -> None:
         super().__init__()
         self._owners, self._n_rows, self._nbytes = owners, n_rows, nbytes
+        self._lengths: list[int] | None = None
 
     def __len__(self) -> int:
         return self._n_rows
@@ -333,6 +334,23 @@ class WorkerCodes(CodeStore):
         """Return the promises of who holds the rows."""
         return self._owners
 
+    def take(self, positions: np.ndarray) -> np.ndarray:
+        """Return the rows at some positions, brought here alone."""
+        if self._blocks:
+            return super().take(positions)
+        if self._lengths is None:
+            self._lengths = WORKERS.fetch(*(WORKERS.call(_n_rows_of, owner) for owner in self._owners))
+        stops = np.cumsum(self._lengths)
+        owner = np.searchsorted(stops, positions, side="right")
+        asked = {which: positions[owner == which] - (stops[which] - self._lengths[which]) for which in np.unique(owner)}
+        parts = WORKERS.fetch(
+            *(WORKERS.call(_some_codes_of, self._owners[which], some) for which, some in asked.items())
+        )
+        rows = np.empty((len(positions), *parts[0].shape[1:]), dtype=parts[0].dtype)
+        for which, part in zip(asked, parts, strict=True):
+            rows[owner == which] = part
+        return rows
+
     def extended(self, codes: np.ndarray) -> CodeStore:
         """Return a store of these rows and then ``codes``, all of them here."""
         return self.joined(CodeStore().extended(codes))
@@ -346,6 +364,14 @@ class WorkerCodes(CodeStore):
 
 def _codes_of(learned: Any) -> np.ndarray:
     return learned.codes.rows
+
+
+def _n_rows_of(learned: Any) -> int:
+    return len(learned.codes)
+
+
+def _some_codes_of(learned: Any, positions: np.ndarray) -> np.ndarray:
+    return learned.codes.take(positions)
 
 
 def _share(model: Any) -> str:

@@ -17,15 +17,18 @@ from ._blocks import WorkerCodes, by_blocks, is_lazy
 from ._codebook import Encoder
 from ._confidence import fit_temperature, log_probabilities
 from ._device import resolve_device
+from ._joint import Solution
 from ._labels import as_classes, check_known_labels, positions_of
 from ._lazy import LazyHalf
 from ._learned import Learned
 from ._nearest import KeySearch
-from ._solvers import make_reader, n_steps, solve_temperature, solve_values, step_table, value_settings
+from ._solvers import make_reader, n_epochs, solve_jointly, solve_values, step_table, value_settings
 from ._validation import (
+    JOINT,
     check_integer,
     check_mergeable,
     check_parameters,
+    refuse_forgetful,
     refuse_sgd,
 )
 
@@ -41,41 +44,54 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
 
     Parameters
     ----------
-    n_heads : int, default=256
+    n_heads : int, default=1024
         Heads, c.
-    n_keys : int, default=512
+    n_keys : int, default=256
         Keys of each head, j; at most 65,536.
-    key_dim : int, default=14
+    key_dim : int, default=2
         Coordinates of a head, d.
     n_selected : int or "auto", default="auto"
-        Nearest keys read in each head, m, 1…16. ``"auto"``: 1; with ``ridge`` min(16, max(1, n_keys // 16)).
+        Nearest keys read in each head, m, 1…16. ``"auto"``: 1; with ``counts`` min(16, max(1, n_keys // 16)), so that
+        near keys share what few samples teach.
     normalize : bool, default=True
         Divide each embedding by its Euclidean length first.
-    projection : {"gaussian", "sparse", "chunk", "identity", "learned"}, default="gaussian"
-        How heads read features. ``chunk`` needs n_heads · key_dim = f; ``identity`` needs one head; ``learned`` reads
-        labels of the rows that keys are placed from: see ``docs/experiments/projections.md``.
+    projection : {"orthogonal", "gaussian", "sparse", "chunk", "identity", "learned"}, default="orthogonal"
+        How heads read features. ``orthogonal``: random rotations; ``gaussian``: the paper's; ``chunk`` needs
+        n_heads · key_dim = f; ``identity`` needs one head; ``learned`` reads labels of the rows that keys are placed
+        from: see ``docs/experiments/projections.md``.
     density : float in (0, 1] or "auto", default="auto"
         Share of entries of a ``sparse`` projection that are not zero; ``"auto"``: 1 / sqrt(f).
     key_init : {"kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"}, default="kmeans"
         How keys are placed. ``ema-faithful`` is the paper's rule, ``ema`` the same, mended.
     key_data : array-like of shape (n, f) or None, default=None
         Unlabelled embeddings to place keys from, or an iterable of blocks of them; None: the first rows learned.
-    solver : {"counts", "ridge", "sgd"}, default="counts"
-        How values learn: the log share of each class among a key's samples; ridge regression on codes; the paper's
-        gradient steps.
-    alpha : float, default=1.0
-        Ridge penalty in units of the mean hits of a used key.
+    solver : {"joint", "ridge", "counts", "sgd"}, default="joint"
+        How values learn. ``joint``: values of all heads together, in closed form; the most accurate. ``ridge``: the
+        same with ``objective="ridge"``. ``counts``: how likely each class selects each key, as in naive Bayes; the
+        smallest and quickest. ``sgd``: the paper's gradient steps.
+    objective : {"auto", "ridge", "discriminant"}, default="auto"
+        What ``joint`` solves: a regression of one-hot labels, or normal classes of one covariance. ``"auto"``: the
+        mixture of both that held-out rows choose.
+    alpha : float or "auto", default="auto"
+        Penalty of ``joint``, in units of the summed squared lengths of the centred rows, > 0. ``"auto"``: the mixture
+        of 1e-5, 1e-4, 1e-3, 1e-2 and 1e-1 that held-out rows choose.
+    curvature : float or "auto", default="auto"
+        Spread of the curved part of the prior on values of ``joint``, relative to the part that is linear in a key's
+        coordinates, ≥ 0. ``"auto"``: the mixture of 0 and 0.6 that held-out rows choose.
+    remember : bool, default=True
+        Whether ``joint`` keeps the codes of every sample, c · m bytes each (twice that with more than 256 keys).
+        False keeps sums of one size, 32 · (c · d)² bytes, however many samples come: they merge and forget to the bit,
+        but samples cannot be told apart, weighted or held out.
     smoothing : float, default=1.0
-        Pseudo-hits by which ``counts`` pulls a key towards the class prior.
+        Pseudo-hits by which ``counts`` pulls each class towards how often all classes select a key.
     learning_rate, batch_size, label_smoothing, clip_norm : default=0.3, 256, 0.1, 1.0
         Settings of ``sgd``. A hit moves a value by at most learning_rate / (batch_size · c · m).
     max_iter : int or None, default=None
-        ``sgd``: epochs of :meth:`fit` (None: 10). ``ridge``: conjugate gradient steps (None: 20).
+        Epochs of ``sgd`` in :meth:`fit`; None: 10.
     class_weight : dict, "balanced" or None, default=None
         Weights of classes, applied when values are read, solved or stepped.
     codes_dir : str or None, default=None
-        Folder for an unnamed file that holds the codes ``ridge`` solves from; None keeps them in memory. They take
-        n_heads · n_selected bytes a sample (twice that with more than 256 keys).
+        Folder for an unnamed file that holds the codes that ``joint`` remembers; None keeps them in memory.
     device : str, default="auto"
         A torch device; ``"auto"`` is CUDA where there is one.
     random_state : int, RandomState or None, default=None
@@ -136,18 +152,21 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
 
     def __init__(
         self,
-        n_heads: int = 256,
-        n_keys: int = 512,
-        key_dim: int = 14,
+        n_heads: int = 1024,
+        n_keys: int = 256,
+        key_dim: int = 2,
         *,
         n_selected: int | str = "auto",
         normalize: bool = True,
-        projection: str = "gaussian",
+        projection: str = "orthogonal",
         density: float | str = "auto",
         key_init: str = "kmeans",
         key_data: Any = None,
-        solver: str = "counts",
-        alpha: float = 1.0,
+        solver: str = "joint",
+        objective: str = "auto",
+        alpha: float | str = "auto",
+        curvature: float | str = "auto",
+        remember: bool = True,
         smoothing: float = 1.0,
         learning_rate: float = 0.3,
         batch_size: int = 256,
@@ -170,7 +189,10 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self.key_init = key_init
         self.key_data = key_data
         self.solver = solver
+        self.objective = objective
         self.alpha = alpha
+        self.curvature = curvature
+        self.remember = remember
         self.smoothing = smoothing
         self.learning_rate = learning_rate
         self.batch_size = batch_size
@@ -192,7 +214,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         Parameters
         ----------
         X : array-like of shape (n, f)
-            A dask array is learned block by block, and never in memory as a whole: with ``counts`` and ``ridge`` by
+            A dask array is learned block by block, and never in memory as a whole: with ``counts`` and ``joint`` by
             its workers, to the same result; with ``sgd``, or with ``codes_dir``, in the order of its blocks. So are
             rows in a file (an HDF5 data set, a split of a cache).
         y : array-like of shape (n,)
@@ -208,7 +230,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self.__dict__.pop("_learned", None)
         if not given:
             self._start_codebook(X, y, weights, checked=not is_lazy(X))
-        return self._learn_rows(X, y, weights, None, n_steps(self.get_params(deep=False)))
+        return self._learn_rows(X, y, weights, None, n_epochs(self.get_params(deep=False)))
 
     @all_or_nothing
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -247,7 +269,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         check_parameters(self.get_params(deep=False))
         codes, y, weights = self._check_codes(codes, y, sample_weight)
         self.__dict__.pop("_learned", None)
-        return self._learn(codes, y, weights, None, n_steps(self.get_params(deep=False)))
+        return self._learn(codes, y, weights, None, n_epochs(self.get_params(deep=False)))
 
     @all_or_nothing
     def partial_fit_codes(
@@ -301,7 +323,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     def forget(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Take away one learned copy of each sample: afterwards the model is as if it had never seen them.
 
-        With ``counts`` and ``ridge`` that is exact, as far as keys do not stem from the same samples; see
+        With ``counts`` and ``joint`` that is exact, as far as keys do not stem from the same samples; see
         ``forgetting_is_exact_``. With ``sgd`` it is weak: keys that the samples hit more often than all others
         together lose their values, and other traces stay.
 
@@ -333,9 +355,10 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
 
     @all_or_nothing
     def forget_classes(self, labels: Any) -> Self:
-        """Take away all samples of some classes (an array-like of labels); ``counts`` and ``ridge`` only."""
+        """Take away all samples of some classes (an array-like of labels); not with ``sgd`` or ``remember=False``."""
         check_is_fitted(self)
         refuse_sgd(self.solver, "forget_classes", "which keeps no samples apart. Use forget(X, y) or mask_keys(X)")
+        refuse_forgetful(self.remember, "forget_classes")
         self._learned.forget_classes(as_classes(labels, "labels"))
         return self._after_change()
 
@@ -344,7 +367,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         """Set values of keys that some samples select to zero: the unlearning that ``sgd`` allows, and a weak one.
 
         Keys are shared: other samples lose too, and those of a class leave traces in keys not masked. ``counts`` and
-        ``ridge`` forget exactly; use :meth:`forget` there.
+        ``joint`` forget exactly; use :meth:`forget` there.
 
         Parameters
         ----------
@@ -412,7 +435,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self._layout()
         self._codebook, order = self._codebook.pruned(self._learned.counts.used())
         self._learned.prune(order, self._codebook.origin)
-        self._scratch.drop("values", "reader", "search")
+        self._scratch.drop("values", "reader", "search", "solution")
         return self
 
     @all_or_nothing
@@ -473,12 +496,12 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         Returns
         -------
         Audit
-            Of what is learned now; with ``ridge`` it also finds the samples behind a key. See :class:`Audit`.
+            Of what is learned now; where samples are remembered it also finds those behind a key. See :class:`Audit`.
         """
         check_is_fitted(self)
         self._layout()
         learned, mask = self._learned, self.key_mask_
-        codes = (lambda: learned.codes.rows) if self.solver == "ridge" else None
+        codes = (lambda: learned.codes.rows) if learned.keeps_rows else None
         return make_audit(learned.counts.table(), learned.classes, mask, codes)
 
     @property
@@ -507,12 +530,18 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
 
     @property
     def temperature_(self) -> float:
-        """What logits are divided by: from :meth:`calibrate`, else 1, or with ``ridge`` chosen on held-out rows."""
+        """What logits are divided by: from :meth:`calibrate`, else 1. Solved values are calibrated as they are."""
         check_is_fitted(self)
-        settings, params = self._value_settings(), self.get_params(deep=False)
+        settings = self._value_settings()
         if hasattr(self, "_temperature") and getattr(self, "_temperature_with", settings) == settings:
             return self._temperature
-        return self._scratch.get("temperature", lambda: solve_temperature(self._learned, params), settings)
+        return 1.0
+
+    @property
+    def mixture_(self) -> list[dict[str, float | str]]:
+        """What ``joint`` mixed: ``objective``, ``curvature``, ``penalty`` and ``share`` of each solution."""
+        check_is_fitted(self)
+        return [part._asdict() for part in self._solution().parts] if self.solver in JOINT else []
 
     @property
     def state_bytes_(self) -> int:
@@ -538,8 +567,9 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         params = self.get_params(deep=False)
         if learned is None:
             learned = self._nothing_learned(self.codes_dir)
-        labels = learned.learn(codes, y, weights, classes)
         self._learned = learned
+        labels = learned.learn(codes, y, weights, classes)
+        self._count(learned, codes, labels, 1)
         if self.solver == "sgd":
             samples, device = (codes, labels, weights), resolve_device(self.device)
             step_table(learned, samples, params, epochs=epochs, seed=self._codebook.seed, device=device)
@@ -547,32 +577,32 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
 
     def _after_learning(self, before: int, epochs: int) -> Self:
         self._tell_size(before)
-        params = self.get_params(deep=False)
-        self.n_iter_ = {"counts": 1, "ridge": n_steps(params), "sgd": epochs}[self.solver]
+        self.n_iter_ = epochs
         self._after_change()
         if isinstance(self._learned.codes, WorkerCodes):
-            self._scratch.get("values", self._solve, self._value_settings())  # while the workers are there
+            self._solution()  # while the workers are there
         return self
 
     def light(self, method: str = "encode") -> Self:
         """Return a copy without data, with the little of what was learned that ``method`` needs: for workers."""
         light = super().light()
         if method != "encode":
-            light._learned = self._learned.to_predict(self.values_ if self.solver == "ridge" else None)
+            light._learned = self._learned.to_predict(self._solution() if self.solver in JOINT else None)
             if "proba" in method:
                 light._temperature = self.temperature_
         return light
 
     def _forget(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> Self:
-        if self.solver == "sgd":
+        if self.solver == "sgd" or self._learned.sums is not None:
             self._learned.take_back(codes, y, weights)
+            self._count(self._learned, codes, positions_of(y, self._learned.classes), -1)
         else:
             self._learned.forget(codes, y, weights)
         return self._after_change()
 
     def _after_change(self) -> Self:
         """Drop what was derived; a model whose last sample was forgotten is not fitted."""
-        self._scratch.drop("values", "reader", "search", "temperature")
+        self._scratch.drop("values", "reader", "search", "solution")
         for name in ("_temperature", "_temperature_with"):
             self.__dict__.pop(name, None)
         if self._learned.n_samples == 0:
@@ -585,7 +615,9 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         encoder, device, params = self._encoder(), resolve_device(self.device), self.get_params(deep=False)
         made_from, search = (value_settings(params), device), self._search(encoder)
         read = self._scratch.get(
-            "reader", lambda: make_reader(self._learned, params, device, lambda: self.values_), made_from
+            "reader",
+            lambda: make_reader(self._learned, params, device, lambda: self.values_, self._solution, self._prior()),
+            made_from,
         )
         parts = np.array_split(X, range(PREDICT_ROWS, len(X), PREDICT_ROWS))
         return torch.cat([read(encoder.nearest(rows, search)) for rows in parts]).cpu().numpy()
@@ -595,10 +627,18 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         return value_settings(self.get_params(deep=False))
 
     def _solve(self) -> np.ndarray:
+        return solve_values(self._learned, self.get_params(deep=False), self._solution, self._prior())
+
+    def _solution(self) -> Solution:
+        """Solve values together, once for all that asks."""
+        return self._learned.solution or self._scratch.get("solution", self._solve_jointly, self._value_settings())
+
+    def _solve_jointly(self) -> Solution:
         params, started = self.get_params(deep=False), time.perf_counter()
-        values = solve_values(self._learned, params)
-        self._say(f"values of {len(self.classes_)} classes ready in {time.perf_counter() - started:.1f} s")
-        return values
+        solution = solve_jointly(self._learned, params, self._prior(), resolve_device(self.device))
+        chosen = ", ".join(f"{part.share:.2g} × {part.objective}" for part in solution.parts)
+        self._say(f"{len(self.classes_)} classes solved in {time.perf_counter() - started:.1f} s: {chosen}")
+        return solution
 
     def _search(self, encoder: Encoder) -> KeySearch:
         """Return the search among used keys."""

@@ -20,6 +20,7 @@ from ._keys import RowSketch, place_keys, report_keys, sketch_size
 from ._learned_projection import learn_projection
 from ._ledger import label_columns
 from ._nearest import KeySearch, code_dtype, squared_distances
+from ._prior import Prior
 from ._projection import Projection, Projector, draw_projection, select_heads
 from ._validation import FROZEN, Layout, resolve_layout
 
@@ -47,6 +48,8 @@ class Codebook:
     centres : ndarray of shape (c, d), float32
         The mean key of each head as they were placed. Distances are taken around it, so that they round alike before
         and after pruning.
+    reaches : ndarray of shape (c,), float32
+        The largest coordinate of a key around its centre as they were placed: the unit of :class:`Prior`.
     mask : ndarray of shape (c, j), bool, or None
         After pruning, which keys are not padding.
     origin : ndarray of shape (c, j), uint16, or None
@@ -65,6 +68,7 @@ class Codebook:
     projection: Projection
     keys: np.ndarray
     centres: np.ndarray
+    reaches: np.ndarray
     mask: np.ndarray | None
     origin: np.ndarray | None
     layout: Layout
@@ -77,6 +81,10 @@ class Codebook:
     def encoder(self, device: torch.device) -> Encoder:
         """Return the encoder on a device, made once."""
         return self._encoders.get(str(device), lambda: Encoder(self, device))
+
+    def prior(self) -> Prior:
+        """Return the functions of keys that solved values are made of."""
+        return Prior.of_keys(self.keys, self.centres, self.reaches)
 
     def pruned(self, used: np.ndarray) -> tuple[Codebook, np.ndarray]:
         """Return the codebook of the used keys (c, j) alone, and where each of its keys stood (c, fewer keys)."""
@@ -109,7 +117,8 @@ class Codebook:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Codebook:
         """Rebuild from what :meth:`state` gave."""
-        return cls(**{"origin": None, **state, "layout": Layout(**state["layout"])})
+        reaches = _reaches(state["keys"], state["centres"])
+        return cls(**{"origin": None, "reaches": reaches, **state, "layout": Layout(**state["layout"])})
 
 
 class Sketches:
@@ -207,7 +216,13 @@ def draw_codebook(
     report["novelty_unit"] = report["quantisation_error"] or variance or 1.0
     given = {name: params[name].item() if isinstance(params[name], np.generic) else params[name] for name in FROZEN}
     settings = {name: value for name, value in given.items() if not isinstance(value, np.random.RandomState)}
-    return Codebook(projection, keys, centres, None, None, layout, settings, source, seed, report)
+    return Codebook(
+        projection, keys, centres, _reaches(keys, centres), None, None, layout, settings, source, seed, report
+    )
+
+
+def _reaches(keys: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    return np.abs(keys - centres[:, None]).max(axis=(1, 2))
 
 
 def _place(

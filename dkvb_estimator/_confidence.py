@@ -5,12 +5,14 @@ Enters: logits (n, k). Leaves: a temperature, probabilities (n, k). Must not kno
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-LOG_TEMPERATURES = (-7.0, 5.0)
-"""Natural logarithms between which a temperature is looked for."""
+SMALLEST_SHARE, LARGEST_SHARE = np.exp(-5.0), np.exp(7.0)
+"""Between their inverses a temperature is looked for."""
 
 
 def log_probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -20,9 +22,6 @@ def log_probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
     """Return the temperature that minimises the weighted negative log-likelihood.
-
-    One pseudo-sample of no known class joins the loss: without it, a handful of rows that are all predicted right
-    would ask for endless confidence.
 
     Parameters
     ----------
@@ -44,11 +43,46 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray)
     >>> round(fit_temperature(logits, np.array([0, 1, 0, 1]), np.ones(4)), 2)  # right three times in four
     4.72
     """
+    return 1 / float(fit_shares([logits], labels, weights, least=SMALLEST_SHARE)[0])
 
-    def loss(log_temperature: float) -> float:
-        log_p = log_probabilities(logits, float(np.exp(log_temperature)))
-        known = (weights * log_p[np.arange(len(labels)), labels]).sum()
-        return float(-(known + log_p.mean()) / (weights.sum() + 1))
 
-    found = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
+def fit_shares(
+    tables: Sequence[np.ndarray], labels: np.ndarray, weights: np.ndarray, *, least: float = 0.0
+) -> np.ndarray:
+    """Return the shares by which summed tables of logits have the smallest weighted negative log-likelihood.
+
+    The loss is convex in the shares. One pseudo-sample of no known class joins it: without it, a handful of rows that
+    are all predicted right would ask for endless confidence.
+
+    Parameters
+    ----------
+    tables : sequence of ndarrays of shape (n, k)
+    labels : ndarray of shape (n,), integers below k
+    weights : ndarray of shape (n,)
+    least : float
+        Lower bound of a share.
+
+    Returns
+    -------
+    ndarray of shape (len(tables),), from ``least`` to ``LARGEST_SHARE``
+    """
+    logits = np.stack([table - table.mean(axis=1, keepdims=True) for table in tables], dtype=np.float64)
+    spreads = np.sqrt(np.square(logits).mean(axis=(1, 2)))
+    spreads = np.where(spreads > 0, spreads, 1)
+    target = np.full(logits.shape[1:], 1 / logits[0].size)
+    target[np.arange(len(labels)), labels] += weights
+    total = target.sum()
+
+    def loss(shares: np.ndarray) -> tuple[float, np.ndarray]:
+        mixed = np.tensordot(shares / spreads, logits, 1)
+        mixed -= mixed.max(axis=1, keepdims=True)
+        likely = np.exp(mixed)
+        sums = likely.sum(axis=1, keepdims=True)
+        rest = target.sum(axis=1, keepdims=True) * likely / sums - target
+        value = ((target.sum(axis=1) * np.log(sums[:, 0])).sum() - (target * mixed).sum()) / total
+        return float(value), np.tensordot(logits, rest, 2) / spreads / total
+
+    bounds = [(least * spread, LARGEST_SHARE * spread) for spread in spreads]
+    start = [min(max(1.0, lowest), highest) for lowest, highest in bounds]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"gtol": 1e-7, "ftol": 1e-12})
+    return found.x / spreads

@@ -263,18 +263,12 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
 
 
-def class_prior(class_counts: np.ndarray) -> np.ndarray:
-    """Return the share of each class (k,), with one pseudo-sample spread over all, so that none is ever zero."""
-    n_classes = len(class_counts)
-    return (class_counts + 1 / n_classes) / (class_counts.sum() + 1)
-
-
 @dataclass(frozen=True, eq=False)
-class Shares:
-    """Turn counts into logs of class shares, smoothed towards the class prior.
+class Likelihoods:
+    """Turn counts into logs of how likely each class selects a key, smoothed towards how often all classes do.
 
-    ``log((N_cjk + a · prior_k) / (N_cj + a))`` with ``a = smoothing``; class weights multiply the counts first. A
-    key without hits therefore holds the log prior.
+    ``log((N_cjk + a · N_cj / N) / (n_k + a)) + log(n_k / N) / c`` with ``a = smoothing``: their mean over heads is that
+    of naive Bayes, divided by c. Class weights multiply the counts first. A key without hits holds zeros.
 
     Parameters
     ----------
@@ -283,14 +277,15 @@ class Shares:
     n_selected : int
         Keys that a sample hits in one head, m.
     smoothing : float
-        Pseudo-hits of every key, > 0.
+        Pseudo-hits of every class in a head, > 0.
 
     Examples
     --------
-    >>> codes, labels = np.zeros((4, 1, 1), dtype=np.uint8), np.array([0, 0, 0, 1])
-    >>> counts = ClassCounts.empty(1, 1).with_classes([], 2).plus(codes, labels, None)
-    >>> print(np.exp(Shares(counts, None, 1, 1.0).values()).round(2))
-    [[[0.74 0.26]]]
+    >>> codes, labels = np.array([[[0]], [[0]], [[1]], [[0]]], dtype=np.uint8), np.array([0, 0, 0, 1])
+    >>> counts = ClassCounts.empty(1, 2).with_classes([], 2).plus(codes, labels, None)
+    >>> print(np.exp(Likelihoods(counts, None, 1, 1.0).values()).round(2))  # P(key, class)
+    [[[0.52 0.22]
+      [0.23 0.03]]]
     """
 
     counts: ClassCounts
@@ -300,13 +295,12 @@ class Shares:
 
     def values(self) -> np.ndarray:
         """Return the table of values (c, j, k), float32."""
-        base, floor = self._base()
-        table = (floor - base[:, None]).astype(np.float32)
+        floor, base = self._base()
+        table = np.add.outer(floor, base)
         rows = self.counts.rows()
-        table[rows, self.counts.classes] = (
-            np.log(self._amounts(slice(None)) + np.exp(floor)[self.counts.classes]) - base[rows]
-        )
-        return table.reshape(self.counts.shape)
+        table[rows, self.counts.classes] += self._lifts(slice(None), floor[rows])
+        table[~self.counts.used().ravel()] = 0
+        return table.astype(np.float32).reshape(self.counts.shape)
 
     def read(self, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Pool values of selected keys without making the table, whose size grows with the number of classes.
@@ -321,18 +315,21 @@ class Shares:
         -------
         ndarray of shape (n, k), float32
         """
-        base, floor = self._base()
+        floor, base = self._base()
         n, n_classes = len(codes), self.counts.shape[2]
         cells = (codes + self.counts.shape[1] * np.arange(codes.shape[1])[None, :, None]).ravel()
         starts = self.counts.pointers[cells].astype(np.int64)
         lengths = self.counts.pointers[cells + 1].astype(np.int64) - starts
         pairs = _ranges(starts, lengths)
-        classes = self.counts.classes[pairs]
-        lift = np.log1p(self._amounts(pairs) / np.exp(floor)[classes]) * weights.ravel().repeat(lengths)
+        lift = self._lifts(pairs, floor[cells].repeat(lengths)) * weights.ravel().repeat(lengths)
         samples = np.arange(n).repeat(codes[0].size).repeat(lengths)
-        pooled = np.bincount(samples * n_classes + classes, weights=lift, minlength=n * n_classes)
-        pooled = pooled.reshape(n, n_classes) + floor
-        return (pooled - (base[cells] * weights.ravel()).reshape(n, -1).sum(axis=1, keepdims=True)).astype(np.float32)
+        places = samples * n_classes + self.counts.classes[pairs]
+        pooled = np.bincount(places, weights=lift, minlength=n * n_classes).reshape(n, n_classes)
+        return (pooled + base + (floor[cells] * weights.ravel()).reshape(n, -1).sum(axis=1)[:, None]).astype(np.float32)
+
+    def _lifts(self, pairs: np.ndarray | slice, floor: np.ndarray) -> np.ndarray:
+        """Return by how much the hits of some pairs lift the values of their keys, whose floors are given."""
+        return np.log1p(self._amounts(pairs) / np.exp(floor))
 
     def _amounts(self, pairs: np.ndarray | slice) -> np.ndarray:
         """Return the weighted counts of some pairs, float64."""
@@ -341,10 +338,11 @@ class Shares:
         return found if self.class_weights is None else found * self.class_weights[self.counts.classes[pairs]]
 
     def _base(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the log of each key's smoothed total (c·j,), and of each class's smoothing (k,)."""
-        per_class = self.counts.class_counts() / self.n_selected
-        totals = self.counts.key_counts()
-        if self.class_weights is not None:
-            per_class = per_class * self.class_weights
-            totals = replace(self.counts, hits=self.counts.hits, weights=self._amounts(slice(None))).key_counts()
-        return np.log(totals.ravel() + self.smoothing), np.log(self.smoothing * class_prior(per_class))
+        """Return what classes without hits have of each key (c·j,), and what each class takes off (k,)."""
+        weighted = replace(self.counts, weights=self._amounts(slice(None)))
+        per_key, per_class = weighted.key_counts().ravel(), weighted.class_counts() / self.n_selected
+        total = per_class.sum()
+        shares = np.where(per_key > 0, per_key, total) / (total * self.n_selected)
+        seen = np.where(per_class > 0, per_class, total)  # a class without samples is below all others
+        prior = np.log(np.where(per_class > 0, per_class, 1 / (1 + len(per_class))) / total) / self.counts.shape[0]
+        return np.log(self.smoothing * shares), prior - np.log(self.n_selected * seen + self.smoothing)

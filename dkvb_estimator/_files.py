@@ -116,6 +116,8 @@ def _rebuild(state: dict[str, Any]) -> DKVBClassifier:
     if foreign := set(state) - set(known) - _STORED:
         raise ValueError(f"it sets {', '.join(sorted(foreign))}, which an estimator does not store")
     params = {name: state.pop(name) for name in list(state) if name in known}
+    if params.get("solver") == "ridge" and "objective" not in params:
+        params["alpha"] = "auto"  # what was stored before counted it in hits of a key
     # a folder for codes is one of the machine that saved, and is looked for when it is written to
     check_parameters(known | params | {"codes_dir": None})
     model = DKVBClassifier(**params)

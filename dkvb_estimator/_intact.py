@@ -16,11 +16,26 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from ._validation import CHOICES, FROZEN, MAX_KEYS, MAX_SELECTED
+from ._validation import CHOICES, FROZEN, JOINT, MAX_KEYS, MAX_SELECTED
 
 SOURCES = ("X", "init_keys", "key_data")
-BOOK = {"projection", "keys", "centres", "mask", "origin", "layout", "settings", "source", "seed", "report"}
-LEARNED = {"solver", "n_selected", "classes", "declared", "counts", "hashes", "labels", "weights", "codes", "table"}
+BOOK = {"projection", "keys", "centres", "reaches", "mask", "origin", "layout", "settings", "source", "seed", "report"}
+LEARNED = {
+    "solver",
+    "n_selected",
+    "classes",
+    "declared",
+    "counts",
+    "hashes",
+    "labels",
+    "weights",
+    "codes",
+    "table",
+    "sums",
+}
+SUMS = {"gram", "by_class", "weights"}
+ADDED = {"origin", "reaches", "sums"}
+"""What came later: what was stored before has none."""
 COUNTS = {"shape", "pointers", "classes", "hits", "weights"}
 REPORT = ("unused_share", "quantisation_error", "n_rows", "novelty_unit")
 
@@ -51,7 +66,7 @@ def check_state(state: Mapping[str, Any]) -> None:
         return
     book = _mapping(state["_codebook"], "_codebook")
     _check_names("_codebook", book, BOOK)
-    n_heads, n_keys, _, n_selected = _check_layout(book.get("layout"))
+    n_heads, n_keys, key_dim, n_selected = _check_layout(book.get("layout"))
     n_features = _check_codebook(book)
     if state.get("n_features_in_") != n_features:
         raise ValueError(f"n_features_in_ is {state.get('n_features_in_')}; expected {n_features}, as the projection")
@@ -68,15 +83,14 @@ def check_state(state: Mapping[str, Any]) -> None:
         learned = _mapping(state["_learned"], "_learned")
         _check_names("_learned", learned, LEARNED)
         _check_names("counts", _mapping(learned["counts"], "counts"), COUNTS)
-        _check_learned(learned, (n_heads, n_keys, n_selected), book.get("origin"))
+        _check_learned(learned, (n_heads, n_keys, key_dim, n_selected), book.get("origin"))
         if learned["solver"] != book["settings"].get("solver"):
             raise ValueError(f"solver {learned['solver']!r} learned with keys of another; expected one solver")
 
 
 def _check_names(what: str, given: Mapping[str, Any], names: set[str]) -> None:
-    # origin came with pruning: what was stored before has none
     wrong = set(given) ^ names
-    if wrong - {"origin"}:
+    if wrong - ADDED:
         raise ValueError(
             f"{what} lacks or adds {', '.join(sorted(map(str, wrong)))}; expected {', '.join(sorted(names))}"
         )
@@ -99,6 +113,8 @@ def _check_codebook(book: Mapping[str, Any]) -> int:
     n_heads, n_keys, key_dim, _ = _check_layout(book["layout"])
     _array("keys", book.get("keys"), "f4", (n_heads, n_keys, key_dim))
     _array("centres", book.get("centres"), "f4", (n_heads, key_dim))
+    if book.get("reaches") is not None:
+        _array("reaches", book["reaches"], "f4", (n_heads,))
     for name, kind in (("mask", "b"), ("origin", "u2")):
         if book.get(name) is not None:
             _array(name, book[name], kind, (n_heads, n_keys))
@@ -129,8 +145,8 @@ def _check_projection(projection: Any, n_heads: int, key_dim: int) -> int:
     return int(projection.shape[0])
 
 
-def _check_learned(learned: Mapping[str, Any], sizes: tuple[int, int, int], origin: np.ndarray | None) -> None:
-    n_heads, n_keys, n_selected = sizes
+def _check_learned(learned: Mapping[str, Any], sizes: tuple[int, int, int, int], origin: np.ndarray | None) -> None:
+    n_heads, n_keys, key_dim, n_selected = sizes
     solver = learned.get("solver")
     if solver not in CHOICES["solver"] or learned.get("n_selected") != n_selected:
         raise ValueError(f"solver {solver!r} reads {learned.get('n_selected')} keys a head; expected {n_selected}")
@@ -144,8 +160,10 @@ def _check_learned(learned: Mapping[str, Any], sizes: tuple[int, int, int], orig
     mine = learned.get("origin")
     if (mine is None) != (origin is None) or (origin is not None and not np.array_equal(np.asarray(mine), origin)):
         raise ValueError("origin of what was learned is not that of the keys; expected the same")
-    _check_samples(learned, solver, n, n_classes)
-    rows = n if solver == "ridge" else 0
+    _check_samples(learned, solver, n if learned.get("sums") is None else 0, n_classes)
+    if learned.get("sums") is not None:
+        _check_sums(_mapping(learned["sums"], "sums"), n, n_classes, 2 * n_heads * key_dim)
+    rows = n if solver in JOINT and learned.get("sums") is None else 0
     _array("codes", learned.get("codes"), "u", (rows, n_heads, n_selected) if rows else (0, None, None))
     if rows and learned["codes"].max() >= n_keys:
         raise ValueError(f"codes name key {learned['codes'].max()}; expected keys below {n_keys}")
@@ -155,10 +173,19 @@ def _check_learned(learned: Mapping[str, Any], sizes: tuple[int, int, int], orig
         raise ValueError(f"there is a table of steps with solver {solver}; expected one with sgd alone")
 
 
+def _check_sums(sums: Mapping[str, Any], n: int, n_classes: int, width: int) -> None:
+    _check_names("sums", sums, SUMS)
+    _array("sums.gram", sums["gram"], "f8", (width, width))
+    _array("sums.by_class", sums["by_class"], "f8", (n_classes, width))
+    _array("sums.weights", sums["weights"], "f8", (n_classes,))
+    if (sums["weights"] < 0).any() or sums["weights"].sum() != n:
+        raise ValueError(f"sums are of {sums['weights'].sum()} rows; expected {n}, as counted")
+
+
 def _check_samples(learned: Mapping[str, Any], solver: str, n: int, n_classes: int) -> None:
     """Check the blocks that hold one entry a sample."""
     lengths = {"hashes": n, "labels": n, "weights": n}
-    lengths |= {"sgd": dict.fromkeys(lengths, 0), "counts": {"weights": 0}, "ridge": {}}[solver]
+    lengths |= {"sgd": dict.fromkeys(lengths, 0), "counts": {"weights": 0}, **{name: {} for name in JOINT}}[solver]
     for (name, length), kind in zip(lengths.items(), ("u8", "i", "f8")):
         blocks = learned.get(name)
         if not isinstance(blocks, list) or sum(map(np.size, blocks)) != length:

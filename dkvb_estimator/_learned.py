@@ -8,6 +8,7 @@ know: embeddings, keys, hyperparameters. Everything but the ``sgd`` table is a s
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,24 +16,26 @@ import numpy as np
 
 from . import _ledger
 from ._counts import ClassCounts
+from ._joint import Solution, Sums
 from ._labels import are_among, merge_classes, positions_of
 from ._store import CodeStore
+from ._validation import JOINT
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The distinct samples that ``ridge`` solves from, in the order of their hashes.
+    """The distinct samples that values are solved from, in the order of their hashes.
 
     Parameters
     ----------
-    codes : ndarray of shape (all learned, c, m)
-        Perhaps mapped from a file.
+    codes : CodeStore
+        Of all learned, (all learned, c, m).
     positions : ndarray of shape (n,)
         Where each sample stands in ``codes``.
     labels, weights, hashes : ndarrays of shape (n,)
     """
 
-    codes: np.ndarray
+    codes: CodeStore
     positions: np.ndarray
     labels: np.ndarray
     weights: np.ndarray
@@ -43,7 +46,7 @@ class Rows:
 
     def read(self, part: slice) -> np.ndarray:
         """Return the codes of some samples (len, c, m)."""
-        return self.codes[self.positions[part]]
+        return self.codes.take(self.positions[part])
 
     def among(self, classes: np.ndarray, own: np.ndarray) -> Rows:
         """Renumber the classes: ``own`` (fewer,), by whose positions labels are given, are among ``classes`` (k,)."""
@@ -66,10 +69,12 @@ class Learned:
 
     Parameters
     ----------
-    solver : {"counts", "ridge", "sgd"}
+    solver : {"joint", "ridge", "counts", "sgd"}
     n_heads, n_keys, n_selected : int
     folder : str or None
-        Where the codes of ``ridge`` are kept; None for memory.
+        Where codes that values are solved from are kept; None for memory.
+    width : int or None
+        Features of the sums that are kept instead of codes; None keeps codes.
 
     Attributes
     ----------
@@ -80,10 +85,14 @@ class Learned:
     counts : ClassCounts
         Samples of each class that selected each key.
     hashes, labels, weights : lists of ndarrays (n,)
-        One entry a sample, in blocks: its hash, the position of its class, and with ``ridge`` its weight. Empty with
-        ``sgd``.
+        One entry a sample, in blocks: its hash, the position of its class, and with codes its weight. Empty with
+        ``sgd``, and where sums are kept.
     codes : CodeStore
-        The rows that ``ridge`` solves from; empty otherwise.
+        The rows that values are solved from; empty otherwise.
+    sums : Sums or None
+        What is kept instead of rows.
+    running : tuple of int and Sums, or None
+        Sums of the first so many rows, where each weighs one: they only grow by what is learned next.
     table : ndarray of shape (c, j, k + 1), float32, or None
         The values of ``sgd``, then the column that a class not seen yet starts from.
     origin : ndarray of shape (c, j), uint16, or None
@@ -91,7 +100,14 @@ class Learned:
     """
 
     def __init__(
-        self, solver: str, n_heads: int, n_keys: int, n_selected: int, folder: str | None = None, origin: Any = None
+        self,
+        solver: str,
+        n_heads: int,
+        n_keys: int,
+        n_selected: int,
+        folder: str | None = None,
+        origin: Any = None,
+        width: int | None = None,
     ) -> None:
         self.solver = solver
         self.n_selected = n_selected
@@ -104,6 +120,14 @@ class Learned:
         self.codes = CodeStore(folder)
         self.table = np.zeros((n_heads, n_keys, 1), dtype=np.float32) if solver == "sgd" else None
         self.origin: np.ndarray | None = origin
+        self.sums = None if width is None else Sums.empty(width, 0)
+        self.running: tuple[int, Sums] | None = None
+        self.solution: Solution | None = None
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether values are solved from rows."""
+        return self.solver in JOINT and self.sums is None
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
@@ -111,7 +135,8 @@ class Learned:
         learned = cls.__new__(cls)
         vars(learned).update(state)
         learned.counts = ClassCounts(**state["counts"] | {"shape": tuple(state["counts"]["shape"].tolist())})
-        learned.codes = CodeStore()
+        learned.codes, learned.running, learned.solution = CodeStore(), None, None
+        learned.sums = Sums(**state["sums"]) if state.get("sums") else None
         if len(state["codes"]):
             learned.codes = learned.codes.extended(state["codes"])
         return learned
@@ -119,12 +144,15 @@ class Learned:
     def state(self) -> dict[str, Any]:
         """Return everything as arrays, text and numbers in dicts and lists."""
         counts = vars(self.counts) | {"shape": np.array(self.counts.shape)}
-        return vars(self) | {"counts": counts, "codes": np.asarray(self.codes.rows)}
+        state = {name: value for name, value in vars(self).items() if name not in ("running", "solution")}
+        sums = None if self.sums is None else dict(vars(self.sums))
+        return state | {"counts": counts, "codes": np.asarray(self.codes.rows), "sums": sums}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of counts, ledger, codes and table."""
+        """Bytes of counts, ledger, codes, sums and table."""
         arrays = [*self.hashes, *self.labels, *self.weights] + ([] if self.table is None else [self.table])
+        arrays += [] if self.sums is None else list(vars(self.sums).values())
         return self.counts.nbytes + self.codes.nbytes + sum(array.nbytes for array in arrays)
 
     @property
@@ -142,7 +170,7 @@ class Learned:
         self._grow(y, declared)
         positions = positions_of(y, self.classes)
         self.counts = self.counts.plus(codes, positions, weights)
-        if self.solver != "sgd":
+        if self.solver != "sgd" and self.sums is None:
             self._remember(codes, y, positions, weights)
         return positions
 
@@ -189,7 +217,10 @@ class Learned:
         self._keep(~np.isin(np.concatenate(self.labels), gone))
 
     def take_back(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> None:
-        """Take back hits of an ``sgd`` table; keys hit more by these samples than by all others lose their values.
+        """Take back hits where no rows are kept.
+
+        Of an ``sgd`` table, keys hit more by these samples than by all others lose their values; of sums, those of the
+        samples are still to be taken off.
 
         Raises
         ------
@@ -204,9 +235,16 @@ class Learned:
             self.counts = self.counts.minus(codes, positions_of(y, self.classes), weights)
         except ValueError as error:
             raise ValueError(unlearned + "Nothing was changed: forget only those.") from error
+        if self.sums is not None:
+            return
         after = self.counts.key_hits()
         self.mask(before - after > after)
         self._keep(np.zeros(0, dtype=bool))
+
+    def add_sums(self, more: Sums, sign: int = 1) -> None:
+        """Add the sums of rows just counted, or take them off with ``sign=-1``."""
+        self.sums = self.sums.plus(more, sign)  # type: ignore[union-attr]
+        self._drop_empty_classes()
 
     def mask(self, keys: np.ndarray) -> None:
         """Set the values of some keys (c, j), bool, of an ``sgd`` table to zero."""
@@ -225,21 +263,22 @@ class Learned:
         self.mask(chosen)
 
     def without_rows(self) -> Learned:
-        """Return all of it but the codes that ``ridge`` solves from."""
+        """Return all of it but the codes that values are solved from."""
         rest = copy.copy(self)
-        rest.codes = CodeStore()
+        rest.codes, rest.running = CodeStore(), None
         return rest
 
-    def to_predict(self, values: np.ndarray | None) -> Learned:
-        """Return the little that predictions need; ``values`` (c, j, k) are those of a ``ridge`` solved already."""
+    def to_predict(self, solution: Solution | None) -> Learned:
+        """Return the little that predictions need, a solution where values are solved."""
         little = self.without_rows()
         little.hashes, little.labels, little.weights = [], [], []
-        if values is not None:
-            little.table = np.concatenate([values, np.zeros_like(values[:, :, :1])], axis=2)
+        little.sums, little.solution = None, solution
         return little
 
     def n_shared(self, other: Learned) -> int:
         """Return how many samples of another model are learned here too: by their codes, labels and weights."""
+        if self.sums is not None:
+            return 0
         return len(_ledger.find_samples(self._entries(), other._entries())[0])
 
     def merge(self, other: Learned) -> Learned:
@@ -247,7 +286,9 @@ class Learned:
         both, other = copy.copy(self), copy.copy(other)
         for one, another in ((both, other), (other, both)):
             one._grow(another.classes, another.declared)
-        both.codes = self.codes.joined(other.codes)
+        both.codes, both.running = self.codes.joined(other.codes), None
+        if both.sums is not None and other.sums is not None:
+            both.sums = both.sums.plus(other.sums)
         both.counts = both.counts.merged(other.counts)
         for name in ("hashes", "labels", "weights"):
             setattr(both, name, getattr(both, name) + getattr(other, name))
@@ -260,14 +301,30 @@ class Learned:
         places[heads, order] = np.arange(width)
         self.counts = self.counts.with_keys(order)
         self.codes = self.codes.mapped(lambda codes: places[heads.T[..., None], codes])
-        self.origin = origin
+        self.origin, self.running = origin, None
         if self.table is not None:
             self.table = self.table[heads, order]
 
     def rows(self) -> Rows:
-        """Return the distinct rows of ``ridge``: a function of the multiset learned, whatever its order and splits."""
+        """Return the distinct rows: a function of the multiset learned, whatever its order and splits."""
         first, hashes, weights = _ledger.merge_rows(np.concatenate(self.hashes), np.concatenate(self.weights))
-        return Rows(self.codes.rows, first, np.concatenate(self.labels)[first], weights, hashes)
+        return Rows(self.codes, first, np.concatenate(self.labels)[first], weights, hashes)
+
+    def known_sums(self, add: Callable[[Callable[[slice], np.ndarray], np.ndarray], Sums]) -> Sums | None:
+        """Return the sums of all rows, or None where a row does not weigh one.
+
+        ``add`` sums rows of weight one, of which a function reads the codes and class positions are given; it is asked
+        for those that came since it was asked last.
+        """
+        if not all((block == 1).all() for block in self.weights):
+            return None
+        labels = np.concatenate(self.labels)
+        known, sums = self.running or (0, None)
+        if known < len(labels):
+            more = add(lambda part: self.codes.take(np.arange(known, len(labels))[part]), labels[known:])
+            sums = more if sums is None else sums.plus(more)
+            self.running = len(labels), sums
+        return sums
 
     def _entries(self) -> np.ndarray:
         """Return the ledger (n,), each sample's hash mixed with its weight."""
@@ -289,6 +346,10 @@ class Learned:
     def _move_columns(self, old: np.ndarray, n_classes: int) -> None:
         self.counts = self.counts.with_classes(old, n_classes)
         self.labels = [old[labels] for labels in self.labels]
+        if self.sums is not None:
+            self.sums = self.sums.with_classes(old, n_classes)
+        if self.running is not None:
+            self.running = self.running[0], self.running[1].with_classes(old, n_classes)
         if self.table is not None:  # a new class starts as what has learned to be none of those seen
             grown = np.repeat(self.table[:, :, -1:], n_classes + 1, axis=2)
             grown[:, :, old] = self.table[:, :, :-1]
@@ -302,10 +363,10 @@ class Learned:
 
     def _remember(self, codes: np.ndarray, y: np.ndarray, positions: np.ndarray, weights: np.ndarray | None) -> None:
         hashes, ones = self._hash(codes, y), np.ones(len(codes)) if weights is None else weights
-        if self.solver == "ridge":
+        if self.keeps_rows:
             self.codes = self.codes.extended(codes)
             self.weights = [*self.weights, ones]
-        self.hashes = [*self.hashes, hashes if self.solver == "ridge" else _ledger.with_weights(hashes, ones)]
+        self.hashes = [*self.hashes, hashes if self.keeps_rows else _ledger.with_weights(hashes, ones)]
         self.labels = [*self.labels, positions.astype(np.int32)]
 
     def _keep(self, kept: np.ndarray) -> None:
@@ -313,8 +374,11 @@ class Learned:
         for name in ("hashes", "labels", "weights"):
             if blocks := getattr(self, name):
                 setattr(self, name, [np.concatenate(blocks)[kept]])
-        if self.solver == "ridge":
-            self.codes = self.codes.kept(kept)
+        if self.keeps_rows:
+            self.codes, self.running = self.codes.kept(kept), None
+        self._drop_empty_classes()
+
+    def _drop_empty_classes(self) -> None:
         classes = self.classes
         seen = self.counts.class_hits() > 0
         alive = seen if self.declared is None else seen | are_among(classes, self.declared)
@@ -322,5 +386,7 @@ class Learned:
         places = np.cumsum(alive) - 1
         self.counts = self.counts.with_classes(places, int(alive.sum()))
         self.labels = [places[labels].astype(np.int32) for labels in self.labels]
+        if self.sums is not None:
+            self.sums = Sums(self.sums.gram, self.sums.by_class[alive], self.sums.weights[alive])
         if self.table is not None:
             self.table = self.table[:, :, np.append(alive, True)]

@@ -42,10 +42,11 @@ def draw_projection(
 
     Parameters
     ----------
-    kind : {"gaussian", "sparse", "chunk", "identity"}
-        ``gaussian``: independent standard normal entries, every column scaled to unit length over f. ``sparse``: a
-        share ``density`` of the entries is non-zero, of random sign, columns scaled alike. ``chunk``: head c reads
-        features ``c * d`` to ``(c + 1) * d``. ``identity``: one head that reads all features.
+    kind : {"orthogonal", "gaussian", "sparse", "chunk", "identity"}
+        ``orthogonal``: random rotations, as many as c · d columns take, so that all heads together keep every direction
+        of an embedding equally. ``gaussian``: independent standard normal entries, every column scaled to unit length
+        over f. ``sparse``: a share ``density`` of the entries is non-zero, of random sign, columns scaled alike.
+        ``chunk``: head c reads features ``c * d`` to ``(c + 1) * d``. ``identity``: one head that reads all features.
     n_features, n_heads, key_dim : int
         The lengths of axes f, c and d.
     rng : numpy.random.Generator
@@ -59,8 +60,9 @@ def draw_projection(
 
     References
     ----------
-    Träuble et al. (2023), section 3, for unit-length Gaussian columns. Li, Hastie and Church (2006), "Very sparse
-    random projections", for the density.
+    Träuble et al. (2023), section 3, for unit-length Gaussian columns. Mezzadri (2007), "How to generate random
+    matrices from the classical compact groups", for rotations. Li, Hastie and Church (2006), "Very sparse random
+    projections", for the density.
 
     Examples
     --------
@@ -73,8 +75,18 @@ def draw_projection(
     if kind == "sparse":
         share = 1 / np.sqrt(n_features) if isinstance(density, str) else density
         return _draw_sparse(n_features, n_heads * key_dim, share, rng)
+    if kind == "orthogonal":
+        return _draw_rotations(n_features, n_heads * key_dim, rng).reshape(n_features, n_heads, key_dim)
     matrix = rng.standard_normal((n_features, n_heads, key_dim))
     return (matrix / np.linalg.norm(matrix, axis=0)).astype(np.float32)
+
+
+def _draw_rotations(n_features: int, n_columns: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw columns (f, columns), float32, of which each f in turn are orthogonal."""
+    size = min(n_features, n_columns)
+    rotations, triangles = np.linalg.qr(rng.standard_normal((-(-n_columns // size), n_features, size)))
+    rotations *= np.sign(np.diagonal(triangles, axis1=1, axis2=2))[:, None]
+    return np.ascontiguousarray(np.concatenate(rotations, axis=1)[:, :n_columns], dtype=np.float32)
 
 
 def _draw_sparse(n_features: int, n_columns: int, density: float, rng: np.random.Generator) -> csr_array:

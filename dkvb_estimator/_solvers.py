@@ -6,41 +6,40 @@ Must not know: embeddings, keys, how predictions are made.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from ._confidence import fit_temperature
-from ._counts import Shares
+from . import _joint
+from ._counts import Likelihoods
 from ._device import to_tensor
+from ._joint import FewRows, Listed, ManyRows, Settings, Solution, Sums, sum_codes
 from ._learned import Learned, Rows
-from ._ridge import solve_ridge
-from ._validation import class_weights
+from ._prior import Prior
+from ._validation import JOINT, class_weights
 from ._values import GradientSettings, descend_, pool_weights, read_values
 
-VALUE_SETTINGS = {
-    "counts": ("smoothing", "class_weight"),
-    "ridge": ("alpha", "max_iter", "class_weight"),
-    "sgd": (),
-}
+_JOINT = ("objective", "alpha", "curvature", "class_weight", "device")
+VALUE_SETTINGS = {"counts": ("smoothing", "class_weight"), "joint": _JOINT, "ridge": _JOINT, "sgd": ()}
 """Parameters that values are made from after learning: where one changes, they are made anew."""
-DEFAULT_STEPS = {"counts": 1, "ridge": 20, "sgd": 10}
-"""Epochs of ``sgd`` in ``fit``, and conjugate gradient steps of ``ridge``, where ``max_iter`` is None."""
-HELD_OUT_SHARE = 10
-"""One distinct learned row in this many chooses the temperature of ``ridge``."""
-DEFAULT_RIDGE_TEMPERATURE = 0.1
-"""Temperature of ``ridge`` where there are too few rows to hold any out."""
+DEFAULT_EPOCHS = 10
+"""Epochs of ``sgd`` in ``fit`` where ``max_iter`` is None."""
+ENOUGH_HELD_OUT, FOLDS = 500, 5
+"""Fifths of the distinct rows are held out, one at a time, until so many rows have been."""
+MANY_ROWS, MAX_HELD_OUT, MAX_SCORES = 5000, 4000, 2_000_000
+"""From so many rows on a tenth is held out once, or as many rows and as many scores at most."""
 TABLE_LIMIT_BYTES = 2**30
 """Above it, values of ``counts`` are read from the counts, and no table is made."""
 SPARSE_READ_ROWS = 64
 """Samples whose pairs are gathered at a time: some 100,000 each with 1,000 classes and 256 heads."""
 
 
-def n_steps(params: Mapping[str, Any]) -> int:
-    """Return ``max_iter``, or its default."""
-    return params["max_iter"] or DEFAULT_STEPS[params["solver"]]
+def n_epochs(params: Mapping[str, Any]) -> int:
+    """Return how often :meth:`fit` goes through the rows."""
+    return (params["max_iter"] or DEFAULT_EPOCHS) if params["solver"] == "sgd" else 1
 
 
 def value_settings(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,33 +48,41 @@ def value_settings(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
 
 
-def solve_values(learned: Learned, params: Mapping[str, Any]) -> np.ndarray:
+def solve_values(
+    learned: Learned, params: Mapping[str, Any], solution: Callable[[], Solution], prior: Prior
+) -> np.ndarray:
     """Return the values (c, j, k), float32."""
     if learned.table is not None:
         return learned.table[:, :, :-1]
     if learned.solver == "counts":
-        return _shares(learned, params).values()
-    values = _ridge(learned, params, _class_weights(learned, params), held_out=None)
-    return learned.codes.place.fetch(values)[0]
+        return _likelihoods(learned, params).values()
+    return prior.values(*solution()[:2])
 
 
 def make_reader(
-    learned: Learned, params: Mapping[str, Any], device: torch.device, values: Callable[[], np.ndarray]
+    learned: Learned,
+    params: Mapping[str, Any],
+    device: torch.device,
+    values: Callable[[], np.ndarray],
+    solution: Callable[[], Solution],
+    prior: Prior,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the function that pools values: codes (n, c, m) of the nearest used keys → logits (n, k).
 
     ``values`` is only called where the table is made at all: with many classes it would be mostly the same smoothed
-    zeros, and ``counts`` are read as they are stored.
+    zeros, and ``counts`` are read as they are stored. Solved values are sums of few functions, which are read instead.
     """
+    if learned.solver in JOINT and learned.n_selected == 1:
+        return _feature_reader(solution(), prior, device)
     usable = to_tensor(learned.counts.used(), device)
     if learned.solver != "counts" or 4 * np.prod(learned.counts.shape) <= TABLE_LIMIT_BYTES:
         table = to_tensor(values(), device)
         return lambda codes: read_values(codes, table, usable)
-    shares = _shares(learned, params)
+    likelihoods = _likelihoods(learned, params)
 
     def read(codes: torch.Tensor) -> torch.Tensor:
         parts = [
-            shares.read(part.cpu().numpy(), pool_weights(part, usable).cpu().numpy())
+            likelihoods.read(part.cpu().numpy(), pool_weights(part, usable).cpu().numpy())
             for part in codes.split(SPARSE_READ_ROWS)
         ]
         return torch.from_numpy(np.concatenate(parts))
@@ -83,54 +90,83 @@ def make_reader(
     return read
 
 
-def _shares(learned: Learned, params: Mapping[str, Any]) -> Shares:
+def _feature_reader(solution: Solution, prior: Prior, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    weights, bias = (to_tensor(each.astype(np.float32), device) for each in solution[:2])
+    return lambda codes: to_tensor(prior.features(codes.cpu().numpy()), device).float() @ weights + bias
+
+
+def _likelihoods(learned: Learned, params: Mapping[str, Any]) -> Likelihoods:
     weights = _class_weights(learned, params)
-    return Shares(learned.counts, weights, learned.n_selected, float(params["smoothing"]))
+    return Likelihoods(learned.counts, weights, learned.n_selected, float(params["smoothing"]))
 
 
 def _class_weights(learned: Learned, params: Mapping[str, Any]) -> np.ndarray | None:
     return class_weights(params["class_weight"], learned.classes, learned.class_counts)
 
 
-def solve_temperature(learned: Learned, params: Mapping[str, Any]) -> float:
-    """Return the temperature of the softmax: 1, but for ``ridge``, whose scores are shares and not logarithms.
-
-    A tenth of the distinct rows, chosen by their hashes, is held out of one solve and chooses it.
-    """
-    if learned.solver != "ridge":
-        return 1.0
-    held = np.concatenate(learned.hashes) % HELD_OUT_SHARE == 0
-    if not held.any() or held.all():
-        return DEFAULT_RIDGE_TEMPERATURE
-    place, values = learned.codes.place, _ridge(learned, params, None, held_out=False)
-    tested = [place.call(_test, rows, values) for rows in _parts(learned, None, held_out=True)]
-    return fit_temperature(*(np.concatenate(part) for part in zip(*place.fetch(*tested))))
-
-
-def _ridge(learned: Learned, params: Mapping[str, Any], per_class: np.ndarray | None, held_out: bool | None) -> Any:
-    parts, shape = _parts(learned, per_class, held_out), learned.counts.shape
-    alpha, steps = float(params["alpha"]), n_steps(params)
-    return solve_ridge(parts, shape, learned.n_selected, alpha, steps, learned.codes.place)
+def solve_jointly(learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device) -> Solution:
+    """Solve the values of ``joint`` and ``ridge``, choosing what is ``"auto"`` on held-out rows."""
+    settings = _settings(params)
+    if learned.sums is not None:  # no rows to choose by
+        return _joint.solve(ManyRows(learned.sums, [], device), prior.steps, settings)
+    per_class = _class_weights(learned, params)
+    rows = learned.rows().weighted(per_class)
+    n_classes, folds = len(learned.classes), _folds(rows.hashes, len(learned.classes))
+    if len(rows) < prior.width:
+        return _joint.solve(FewRows(_listed(rows, prior), folds, n_classes, device), prior.steps, settings)
+    sums = _sum_parts(learned, per_class, prior, device)
+    held_out = [_listed(rows.where(fold), prior) for fold in folds]
+    return _joint.solve(ManyRows(sums, held_out, device), prior.steps, settings)
 
 
-def _parts(learned: Learned, per_class: np.ndarray | None, held_out: bool | None) -> list[Any]:
-    """Return the rows of each who holds some, or promises of them."""
-    owners, call = learned.codes.owners(learned), learned.codes.place.call
-    return [call(_rows, owner, learned.classes, per_class, held_out) for owner in owners]
+def _sum_parts(learned: Learned, per_class: np.ndarray | None, prior: Prior, device: torch.device) -> Sums:
+    """Return the sums of all rows: where the rows are, on workers each of its own."""
+    owners, place, n_classes = learned.codes.owners(learned), learned.codes.place, len(learned.classes)
+
+    def add(read: Callable[[slice], np.ndarray], labels: np.ndarray) -> Sums:
+        return sum_codes(read, labels, np.ones(len(labels)), prior, n_classes, device)
+
+    if owners == [learned] and per_class is None and (sums := learned.known_sums(add)) is not None:
+        return sums
+    parts = [place.call(_sum_rows, owner, learned.classes, per_class, prior, device) for owner in owners]
+    whole: Sums = place.fetch(place.fold(parts, _plus))[0]
+    return whole
 
 
-def _rows(learned: Learned, classes: np.ndarray, per_class: np.ndarray | None, held_out: bool | None) -> Rows:
-    """Return the rows that are held out, that are not, or (None) all, labels counted among ``classes`` (k,)."""
-    rows = learned.rows().among(classes, learned.classes)
-    if held_out is not None:
-        rows = rows.where((rows.hashes % HELD_OUT_SHARE == 0) == held_out)
-    return rows.weighted(per_class)
+def _sum_rows(
+    learned: Learned, classes: np.ndarray, per_class: np.ndarray | None, prior: Prior, device: torch.device
+) -> Sums:
+    rows = learned.rows().among(classes, learned.classes).weighted(per_class)
+    return sum_codes(rows.read, rows.labels, rows.weights, prior, len(classes), device)
 
 
-def _test(rows: Rows, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return logits (n, k), labels and weights of some rows."""
-    codes = torch.from_numpy(rows.read(slice(None)).astype(np.int64))
-    return read_values(codes, torch.from_numpy(values)).numpy(), rows.labels, rows.weights
+def _plus(*parts: Sums) -> Sums:
+    return functools.reduce(Sums.plus, parts)
+
+
+def _settings(params: Mapping[str, Any]) -> Settings:
+    objective = "ridge" if params["solver"] == "ridge" else params["objective"]
+    return Settings(
+        _joint.OBJECTIVES if objective == "auto" else (objective,),
+        _joint.CURVATURES if params["curvature"] == "auto" else (float(params["curvature"]),),
+        _joint.PENALTIES if params["alpha"] == "auto" else (float(params["alpha"]),),
+    )
+
+
+def _folds(hashes: np.ndarray, n_classes: int) -> list[np.ndarray]:
+    """Return which distinct rows (n,) each part holds out, by their hashes: their order cannot matter."""
+    n = len(hashes)
+    if n < MANY_ROWS:
+        n_folds = min(FOLDS, -(-ENOUGH_HELD_OUT * FOLDS // n))
+        folds = [hashes % FOLDS == fold for fold in range(n_folds)]
+    else:
+        most = min(MAX_HELD_OUT, max(ENOUGH_HELD_OUT, MAX_SCORES // n_classes))
+        folds = [hashes % max(2 * FOLDS, n // most) == 0]
+    return [fold for fold in folds if fold.any() and not fold.all()]
+
+
+def _listed(rows: Rows, prior: Prior) -> Listed:
+    return Listed(prior.features(rows.read(slice(None))), rows.labels, rows.weights)
 
 
 def n_unseen(learned: Learned) -> int:

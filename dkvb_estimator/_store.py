@@ -1,4 +1,4 @@
-"""Keep the codes that ``ridge`` solves from, in memory or in a file.
+"""Keep the codes that values are solved from, in memory or in a file.
 
 Enters: codes (n, c, m). Leaves: rows of them, and the place where they are. Must not know: labels, weights, what is
 solved.
@@ -54,6 +54,10 @@ class CodeStore:
         if len(self._blocks) > 1:
             self._blocks = [np.concatenate(self._blocks)]
         return self._blocks[0] if self._blocks else np.zeros((0, 0, 0), dtype=np.uint8)
+
+    def take(self, positions: np.ndarray) -> np.ndarray:
+        """Return the rows at some positions (len, c, m)."""
+        return self.rows[positions]
 
     @property
     def nbytes(self) -> int:

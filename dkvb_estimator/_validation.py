@@ -22,24 +22,27 @@ MAX_SELECTED = 16
 MAX_WEIGHT = 1e15
 """Of a sample or a class: products, squares and sums of such weights stay far inside floating-point numbers."""
 CHOICES = {
-    "projection": ("gaussian", "sparse", "chunk", "identity", "learned"),
+    "projection": ("orthogonal", "gaussian", "sparse", "chunk", "identity", "learned"),
     "key_init": ("kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"),
-    "solver": ("counts", "ridge", "sgd"),
+    "solver": ("joint", "ridge", "counts", "sgd"),
+    "objective": ("auto", "ridge", "discriminant"),
 }
+JOINT = ("joint", "ridge")
+"""Solvers whose values are solved together; ``ridge`` is ``joint`` with its objective."""
 FROZEN = (
     "n_heads", "n_keys", "key_dim", "n_selected", "normalize", "projection", "density", "key_init", "random_state",
-    "solver",
+    "solver", "remember",
 )  # fmt: skip
 """Parameters that must not change once keys are placed: learned state is only right with them."""
 _INTEGERS = {"n_heads": None, "n_keys": MAX_KEYS, "key_dim": None, "batch_size": None}
 _REALS = {
-    "alpha": True,
     "smoothing": True,
     "learning_rate": True,
     "clip_norm": True,
     "label_smoothing": False,
 }
 """Real parameters, and whether zero is refused."""
+_REALS_OR_AUTO = {"alpha": True, "curvature": False, "density": True}
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,14 @@ def check_parameters(params: Mapping[str, Any]) -> None:
         check_integer(name, params[name], largest)
     for name, positive in _REALS.items():
         _check_real(name, params[name], positive)
-    if not isinstance(params["normalize"], bool | np.bool_):
-        _refuse("normalize", params["normalize"], "True or False")
-    if params["density"] != "auto":
-        _check_real("density", params["density"], True)
-        if params["density"] > 1:
-            _refuse("density", params["density"], "'auto' or a number in (0, 1]")
+    for name in ("normalize", "remember"):
+        if not isinstance(params[name], bool | np.bool_):
+            _refuse(name, params[name], "True or False")
+    for name, positive in _REALS_OR_AUTO.items():
+        if not (isinstance(params[name], str) and params[name] == "auto"):
+            _check_real(name, params[name], positive, "'auto' or ")
+    if params["density"] != "auto" and params["density"] > 1:
+        _refuse("density", params["density"], "'auto' or a number in (0, 1]")
     if params["label_smoothing"] >= 1:
         _refuse("label_smoothing", params["label_smoothing"], "a number in [0, 1)")
     if params["max_iter"] is not None:
@@ -91,11 +96,11 @@ def check_integer(name: str, value: object, largest: int | None = None) -> None:
         _refuse(name, value, "a whole number ≥ 1" + (f" and ≤ {largest:,}" if largest else ""))
 
 
-def _check_real(name: str, value: object, positive: bool) -> None:
+def _check_real(name: str, value: object, positive: bool, other: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a number. Pass a float.")
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected {other}a number. Pass a float.")
     if not np.isfinite(float(value)) or value < 0 or (positive and value == 0):
-        _refuse(name, value, f"a finite number {'>' if positive else '≥'} 0")
+        _refuse(name, value, f"{other}a finite number {'>' if positive else '≥'} 0")
 
 
 def _check_class_weight(value: object) -> None:
@@ -159,7 +164,7 @@ def _resolve_n_selected(params: Mapping[str, Any], n_keys: int) -> int:
     if isinstance(n_selected, str):
         if n_selected != "auto":
             _refuse("n_selected", n_selected, f"'auto' or a whole number from 1 to {MAX_SELECTED}")
-        return min(MAX_SELECTED, max(1, n_keys // 16)) if params["solver"] == "ridge" else 1
+        return min(MAX_SELECTED, max(1, n_keys // 16)) if params["solver"] == "counts" else 1
     check_integer("n_selected", n_selected, MAX_SELECTED)
     if n_selected > n_keys:
         _refuse("n_selected", n_selected, f"at most n_keys={n_keys}")
@@ -255,8 +260,17 @@ def refuse_sgd(solver: str, method: str, reason: str) -> None:
     """Refuse what a table of gradient steps cannot do."""
     if solver == "sgd":
         raise ValueError(
-            f"{method} was called with solver='sgd', where 'counts' or 'ridge' is expected: sgd is a solver {reason}, "
+            f"{method} was called with solver='sgd', where 'joint' or 'counts' is expected: sgd is a solver {reason}, "
             "or choose one of the two."
+        )
+
+
+def refuse_forgetful(remember: bool, method: str) -> None:
+    """Refuse what needs samples where sums alone are kept."""
+    if not remember:
+        raise ValueError(
+            f"{method} was called with remember=False, which keeps sums over samples and none apart; expected "
+            "remember=True. Use forget(X, y) with the samples, or start anew with remember=True."
         )
 
 
