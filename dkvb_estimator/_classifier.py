@@ -22,7 +22,7 @@ from ._labels import as_classes, check_known_labels, positions_of
 from ._lazy import LazyHalf
 from ._learned import Learned
 from ._nearest import KeySearch
-from ._solvers import make_reader, n_epochs, solve_jointly, solve_values, step_table, value_settings
+from ._solvers import Book, make_reader, n_epochs, solve_jointly, solve_values, step_table, value_settings
 from ._validation import (
     JOINT,
     check_integer,
@@ -51,8 +51,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
     key_dim : int, default=2
         Coordinates of a head, d.
     n_selected : int or "auto", default="auto"
-        Nearest keys read in each head, m, 1…16. ``"auto"``: 1; with ``counts`` min(16, max(1, n_keys // 16)), so that
-        near keys share what few samples teach.
+        Nearest keys read in each head, m, 1…16. ``"auto"``: 1.
     normalize : bool, default=True
         Divide each embedding by its Euclidean length first.
     projection : {"orthogonal", "gaussian", "sparse", "chunk", "identity", "learned"}, default="orthogonal"
@@ -616,7 +615,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         made_from, search = (value_settings(params), device), self._search(encoder)
         read = self._scratch.get(
             "reader",
-            lambda: make_reader(self._learned, params, device, lambda: self.values_, self._solution, self._prior()),
+            lambda: make_reader(self._learned, params, device, lambda: self.values_, self._book()),
             made_from,
         )
         parts = np.array_split(X, range(PREDICT_ROWS, len(X), PREDICT_ROWS))
@@ -627,7 +626,10 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         return value_settings(self.get_params(deep=False))
 
     def _solve(self) -> np.ndarray:
-        return solve_values(self._learned, self.get_params(deep=False), self._solution, self._prior())
+        return solve_values(self._learned, self.get_params(deep=False), self._book())
+
+    def _book(self) -> Book:
+        return Book(self._prior, lambda: self._encoder().neighbours(self._learned.counts.used()), self._solution)
 
     def _solution(self) -> Solution:
         """Solve values together, once for all that asks."""

@@ -24,6 +24,9 @@ from ._prior import Prior
 from ._projection import Projection, Projector, draw_projection, select_heads
 from ._validation import FROZEN, Layout, resolve_layout
 
+NEIGHBOURS, FEW_NEIGHBOURS, MANY_KEYS, WIDTH = 32, 16, 512, 0.04
+"""Used keys that a key shares counts with at most, itself among them (fewer where heads have more than so many keys), and
+the squared distance at which it does so by 1/e: WIDTH · reach². Of the widths tried on the sets of ``benchmarks/accuracy.py``, one serves all of them."""
 ENCODE_ROWS = 512
 """Rows whose heads are held at a time: with 256 heads × 14 coordinates of 1,280 features, encoding holds less than
 128 MiB beside keys and codes, whatever the number of rows: see ``benchmarks/key_memory.py``."""
@@ -265,6 +268,7 @@ class Encoder:
         layout, normalize = codebook.layout, codebook.settings["normalize"]
         self._projector = Projector(codebook.projection, (layout.n_heads, layout.key_dim), device, normalize=normalize)
         self._keys, self._centres = to_tensor(codebook.keys, device), to_tensor(codebook.centres, device)
+        self._reaches = codebook.reaches.astype(np.float64)
         self._n_selected, self._device = layout.n_selected, device
         self._all = self.search(codebook.mask)
 
@@ -283,6 +287,23 @@ class Encoder:
     def search(self, usable: np.ndarray | None) -> KeySearch:
         """Return the search among some keys (c, j), bool; None for all."""
         return KeySearch(self._keys, None if usable is None else to_tensor(usable, self._device), self._centres)
+
+    def neighbours(self, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return with which used keys (c, j), bool, each shares counts: positions and weights, both (c, j, q).
+
+        A key gives the weight of its samples away to its neighbours: what all keys give adds up to what there was.
+        """
+        n_keys, rows = used.shape[1], self._keys.transpose(0, 1)
+        q = min(NEIGHBOURS if n_keys <= MANY_KEYS else FEW_NEIGHBOURS, n_keys)
+        nearest = self.search(used).nearest(rows, q)
+        squares = squared_distances(rows, self._keys, nearest).transpose(0, 1).cpu().numpy()
+        positions = nearest.transpose(0, 1).cpu().numpy()
+        width = WIDTH * np.where(self._reaches > 0, self._reaches, 1) ** 2
+        heads = np.arange(len(used))[:, None, None]
+        weights = np.exp(-squares.astype(np.float64) / width[:, None, None]) * used[heads, positions] * used[..., None]
+        given = np.zeros(used.shape)
+        np.add.at(given, (heads, positions), weights)
+        return positions, weights / np.where(given > 0, given, 1)[heads, positions]
 
     def nearest(self, X: np.ndarray, search: KeySearch) -> torch.Tensor:
         """Return the nearest keys that a search knows (n, c, m), int64, with low latency for a few rows."""

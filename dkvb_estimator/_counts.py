@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import csr_array
 
 GROUP_ENTRIES = 2**22
 """Pairs and hits that are worked on at a time, as many whole heads as hold them: at most 256 MiB."""
+NEIGHBOUR_ENTRIES = 2**14
+"""Entries of a table of values that are worked on for each head at a time."""
 FEW_HITS = 8
 """Below one hit in so many cells of the dense table, counting by sorting is faster than a bincount of all cells."""
 
@@ -263,12 +266,17 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
 
 
+Neighbours = tuple[np.ndarray, np.ndarray]
+"""With which keys of its head each key shares counts: positions (c, j, q) and weights (c, j, q)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Likelihoods:
-    """Turn counts into logs of how likely each class selects a key, smoothed towards how often all classes do.
+    """Turn counts into logs of how likely each class selects a key.
 
-    ``log((N_cjk + a · N_cj / N) / (n_k + a)) + log(n_k / N) / c`` with ``a = smoothing``: their mean over heads is that
-    of naive Bayes, divided by c. Class weights multiply the counts first. A key without hits holds zeros.
+    ``log((S_cjk + a · S_cj / N) / (n_k + a)) + log(n_k / N) / c`` with ``a = smoothing`` and S the counts N_cjk, shared
+    between neighbouring keys. The mean over heads is that of naive Bayes, divided by c. Class weights multiply the
+    counts first. A key without hits holds zeros.
 
     Parameters
     ----------
@@ -277,7 +285,9 @@ class Likelihoods:
     n_selected : int
         Keys that a sample hits in one head, m.
     smoothing : float
-        Pseudo-hits of every class in a head, > 0.
+        Pseudo-hits of every class in a head, spread over keys as all classes are, > 0.
+    neighbours : Neighbours or None
+        None: every key keeps its counts.
 
     Examples
     --------
@@ -292,15 +302,17 @@ class Likelihoods:
     class_weights: np.ndarray | None
     n_selected: int
     smoothing: float
+    neighbours: Neighbours | None = None
 
     def values(self) -> np.ndarray:
         """Return the table of values (c, j, k), float32."""
-        floor, base = self._base()
-        table = np.add.outer(floor, base)
-        rows = self.counts.rows()
-        table[rows, self.counts.classes] += self._lifts(slice(None), floor[rows])
+        table = np.empty((len(self.counts.pointers) - 1, self.counts.shape[2]), dtype=np.float32)
+        base, floor = self._base(), self._floor()
+        for heads in self.counts._groups(NEIGHBOUR_ENTRIES * self.counts.shape[0]):
+            cells = np.arange(heads.start * self.counts.shape[1], heads.stop * self.counts.shape[1])
+            table[cells] = np.log(self._shared(cells).toarray() + floor[cells, None]) + base
         table[~self.counts.used().ravel()] = 0
-        return table.astype(np.float32).reshape(self.counts.shape)
+        return table.reshape(self.counts.shape)
 
     def read(self, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Pool values of selected keys without making the table, whose size grows with the number of classes.
@@ -315,34 +327,54 @@ class Likelihoods:
         -------
         ndarray of shape (n, k), float32
         """
-        floor, base = self._base()
-        n, n_classes = len(codes), self.counts.shape[2]
+        n, n_classes, floor = len(codes), self.counts.shape[2], self._floor()
         cells = (codes + self.counts.shape[1] * np.arange(codes.shape[1])[None, :, None]).ravel()
-        starts = self.counts.pointers[cells].astype(np.int64)
-        lengths = self.counts.pointers[cells + 1].astype(np.int64) - starts
-        pairs = _ranges(starts, lengths)
-        lift = self._lifts(pairs, floor[cells].repeat(lengths)) * weights.ravel().repeat(lengths)
-        samples = np.arange(n).repeat(codes[0].size).repeat(lengths)
-        places = samples * n_classes + self.counts.classes[pairs]
+        shared, each = self._shared(cells), weights.ravel().astype(np.float64)
+        lengths = np.diff(shared.indptr)
+        lift = np.log1p(shared.data / floor[cells].repeat(lengths)) * each.repeat(lengths)
+        places = (np.arange(n).repeat(codes[0].size).repeat(lengths)) * n_classes + shared.indices
         pooled = np.bincount(places, weights=lift, minlength=n * n_classes).reshape(n, n_classes)
-        return (pooled + base + (floor[cells] * weights.ravel()).reshape(n, -1).sum(axis=1)[:, None]).astype(np.float32)
+        key_part = (np.log(floor[cells]) * each).reshape(n, -1).sum(axis=1)
+        return (pooled + self._base() + key_part[:, None]).astype(np.float32)
 
-    def _lifts(self, pairs: np.ndarray | slice, floor: np.ndarray) -> np.ndarray:
-        """Return by how much the hits of some pairs lift the values of their keys, whose floors are given."""
-        return np.log1p(self._amounts(pairs) / np.exp(floor))
+    @cached_property
+    def _weighted(self) -> csr_array:
+        """The weighted counts (c · j, k)."""
+        table = self.counts.table()
+        if self.class_weights is not None:
+            table.data = table.data * self.class_weights[table.indices]
+        return table
 
-    def _amounts(self, pairs: np.ndarray | slice) -> np.ndarray:
-        """Return the weighted counts of some pairs, float64."""
-        amounts = self.counts.hits if self.counts.weights is None else self.counts.weights
-        found = amounts[pairs].astype(np.float64)
-        return found if self.class_weights is None else found * self.class_weights[self.counts.classes[pairs]]
+    @cached_property
+    def _sharing(self) -> csr_array | None:
+        """What each key has of the counts of others (c · j, c · j)."""
+        if self.neighbours is None:
+            return None
+        positions, weights = self.neighbours
+        n_heads, n_keys, q = positions.shape
+        cells = positions + n_keys * np.arange(n_heads)[:, None, None]
+        pointers = np.arange(0, positions.size + 1, q)
+        return csr_array((weights.ravel(), cells.ravel(), pointers), shape=(n_heads * n_keys, n_heads * n_keys))
 
-    def _base(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return what classes without hits have of each key (c·j,), and what each class takes off (k,)."""
-        weighted = replace(self.counts, weights=self._amounts(slice(None)))
-        per_key, per_class = weighted.key_counts().ravel(), weighted.class_counts() / self.n_selected
-        total = per_class.sum()
-        shares = np.where(per_key > 0, per_key, total) / (total * self.n_selected)
-        seen = np.where(per_class > 0, per_class, total)  # a class without samples is below all others
-        prior = np.log(np.where(per_class > 0, per_class, 1 / (1 + len(per_class))) / total) / self.counts.shape[0]
-        return np.log(self.smoothing * shares), prior - np.log(self.n_selected * seen + self.smoothing)
+    def _shared(self, cells: np.ndarray) -> csr_array:
+        """Return the shared counts of some keys (len, k)."""
+        return self._weighted[cells] if self._sharing is None else self._sharing[cells] @ self._weighted
+
+    def _floor(self) -> np.ndarray:
+        """Return what a class without hits has of each key (c · j,), above zero."""
+        per_key = self._weighted.sum(axis=1)
+        shares = per_key if self._sharing is None else self._sharing @ per_key
+        total = self._class_counts().sum() * self.n_selected
+        return self.smoothing * np.where(shares > 0, shares, total) / total
+
+    def _base(self) -> np.ndarray:
+        """Return what each class adds to every value (k,)."""
+        per_class = self._class_counts()
+        total, seen = per_class.sum(), per_class > 0
+        prior = np.log(np.where(seen, per_class / total, 1 / (1 + total))) / self.counts.shape[0]
+        # a class without samples is below all others
+        return prior - np.log(self.n_selected * np.where(seen, per_class, total) + self.smoothing)
+
+    def _class_counts(self) -> np.ndarray:
+        per_class = self.counts.class_counts() / self.n_selected
+        return per_class if self.class_weights is None else per_class * self.class_weights

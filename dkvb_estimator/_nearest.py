@@ -14,6 +14,8 @@ from . import _native
 SCORE_BUDGET_BYTES = 2 * 2**20
 """The n × j scores of as many heads as fit in here are held at a time: about what a core's cache holds."""
 
+MAX_SELECTED = 16
+"""Keys of a head that the kernel finds at most; torch finds more."""
 BLOCK_ROWS = 128
 """Rows scored at a time, padded with zeros: a fixed shape gives a row the same bits in every batch."""
 
@@ -87,7 +89,7 @@ class KeySearch:
 
     def nearest(self, heads: torch.Tensor, n_selected: int) -> torch.Tensor:
         """Return what :func:`nearest_keys` returns: (n, c, m), int64."""
-        if self._native is None:
+        if self._native is None or n_selected > MAX_SELECTED:
             return self._nearest_by_torch(heads, n_selected)
         return torch.from_numpy(self._by_kernel(heads, n_selected).astype(np.int64))
 

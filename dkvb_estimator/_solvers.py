@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from . import _joint
-from ._counts import Likelihoods
+from ._counts import Likelihoods, Neighbours
 from ._device import to_tensor
 from ._joint import FewRows, Listed, ManyRows, Settings, Solution, Sums, sum_codes
 from ._learned import Learned, Rows
@@ -37,6 +38,25 @@ SPARSE_READ_ROWS = 64
 """Samples whose pairs are gathered at a time: some 100,000 each with 1,000 classes and 256 heads."""
 
 
+@dataclass(frozen=True)
+class Book:
+    """What values need of keys, each made when it is asked for.
+
+    Parameters
+    ----------
+    prior : callable
+        Returns the functions of keys that values are made of.
+    neighbours : callable
+        Returns with which keys each shares counts.
+    solution : callable
+        Returns what values are solved to.
+    """
+
+    prior: Callable[[], Prior]
+    neighbours: Callable[[], Neighbours]
+    solution: Callable[[], Solution]
+
+
 def n_epochs(params: Mapping[str, Any]) -> int:
     """Return how often :meth:`fit` goes through the rows."""
     return (params["max_iter"] or DEFAULT_EPOCHS) if params["solver"] == "sgd" else 1
@@ -48,15 +68,13 @@ def value_settings(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
 
 
-def solve_values(
-    learned: Learned, params: Mapping[str, Any], solution: Callable[[], Solution], prior: Prior
-) -> np.ndarray:
+def solve_values(learned: Learned, params: Mapping[str, Any], book: Book) -> np.ndarray:
     """Return the values (c, j, k), float32."""
     if learned.table is not None:
         return learned.table[:, :, :-1]
     if learned.solver == "counts":
-        return _likelihoods(learned, params).values()
-    return prior.values(*solution()[:2])
+        return _likelihoods(learned, params, book).values()
+    return book.prior().values(*book.solution()[:2])
 
 
 def make_reader(
@@ -64,8 +82,7 @@ def make_reader(
     params: Mapping[str, Any],
     device: torch.device,
     values: Callable[[], np.ndarray],
-    solution: Callable[[], Solution],
-    prior: Prior,
+    book: Book,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the function that pools values: codes (n, c, m) of the nearest used keys → logits (n, k).
 
@@ -73,12 +90,12 @@ def make_reader(
     zeros, and ``counts`` are read as they are stored. Solved values are sums of few functions, which are read instead.
     """
     if learned.solver in JOINT and learned.n_selected == 1:
-        return _feature_reader(solution(), prior, device)
+        return _feature_reader(book.solution(), book.prior(), device)
     usable = to_tensor(learned.counts.used(), device)
     if learned.solver != "counts" or 4 * np.prod(learned.counts.shape) <= TABLE_LIMIT_BYTES:
         table = to_tensor(values(), device)
         return lambda codes: read_values(codes, table, usable)
-    likelihoods = _likelihoods(learned, params)
+    likelihoods = _likelihoods(learned, params, book)
 
     def read(codes: torch.Tensor) -> torch.Tensor:
         parts = [
@@ -95,9 +112,9 @@ def _feature_reader(solution: Solution, prior: Prior, device: torch.device) -> C
     return lambda codes: to_tensor(prior.features(codes.cpu().numpy()), device).float() @ weights + bias
 
 
-def _likelihoods(learned: Learned, params: Mapping[str, Any]) -> Likelihoods:
-    weights = _class_weights(learned, params)
-    return Likelihoods(learned.counts, weights, learned.n_selected, float(params["smoothing"]))
+def _likelihoods(learned: Learned, params: Mapping[str, Any], book: Book) -> Likelihoods:
+    weights, smoothing = _class_weights(learned, params), float(params["smoothing"])
+    return Likelihoods(learned.counts, weights, learned.n_selected, smoothing, book.neighbours())
 
 
 def _class_weights(learned: Learned, params: Mapping[str, Any]) -> np.ndarray | None:

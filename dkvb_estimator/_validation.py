@@ -164,7 +164,7 @@ def _resolve_n_selected(params: Mapping[str, Any], n_keys: int) -> int:
     if isinstance(n_selected, str):
         if n_selected != "auto":
             _refuse("n_selected", n_selected, f"'auto' or a whole number from 1 to {MAX_SELECTED}")
-        return min(MAX_SELECTED, max(1, n_keys // 16)) if params["solver"] == "counts" else 1
+        return 1
     check_integer("n_selected", n_selected, MAX_SELECTED)
     if n_selected > n_keys:
         _refuse("n_selected", n_selected, f"at most n_keys={n_keys}")
