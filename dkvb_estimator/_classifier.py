@@ -22,7 +22,16 @@ from ._labels import as_classes, check_known_labels, positions_of
 from ._lazy import LazyHalf
 from ._learned import Learned
 from ._nearest import KeySearch
-from ._solvers import Book, make_reader, n_epochs, solve_jointly, solve_values, step_table, value_settings
+from ._solvers import (
+    Book,
+    distances_to_classes,
+    make_reader,
+    n_epochs,
+    solve_jointly,
+    solve_values,
+    step_table,
+    value_settings,
+)
 from ._validation import (
     JOINT,
     check_integer,
@@ -434,7 +443,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         self._layout()
         self._codebook, order = self._codebook.pruned(self._learned.counts.used())
         self._learned.prune(order, self._codebook.origin)
-        self._scratch.drop("values", "reader", "search", "solution")
+        self._scratch.drop("values", "reader", "search", "solution", "distances")
         return self
 
     @all_or_nothing
@@ -488,6 +497,36 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         if relative:
             away -= encoder.distances(X, encoder.search(self._codebook.mask))
         return away.mean(axis=1, dtype=np.float64) / self.key_report_["novelty_unit"]
+
+    @by_blocks
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Return how usual each sample is (n,), larger is more usual; only with ``joint`` and ``ridge``.
+
+        Minus the squared Mahalanobis distance to the nearest class mean, with the one covariance within classes, of the
+        keys' coordinates that a sample's codes name. It tells classes to come from learned ones better than
+        :meth:`novelty`, and does not see what lies beyond all keys.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, f)
+
+        References
+        ----------
+        Mueller and Hein (2025), "Mahalanobis++: improving OOD detection via feature normalization", ICML.
+        """
+        check_is_fitted(self)
+        if self.solver not in JOINT:
+            raise ValueError(
+                f"score_samples was called with solver={self.solver!r}, which keeps no covariance; expected 'joint' or "
+                "'ridge'. Use novelty(X)."
+            )
+        X, params, device = self._check_X(X), self.get_params(deep=False), resolve_device(self.device)
+        distances = self._scratch.get(
+            "distances",
+            lambda: distances_to_classes(self._learned, params, self._prior(), device),
+            self._value_settings(),
+        )
+        return -distances(self._encoder().encode(X))
 
     def audit(self) -> Audit:
         """Account for what was written to which key: shares of keys used, overlaps of classes, who is behind a key.
@@ -601,7 +640,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
 
     def _after_change(self) -> Self:
         """Drop what was derived; a model whose last sample was forgotten is not fitted."""
-        self._scratch.drop("values", "reader", "search", "solution")
+        self._scratch.drop("values", "reader", "search", "solution", "distances")
         for name in ("_temperature", "_temperature_with"):
             self.__dict__.pop(name, None)
         if self._learned.n_samples == 0:

@@ -25,8 +25,9 @@ from ._projection import Projection, Projector, draw_projection, select_heads
 from ._validation import FROZEN, Layout, resolve_layout
 
 NEIGHBOURS, FEW_NEIGHBOURS, MANY_KEYS, WIDTH = 32, 16, 512, 0.04
-"""Used keys that a key shares counts with at most, itself among them (fewer where heads have more than so many keys), and
-the squared distance at which it does so by 1/e: WIDTH · reach². Of the widths tried on the sets of ``benchmarks/accuracy.py``, one serves all of them."""
+"""Used keys that a key shares counts with at most, itself among them (fewer where heads have more than so many keys),
+and the squared distance at which it does so by 1/e: WIDTH · reach². One width serves the sets of
+``benchmarks/accuracy.py`` in two coordinates; in many, keys are too far apart to share much."""
 ENCODE_ROWS = 512
 """Rows whose heads are held at a time: with 256 heads × 14 coordinates of 1,280 features, encoding holds less than
 128 MiB beside keys and codes, whatever the number of rows: see ``benchmarks/key_memory.py``."""

@@ -218,6 +218,19 @@ class Scatter:
         Z = torch.cholesky_solve(self._means.T, torch.linalg.cholesky(matrix))
         return Directions(Z, self._means @ Z, self._mean, self._weights)
 
+    def distances(self, rows: torch.Tensor, left_out: torch.Tensor, penalty: float) -> torch.Tensor:
+        """Return the squared Mahalanobis distance of rows (n, w) to the nearest class that has rows (n,).
+
+        ``left_out`` (n,) is the squared length of each row that its coordinates leave out.
+        """
+        matrix, ridge = self._within.clone(), penalty * self._unit
+        matrix.diagonal().add_(ridge)
+        factor, means = torch.linalg.cholesky(matrix), self._means[self._weights > 0]
+        away, centres = (
+            torch.linalg.solve_triangular(factor, each.T, upper=False).T for each in (rows - self._mean, means)
+        )
+        return self._weights.sum() * (torch.cdist(away, centres).square().amin(dim=1) + left_out / ridge)
+
 
 class HeldOut(NamedTuple):
     """Rows that choose, and the scatter of those that are left."""
@@ -236,11 +249,16 @@ class HeldOut(NamedTuple):
 
 
 class View(NamedTuple):
-    """Rows on one scale; ``back`` turns a solution for them (w', k) into one for features (w, k)."""
+    """Rows on one scale.
+
+    ``back`` turns a solution for them (w', k) into one for features (w, k); ``forth`` turns features (n, w) into their
+    coordinates (n, w'), and says what squared length of each row these leave out (n,).
+    """
 
     whole: Scatter
     parts: list[HeldOut]
     back: Callable[[torch.Tensor], torch.Tensor]
+    forth: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Rows(Protocol):
@@ -287,13 +305,16 @@ class ManyRows:
             weights[kept] = columns[:, None] * solution
             return weights
 
+        def forth(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return features[:, kept] * columns, features.new_zeros(len(features))
+
         parts = []
         for rows in self._held_out:
             features = torch.from_numpy(rows.features).to(self._device)[:, kept] * columns.float()
             own = Sums.empty(len(kept), len(self.weights))
             add_rows_(own, rows._replace(features=features.double().cpu().numpy()), self._device)
             parts.append(HeldOut(features, rows.labels, rows.weights, Scatter(whole.plus(own, -1), self._device)))
-        return View(Scatter(whole, self._device), parts, back)
+        return View(Scatter(whole, self._device), parts, back, forth)
 
 
 class FewRows:
@@ -330,6 +351,12 @@ class FewRows:
             turned = torch.linalg.solve_triangular(factor.T, solution, upper=True)
             return squares[:, None] * (self._features.T @ turned)
 
+        def forth(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            products = (features * squares) @ self._features.T
+            turned = torch.linalg.solve_triangular(factor, products.T, upper=False).T
+            left_out = (features.square() @ squares - turned.square().sum(dim=1)).clamp(min=0)
+            return turned, left_out
+
         rows = self._rows._replace(features=factor.cpu().numpy())
         whole, parts = self._sum(rows), []
         for fold in self._folds:
@@ -337,7 +364,7 @@ class FewRows:
             others = Scatter(whole.plus(self._sum(held), -1), self._device)
             features = torch.from_numpy(held.features).to(self._device, torch.float32)
             parts.append(HeldOut(features, held.labels, held.weights, others))
-        return View(Scatter(whole, self._device), parts, back)
+        return View(Scatter(whole, self._device), parts, back, forth)
 
     def _sum(self, rows: Listed) -> Sums:
         sums = Sums.empty(len(self._rows.labels), len(self.weights))
@@ -383,6 +410,24 @@ def _solved(view: View, penalty: float, parts: Sequence[Part]) -> tuple[torch.Te
     solution = found.Z @ mix
     bias = sum(part.share * shift for part, (_, shift) in zip(parts, mixed, strict=True))
     return view.back(solution), bias - found.mean @ solution
+
+
+def make_distances(rows: Rows, steps: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function from features (n, w) to the squared distance of each to the nearest class (n,).
+
+    In coordinates alone, without curves, under the one covariance of all classes and the usual penalty. Rows that do
+    not differ are all that is near: others are infinitely far.
+    """
+    scales = curved_scales(rows.squares(), steps, (0.0,))
+    if not scales:
+        return lambda features: np.zeros(len(features))
+    view = rows.view(scales[0.0])
+
+    def distances(features: np.ndarray) -> np.ndarray:
+        coordinates = view.forth(torch.from_numpy(features).double())
+        return view.whole.distances(*coordinates, USUAL_PENALTIES["discriminant"]).cpu().numpy()
+
+    return distances
 
 
 def curved_scales(squares: np.ndarray, steps: np.ndarray, curvatures: Sequence[float]) -> dict[float, np.ndarray]:

@@ -123,17 +123,31 @@ def _class_weights(learned: Learned, params: Mapping[str, Any]) -> np.ndarray | 
 
 def solve_jointly(learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device) -> Solution:
     """Solve the values of ``joint`` and ``ridge``, choosing what is ``"auto"`` on held-out rows."""
-    settings = _settings(params)
+    return _joint.solve(_rows(learned, params, prior, device), prior.steps, _settings(params))
+
+
+def distances_to_classes(
+    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function from codes (n, c, m) to the squared distance of each to the nearest class (n,)."""
+    rows = _rows(learned, params, prior, device, hold_out=False)
+    distances = _joint.make_distances(rows, prior.steps)
+    return lambda codes: distances(prior.features(codes))
+
+
+def _rows(
+    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device, *, hold_out: bool = True
+) -> _joint.Rows:
+    """Return the rows to solve from, whichever way is shorter."""
     if learned.sums is not None:  # no rows to choose by
-        return _joint.solve(ManyRows(learned.sums, [], device), prior.steps, settings)
+        return ManyRows(learned.sums, [], device)
     per_class = _class_weights(learned, params)
-    rows = learned.rows().weighted(per_class)
-    n_classes, folds = len(learned.classes), _folds(rows.hashes, len(learned.classes))
+    rows, n_classes = learned.rows().weighted(per_class), len(learned.classes)
+    folds = _folds(rows.hashes, n_classes) if hold_out else []
     if len(rows) < prior.width:
-        return _joint.solve(FewRows(_listed(rows, prior), folds, n_classes, device), prior.steps, settings)
+        return FewRows(_listed(rows, prior), folds, n_classes, device)
     sums = _sum_parts(learned, per_class, prior, device)
-    held_out = [_listed(rows.where(fold), prior) for fold in folds]
-    return _joint.solve(ManyRows(sums, held_out, device), prior.steps, settings)
+    return ManyRows(sums, [_listed(rows.where(fold), prior) for fold in folds], device)
 
 
 def _sum_parts(learned: Learned, per_class: np.ndarray | None, prior: Prior, device: torch.device) -> Sums:
