@@ -358,7 +358,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         """Take away all samples of some classes (an array-like of labels); not with ``sgd`` or ``remember=False``."""
         check_is_fitted(self)
         refuse_sgd(self.solver, "forget_classes", "which keeps no samples apart. Use forget(X, y) or mask_keys(X)")
-        refuse_forgetful(self.remember, "forget_classes")
+        refuse_forgetful(self.solver, self.remember, "forget_classes")
         self._learned.forget_classes(as_classes(labels, "labels"))
         return self._after_change()
 
@@ -413,7 +413,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         check_is_fitted(self)
         check_is_fitted(other)
         refuse_sgd(self.solver, "merge", "whose steps depend on each other. Learn in sequence with partial_fit")
-        check_mergeable(*((model.solver, model._layout(), model.fingerprint_) for model in (self, other)))
+        check_mergeable(*((model.solver, bool(model.remember), model._layout(), model.fingerprint_) for model in (self, other)))
         if n_shared := self._learned.n_shared(other._learned):
             warnings.warn(
                 f"{n_shared} of the {other._learned.n_samples} samples of the other model have the codes, label and "
@@ -461,7 +461,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         Guo et al. (2017), "On calibration of modern neural networks", section 4.2.
         """
         check_is_fitted(self)
-        X, y, weights = self._check_learning(X, y, sample_weight, reset=False)
+        X, y, weights = self._check_learning(X, y, sample_weight, reset=False, learned=False)
         check_known_labels(y, self.classes_)
         labels, logits = positions_of(y, self.classes_), self._logits(X)
         self._temperature_with = self._value_settings()

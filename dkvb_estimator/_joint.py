@@ -32,6 +32,8 @@ UNSEEN = 1e6
 """A class without rows counts as one row in so many."""
 JITTER = 1e-10
 """What is added to the products of rows, as part of their mean squared length, so that equal rows can be factored."""
+ROUNDING = 1e-12
+"""A spread of so small a part of the squared lengths, or a weight of so small a part, is what rounding left of none."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,12 @@ class Sums:
         """Return the sums of both, or with ``sign=-1`` of what is left without the other's rows."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Sums(*(mine + sign * theirs for mine, theirs in pairs))
+
+    def rest(self, part: Sums) -> Sums:
+        """Return what is left without a part of the rows: nothing of a class whose rows are all in it."""
+        left = self.plus(part, -1)
+        kept = left.weights > ROUNDING * self.weights
+        return replace(left, by_class=left.by_class * kept[:, None], weights=left.weights * kept)
 
     def with_classes(self, old: np.ndarray, n_classes: int) -> Sums:
         """Renumber: class i becomes ``old[i]`` of ``n_classes``."""
@@ -200,22 +208,33 @@ class Scatter:
     ----------
     sums : Sums
     device : torch.device
+    whole : Sums or None
+        Of which these are what is left without some rows; None where no row is left out.
+    least : float
+        Rows do not differ whose squared distances from their mean are so small a part of all squared lengths.
     """
 
-    def __init__(self, sums: Sums, device: torch.device) -> None:
+    def __init__(
+        self, sums: Sums, device: torch.device, whole: Sums | None = None, least: float = ROUNDING
+    ) -> None:
+        lengths = float((whole or sums).gram.diagonal().sum())
         gram, by_class, self._weights = (torch.from_numpy(each).to(device) for each in vars(sums).values())
         total, seen = self._weights.sum(), self._weights > 0
         self._mean = by_class.sum(dim=0) / total
         self._means = torch.where(seen[:, None], by_class / self._weights.clamp(min=1e-300)[:, None] - self._mean, 0)
         self._unit = float(gram.diagonal().sum() - total * self._mean @ self._mean)
+        self._smallest, self._differs = ROUNDING * lengths, self._unit > least * lengths
         centres = torch.cat([self._mean[None], self._means])
         self._within = gram - centres.T @ (torch.cat([total[None], self._weights])[:, None] * centres)
 
     def directions(self, penalty: float) -> Directions:
-        """Solve for a penalty in units of the summed squared lengths of centred rows."""
-        matrix = self._within.clone()
-        matrix.diagonal().add_(penalty * self._unit)
-        Z = torch.cholesky_solve(self._means.T, torch.linalg.cholesky(matrix))
+        """Solve for a penalty in units of the summed squared lengths of centred rows, if rounding allows one so small."""
+        if self._differs:
+            matrix = self._within.clone()
+            matrix.diagonal().add_(max(penalty * self._unit, self._smallest))
+            Z = torch.cholesky_solve(self._means.T, torch.linalg.cholesky(matrix))
+        else:  # equal rows teach the shares of classes alone
+            Z = torch.zeros_like(self._means.T)
         return Directions(Z, self._means @ Z, self._mean, self._weights)
 
 
@@ -270,12 +289,15 @@ class ManyRows:
     """
 
     def __init__(self, sums: Sums, held_out: Sequence[Listed], device: torch.device) -> None:
-        self._sums, self._held_out, self._device, self.weights = sums, held_out, device, sums.weights
+        unit = unit_of_weights(sums.weights)
+        self._sums = sums if unit == 1 else Sums(*(each / unit for each in vars(sums).values()))
+        self._held_out = [rows._replace(weights=rows.weights / unit) for rows in held_out]
+        self._device, self.weights = device, self._sums.weights
 
     def squares(self) -> np.ndarray:
         """Return the sums of squares of each centred feature (w,)."""
-        total = self._sums.by_class.sum(axis=0)
-        return np.maximum(self._sums.gram.diagonal() - total**2 / self.weights.sum(), 0)
+        total, lengths = self._sums.by_class.sum(axis=0), self._sums.gram.diagonal()
+        return without_rounding(lengths - total**2 / self.weights.sum(), lengths)
 
     def view(self, scale: np.ndarray) -> View:
         """Return the rows on a scale."""
@@ -292,7 +314,7 @@ class ManyRows:
             features = torch.from_numpy(rows.features).to(self._device)[:, kept] * columns.float()
             own = Sums.empty(len(kept), len(self.weights))
             add_rows_(own, rows._replace(features=features.double().cpu().numpy()), self._device)
-            parts.append(HeldOut(features, rows.labels, rows.weights, Scatter(whole.plus(own, -1), self._device)))
+            parts.append(HeldOut(features, rows.labels, rows.weights, Scatter(whole.rest(own), self._device, whole)))
         return View(Scatter(whole, self._device), parts, back)
 
 
@@ -309,6 +331,7 @@ class FewRows:
     """
 
     def __init__(self, rows: Listed, folds: Sequence[np.ndarray], n_classes: int, device: torch.device) -> None:
+        rows = rows._replace(weights=rows.weights / unit_of_weights(rows.weights))
         self._rows, self._folds, self._device = rows, folds, device
         self._features = torch.from_numpy(rows.features).to(device, torch.float64)
         self.weights = np.bincount(rows.labels, weights=rows.weights, minlength=n_classes)
@@ -317,7 +340,8 @@ class FewRows:
         """Return the sums of squares of each centred feature (w,)."""
         weights = torch.from_numpy(self._rows.weights).to(self._device)
         mean = weights @ self._features / weights.sum()
-        return (weights @ (self._features - mean).square()).cpu().numpy()
+        squares, lengths = weights @ (self._features - mean).square(), weights @ self._features.square()
+        return without_rounding(squares.cpu().numpy(), lengths.cpu().numpy())
 
     def view(self, scale: np.ndarray) -> View:
         """Return the rows on a scale: of features F the factor L of ``FFᵀ = LLᵀ``; ``Fᵀ L⁻ᵀ`` leads back."""
@@ -334,7 +358,7 @@ class FewRows:
         whole, parts = self._sum(rows), []
         for fold in self._folds:
             held = rows.where(fold)
-            others = Scatter(whole.plus(self._sum(held), -1), self._device)
+            others = Scatter(whole.rest(self._sum(held)), self._device, whole, 10 * JITTER)
             features = torch.from_numpy(held.features).to(self._device, torch.float32)
             parts.append(HeldOut(features, held.labels, held.weights, others))
         return View(Scatter(whole, self._device), parts, back)
@@ -343,6 +367,17 @@ class FewRows:
         sums = Sums.empty(len(self._rows.labels), len(self.weights))
         add_rows_(sums, rows, self._device)
         return sums
+
+
+def unit_of_weights(weights: np.ndarray) -> float:
+    """Return one, or a power of two near a total so small or large that products of it might not be numbers."""
+    total = float(weights.sum())
+    return 1.0 if 1e-20 < total < 1e20 else float(2 ** np.round(np.log2(total)))
+
+
+def without_rounding(squares: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the sums of squares of centred features (w,), zero where rounding alone makes them differ from it."""
+    return np.where(squares > ROUNDING * lengths, squares, 0)
 
 
 def solve(rows: Rows, steps: np.ndarray, settings: Settings) -> Solution:
@@ -413,7 +448,8 @@ def choose(views: dict[float, View], settings: Settings) -> tuple[Part, ...]:
                 tables[objective, curvature, penalty] = table
     labels, weights = (np.concatenate([part[position] for part in parts]) for position in (1, 2))
     shares = fit_shares(list(tables.values()), labels, weights)
-    return tuple(Part(*name, float(share)) for name, share in zip(tables, shares, strict=True) if share > 0)
+    chosen = tuple(Part(*name, float(share)) for name, share in zip(tables, shares, strict=True) if share > 0)
+    return chosen or usual_mixture(tuple(views), settings)  # rows whose classes have no other rows choose nothing
 
 
 def usual_mixture(curvatures: Sequence[float], settings: Settings) -> tuple[Part, ...]:
