@@ -149,11 +149,22 @@ def sum_codes(
         Where products run.
     """
     whole = Sums.empty(prior.width, n_classes)
-    for start in range(0, len(labels), EXACT_ROWS):
-        part = slice(start, start + EXACT_ROWS)
-        rows = Listed(prior.features(read(part)), labels[part], weights[part])
-        add_rows_(whole, rows, device)
+    for part in exact_parts(len(labels)):
+        add_rows_(whole, Listed(prior.features(read(part)), labels[part], weights[part]), device)
     return whole
+
+
+def sum_rows(rows: Listed, n_classes: int, device: torch.device) -> Sums:
+    """Sum rows whose features are there."""
+    whole = Sums.empty(rows.features.shape[1], n_classes)
+    for part in exact_parts(len(rows.labels)):
+        add_rows_(whole, Listed(*(each[part] for each in rows)), device)
+    return whole
+
+
+def exact_parts(n_rows: int) -> list[slice]:
+    """Cut rows into parts of ``EXACT_ROWS`` at most."""
+    return [slice(start, start + EXACT_ROWS) for start in range(0, n_rows, EXACT_ROWS)]
 
 
 def add_rows_(sums: Sums, rows: Listed, device: torch.device) -> None:
@@ -292,6 +303,7 @@ class ManyRows:
         unit = unit_of_weights(sums.weights)
         self._sums = sums if unit == 1 else Sums(*(each / unit for each in vars(sums).values()))
         self._held_out = [rows._replace(weights=rows.weights / unit) for rows in held_out]
+        self._rests = [self._sums.rest(sum_rows(rows, len(sums.weights), device)) for rows in self._held_out]
         self._device, self.weights = device, self._sums.weights
 
     def squares(self) -> np.ndarray:
@@ -310,11 +322,10 @@ class ManyRows:
             return weights
 
         parts = []
-        for rows in self._held_out:
+        for rows, rest in zip(self._held_out, self._rests, strict=True):
             features = torch.from_numpy(rows.features).to(self._device)[:, kept] * columns.float()
-            own = Sums.empty(len(kept), len(self.weights))
-            add_rows_(own, rows._replace(features=features.double().cpu().numpy()), self._device)
-            parts.append(HeldOut(features, rows.labels, rows.weights, Scatter(whole.rest(own), self._device, whole)))
+            others = Scatter(rest.scaled(scale), self._device, whole)
+            parts.append(HeldOut(features, rows.labels, rows.weights, others))
         return View(Scatter(whole, self._device), parts, back)
 
 
@@ -355,19 +366,14 @@ class FewRows:
             return squares[:, None] * (self._features.T @ turned)
 
         rows = self._rows._replace(features=factor.cpu().numpy())
-        whole, parts = self._sum(rows), []
+        whole, parts = sum_rows(rows, len(self.weights), self._device), []
         for fold in self._folds:
             held = rows.where(fold)
-            others = Scatter(whole.rest(self._sum(held)), self._device, whole, 10 * JITTER)
+            rest = whole.rest(sum_rows(held, len(self.weights), self._device))
+            others = Scatter(rest, self._device, whole, 10 * JITTER)
             features = torch.from_numpy(held.features).to(self._device, torch.float32)
             parts.append(HeldOut(features, held.labels, held.weights, others))
         return View(Scatter(whole, self._device), parts, back)
-
-    def _sum(self, rows: Listed) -> Sums:
-        sums = Sums.empty(len(self._rows.labels), len(self.weights))
-        add_rows_(sums, rows, self._device)
-        return sums
-
 
 def unit_of_weights(weights: np.ndarray) -> float:
     """Return one, or a power of two near a total so small or large that products of it might not be numbers."""
