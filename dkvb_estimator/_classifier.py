@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from typing import Any, Self
 
@@ -17,12 +16,11 @@ from ._blocks import WorkerCodes, by_blocks, is_lazy
 from ._codebook import Encoder
 from ._confidence import fit_temperature, log_probabilities
 from ._device import resolve_device
-from ._joint import Solution
 from ._labels import as_classes, check_known_labels, positions_of
-from ._lazy import LazyHalf
 from ._learned import Learned
 from ._nearest import KeySearch
-from ._solvers import make_reader, n_epochs, solve_jointly, solve_values, step_table, value_settings
+from ._solved import SolvedHalf
+from ._solvers import make_reader, n_epochs, step_table, value_settings
 from ._validation import (
     JOINT,
     check_integer,
@@ -35,7 +33,7 @@ from ._validation import (
 PREDICT_ROWS = 2048
 
 
-class DKVBClassifier(ClassifierMixin, LazyHalf):
+class DKVBClassifier(ClassifierMixin, SolvedHalf):
     """Learn classes one after another on frozen features, with a Discrete Key-Value Bottleneck.
 
     An embedding is projected into many small heads; each head snaps to its nearest key, and only the *value* of that
@@ -413,7 +411,9 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         check_is_fitted(self)
         check_is_fitted(other)
         refuse_sgd(self.solver, "merge", "whose steps depend on each other. Learn in sequence with partial_fit")
-        check_mergeable(*((model.solver, bool(model.remember), model._layout(), model.fingerprint_) for model in (self, other)))
+        check_mergeable(
+            *((model.solver, bool(model.remember), model._layout(), model.fingerprint_) for model in (self, other))
+        )
         if n_shared := self._learned.n_shared(other._learned):
             warnings.warn(
                 f"{n_shared} of the {other._learned.n_samples} samples of the other model have the codes, label and "
@@ -511,12 +511,6 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         return self._learned.classes
 
     @property
-    def values_(self) -> np.ndarray:
-        """Value rows (c, j, k), float32."""
-        check_is_fitted(self)
-        return self._scratch.get("values", self._solve, self._value_settings())
-
-    @property
     def key_counts_(self) -> np.ndarray:
         """Weight of the learned samples that selected each key (c, j)."""
         check_is_fitted(self)
@@ -536,12 +530,6 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         if hasattr(self, "_temperature") and getattr(self, "_temperature_with", settings) == settings:
             return self._temperature
         return 1.0
-
-    @property
-    def mixture_(self) -> list[dict[str, float | str]]:
-        """What ``joint`` mixed: ``objective``, ``curvature``, ``penalty`` and ``share`` of each solution."""
-        check_is_fitted(self)
-        return [part._asdict() for part in self._solution().parts] if self.solver in JOINT else []
 
     @property
     def state_bytes_(self) -> int:
@@ -621,24 +609,6 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         )
         parts = np.array_split(X, range(PREDICT_ROWS, len(X), PREDICT_ROWS))
         return torch.cat([read(encoder.nearest(rows, search)) for rows in parts]).cpu().numpy()
-
-    def _value_settings(self) -> dict[str, Any]:
-        self._layout()
-        return value_settings(self.get_params(deep=False))
-
-    def _solve(self) -> np.ndarray:
-        return solve_values(self._learned, self.get_params(deep=False), self._solution, self._prior())
-
-    def _solution(self) -> Solution:
-        """Solve values together, once for all that asks."""
-        return self._learned.solution or self._scratch.get("solution", self._solve_jointly, self._value_settings())
-
-    def _solve_jointly(self) -> Solution:
-        params, started = self.get_params(deep=False), time.perf_counter()
-        solution = solve_jointly(self._learned, params, self._prior(), resolve_device(self.device))
-        chosen = ", ".join(f"{part.share:.2g} × {part.objective}" for part in solution.parts)
-        self._say(f"{len(self.classes_)} classes solved in {time.perf_counter() - started:.1f} s: {chosen}")
-        return solution
 
     def _search(self, encoder: Encoder) -> KeySearch:
         """Return the search among used keys."""

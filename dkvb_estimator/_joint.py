@@ -225,9 +225,7 @@ class Scatter:
         Rows do not differ whose squared distances from their mean are so small a part of all squared lengths.
     """
 
-    def __init__(
-        self, sums: Sums, device: torch.device, whole: Sums | None = None, least: float = ROUNDING
-    ) -> None:
+    def __init__(self, sums: Sums, device: torch.device, whole: Sums | None = None, least: float = ROUNDING) -> None:
         lengths = float((whole or sums).gram.diagonal().sum())
         gram, by_class, self._weights = (torch.from_numpy(each).to(device) for each in vars(sums).values())
         total, seen = self._weights.sum(), self._weights > 0
@@ -239,7 +237,7 @@ class Scatter:
         self._within = gram - centres.T @ (torch.cat([total[None], self._weights])[:, None] * centres)
 
     def directions(self, penalty: float) -> Directions:
-        """Solve for a penalty in units of the summed squared lengths of centred rows, if rounding allows one so small."""
+        """Solve for a penalty in units of the summed squared lengths of centred rows, or the smallest there can be."""
         if self._differs:
             matrix = self._within.clone()
             matrix.diagonal().add_(max(penalty * self._unit, self._smallest))
@@ -374,6 +372,7 @@ class FewRows:
             features = torch.from_numpy(held.features).to(self._device, torch.float32)
             parts.append(HeldOut(features, held.labels, held.weights, others))
         return View(Scatter(whole, self._device), parts, back)
+
 
 def unit_of_weights(weights: np.ndarray) -> float:
     """Return one, or a power of two near a total so small or large that products of it might not be numbers."""

@@ -301,8 +301,8 @@ def check_mergeable(mine: tuple[str, bool, Layout, str], theirs: tuple[str, bool
     if mine != theirs:
         raise ValueError(
             f"the other model has solver={theirs[0]!r}, remember={theirs[1]}, {theirs[2]} and keys {theirs[3][:12]}, "
-            f"this one solver={mine[0]!r}, remember={mine[1]}, {mine[2]} and keys {mine[3][:12]}; expected the same. Start both from copies of "
-            "one model after init_keys, and prune after merging."
+            f"this one solver={mine[0]!r}, remember={mine[1]}, {mine[2]} and keys {mine[3][:12]}; expected the same. "
+            "Start both from copies of one model after init_keys, and prune after merging."
         )
 
 
