@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from typing import Any, Self
 
@@ -17,21 +16,11 @@ from ._blocks import WorkerCodes, by_blocks, is_lazy
 from ._codebook import Encoder
 from ._confidence import fit_temperature, log_probabilities
 from ._device import resolve_device
-from ._joint import Solution
 from ._labels import as_classes, check_known_labels, positions_of
-from ._lazy import LazyHalf
 from ._learned import Learned
 from ._nearest import KeySearch
-from ._solvers import (
-    Book,
-    distances_to_classes,
-    make_reader,
-    n_epochs,
-    solve_jointly,
-    solve_values,
-    step_table,
-    value_settings,
-)
+from ._solved import SolvedHalf
+from ._solvers import make_reader, n_epochs, step_table, value_settings
 from ._validation import (
     JOINT,
     check_integer,
@@ -44,7 +33,7 @@ from ._validation import (
 PREDICT_ROWS = 2048
 
 
-class DKVBClassifier(ClassifierMixin, LazyHalf):
+class DKVBClassifier(ClassifierMixin, SolvedHalf):
     """Learn classes one after another on frozen features, with a Discrete Key-Value Bottleneck.
 
     An embedding is projected into many small heads; each head snaps to its nearest key, and only the *value* of that
@@ -366,7 +355,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         """Take away all samples of some classes (an array-like of labels); not with ``sgd`` or ``remember=False``."""
         check_is_fitted(self)
         refuse_sgd(self.solver, "forget_classes", "which keeps no samples apart. Use forget(X, y) or mask_keys(X)")
-        refuse_forgetful(self.remember, "forget_classes")
+        refuse_forgetful(self.solver, self.remember, "forget_classes")
         self._learned.forget_classes(as_classes(labels, "labels"))
         return self._after_change()
 
@@ -421,7 +410,9 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         check_is_fitted(self)
         check_is_fitted(other)
         refuse_sgd(self.solver, "merge", "whose steps depend on each other. Learn in sequence with partial_fit")
-        check_mergeable(*((model.solver, model._layout(), model.fingerprint_) for model in (self, other)))
+        check_mergeable(
+            *((model.solver, bool(model.remember), model._layout(), model.fingerprint_) for model in (self, other))
+        )
         if n_shared := self._learned.n_shared(other._learned):
             warnings.warn(
                 f"{n_shared} of the {other._learned.n_samples} samples of the other model have the codes, label and "
@@ -469,7 +460,7 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         Guo et al. (2017), "On calibration of modern neural networks", section 4.2.
         """
         check_is_fitted(self)
-        X, y, weights = self._check_learning(X, y, sample_weight, reset=False)
+        X, y, weights = self._check_learning(X, y, sample_weight, reset=False, learned=False)
         check_known_labels(y, self.classes_)
         labels, logits = positions_of(y, self.classes_), self._logits(X)
         self._temperature_with = self._value_settings()
@@ -498,36 +489,6 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
             away -= encoder.distances(X, encoder.search(self._codebook.mask))
         return away.mean(axis=1, dtype=np.float64) / self.key_report_["novelty_unit"]
 
-    @by_blocks
-    def score_samples(self, X: Any) -> np.ndarray:
-        """Return how usual each sample is (n,), larger is more usual; only with ``joint`` and ``ridge``.
-
-        Minus the squared Mahalanobis distance to the nearest class mean, with the one covariance within classes, of the
-        keys' coordinates that a sample's codes name. It tells classes to come from learned ones better than
-        :meth:`novelty`, and does not see what lies beyond all keys.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, f)
-
-        References
-        ----------
-        Mueller and Hein (2025), "Mahalanobis++: improving OOD detection via feature normalization", ICML.
-        """
-        check_is_fitted(self)
-        if self.solver not in JOINT:
-            raise ValueError(
-                f"score_samples was called with solver={self.solver!r}, which keeps no covariance; expected 'joint' or "
-                "'ridge'. Use novelty(X)."
-            )
-        X, params, device = self._check_X(X), self.get_params(deep=False), resolve_device(self.device)
-        distances = self._scratch.get(
-            "distances",
-            lambda: distances_to_classes(self._learned, params, self._prior(), device),
-            self._value_settings(),
-        )
-        return -distances(self._encoder().encode(X))
-
     def audit(self) -> Audit:
         """Account for what was written to which key: shares of keys used, overlaps of classes, who is behind a key.
 
@@ -549,12 +510,6 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         return self._learned.classes
 
     @property
-    def values_(self) -> np.ndarray:
-        """Value rows (c, j, k), float32."""
-        check_is_fitted(self)
-        return self._scratch.get("values", self._solve, self._value_settings())
-
-    @property
     def key_counts_(self) -> np.ndarray:
         """Weight of the learned samples that selected each key (c, j)."""
         check_is_fitted(self)
@@ -574,12 +529,6 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         if hasattr(self, "_temperature") and getattr(self, "_temperature_with", settings) == settings:
             return self._temperature
         return 1.0
-
-    @property
-    def mixture_(self) -> list[dict[str, float | str]]:
-        """What ``joint`` mixed: ``objective``, ``curvature``, ``penalty`` and ``share`` of each solution."""
-        check_is_fitted(self)
-        return [part._asdict() for part in self._solution().parts] if self.solver in JOINT else []
 
     @property
     def state_bytes_(self) -> int:
@@ -659,27 +608,6 @@ class DKVBClassifier(ClassifierMixin, LazyHalf):
         )
         parts = np.array_split(X, range(PREDICT_ROWS, len(X), PREDICT_ROWS))
         return torch.cat([read(encoder.nearest(rows, search)) for rows in parts]).cpu().numpy()
-
-    def _value_settings(self) -> dict[str, Any]:
-        self._layout()
-        return value_settings(self.get_params(deep=False))
-
-    def _solve(self) -> np.ndarray:
-        return solve_values(self._learned, self.get_params(deep=False), self._book())
-
-    def _book(self) -> Book:
-        return Book(self._prior, lambda: self._encoder().neighbours(self._learned.counts.used()), self._solution)
-
-    def _solution(self) -> Solution:
-        """Solve values together, once for all that asks."""
-        return self._learned.solution or self._scratch.get("solution", self._solve_jointly, self._value_settings())
-
-    def _solve_jointly(self) -> Solution:
-        params, started = self.get_params(deep=False), time.perf_counter()
-        solution = solve_jointly(self._learned, params, self._prior(), resolve_device(self.device))
-        chosen = ", ".join(f"{part.share:.2g} × {part.objective}" for part in solution.parts)
-        self._say(f"{len(self.classes_)} classes solved in {time.perf_counter() - started:.1f} s: {chosen}")
-        return solution
 
     def _search(self, encoder: Encoder) -> KeySearch:
         """Return the search among used keys."""

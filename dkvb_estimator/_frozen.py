@@ -37,6 +37,8 @@ from ._validation import (
     check_parameters,
     check_unchanged,
     drop_weightless,
+    keeps_sums,
+    refuse_weights,
 )
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ class FrozenHalf(BaseEstimator):
     n_keys: int
     normalize: bool
     projection: str
+    solver: str
+    remember: bool
     key_data: Any
     device: str
     random_state: Any
@@ -181,17 +185,31 @@ class FrozenHalf(BaseEstimator):
         layout = self._layout()
         codes = check_codes(codes, layout, len(y), self._codebook.mask)
         codes = codes.astype(code_dtype(layout.n_keys), copy=False)
-        return drop_weightless(codes, y, sample_weight)
+        return self._without_weightless(codes, y, sample_weight)
 
     def _check_learning(
-        self, X: Any, y: Any, sample_weight: Any, *, reset: bool
+        self, X: Any, y: Any, sample_weight: Any, *, reset: bool, learned: bool = True
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Validate once; rows of weight zero leave here, so that they are as if never given."""
+        """Validate once; rows of weight zero leave here, so that they are as if never given.
+
+        Rows that are not ``learned`` may have any weights, whatever is kept of those that are.
+        """
         refuse_blocks(X)
         X, y = validate_data(self, as_array(X), as_labels(y), dtype=[np.float32, np.float64], reset=reset)
         y = check_labels(y)
         check_classification_targets(y)
-        return drop_weightless(as_float32(X), y, sample_weight)
+        check = self._without_weightless if learned else drop_weightless
+        return check(as_float32(X), y, sample_weight)
+
+    def _without_weightless(
+        self, rows: np.ndarray, y: np.ndarray, sample_weight: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Leave out rows of weight zero; where sums are kept, the others weigh one."""
+        rows, y, weights = drop_weightless(rows, y, sample_weight)
+        if not keeps_sums(self.solver, self.remember):
+            return rows, y, weights
+        refuse_weights(weights)
+        return rows, y, None
 
     def _check_X(self, X: Any) -> np.ndarray:
         refuse_blocks(X)

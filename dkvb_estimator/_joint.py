@@ -32,6 +32,8 @@ UNSEEN = 1e6
 """A class without rows counts as one row in so many."""
 JITTER = 1e-10
 """What is added to the products of rows, as part of their mean squared length, so that equal rows can be factored."""
+ROUNDING = 1e-12
+"""A spread of so small a part of the squared lengths, or a weight of so small a part, is what rounding left of none."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,12 @@ class Sums:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Sums(*(mine + sign * theirs for mine, theirs in pairs))
 
+    def rest(self, part: Sums) -> Sums:
+        """Return what is left without a part of the rows: nothing of a class whose rows are all in it."""
+        left = self.plus(part, -1)
+        kept = left.weights > ROUNDING * self.weights
+        return replace(left, by_class=left.by_class * kept[:, None], weights=left.weights * kept)
+
     def with_classes(self, old: np.ndarray, n_classes: int) -> Sums:
         """Renumber: class i becomes ``old[i]`` of ``n_classes``."""
         by_class, weights = np.zeros((n_classes, self.by_class.shape[1])), np.zeros(n_classes)
@@ -141,11 +149,22 @@ def sum_codes(
         Where products run.
     """
     whole = Sums.empty(prior.width, n_classes)
-    for start in range(0, len(labels), EXACT_ROWS):
-        part = slice(start, start + EXACT_ROWS)
-        rows = Listed(prior.features(read(part)), labels[part], weights[part])
-        add_rows_(whole, rows, device)
+    for part in exact_parts(len(labels)):
+        add_rows_(whole, Listed(prior.features(read(part)), labels[part], weights[part]), device)
     return whole
+
+
+def sum_rows(rows: Listed, n_classes: int, device: torch.device) -> Sums:
+    """Sum rows whose features are there."""
+    whole = Sums.empty(rows.features.shape[1], n_classes)
+    for part in exact_parts(len(rows.labels)):
+        add_rows_(whole, Listed(*(each[part] for each in rows)), device)
+    return whole
+
+
+def exact_parts(n_rows: int) -> list[slice]:
+    """Cut rows into parts of ``EXACT_ROWS`` at most."""
+    return [slice(start, start + EXACT_ROWS) for start in range(0, n_rows, EXACT_ROWS)]
 
 
 def add_rows_(sums: Sums, rows: Listed, device: torch.device) -> None:
@@ -200,30 +219,43 @@ class Scatter:
     ----------
     sums : Sums
     device : torch.device
+    whole : Sums or None
+        Of which these are what is left without some rows; None where no row is left out.
+    least : float
+        Rows do not differ whose squared distances from their mean are so small a part of all squared lengths.
     """
 
-    def __init__(self, sums: Sums, device: torch.device) -> None:
+    def __init__(self, sums: Sums, device: torch.device, whole: Sums | None = None, least: float = ROUNDING) -> None:
+        lengths = float((whole or sums).gram.diagonal().sum())
         gram, by_class, self._weights = (torch.from_numpy(each).to(device) for each in vars(sums).values())
         total, seen = self._weights.sum(), self._weights > 0
         self._mean = by_class.sum(dim=0) / total
         self._means = torch.where(seen[:, None], by_class / self._weights.clamp(min=1e-300)[:, None] - self._mean, 0)
         self._unit = float(gram.diagonal().sum() - total * self._mean @ self._mean)
+        self._smallest, self._differs = ROUNDING * lengths, self._unit > least * lengths
         centres = torch.cat([self._mean[None], self._means])
         self._within = gram - centres.T @ (torch.cat([total[None], self._weights])[:, None] * centres)
 
     def directions(self, penalty: float) -> Directions:
-        """Solve for a penalty in units of the summed squared lengths of centred rows."""
-        matrix = self._within.clone()
-        matrix.diagonal().add_(penalty * self._unit)
-        Z = torch.cholesky_solve(self._means.T, torch.linalg.cholesky(matrix))
+        """Solve for a penalty in units of the summed squared lengths of centred rows, or the smallest there can be."""
+        if self._differs:
+            matrix = self._within.clone()
+            matrix.diagonal().add_(max(penalty * self._unit, self._smallest))
+            Z = torch.cholesky_solve(self._means.T, torch.linalg.cholesky(matrix))
+        else:  # equal rows teach the shares of classes alone
+            Z = torch.zeros_like(self._means.T)
         return Directions(Z, self._means @ Z, self._mean, self._weights)
+
+    def nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return weights (w, k) and bias (k,) of zero."""
+        return torch.zeros_like(self._means.T), torch.zeros_like(self._weights)
 
     def distances(self, rows: torch.Tensor, left_out: torch.Tensor, penalty: float) -> torch.Tensor:
         """Return the squared Mahalanobis distance of rows (n, w) to the nearest class that has rows (n,).
 
         ``left_out`` (n,) is the squared length of each row that its coordinates leave out.
         """
-        matrix, ridge = self._within.clone(), penalty * self._unit
+        matrix, ridge = self._within.clone(), max(penalty * self._unit, self._smallest)
         matrix.diagonal().add_(ridge)
         factor, means = torch.linalg.cholesky(matrix), self._means[self._weights > 0]
         away, centres = (
@@ -288,12 +320,16 @@ class ManyRows:
     """
 
     def __init__(self, sums: Sums, held_out: Sequence[Listed], device: torch.device) -> None:
-        self._sums, self._held_out, self._device, self.weights = sums, held_out, device, sums.weights
+        unit = unit_of_weights(sums.weights)
+        self._sums = sums if unit == 1 else Sums(*(each / unit for each in vars(sums).values()))
+        self._held_out = [rows._replace(weights=rows.weights / unit) for rows in held_out]
+        self._rests = [self._sums.rest(sum_rows(rows, len(sums.weights), device)) for rows in self._held_out]
+        self._device, self.weights = device, self._sums.weights
 
     def squares(self) -> np.ndarray:
         """Return the sums of squares of each centred feature (w,)."""
-        total = self._sums.by_class.sum(axis=0)
-        return np.maximum(self._sums.gram.diagonal() - total**2 / self.weights.sum(), 0)
+        total, lengths = self._sums.by_class.sum(axis=0), self._sums.gram.diagonal()
+        return without_rounding(lengths - total**2 / self.weights.sum(), lengths)
 
     def view(self, scale: np.ndarray) -> View:
         """Return the rows on a scale."""
@@ -309,11 +345,10 @@ class ManyRows:
             return features[:, kept] * columns, features.new_zeros(len(features))
 
         parts = []
-        for rows in self._held_out:
+        for rows, rest in zip(self._held_out, self._rests, strict=True):
             features = torch.from_numpy(rows.features).to(self._device)[:, kept] * columns.float()
-            own = Sums.empty(len(kept), len(self.weights))
-            add_rows_(own, rows._replace(features=features.double().cpu().numpy()), self._device)
-            parts.append(HeldOut(features, rows.labels, rows.weights, Scatter(whole.plus(own, -1), self._device)))
+            others = Scatter(rest.scaled(scale), self._device, whole)
+            parts.append(HeldOut(features, rows.labels, rows.weights, others))
         return View(Scatter(whole, self._device), parts, back, forth)
 
 
@@ -330,6 +365,7 @@ class FewRows:
     """
 
     def __init__(self, rows: Listed, folds: Sequence[np.ndarray], n_classes: int, device: torch.device) -> None:
+        rows = rows._replace(weights=rows.weights / unit_of_weights(rows.weights))
         self._rows, self._folds, self._device = rows, folds, device
         self._features = torch.from_numpy(rows.features).to(device, torch.float64)
         self.weights = np.bincount(rows.labels, weights=rows.weights, minlength=n_classes)
@@ -338,7 +374,8 @@ class FewRows:
         """Return the sums of squares of each centred feature (w,)."""
         weights = torch.from_numpy(self._rows.weights).to(self._device)
         mean = weights @ self._features / weights.sum()
-        return (weights @ (self._features - mean).square()).cpu().numpy()
+        squares, lengths = weights @ (self._features - mean).square(), weights @ self._features.square()
+        return without_rounding(squares.cpu().numpy(), lengths.cpu().numpy())
 
     def view(self, scale: np.ndarray) -> View:
         """Return the rows on a scale: of features F the factor L of ``FFᵀ = LLᵀ``; ``Fᵀ L⁻ᵀ`` leads back."""
@@ -358,18 +395,25 @@ class FewRows:
             return turned, left_out
 
         rows = self._rows._replace(features=factor.cpu().numpy())
-        whole, parts = self._sum(rows), []
+        whole, parts = sum_rows(rows, len(self.weights), self._device), []
         for fold in self._folds:
             held = rows.where(fold)
-            others = Scatter(whole.plus(self._sum(held), -1), self._device)
+            rest = whole.rest(sum_rows(held, len(self.weights), self._device))
+            others = Scatter(rest, self._device, whole, 10 * JITTER)
             features = torch.from_numpy(held.features).to(self._device, torch.float32)
             parts.append(HeldOut(features, held.labels, held.weights, others))
         return View(Scatter(whole, self._device), parts, back, forth)
 
-    def _sum(self, rows: Listed) -> Sums:
-        sums = Sums.empty(len(self._rows.labels), len(self.weights))
-        add_rows_(sums, rows, self._device)
-        return sums
+
+def unit_of_weights(weights: np.ndarray) -> float:
+    """Return one, or a power of two near a total so small or large that products of it might not be numbers."""
+    total = float(weights.sum())
+    return 1.0 if 1e-20 < total < 1e20 else float(2 ** np.round(np.log2(total)))
+
+
+def without_rounding(squares: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the sums of squares of centred features (w,), zero where rounding alone makes them differ from it."""
+    return np.where(squares > ROUNDING * lengths, squares, 0)
 
 
 def solve(rows: Rows, steps: np.ndarray, settings: Settings) -> Solution:
@@ -394,22 +438,22 @@ def solve(rows: Rows, steps: np.ndarray, settings: Settings) -> Solution:
         shares = log_class_shares(torch.from_numpy(rows.weights)).numpy()
         return Solution(np.zeros((len(steps), len(shares))), shares, ())
     chosen = choose(views, settings)
-    parts = [
-        _solved(views[curvature], penalty, [part for part in chosen if part[1:3] == (curvature, penalty)])
-        for curvature, penalty in dict.fromkeys(part[1:3] for part in chosen)
-    ]
+    parts = [_mixed(view, [part for part in chosen if part.curvature == at]) for at, view in views.items()]
     weights, bias = (sum(each[1:], each[0]).cpu().numpy() for each in zip(*parts))
     return Solution(weights, bias, chosen)
 
 
-def _solved(view: View, penalty: float, parts: Sequence[Part]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weights (w, k) and bias (k,) of the parts of a mixture that share a factor."""
-    found = view.whole.directions(penalty)
-    mixed = [found.mixed(part.objective) for part in parts]
-    mix = sum(part.share * matrix for part, (matrix, _) in zip(parts, mixed, strict=True))
-    solution = found.Z @ mix
-    bias = sum(part.share * shift for part, (_, shift) in zip(parts, mixed, strict=True))
-    return view.back(solution), bias - found.mean @ solution
+def _mixed(view: View, parts: Sequence[Part]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weights (w, k) and bias (k,) of the parts of a mixture that share a view."""
+    solution, bias = view.whole.nothing()
+    for penalty in dict.fromkeys(part.penalty for part in parts):
+        found = view.whole.directions(penalty)
+        for part in parts:
+            if part.penalty == penalty:
+                mix, shift = found.mixed(part.objective)
+                scores = part.share * (found.Z @ mix)
+                solution, bias = solution + scores, bias + part.share * shift - found.mean @ scores
+    return view.back(solution), bias
 
 
 def make_distances(rows: Rows, steps: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -458,7 +502,8 @@ def choose(views: dict[float, View], settings: Settings) -> tuple[Part, ...]:
                 tables[objective, curvature, penalty] = table
     labels, weights = (np.concatenate([part[position] for part in parts]) for position in (1, 2))
     shares = fit_shares(list(tables.values()), labels, weights)
-    return tuple(Part(*name, float(share)) for name, share in zip(tables, shares, strict=True) if share > 0)
+    chosen = tuple(Part(*name, float(share)) for name, share in zip(tables, shares, strict=True) if share > 0)
+    return chosen or usual_mixture(tuple(views), settings)  # rows whose classes have no other rows choose nothing
 
 
 def usual_mixture(curvatures: Sequence[float], settings: Settings) -> tuple[Part, ...]:

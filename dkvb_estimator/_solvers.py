@@ -157,7 +157,7 @@ def _sum_parts(learned: Learned, per_class: np.ndarray | None, prior: Prior, dev
     def add(read: Callable[[slice], np.ndarray], labels: np.ndarray) -> Sums:
         return sum_codes(read, labels, np.ones(len(labels)), prior, n_classes, device)
 
-    if owners == [learned] and per_class is None and (sums := learned.known_sums(add)) is not None:
+    if owners[0] is learned and per_class is None and (sums := learned.known_sums(add)) is not None:
         return sums
     parts = [place.call(_sum_rows, owner, learned.classes, per_class, prior, device) for owner in owners]
     whole: Sums = place.fetch(place.fold(parts, _plus))[0]

@@ -83,6 +83,8 @@ def check_parameters(params: Mapping[str, Any]) -> None:
     if params["max_iter"] is not None:
         check_integer("max_iter", params["max_iter"])
     _check_class_weight(params["class_weight"])
+    if params["class_weight"] is not None and keeps_sums(params["solver"], params["remember"]):
+        _refuse("class_weight", params["class_weight"], "None with remember=False, which keeps sums of rows and no row")
     folder = params["codes_dir"]
     if folder is not None and not Path(folder).is_dir():
         _refuse("codes_dir", folder, "None or an existing folder")
@@ -265,22 +267,42 @@ def refuse_sgd(solver: str, method: str, reason: str) -> None:
         )
 
 
-def refuse_forgetful(remember: bool, method: str) -> None:
+def keeps_sums(solver: str, remember: bool) -> bool:
+    """Return whether sums over samples are kept, and no sample."""
+    return solver in JOINT and not remember
+
+
+def refuse_weights(weights: np.ndarray | None) -> None:
+    """Refuse weights other than one where sums alone are kept.
+
+    Raises
+    ------
+    ValueError
+    """
+    if weights is not None and not (weights == 1).all():
+        raise ValueError(
+            f"sample_weight holds {weights[weights != 1][0]:.3g} with remember=False, which keeps sums of samples that "
+            "weigh one; expected weights of one, or zero for samples to leave out. Pass none, or start anew with "
+            "remember=True."
+        )
+
+
+def refuse_forgetful(solver: str, remember: bool, method: str) -> None:
     """Refuse what needs samples where sums alone are kept."""
-    if not remember:
+    if keeps_sums(solver, remember):
         raise ValueError(
             f"{method} was called with remember=False, which keeps sums over samples and none apart; expected "
             "remember=True. Use forget(X, y) with the samples, or start anew with remember=True."
         )
 
 
-def check_mergeable(mine: tuple[str, Layout, str], theirs: tuple[str, Layout, str]) -> None:
-    """Refuse to merge models that differ in solver, layout or keys (by fingerprint)."""
+def check_mergeable(mine: tuple[str, bool, Layout, str], theirs: tuple[str, bool, Layout, str]) -> None:
+    """Refuse to merge models that differ in solver, what it keeps, layout or keys (by fingerprint)."""
     if mine != theirs:
         raise ValueError(
-            f"the other model has solver={theirs[0]!r}, {theirs[1]} and keys {theirs[2][:12]}, this one "
-            f"solver={mine[0]!r}, {mine[1]} and keys {mine[2][:12]}; expected the same. Start both from copies of "
-            "one model after init_keys, and prune after merging."
+            f"the other model has solver={theirs[0]!r}, remember={theirs[1]}, {theirs[2]} and keys {theirs[3][:12]}, "
+            f"this one solver={mine[0]!r}, remember={mine[1]}, {mine[2]} and keys {mine[3][:12]}; expected the same. "
+            "Start both from copies of one model after init_keys, and prune after merging."
         )
 
 

@@ -67,7 +67,11 @@ class Books:
 
     def times(self, entries):
         """How often some samples selected each key (c, j), whatever their weights."""
-        return self.counts([replace(entry, weight=1.0) for entry in entries]).sum(axis=2)
+        return self.times_of_classes(entries).sum(axis=2)
+
+    def times_of_classes(self, entries):
+        """How often some samples of each class selected each key (c, j, k), whatever their weights."""
+        return self.counts([replace(entry, weight=1.0) for entry in entries])
 
     def counts(self, entries):
         """Weight of each class (c, j, k) at each key, of some samples."""
@@ -82,19 +86,20 @@ class Books:
         codes = codes.astype(np.uint8)
         return copy.deepcopy(self.empty).partial_fit_codes(codes, labels, classes=declared, sample_weight=weights)
 
-    def values(self, solver):
-        """Values (c, j, k), by the oracle."""
+    def values(self, solver, mixture):
+        """Values (c, j, k), by the oracle; what is solved jointly as the mixture that the model chose."""
         if solver == "sgd":
             return self.table[:, :, :-1]
         codes, labels, weights = self.arrays(self.samples)
-        if solver == "ridge":
-            return oracle.ridge_converged(codes, labels, weights, (*self.table.shape[:2], len(self.classes())), 1.0)
+        if solver in ("joint", "ridge"):
+            prior = self.empty._codebook.prior()
+            return oracle.joint_values(prior.table, prior.steps, (codes, labels, weights), len(self.classes()), mixture)
         per_class = np.bincount(labels, weights, minlength=len(self.classes()))
-        return oracle.counts_to_values(self.counts(self.samples), per_class, 1.0)
+        return oracle.counts_to_values(self.counts(self.samples), per_class, self.n_selected, 1.0)
 
-    def probabilities(self, solver, temperature):
+    def probabilities(self, values, temperature):
         """What is predicted for the pool (n, k), by the oracle: of the nearest keys that some sample selected."""
-        return oracle.softmax(oracle.pool(self.nearest(self.hits() > 0), self.values(solver)) / temperature)
+        return oracle.softmax(oracle.pool(self.nearest(self.hits() > 0), values) / temperature)
 
     def descend(self, entries, epochs, **settings):
         """Let the oracle's table of ``sgd`` (c, j, k + 1) learn a batch of one step an epoch.

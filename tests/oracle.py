@@ -66,68 +66,94 @@ def counts(shape, codes, labels, weights):
     return table
 
 
-def counts_to_values(table, class_counts, smoothing):
-    """Log of each class's share among a key's hits, pulled towards the class prior."""
-    n_classes = table.shape[2]
-    prior = [(count + 1 / n_classes) / (sum(class_counts) + 1) for count in class_counts]
-    values = np.zeros(table.shape)
-    for c in range(table.shape[0]):
-        for j in range(table.shape[1]):
-            total = sum(table[c, j])
-            for k in range(n_classes):
-                values[c, j, k] = np.log((table[c, j, k] + smoothing * prior[k]) / (total + smoothing))
+def counts_to_values(table, class_counts, n_selected, smoothing):
+    """Logs of how likely each class selects a key, and of its share divided by the heads; keys without hits hold zeros.
+
+    Each class in a head has ``smoothing`` hits more, shared among the keys as the hits of all classes are.
+    """
+    n_heads, n_keys, n_classes = table.shape
+    total, values = sum(class_counts), np.zeros(table.shape)
+    for c in range(n_heads):
+        for j in range(n_keys):
+            share = sum(table[c, j]) / (total * n_selected)
+            for k in range(n_classes if share else 0):
+                known = class_counts[k] or total
+                likely = (table[c, j, k] + smoothing * share) / (known * n_selected + smoothing)
+                values[c, j, k] = np.log(likely) + np.log((class_counts[k] or 1 / (1 + n_classes)) / total) / n_heads
     return values
 
 
-def selection_matrix(codes, n_keys):
-    """The 0/1 matrix of selected keys (n, c·j)."""
-    matrix = np.zeros((len(codes), codes.shape[1] * n_keys))
+def features(codes, table):
+    """What a row's keys are in the functions that values are linear in: their rounded mean in each head (n, w)."""
+    _, n_heads, _, key_dim = table.shape
+    rows = np.zeros((len(codes), 2, n_heads, key_dim))
     for i in range(len(codes)):
-        for c in range(codes.shape[1]):
-            for j in codes[i, c]:
-                matrix[i, c * n_keys + j] = 1
-    return matrix
+        for part in range(2):
+            for c in range(n_heads):
+                rows[i, part, c] = np.round(np.mean([np.float64(table[part, c, j]) for j in codes[i, c]], axis=0))
+    return rows.reshape(len(codes), -1)
 
 
-def _normal_equations(codes, labels, weights, shape, alpha):
-    A, W = selection_matrix(codes, shape[1]), np.diag(weights)
-    Y = np.eye(shape[2])[labels]
-    prior = (weights @ Y) / weights.sum()
-    hits = A.T @ weights
-    penalty = alpha * hits[hits > 0].mean()
-    return A.T @ W @ A + penalty * np.eye(A.shape[1]), A.T @ W @ (Y - prior), prior
+def class_shares(weights):
+    """The share of each class; one without rows counts as one row in a million."""
+    return np.where(weights > 0, weights, weights.sum() / 1e6) / weights.sum()
 
 
-def ridge_converged(codes, labels, weights, shape, alpha):
-    """Values of the ridge regression, solved exactly."""
-    left, right, prior = _normal_equations(codes, labels, weights, shape, alpha)
-    return (shape[0] * codes.shape[2] * np.linalg.solve(left, right) + prior).reshape(shape)
+def ridge(rows, labels, weights, n_classes, penalty):
+    """Weights (w, k) and bias (k,) of the regression of one-hot labels, by least squares."""
+    mean = weights @ rows / weights.sum()
+    targets = np.eye(n_classes)[labels]
+    shares = weights @ targets / weights.sum()
+    centred, root = rows - mean, np.sqrt(weights)[:, None]
+    strength = np.sqrt(penalty * (weights @ centred**2).sum())
+    left = np.concatenate([root * centred, strength * np.eye(rows.shape[1])])
+    right = np.concatenate([root * (targets - shares), np.zeros((rows.shape[1], n_classes))])
+    found = np.linalg.lstsq(left, right, rcond=None)[0]
+    return found, shares - mean @ found
 
 
-def ridge_stepped(codes, labels, weights, shape, alpha, n_steps):
-    """Values after some Jacobi-preconditioned conjugate gradient steps from zero, one class after another.
+def discriminant(rows, labels, weights, n_classes, penalty):
+    """Weights (w, k) and bias (k,) of normal classes with one covariance, by its inverse."""
+    mean, per_class = weights @ rows / weights.sum(), np.bincount(labels, weights, minlength=n_classes)
+    means, scatter = np.tile(mean, (n_classes, 1)), np.zeros((rows.shape[1],) * 2)
+    for k in range(n_classes):
+        own = labels == k
+        if own.any():
+            means[k] = weights[own] @ rows[own] / per_class[k]
+            scatter += (rows[own] - means[k]).T @ (weights[own, None] * (rows[own] - means[k]))
+    unit = (weights @ (rows - mean) ** 2).sum()
+    inverse = np.linalg.inv((scatter + penalty * unit * np.eye(len(scatter))) / weights.sum())
+    found = inverse @ (means - mean).T
+    bias = np.log(class_shares(per_class)) - np.sum((means - mean).T * found, axis=0) / 2
+    return found, bias - mean @ found
 
-    Directions are kept conjugate to the constant vector of the keys that some sample selects.
-    """
-    left, right, prior = _normal_equations(codes, labels, weights, shape, alpha)
-    solution = np.zeros(right.shape)
-    used = (left != 0).sum(axis=0) > 1
-    flat = left.sum(axis=0) * used / left.sum(axis=0)[used].sum()
-    for k in range(shape[2]):
-        x, r = np.zeros(len(left)), right[:, k].copy()
-        z = r / np.diag(left)
-        z = z - used * (flat @ z)
-        p = z.copy()
-        for _ in range(n_steps):
-            step = (r @ z) / (p @ left @ p)
-            x = x + step * p
-            r_new = r - step * (left @ p)
-            z_new = r_new / np.diag(left)
-            z_new = z_new - used * (flat @ z_new)
-            p = z_new + (r_new @ z_new) / (r @ z) * p
-            r, z = r_new, z_new
-        solution[:, k] = x
-    return (shape[0] * codes.shape[2] * solution + prior).reshape(shape)
+
+def scales(rows, steps, weights, curvature):
+    """What features are multiplied by: curves get ``curvature²`` times the spread of coordinates."""
+    spread = weights @ (rows - weights @ rows / weights.sum()) ** 2 * steps**2
+    linear, curved = spread.reshape(2, -1).sum(axis=1)
+    bent = curvature / np.sqrt(curved) if curved > 0 else 0.0
+    return steps * np.repeat([1 / np.sqrt(linear), bent], len(steps) // 2)
+
+
+def joint_values(table, steps, samples, n_classes, mixture):
+    """Values (c, j, k) of a mixture of solutions for codes, labels and weights."""
+    codes, labels, weights = samples
+    rows, n_heads = features(codes, table), table.shape[1]
+    total, bias = np.zeros((len(steps), n_classes)), np.zeros(n_classes)
+    for part in mixture:
+        scale = scales(rows, steps, weights, part["curvature"])
+        solve = {"ridge": ridge, "discriminant": discriminant}[part["objective"]]
+        found, shift = solve(rows * scale, labels, weights, n_classes, part["penalty"])
+        total, bias = total + part["share"] * scale[:, None] * found, bias + part["share"] * shift
+    if not mixture:  # rows that do not differ
+        bias = np.log(class_shares(np.bincount(labels, weights, minlength=n_classes)))
+    values = np.zeros((*table.shape[1:3], n_classes))
+    for c in range(n_heads):
+        for j in range(table.shape[2]):
+            own = total.reshape(2, n_heads, -1, n_classes)[:, c]
+            values[c, j] = bias + n_heads * np.tensordot(np.float64(table[:, c, j]), own, 2)
+    return values
 
 
 def softmax(logits):

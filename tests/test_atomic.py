@@ -11,7 +11,7 @@ import pytest
 from dkvb_estimator import DKVBClassifier
 from dkvb_estimator._atomic import all_or_nothing
 
-SOLVERS = ["counts", "ridge", "sgd"]
+SOLVERS = ["joint", "counts", "ridge", "sgd"]
 STEPS = {  # a function that learning passes through, early and late
     "projection": "_codebook.draw_projection",
     "keys": "_codebook.place_keys",

@@ -75,8 +75,9 @@ def test_samples_behind_a_key_are_named_where_the_solver_keeps_them(blobs):
     codes = model.encode(X)
     expected = np.flatnonzero((codes[:, 3] == codes[0, 3, 0]).any(axis=1))
     np.testing.assert_array_equal(model.audit().samples_of(3, int(codes[0, 3, 0])), expected)
-    with pytest.raises(ValueError, match="keeps no samples apart; expected 'ridge'"):
-        fitted(blobs)[0].audit().samples_of(0, 0)
+    for forgetful in ({"solver": "counts"}, {"solver": "joint", "remember": False}):
+        with pytest.raises(ValueError, match="keeps no samples apart; expected 'joint' with remember=True"):
+            fitted(blobs, **forgetful)[0].audit().samples_of(0, 0)
 
 
 def test_a_head_or_key_that_is_not_there_is_refused(blobs):

@@ -17,7 +17,7 @@ from dkvb_estimator._store import CodeStore
 from pipeline.cache import open_cache
 
 RIDGE_TOLERANCE = 1e-4
-"""Values are float32 after twenty float64 steps whose sums run in another order."""
+"""Of weights that are not whole numbers the sums run in another order."""
 METHODS = ("encode", "decision_function", "predict", "predict_proba", "predict_log_proba", "novelty")
 
 

@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from dkvb_estimator import DKVBClassifier, load_model, save_model
-from dkvb_estimator._solvers import solve_values
+from dkvb_estimator._solvers import solve_jointly
 
 RNG = np.random.default_rng(3)
 Y = np.arange(60) % 3
 X = (RNG.standard_normal((60, 6)) + 2 * np.eye(6)[Y]).astype(np.float32)
 SHAPE = {"n_heads": 4, "n_keys": 8, "key_dim": 3, "random_state": 0, "learning_rate": 50.0}
 CHANGEABLE = {
-    "alpha": st.sampled_from([0.1, 1.0, 30.0]),
+    "alpha": st.sampled_from(["auto", 1e-6, 0.1, 30.0]),
+    "objective": st.sampled_from(["auto", "ridge", "discriminant"]),
+    "curvature": st.sampled_from(["auto", 0.0, 1.5]),
     "smoothing": st.sampled_from([0.01, 1.0, 20.0]),
     "max_iter": st.sampled_from([None, 1, 4]),
     "class_weight": st.sampled_from([None, "balanced", {0: 3.0}, {0: 0.2, 2: 5.0}]),
@@ -33,8 +35,10 @@ CHANGEABLE = {
 FIXED = {
     "n_heads": 5, "n_keys": 9, "key_dim": 2, "n_selected": 2, "normalize": False, "projection": "sparse",
     "density": 0.7, "key_init": "sample", "key_data": X, "solver": "ridge", "random_state": 7,
+    "remember": False,
 }  # fmt: skip
-READ = {"counts": {"smoothing", "class_weight"}, "ridge": {"alpha", "max_iter", "class_weight"}, "sgd": set()}
+SOLVED = {"alpha", "curvature", "class_weight"}
+READ = {"counts": {"smoothing", "class_weight"}, "joint": SOLVED | {"objective"}, "ridge": SOLVED, "sgd": set()}
 
 
 def answers(model):
@@ -146,15 +150,15 @@ def test_a_chosen_temperature_belongs_to_the_settings_it_was_chosen_with(way, tm
     if way == "file":
         save_model(model, tmp_path / "m.npz")
     model = load_model(tmp_path / "m.npz") if way == "file" else through(model, way)
-    assert model.set_params(alpha=9.0, device="cpu").temperature_ == chosen
-    assert model.set_params(smoothing=5.0).temperature_ == 1
-    assert model.set_params(smoothing=1.0).temperature_ == chosen
+    assert model.set_params(smoothing=5.0, max_iter=3).temperature_ == chosen
+    assert model.set_params(alpha=9.0).temperature_ == 1
+    assert model.set_params(alpha="auto").temperature_ == chosen
 
 
 def test_values_are_solved_once_while_nothing_that_they_are_made_from_changes():
     model = DKVBClassifier(**SHAPE, solver="ridge").fit(X, Y)
-    with mock.patch("dkvb_estimator._classifier.solve_values", wraps=solve_values) as solved:
-        for change in ({"smoothing": 3.0}, {"learning_rate": 2.0}, {"device": "cpu"}, {"verbose": 0}):
+    with mock.patch("dkvb_estimator._solved.solve_jointly", wraps=solve_jointly) as solved:
+        for change in ({"smoothing": 3.0}, {"learning_rate": 2.0}, {"max_iter": 2}, {"verbose": 0}):
             model.set_params(**change).predict(X)
         assert solved.call_count == 1
         model.set_params(alpha=3.0).predict(X)

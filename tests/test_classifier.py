@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 
 from dkvb_estimator import DKVBClassifier, save_model
 
-SOLVERS = ["counts", "ridge", "sgd"]
+SOLVERS = ["joint", "counts", "ridge", "sgd"]
 
 
 def small(**settings):
@@ -44,17 +44,23 @@ def test_logits_equal_the_oracle(blobs, solver, n_selected, normalize):
 
 def test_counted_values_equal_the_oracle(blobs):
     X, y = blobs
-    model = small().fit(X, y)
+    model = small(solver="counts", n_selected=2).fit(X, y)
     table = oracle.counts((6, 16, 5), model.encode(X), y, np.ones(len(y)))
     np.testing.assert_array_equal(model.key_counts_, table.sum(axis=2))
-    np.testing.assert_allclose(model.values_, oracle.counts_to_values(table, np.bincount(y), 1.0), rtol=1e-5)
+    np.testing.assert_allclose(
+        model.values_, oracle.counts_to_values(table, np.bincount(y), 2, 1.0), rtol=1e-5, atol=1e-6
+    )
 
 
-def test_ridge_values_equal_the_oracle(blobs):
+@pytest.mark.parametrize("n", [20, 240])  # fewer rows than features, and more
+@pytest.mark.parametrize("n_selected", [1, 2])
+@pytest.mark.parametrize("solver", ["joint", "ridge"])
+def test_jointly_solved_values_equal_the_oracle(blobs, solver, n_selected, n):
     X, y = blobs
-    model = small(solver="ridge", n_selected=2).fit(X, y)
-    expected = oracle.ridge_stepped(model.encode(X), y, np.ones(len(y)), (6, 16, 5), 1.0, 20)
-    np.testing.assert_allclose(model.values_, expected, atol=1e-4)
+    model = small(solver=solver, n_selected=n_selected).init_keys(X).partial_fit(X[:n], y[:n])
+    prior, samples = model._codebook.prior(), (model.encode(X[:n]), y[:n], np.ones(n))
+    expected = oracle.joint_values(prior.table, prior.steps, samples, 5, model.mixture_)
+    np.testing.assert_allclose(model.values_, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_one_sgd_step_with_all_classes_declared_equals_the_oracle(blobs):
@@ -632,11 +638,11 @@ def test_relative_novelty_is_what_learning_adds_to_the_distance(blobs):
 
 def test_many_classes_are_read_without_a_table(blobs, monkeypatch):
     X, y = blobs
-    model = small(n_selected=2).fit(X[:60], y[:60])
-    expected = model.predict_proba(X)
+    settings = {"solver": "counts", "n_selected": 2}
+    expected = small(**settings).fit(X[:60], y[:60]).predict_proba(X)
     monkeypatch.setattr("dkvb_estimator._solvers.TABLE_LIMIT_BYTES", 0)
-    monkeypatch.setattr("dkvb_estimator._classifier.solve_values", None)
-    np.testing.assert_allclose(small(n_selected=2).fit(X[:60], y[:60]).predict_proba(X), expected, atol=1e-6)
+    monkeypatch.setattr("dkvb_estimator._solved.solve_values", None)
+    np.testing.assert_allclose(small(**settings).fit(X[:60], y[:60]).predict_proba(X), expected, atol=1e-6)
 
 
 ROWS = np.random.default_rng(3).standard_normal((30, 6))

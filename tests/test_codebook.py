@@ -10,7 +10,7 @@ from dkvb_estimator._codebook import Codebook, Sketches, draw_codebook
 
 CPU = torch.device("cpu")
 PARAMS = {"projection": "gaussian", "key_init": "kmeans", "normalize": True, "solver": "counts", "density": "auto"}
-PARAMS |= {"random_state": 0}
+PARAMS |= {"random_state": 0, "remember": True}
 
 
 def rows(n=300, n_features=37):
@@ -38,7 +38,7 @@ def test_codes_equal_the_oracle():
     np.testing.assert_array_equal(book.encoder(CPU).encode(X), oracle.nearest(heads, book.keys, 2))
 
 
-@pytest.mark.parametrize("projection", ["gaussian", "sparse"])
+@pytest.mark.parametrize("projection", ["orthogonal", "gaussian", "sparse"])
 @pytest.mark.parametrize("batch", [1, 2, 7, 128, 129])
 def test_codes_are_the_same_in_batches_of_any_size(projection, batch):
     X = rows()
@@ -127,7 +127,7 @@ def test_predicting_finds_the_nearest_usable_keys():
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
-@pytest.mark.parametrize("projection", ["gaussian", "sparse"])
+@pytest.mark.parametrize("projection", ["orthogonal", "gaussian", "sparse"])
 def test_a_fingerprint_tells_codebooks_apart(projection):
     first, again, other = (draw(rows(), seed, projection=projection).fingerprint() for seed in (0, 0, 1))
     assert first == again != other

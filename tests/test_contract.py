@@ -47,7 +47,7 @@ def failures(estimator, expected):
     return {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
 
 
-@pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
+@pytest.mark.parametrize("solver", ["joint", "counts", "ridge", "sgd"])
 def test_scikit_learns_checks_pass(solver):
     assert failures(small(solver=solver), EXPECTED.get(solver, {})) == {}
 
@@ -120,10 +120,10 @@ def test_a_notebook_shows_parameters_and_a_link_to_the_documentation():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (link,) = set(re.findall(r'class="sk-estimator-doc-link[^"]*"[^>]*href="([^"]+)"', page))
     assert link in project["urls"].values()
-    assert "n_heads: int, default=256" in page
+    assert "n_heads: int, default=1024" in page
 
 
-@pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
+@pytest.mark.parametrize("solver", ["joint", "counts", "ridge", "sgd"])
 def test_verbose_tells_progress_on_stderr_and_changes_nothing(solver, capsys, monkeypatch):
     monkeypatch.setattr("dkvb_estimator._frozen.ROWS_A_LINE", 100)
     X, y = load_iris(return_X_y=True)
@@ -138,8 +138,9 @@ def test_verbose_tells_progress_on_stderr_and_changes_nothing(solver, capsys, mo
         r"100 of 150 rows encoded, [\d,]+ rows/s, \d+ s left",
         r"150 of 150 rows encoded, [\d,]+ rows/s",
         r"150 samples learned so far: \d+\.\d MiB",
-        r"values of 3 classes ready in \d+\.\d s",
     ]
+    if solver in ("joint", "ridge"):
+        lines.append(r"3 classes solved in \d+\.\d s: [\d.e-]+ × (ridge|discriminant).*")
     assert re.fullmatch("".join(rf"\[DKVBClassifier\] {line}\n" for line in lines), printed.err)
 
 
@@ -168,7 +169,7 @@ SHOWN = [
 
 @pytest.mark.parametrize("show", SHOWN)
 @pytest.mark.parametrize("state", ["new", "keys", "fitted", "wrong"])
-@pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
+@pytest.mark.parametrize("solver", ["joint", "counts", "ridge", "sgd"])
 def test_showing_a_model_computes_nothing(monkeypatch, solver, state, show):
     X, y = load_iris(return_X_y=True)
     model = small(solver=solver)
@@ -182,8 +183,8 @@ def test_showing_a_model_computes_nothing(monkeypatch, solver, state, show):
     def computes(*_):
         raise AssertionError("something was computed to be shown")
 
-    for name in ("solve_values", "solve_temperature", "make_reader"):
-        monkeypatch.setattr(f"dkvb_estimator._classifier.{name}", computes)
+    for name in ("_solved.solve_values", "_solved.solve_jointly", "_classifier.make_reader"):
+        monkeypatch.setattr(f"dkvb_estimator.{name}", computes)
     for name in ("fingerprint", "encoder"):
         monkeypatch.setattr(f"dkvb_estimator._codebook.Codebook.{name}", computes)
     before = dict(vars(model))

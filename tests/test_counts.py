@@ -1,11 +1,11 @@
-"""Counts: a sum over samples, stored where it is not zero, and the log shares read from it."""
+"""Counts: a sum over samples, stored where it is not zero, and the log-likelihoods of keys read from it."""
 
 import numpy as np
 import oracle
 import pytest
 
 from dkvb_estimator import _counts
-from dkvb_estimator._counts import ClassCounts, Shares, class_prior
+from dkvb_estimator._counts import ClassCounts, Likelihoods
 
 SHAPE = (4, 7, 3)
 
@@ -14,9 +14,9 @@ def counted(codes, labels, weights=None, shape=SHAPE):
     return ClassCounts.empty(*shape[:2]).with_classes([], shape[2]).plus(codes, labels, weights)
 
 
-def shares(coded, smoothing=1.0, class_weights=None, weights=None):
+def likelihoods(coded, smoothing=1.0, class_weights=None, weights=None):
     codes, labels, _ = coded
-    return Shares(counted(codes, labels, weights), class_weights, codes.shape[2], smoothing)
+    return Likelihoods(counted(codes, labels, weights), class_weights, codes.shape[2], smoothing)
 
 
 def test_counts_equal_the_oracle(coded):
@@ -142,19 +142,29 @@ def test_keys_are_renumbered(coded):
 def test_values_equal_the_oracle(coded):
     codes, labels, weights = coded
     expected = oracle.counts_to_values(
-        oracle.counts(SHAPE, codes, labels, weights), np.bincount(labels, weights=weights), 0.5
+        oracle.counts(SHAPE, codes, labels, weights), np.bincount(labels, weights=weights), 2, 0.5
     )
-    np.testing.assert_allclose(shares(coded, 0.5, weights=weights).values(), expected, rtol=1e-6)
+    np.testing.assert_allclose(likelihoods(coded, 0.5, weights=weights).values(), expected, rtol=1e-6)
 
 
-def test_values_are_logs_of_shares_that_sum_to_one(coded):
-    np.testing.assert_allclose(np.exp(shares(coded).values()).sum(axis=2), np.ones(SHAPE[:2]), rtol=1e-6)
+def test_each_class_selects_one_key_of_a_head_or_another(coded):
+    codes, labels, _ = coded
+    one = codes[:, :, :1], labels, None
+    found, shares = likelihoods(one).values().astype(float), np.bincount(labels) / 90
+    likely = np.exp(found - np.log(shares) / 4) * likelihoods(one).counts.used()[:, :, None]
+    np.testing.assert_allclose(likely.sum(axis=1), np.ones((4, 3)), rtol=1e-6)
 
 
-def test_a_key_without_hits_holds_the_log_prior():
+def test_a_key_without_hits_holds_nothing():
     counts = counted(np.zeros((4, 1, 1), dtype=np.uint8), np.array([0, 0, 0, 1]), None, (1, 2, 2))
-    prior = class_prior(np.array([3.0, 1.0]))
-    np.testing.assert_allclose(Shares(counts, None, 1, 1.0).values()[0, 1], np.log(prior), rtol=1e-6)
+    np.testing.assert_array_equal(Likelihoods(counts, None, 1, 1.0).values()[0, 1], np.zeros(2))
+
+
+def test_a_class_without_samples_is_below_all_others(coded):
+    codes, labels, _ = coded
+    counts = counted(codes, labels, None, (4, 7, 4))
+    found = Likelihoods(counts, None, 2, 1.0).values()
+    assert (oracle.pool(codes, found)[:, 3] < oracle.pool(codes, found)[:, :3].min(axis=1)).all()
 
 
 def test_class_weights_act_as_that_many_samples_of_the_class(coded):
@@ -162,14 +172,14 @@ def test_class_weights_act_as_that_many_samples_of_the_class(coded):
     factor = np.array([1, 3, 2])
     repeated = (codes.repeat(factor[labels], axis=0), labels.repeat(factor[labels]), None)
     np.testing.assert_allclose(
-        shares(coded, class_weights=factor.astype(float)).values(), shares(repeated).values(), rtol=1e-6
+        likelihoods(coded, class_weights=factor.astype(float)).values(), likelihoods(repeated).values(), rtol=1e-6
     )
 
 
 @pytest.mark.parametrize("class_weights", [None, np.array([1.0, 0.0, 2.5])])
 def test_reading_pairs_equals_pooling_the_table(coded, class_weights):
     codes, _, weights = coded
-    each = shares(coded, 0.7, class_weights, weights)
+    each = likelihoods(coded, 0.7, class_weights, weights)
     pooled = oracle.pool(codes, each.values())
     equal = np.full(codes.shape, 1 / (codes.shape[1] * codes.shape[2]))
     np.testing.assert_allclose(each.read(codes.astype(np.int64), equal), pooled, rtol=1e-5)
@@ -177,10 +187,4 @@ def test_reading_pairs_equals_pooling_the_table(coded, class_weights):
 
 @pytest.mark.parametrize("smoothing", [1e-30, 1e-9, 1.0, 1e30])
 def test_values_stay_finite_for_any_smoothing(coded, smoothing):
-    assert np.isfinite(shares(coded, smoothing).values()).all()
-
-
-def test_a_prior_is_never_zero_and_sums_to_one():
-    prior = class_prior(np.array([5.0, 0.0, 1.0]))
-    assert (prior > 0).all()
-    assert prior.sum() == pytest.approx(1)
+    assert np.isfinite(likelihoods(coded, smoothing).values()).all()

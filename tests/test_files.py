@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 
 from dkvb_estimator import DKVBClassifier, load_model, read_card, save_model
 
-SOLVERS = ["counts", "ridge", "sgd"]
+SOLVERS = ["joint", "counts", "ridge", "sgd"]
 
 
 def small(**settings):

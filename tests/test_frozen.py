@@ -5,7 +5,7 @@ import pytest
 
 from dkvb_estimator import DKVBClassifier
 
-SOLVERS = ["counts", "ridge", "sgd"]
+SOLVERS = ["joint", "counts", "ridge", "sgd"]
 
 
 def started(X, **settings):

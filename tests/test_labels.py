@@ -11,7 +11,7 @@ import torch
 from dkvb_estimator import DKVBClassifier, load_model, save_model
 from dkvb_estimator._labels import are_among, check_labels, merge_classes, positions_of
 
-SOLVERS = ["counts", "ridge", "sgd"]
+SOLVERS = ["joint", "counts", "ridge", "sgd"]
 GROUP = np.repeat(np.arange(3), 20)
 X = (np.random.default_rng(5).standard_normal((60, 8)) + 5 * np.eye(8)[GROUP]).astype(np.float32)
 BIG = 2**53

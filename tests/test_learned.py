@@ -137,7 +137,7 @@ def test_models_with_other_keys_are_refused():
 def test_sgd_refuses_what_it_cannot_do_exactly(call):
     X, y = data(0)
     with pytest.raises(
-        ValueError, match=r"was called with solver='sgd', where 'counts' or 'ridge' is expected.*or choose one"
+        ValueError, match=r"was called with solver='sgd', where 'joint' or 'counts' is expected.*or choose one"
     ):
         call(started("sgd").partial_fit(X, y))
 

@@ -18,7 +18,7 @@ from dkvb_estimator.baselines import (
     StreamingLDA,
 )
 
-SOLVERS = ("counts", "ridge", "sgd")
+SOLVERS = ("joint", "counts", "ridge", "sgd")
 KINDS = ("normal", "constant columns", "one sample", "one class", "duplicates", "all equal", "zeros", "mixed scales")
 
 

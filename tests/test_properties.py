@@ -15,7 +15,7 @@ from dkvb_estimator._device import DeviceCache
 
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**31 - 1)
-solvers = st.sampled_from(["counts", "ridge", "sgd"])
+solvers = st.sampled_from(["joint", "counts", "ridge", "sgd"])
 
 
 @st.composite
@@ -31,7 +31,7 @@ def problems(draw):
         "key_dim": draw(st.integers(1, 4)),
         "n_selected": draw(st.integers(1, 2)),
         "normalize": draw(st.booleans()),
-        "projection": draw(st.sampled_from(["gaussian", "sparse"])),
+        "projection": draw(st.sampled_from(["orthogonal", "gaussian", "sparse"])),
         "key_init": draw(st.sampled_from(["kmeans", "sample", "uniform"])),
         "random_state": draw(st.integers(0, 99)),
     }
@@ -90,13 +90,14 @@ def test_probabilities_are_non_negative_and_sum_to_one(problem, solver, seed):
 
 
 @few
-@given(problems(), st.sampled_from(["counts", "ridge"]), seeds)
+@given(problems(), st.sampled_from(["joint", "counts", "ridge"]), seeds)
 def test_permuting_heads_leaves_the_output_as_it_was(problem, solver, seed):
     X, y, options = problem
     model = with_keys((X, y, options | {"projection": "gaussian"}), solver)
     twin, order = copy.deepcopy(model), np.random.default_rng(seed).permutation(options["n_heads"])
     book = model._codebook
     moved = {"projection": book.projection[:, order], "keys": book.keys[order], "centres": book.centres[order]}
+    moved["reaches"] = book.reaches[order]
     twin._codebook = dataclasses.replace(book, **moved, _encoders=DeviceCache())
     logits = [each.partial_fit(X, y).decision_function(X) for each in (model, twin)]
     np.testing.assert_allclose(*logits, atol=1e-4)
@@ -128,15 +129,15 @@ def test_counts_do_not_depend_on_order_or_batches(problem, first, second):
 
 
 @few
-@given(problems(), seeds, seeds)
-def test_ridge_values_do_not_depend_on_order_or_batches(problem, first, second):
-    one, other = (taught(problem, "ridge", seed) for seed in (first, second))
+@given(problems(), st.sampled_from(["joint", "ridge"]), seeds, seeds)
+def test_jointly_solved_values_do_not_depend_on_order_or_batches(problem, solver, first, second):
+    one, other = (taught(problem, solver, seed) for seed in (first, second))
     np.testing.assert_array_equal(one.values_, other.values_)
     np.testing.assert_array_equal(one.predict_proba(problem[0]), other.predict_proba(problem[0]))
 
 
 @few
-@given(problems(), st.sampled_from(["counts", "ridge"]), seeds)
+@given(problems(), st.sampled_from(["joint", "counts", "ridge"]), seeds)
 def test_an_integer_weight_equals_so_many_copies(problem, solver, seed):
     X, y, _ = problem
     copies = 1 + np.random.default_rng(seed).integers(3, size=len(X))

@@ -50,11 +50,33 @@ def test_what_is_no_integer_is_refused_by_type(value):
         check_parameters(parameters(n_heads=value))
 
 
-@pytest.mark.parametrize("name", ["alpha", "smoothing", "learning_rate", "clip_norm"])
+@pytest.mark.parametrize("name", ["smoothing", "learning_rate", "clip_norm"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_real_settings_must_be_finite_and_positive(name, value):
     with pytest.raises(ValueError, match=rf"{name}=.* is not valid; expected a finite number > 0. Set it with"):
         check_parameters(parameters(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("alpha", 0.0), ("alpha", -1.0), ("curvature", -0.1), ("alpha", np.nan), ("curvature", np.inf)]
+)
+def test_settings_that_rows_may_choose_are_auto_or_real(name, value):
+    with pytest.raises(ValueError, match=rf"{name}=.* is not valid; expected 'auto' or a finite number [>≥] 0. Set it"):
+        check_parameters(parameters(**{name: value}))
+    with pytest.raises(TypeError, match=rf"{name}='some' is a str; expected 'auto' or a number. Pass a float"):
+        check_parameters(parameters(**{name: "some"}))
+    check_parameters(parameters(**{name: "auto"}))
+    check_parameters(parameters(**{name: 0.5}))
+
+
+def test_values_linear_in_coordinates_may_be_asked_for():
+    check_parameters(parameters(curvature=0))
+
+
+@pytest.mark.parametrize("name", ["normalize", "remember"])
+def test_a_switch_is_on_or_off(name):
+    with pytest.raises(ValueError, match=rf"{name}=1 is not valid; expected True or False. Set it with set_params"):
+        check_parameters(parameters(**{name: 1}))
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0])
@@ -63,7 +85,7 @@ def test_label_smoothing_lies_below_one(value):
         check_parameters(parameters(label_smoothing=value))
 
 
-@pytest.mark.parametrize("name", ["projection", "key_init", "solver"])
+@pytest.mark.parametrize("name", ["projection", "key_init", "solver", "objective"])
 def test_unknown_choices_are_refused_with_the_valid_ones(name):
     with pytest.raises(ValueError, match=rf"{name}='magic' is not valid; expected one of '.*', '.*'. Set it with"):
         check_parameters(parameters(**{name: "magic"}))
@@ -89,9 +111,9 @@ def test_selected_keys_lie_from_one_to_sixteen(value):
 
 @pytest.mark.parametrize(
     ("solver", "n_keys", "expected"),
-    [("counts", 512, 1), ("sgd", 512, 1), ("ridge", 512, 16), ("ridge", 32, 2), ("ridge", 5, 1)],
+    [("joint", 512, 1), ("ridge", 512, 1), ("sgd", 512, 1), ("counts", 512, 16), ("counts", 32, 2), ("counts", 5, 1)],
 )
-def test_auto_selects_one_key_and_more_for_ridge(solver, n_keys, expected):
+def test_auto_selects_one_key_and_more_for_counts(solver, n_keys, expected):
     assert resolve_layout(parameters(solver=solver, n_keys=n_keys), 10).n_selected == expected
 
 
