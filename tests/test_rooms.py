@@ -48,7 +48,7 @@ ROOMS = {  # module of dkvb_estimator: the modules of ours that it may import
     "_lazy": {
         "_blocks", "_codebook", "_device", "_frozen", "_joint", "_learned", "_nearest", "_prior", "_validation",
     },
-    "_solved": {"_device", "_joint", "_lazy", "_solvers", "_validation"},
+    "_solved": {"_blocks", "_device", "_joint", "_lazy", "_solvers", "_validation"},
     "_classifier": {
         "_atomic", "_audit", "_blocks", "_codebook", "_confidence", "_device", "_labels", "_learned", "_nearest",
         "_solved", "_solvers", "_validation",
