@@ -416,7 +416,7 @@ def without_rounding(squares: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.where(squares > ROUNDING * lengths, squares, 0)
 
 
-def solve(rows: Rows, steps: np.ndarray, settings: Settings) -> Solution:
+def solve(rows: Rows, prior: Prior, settings: Settings) -> Solution:
     """Choose a mixture of solutions on held-out rows, then solve it from all rows.
 
     One solution is there for every objective, curvature and penalty. Their scores on held-out rows are summed with the
@@ -426,17 +426,17 @@ def solve(rows: Rows, steps: np.ndarray, settings: Settings) -> Solution:
     Parameters
     ----------
     rows : Rows
-    steps : ndarray of shape (w,)
-        What one step of each feature is worth.
+    prior : Prior
+        That features were made by.
     settings : Settings
     """
     views = {
         curvature: rows.view(scale)
-        for curvature, scale in curved_scales(rows.squares(), steps, settings.curvatures).items()
+        for curvature, scale in curved_scales(rows.squares(), prior, settings.curvatures).items()
     }
     if not views:  # rows that do not differ teach the shares of classes alone
         shares = log_class_shares(torch.from_numpy(rows.weights)).numpy()
-        return Solution(np.zeros((len(steps), len(shares))), shares, ())
+        return Solution(np.zeros((prior.width, len(shares))), shares, ())
     chosen = choose(views, settings)
     parts = [_mixed(view, [part for part in chosen if part.curvature == at]) for at, view in views.items()]
     weights, bias = (sum(each[1:], each[0]).cpu().numpy() for each in zip(*parts))
@@ -456,13 +456,13 @@ def _mixed(view: View, parts: Sequence[Part]) -> tuple[torch.Tensor, torch.Tenso
     return view.back(solution), bias
 
 
-def make_distances(rows: Rows, steps: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def make_distances(rows: Rows, prior: Prior) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from features (n, w) to the squared distance of each to the nearest class (n,).
 
     In coordinates alone, without curves, under the one covariance of all classes and the usual penalty. Rows that do
     not differ are all that is near: others are infinitely far.
     """
-    scales = curved_scales(rows.squares(), steps, (0.0,))
+    scales = curved_scales(rows.squares(), prior, (0.0,))
     if not scales:
         return lambda features: np.zeros(len(features))
     view = rows.view(scales[0.0])
@@ -474,19 +474,20 @@ def make_distances(rows: Rows, steps: np.ndarray) -> Callable[[np.ndarray], np.n
     return distances
 
 
-def curved_scales(squares: np.ndarray, steps: np.ndarray, curvatures: Sequence[float]) -> dict[float, np.ndarray]:
+def curved_scales(squares: np.ndarray, prior: Prior, curvatures: Sequence[float]) -> dict[float, np.ndarray]:
     """Return what features (w,) are multiplied by, for each curvature.
 
     Curves get ``curvature²`` times the spread of coordinates. There is no scale where rows do not differ, and the first
     curvature alone where their curves do not.
     """
-    linear, bent = (squares * steps**2).reshape(2, -1).sum(axis=1)
+    lengths, curved = squares * prior.steps**2, prior.curved
+    linear, bent = lengths[~curved].sum(), lengths[curved].sum()
     if linear <= 0:
         return {}
     if bent <= 0:
-        return {curvatures[0]: np.where(np.arange(len(steps)) < len(steps) // 2, steps, 0) / np.sqrt(linear)}
-    parts = np.array([1 / np.sqrt(linear), 1 / np.sqrt(bent)]).repeat(len(steps) // 2) * steps
-    return {curvature: parts * np.array([1, curvature]).repeat(len(steps) // 2) for curvature in curvatures}
+        return {curvatures[0]: np.where(curved, 0, prior.steps) / np.sqrt(linear)}
+    scales = prior.steps / np.sqrt(np.where(curved, bent, linear))
+    return {curvature: np.where(curved, curvature, 1) * scales for curvature in curvatures}
 
 
 def choose(views: dict[float, View], settings: Settings) -> tuple[Part, ...]:

@@ -26,7 +26,7 @@ class Prior:
 
     Parameters
     ----------
-    table : ndarray of shape (2, c, j, d), int8
+    table : ndarray of shape (c, j, 2 * d), int8
         Coordinates, then curves, in ``steps``.
     steps : ndarray of shape (w,), float64
         What a one of each feature is worth.
@@ -57,10 +57,10 @@ class Prior:
         places = (keys.astype(np.float64) - centres[:, None]) / reach[:, None, None]
         lengths = np.linalg.norm(places, axis=2, keepdims=True) / np.sqrt(key_dim)
         products = 2 * places[:, :, :-1] * places[:, :, 1:]
-        levels = np.stack([places, np.concatenate([lengths, products], axis=2)])
+        levels = np.concatenate([places, lengths, products], axis=2)
         table = np.rint(LEVELS * levels.clip(-1, 1)).astype(np.int8)
-        steps = np.ones((2, n_heads, key_dim)) * (reach / LEVELS)[:, None]
-        steps[1, :, 0] *= np.sqrt(key_dim)
+        steps = np.ones((n_heads, 2 * key_dim)) * (reach / LEVELS)[:, None]
+        steps[:, key_dim] *= np.sqrt(key_dim)
         return cls(table, steps.ravel())
 
     @property
@@ -68,17 +68,22 @@ class Prior:
         """Features of a row, w."""
         return len(self.steps)
 
+    @property
+    def curved(self) -> np.ndarray:
+        """Which features are curves (w,), bool."""
+        n_heads, _, functions = self.table.shape
+        return np.tile(np.arange(functions) >= functions // 2, n_heads)
+
     def features(self, codes: np.ndarray) -> np.ndarray:
         """Return the features of codes (n, c, m): (n, w), int8; the rounded mean where a head reads several keys."""
         n, n_heads, n_selected = codes.shape
-        heads = np.arange(n_heads)
-        rows = np.empty((n, 2, n_heads, self.table.shape[3]), dtype=np.int8)
-        for part, table in enumerate(self.table):
-            if n_selected == 1:
-                rows[:, part] = table[heads, codes[:, :, 0]]
-            else:
-                rows[:, part] = np.rint(table[heads[:, None], codes].mean(axis=2, dtype=np.float32))
-        return rows.reshape(n, -1)
+        _, n_keys, functions = self.table.shape
+        cells = codes + n_keys * np.arange(n_heads)[:, None]
+        if n_selected == 1:  # one look-up a head, of all its functions at once
+            whole = self.table.reshape(-1, functions).view(f"V{functions}")
+            return np.take(whole, cells.reshape(n, n_heads)).view(np.int8)
+        mean = self.table.reshape(-1, functions)[cells].mean(axis=2, dtype=np.float32)
+        return np.rint(mean).astype(np.int8).reshape(n, -1)
 
     def values(self, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """Return the values (c, j, k), float32, whose mean over heads is ``features @ weights + bias``.
@@ -88,8 +93,6 @@ class Prior:
         weights : ndarray of shape (w, k)
         bias : ndarray of shape (k,)
         """
-        _, n_heads, _, key_dim = self.table.shape
-        linear, curved = (n_heads * weights).reshape(2, n_heads, key_dim, -1).astype(np.float32)
-        values = self.table[0].astype(np.float32) @ linear
-        values += self.table[1].astype(np.float32) @ curved
-        return values + bias.astype(np.float32)
+        n_heads, _, functions = self.table.shape
+        parts = (n_heads * weights).reshape(n_heads, functions, -1).astype(np.float32)
+        return self.table.astype(np.float32) @ parts + bias.astype(np.float32)

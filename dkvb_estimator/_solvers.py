@@ -123,7 +123,7 @@ def _class_weights(learned: Learned, params: Mapping[str, Any]) -> np.ndarray | 
 
 def solve_jointly(learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device) -> Solution:
     """Solve the values of ``joint`` and ``ridge``, choosing what is ``"auto"`` on held-out rows."""
-    return _joint.solve(_rows(learned, params, prior, device), prior.steps, _settings(params))
+    return _joint.solve(_rows(learned, params, prior, device), prior, _settings(params))
 
 
 def distances_to_classes(
@@ -131,7 +131,7 @@ def distances_to_classes(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from codes (n, c, m) to the squared distance of each to the nearest class (n,)."""
     rows = _rows(learned, params, prior, device, hold_out=False)
-    distances = _joint.make_distances(rows, prior.steps)
+    distances = _joint.make_distances(rows, prior)
     return lambda codes: distances(prior.features(codes))
 
 
