@@ -16,8 +16,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = (
     "nearest",
     "layer",
-    "ridge_product",
-    "ridge_solve",
     "counts_memory",
     "key_memory",
     "import_time",
