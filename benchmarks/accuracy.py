@@ -13,8 +13,9 @@ Sets: ``digits`` (scikit-learn's, EfficientNet-Lite0), ``photographs`` (6,000 of
 --records FILE   append each figure to a file, and take those that it holds from there: an interrupted run resumes
 --page FILE      fill the tables that the page has markers for
 
-Each head learns all training rows once (``sgd`` in ten epochs), and chooses what it has to choose on them. Prints one
-JSON line per set and head, the mean accuracy and mean rank over sets, and the goals. Exits with 1 if one is missed.
+Each head learns all training rows once (``sgd`` in ten epochs), and chooses what it has to choose on them. Seconds are
+those of the processor, all threads together, for machines are shared: set ``OMP_NUM_THREADS=1``. Prints one JSON line
+per set and head, the mean accuracy and mean rank over sets, and the goals. Exits with 1 if one is missed.
 """
 
 import argparse
@@ -97,9 +98,10 @@ def sets(folder=None):
 
 
 def clocked(call):
-    begun = time.perf_counter()
+    """Return what a call returns, and the seconds of the processor that it took, all threads together."""
+    begun = time.process_time()
     result = call()
-    return result, time.perf_counter() - begun
+    return result, time.process_time() - begun
 
 
 class _Counter:
@@ -229,13 +231,10 @@ SHOWN = {
 
 
 def tables(found, means):
-    """Return the Markdown tables of the pages; ¹ marks a head of several seeds that ran with one."""
+    """Return the Markdown tables of the pages."""
     result = {}
     for kind, show in SHOWN.items():
-        rows = [
-            (name, *(show(each[name]) + "¹" * (name in SLOW and each[name]["seeds"] == 1) for each in found.values()))
-            for name in means
-        ]
+        rows = [(name, *(show(each[name]) for each in found.values())) for name in means]
         result[kind] = pages.table(("head", *found), rows)
     rows = []
     for name, each in means.items():
