@@ -1,13 +1,16 @@
 """How do time and memory grow with rows and classes?
 
-``python benchmarks/growth.py [--rows N] [--rivals N] [--classes N] [--figure FILE] [--page FILE]``: rows of 512
-features from a mixture of normal classes, 1,000 rows to N (default 100,000; rivals 31,600) in 100 classes, then 10 to N
-(default 1,000) classes in 10,000 rows. Each head learns with all its choices until its first answer, then predicts
-1,000 rows. Heads take turns within a size; the least of two runs up to 3,000 rows, else one. Seconds are those of the
-processor, all threads together, for machines are shared: set ``OMP_NUM_THREADS=1``. Prints one JSON line per figure, and for each head the fitted exponent of its growth and what the worst doubling multiplies. Goals: no doubling
-multiplies our learning by more than 2.2; the state is at most the 800 MB of a matrix of 10,000 random features; at the
-largest common size, learning takes at most as long as random-projection ridge of 5,000 features, and so does
-predicting. Exits with 1 if one is missed. Needs matplotlib for ``--figure``.
+``python benchmarks/growth.py [--rows N] [--rivals N] [--classes N] [--records FILE] [--figure FILE] [--page FILE]``:
+rows of 512 features from a mixture of normal classes, 1,000 rows to N (default 100,000; rivals 30,000) in 100 classes, then
+10 to N (default 1,000) classes in 10,000 rows. Each head learns once, with all its choices, until its first answer,
+then predicts 1,000 rows; heads take turns within a size. Seconds are those of the processor, all threads together, for
+machines are shared: set ``OMP_NUM_THREADS=1``. With ``--records`` figures are appended to a file, and those that it
+holds are taken from there: an interrupted run resumes.
+
+Prints one JSON line per figure, and for each head the fitted exponent of its growth and what the worst doubling
+multiplies. Goals: no doubling multiplies our learning by more than 2.2; the state is at most the 800 MB of a matrix of
+10,000 random features; at the largest common size, learning takes at most as long as random-projection ridge of 5,000
+features, and so does predicting. Exits with 1 if one is missed. Needs matplotlib for ``--figure``.
 """
 
 import argparse
@@ -20,13 +23,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import pages
-from benchmarks.accuracy import clocked, size_of
+from benchmarks.accuracy import Records, clocked, size_of
 from dkvb_estimator import DKVBClassifier
 from dkvb_estimator.baselines import RandomProjectionRidge, StreamingLDA
 
 N_FEATURES, N_CLASSES, N_ROWS, SPREAD = 512, 100, 10_000, 3.0
-ROWS, CLASSES = (1000, 2000, 4000, 8000, 16_000, 31_600, 100_000), (10, 30, 100, 300, 1000)
-TWICE_UNTIL, LARGEST_FACTOR, LARGEST_STATE = 3000, 2.2, 8 * 10_000**2
+ROWS, CLASSES = (1000, 3000, 10_000, 30_000, 100_000), (10, 100, 1000)
+LARGEST_FACTOR, LARGEST_STATE = 2.2, 8 * 10_000**2
 OURS, RP = "joint", "RP ridge 5,000"
 HEADS = {
     OURS: lambda: DKVBClassifier(random_state=0),
@@ -57,19 +60,17 @@ def figures(make, X, y, X_test):
     return {"learn_s": learning, "predict_1000_s": predicting, "megabytes": size_of(head) / 1e6}
 
 
-def measure(axis, sizes, rivals_until):
+def measure(axis, sizes, rivals_until, records):
     """Return the figures of each head at each size."""
     found = {name: {} for name in HEADS}
     for size in sizes:
         data = draw(*((size, N_CLASSES) if axis == "rows" else (N_ROWS, size)))
-        names = [name for name in HEADS if size <= rivals_until or name.startswith(OURS)]
-        for _ in range(2 if len(data[1]) <= TWICE_UNTIL else 1):
-            for name in names:
-                new, old = figures(HEADS[name], *data), found[name].get(size)
-                found[name][size] = new if old is None else {key: min(new[key], old[key]) for key in new}
-        for name in names:
-            each = {key: round(value, 4) for key, value in found[name][size].items()}
-            print(json.dumps({"name": f"growth: {name}", axis: size} | each), flush=True)
+        for name, make in HEADS.items():
+            if size <= rivals_until or name.startswith(OURS):
+                each = records.get((axis, name, size), lambda make=make, data=data: figures(make, *data))
+                found[name][size] = each
+                line = {key: round(value, 4) for key, value in each.items()}
+                print(json.dumps({"name": f"growth: {name}", axis: size} | line), flush=True)
     return found
 
 
@@ -133,15 +134,17 @@ def plot(found, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name, most in (("rows", 100_000), ("rivals", 31_600), ("classes", 1000)):
+    for name, most in (("rows", 100_000), ("rivals", 30_000), ("classes", 1000)):
         parser.add_argument(f"--{name}", type=int, default=most)
-    for name in ("figure", "page"):
+    for name in ("records", "figure", "page"):
         parser.add_argument(f"--{name}", type=Path)
     asked = parser.parse_args()
-    found = {
-        "rows": measure("rows", [size for size in ROWS if size <= asked.rows], asked.rivals),
-        "classes": measure("classes", [size for size in CLASSES if size <= asked.classes], asked.rivals),
+    sizes = {
+        "rows": [size for size in ROWS if size <= asked.rows],
+        "classes": [size for size in CLASSES if size <= asked.classes],
     }
+    records = Records(asked.records)
+    found = {axis: measure(axis, some, asked.rivals, records) for axis, some in sizes.items() if some}
     rows = [row for axis, heads in found.items() for row in report(axis, heads)]
     if asked.figure is not None:
         plot(found, asked.figure)
