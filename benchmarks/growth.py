@@ -1,11 +1,11 @@
 """How do time and memory grow with rows and classes?
 
 ``python benchmarks/growth.py [--rows N] [--rivals N] [--classes N] [--records FILE] [--figure FILE] [--page FILE]``:
-rows of 512 features from a mixture of normal classes, 1,000 rows to N (default 100,000; rivals 30,000) in 100 classes, then
-10 to N (default 1,000) classes in 10,000 rows. Each head learns once, with all its choices, until its first answer,
-then predicts 1,000 rows; heads take turns within a size. Seconds are those of the processor, all threads together, for
-machines are shared: set ``OMP_NUM_THREADS=1``. With ``--records`` figures are appended to a file, and those that it
-holds are taken from there: an interrupted run resumes.
+rows of 512 features from a mixture of normal classes, 1,000 rows to N (default 100,000; rivals 30,000) in 100 classes,
+then 10 to N (default 1,000) classes in 10,000 rows. Each head learns once, with all its choices, until its first
+answer, then predicts 1,000 rows; heads take turns within a size. Seconds are those of the processor, all threads
+together, for machines are shared: set ``OMP_NUM_THREADS=1``. With ``--records`` figures are appended to a file, and
+those that it holds are taken from there: an interrupted run resumes.
 
 Prints one JSON line per figure, and for each head the fitted exponent of its growth and what the worst doubling
 multiplies. Goals: no doubling multiplies our learning by more than 2.2; the state is at most the 800 MB of a matrix of
