@@ -1,9 +1,10 @@
 """Which encoder should be the default: how many heads, keys and coordinates?
 
-``python benchmarks/defaults.py [SET ...] [--rows N] [--page FILE]``: each encoder of a stated few on each set of
+``python benchmarks/defaults.py [SET ...] [--rows N] [--records FILE] [--page FILE]``: each encoder of a stated few on each set of
 ``benchmarks/accuracy.py``, with the default solver, one seed, on at most N (default 3,000) training rows and as many
 test rows. Keys of at most 256 a head alone, whose codes fit into bytes. Prints one JSON line per encoder: mean accuracy
-and mean rank over sets, seconds to learn and to predict 1,000 rows (medians over sets), and bytes (the most).
+and mean rank over sets, seconds to learn and to predict 1,000 rows (medians over sets), and bytes (the most). Records as in
+``benchmarks/accuracy.py``.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import pages
-from benchmarks.accuracy import over_sets, sets, summary, try_head
+from benchmarks.accuracy import Records, over_sets, sets, summary, try_head
 from dkvb_estimator import DKVBClassifier
 
 TRIED = (
@@ -37,13 +38,16 @@ def some(rows, labels, most):
     return rows[chosen], labels[chosen]
 
 
-def measure(title, data, most):
+def measure(title, data, most, records):
     """Return the summary of each encoder on one set."""
     X, y, X_test, y_test = data
     parts, found = (*some(X, y, most), *some(X_test, y_test, most)), {}
     for sizes in TRIED:
         name = " × ".join(map(str, sizes))
-        found[name] = summary([try_head(DKVBClassifier(*sizes, random_state=0), *parts)])
+        figures = records.get(
+            (title, name, 0), lambda sizes=sizes: try_head(DKVBClassifier(*sizes, random_state=0), *parts)
+        )
+        found[name] = summary([figures])
         print(json.dumps({"name": f"{title}: {name}"} | found[name], ensure_ascii=False), file=sys.stderr, flush=True)
     return found
 
@@ -52,12 +56,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("sets", nargs="*")
     parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--records", type=Path)
     parser.add_argument("--page", type=Path)
     asked, found = parser.parse_args(), {}
+    records = Records(asked.records)
     for title, load in sets().items():
         if not asked.sets or title in asked.sets:
             try:
-                found[title] = measure(title, load(), asked.rows)
+                found[title] = measure(title, load(), asked.rows, records)
             except FileNotFoundError as error:
                 print(f"{title} is left out: {error}", file=sys.stderr)
     rows = []
