@@ -1,10 +1,10 @@
 """Which encoder should be the default: how many heads, keys and coordinates?
 
-``python benchmarks/defaults.py [SET ...] [--rows N] [--records FILE] [--page FILE]``: each encoder of a stated few on each set of
-``benchmarks/accuracy.py``, with the default solver, one seed, on at most N (default 3,000) training rows and as many
-test rows. Keys of at most 256 a head alone, whose codes fit into bytes. Prints one JSON line per encoder: mean accuracy
-and mean rank over sets, seconds to learn and to predict 1,000 rows (medians over sets), and bytes (the most). Records as in
-``benchmarks/accuracy.py``.
+``python benchmarks/defaults.py [SET ...] [--rows N] [--records FILE] [--page FILE]``: each encoder of a stated few on
+each set of ``benchmarks/accuracy.py``, with the default solver, one seed, on at most N (default 3,000) training rows
+and as many test rows. No encoder has more than 256 keys a head, so that a code fits into a byte. Prints one JSON line
+per encoder: mean accuracy and mean rank over sets, seconds to learn and to predict 1,000 rows (medians over sets), and
+bytes (the most). Records as in ``benchmarks/accuracy.py``.
 """
 
 import argparse
