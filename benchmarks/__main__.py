@@ -1,7 +1,7 @@
 """Run every benchmark of speed and memory, or some: ``python -m benchmarks [nearest] [layer] …`` (all: twenty minutes).
 
 Needs ``pip install -e ".[bench]"``. Prints what each script prints, and writes ``docs/benchmarks.md``, or those rows
-of it. Accuracy has its own commands, for it takes longer: see ``accuracy.py`` and ``projections.py``.
+of it. What takes longer has its own commands: ``accuracy.py``, ``defaults.py``, ``growth.py``, ``projections.py``.
 """
 
 import json
@@ -16,8 +16,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = (
     "nearest",
     "layer",
-    "ridge_product",
-    "ridge_solve",
     "counts_memory",
     "key_memory",
     "import_time",

@@ -1,21 +1,24 @@
 """Is a head of discrete keys as accurate as the heads it competes with, on real frozen features?
 
-``python benchmarks/accuracy.py [photographs] [given] [squeezenet] [digits] [settings] [steps] [dims] [--page FILE]``
-(without a word: photographs, given, digits; some forty minutes on two cores, most of them the rivals')
+``python benchmarks/accuracy.py [SET ...] [--data FOLDER] [--seeds N] [--fast] [--records FILE] [--page FILE]``
 
-photographs  5-fold over all 6,000 CIFAR-10 photographs, three seeds: mean paired difference with its standard error
-given        their own 5,000 training and 1,000 test images, three seeds
-squeezenet   as ``given``, through SqueezeNet 1.1 (512 features) instead of MobileNetV2
-digits       scikit-learn's digits, three seeds, keys also from photographs
-settings     the numbers of heads, keys and selected keys that were tried, on ``given``
-steps        conjugate gradient steps that were tried
-dims         what keys of another data set cost ``counts``, by key dimension
+Sets: ``digits`` (scikit-learn's, EfficientNet-Lite0), ``photographs`` (6,000 of CIFAR-10, MobileNetV2), ``squeezenet``
+(the same photographs, SqueezeNet 1.1), and every ``NAME_NETWORK.npz`` with X, y, X_test, y_test in
+``../shared/data/features``, called NAME; default: all that are there. An hour on two cores, most of it the rivals'.
 
-Every head sees the training rows once, and chooses what it has to choose on them. Prints one JSON line a figure,
-fills the tables of ``docs/solvers.md`` with ``--page``, and exits with 1 if ``ridge`` falls behind the best rival by
-more than a standard error, or a stated goal is missed.
+--data FOLDER    take the sets from the npz files of another folder, and those alone
+--seeds N        seeds of projections and keys (default 3); heads that draw nothing run once, and the widest rivals
+                 run once where a set has more than 8,000 rows
+--fast           leave out the widest rivals
+--records FILE   append each figure to a file, and take those that it holds from there: an interrupted run resumes
+--page FILE      fill the tables that the page has markers for
+
+Each head learns all training rows once (``sgd`` in ten epochs), and chooses what it has to choose on them. Seconds are
+those of the processor, all threads together, for machines are shared: set ``OMP_NUM_THREADS=1``. Prints one JSON line
+per set and head, the mean accuracy and mean rank over sets, and the goals. Exits with 1 if one is missed.
 """
 
+import argparse
 import json
 import pickle
 import sys
@@ -23,243 +26,255 @@ import time
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
+from scipy.stats import rankdata
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import features, pages
-from dkvb_estimator import DKVBClassifier
-from dkvb_estimator.baselines import NearestClassMean, RandomProjectionRidge, StreamingLDA
+from benchmarks.direct_link import DirectLink
+from dkvb_estimator import DKVBClassifier, metrics
+from dkvb_estimator.baselines import (
+    ClasswiseLDA,
+    NearestClassMean,
+    RandomFourierDiscriminant,
+    RandomProjectionRidge,
+    StreamingLDA,
+)
 
-SEEDS = (0, 1, 2)
-RIDGE = {"solver": "ridge", "n_heads": 512, "n_keys": 256, "n_selected": 16}
-SGD = {"solver": "sgd", "learning_rate": 30.0}
-RIVALS = ("nearest class mean", "streaming LDA", "random-projection ridge 2,000", "random-projection ridge 5,000")
-TRIED = [(64, 256, 8), (256, 512, 1), (256, 512, 8), (256, 512, 16), (512, 256, 8), (512, 256, 16)]
-ALPHAS, STEPS, KEY_DIMS = (1.0,), (5, 10, 20, 40), (4, 8, 14, 20)
-LARGEST_COST_OF_FOREIGN_KEYS = 0.02  # of ridge; what it costs counts is printed
+STORED = features.SHARED / "data" / "features"
+PAPER = {"n_heads": 256, "n_keys": 256, "key_dim": 14, "n_selected": 1, "projection": "gaussian"}
+SGD = PAPER | {"solver": "sgd", "learning_rate": 30.0}
+FLY = {"projection": "sparse", "top_share": 0.3}
+OURS, COUNTS, MEAN = "`joint`", "`counts`", "nearest class mean"
+RIVALS = (MEAN, "streaming LDA", "RP ridge 5,000", "RP ridge 10,000", "random Fourier LDA 5,000")
+SLOW = ("RP ridge 10,000", "Fly-CL ridge 10,000")
+DRAWS_NOTHING = (MEAN, "streaming LDA", "classwise LDA")
+MANY_ROWS = 8000
+SLACK = 0.005
+DEFAULT_SEEDS = 3
 
 
-def heads(seed, foreign):
-    """Every head under its name; those with foreign keys place them from rows of another data set."""
+def heads(seed):
+    """Return the function that makes each head, under its name."""
+    common = {"normalize": True, "random_state": seed}
     return {
-        "nearest class mean": NearestClassMean(normalize=True),
-        "streaming LDA": StreamingLDA(shrinkage="auto", normalize=True),
-        "random-projection ridge 2,000": RandomProjectionRidge(2000, normalize=True, random_state=seed),
-        "random-projection ridge 5,000": RandomProjectionRidge(5000, normalize=True, random_state=seed),
-        "`sgd`": DKVBClassifier(**SGD, random_state=seed),
-        "`counts`": DKVBClassifier(random_state=seed),
-        "`ridge`": DKVBClassifier(**RIDGE, random_state=seed),
-        "`counts`, foreign keys": DKVBClassifier(key_data=foreign, random_state=seed),
-        "`ridge`, foreign keys": DKVBClassifier(**RIDGE, key_data=foreign, random_state=seed),
-        "`ridge`, learned projection": DKVBClassifier(**RIDGE, projection="learned", random_state=seed),
+        MEAN: lambda: NearestClassMean(normalize=True),
+        "streaming LDA": lambda: StreamingLDA(shrinkage="auto", normalize=True),
+        "classwise LDA": lambda: ClasswiseLDA(normalize=True),
+        "RP ridge 2,000": lambda: RandomProjectionRidge(2000, **common),
+        "RP ridge 5,000": lambda: RandomProjectionRidge(5000, **common),
+        "RP ridge 10,000": lambda: RandomProjectionRidge(10_000, **common),
+        "Fly-CL ridge 10,000": lambda: RandomProjectionRidge(10_000, **common, **FLY),
+        "random Fourier LDA 5,000": lambda: RandomFourierDiscriminant(5000, **common),
+        OURS: lambda: DKVBClassifier(random_state=seed),
+        "`joint`, remember=False": lambda: DKVBClassifier(remember=False, random_state=seed),
+        COUNTS: lambda: DKVBClassifier(solver="counts", random_state=seed),
+        "`counts`, 256 × 256 × 14": lambda: DKVBClassifier(solver="counts", **PAPER, random_state=seed),
+        "`sgd`, 256 × 256 × 14": lambda: DKVBClassifier(**SGD, random_state=seed),
+        "`joint` and a direct link": lambda: DirectLink(seed),
     }
+
+
+def read_npz(path):
+    with np.load(path) as stored:
+        X, y, X_test, y_test = (stored[name] for name in ("X", "y", "X_test", "y_test"))
+    return X.astype(np.float32), y, X_test.astype(np.float32), y_test
+
+
+def photographs(network):
+    X, y, is_train = features.photographs(network=network)
+    return X[is_train], y[is_train], X[~is_train], y[~is_train]
+
+
+def sets(folder=None):
+    """Return the function that reads each set, under its name."""
+    stored = sorted(Path(folder or STORED).glob("*.npz"))
+    own = {} if folder else {
+        "digits": features.digits,
+        "photographs": lambda: photographs("mobilenet"),
+        "squeezenet": lambda: photographs("squeezenet"),
+    }  # fmt: skip
+    return own | {path.stem.partition("_")[0]: lambda path=path: read_npz(path) for path in stored}
 
 
 def clocked(call):
-    begun = time.perf_counter()
+    """Return what a call returns, and the seconds of the processor that it took, all threads together."""
+    begun = time.process_time()
     result = call()
-    return result, time.perf_counter() - begun
+    return result, time.process_time() - begun
+
+
+class _Counter:
+    """A file that is only measured."""
+
+    size = 0
+
+    def write(self, data):
+        self.size += memoryview(data).nbytes
+
+
+def size_of(head):
+    """Return the bytes of a pickle, projection and keys included."""
+    counter = _Counter()
+    pickle.dump(head, counter, protocol=5)
+    return counter.size
+
+
+def probabilities(head, X):
+    """Return probabilities (n, k): the head's own; for ridge its positive scores, scaled to sum to one; else None."""
+    if hasattr(head, "predict_proba"):
+        return head.predict_proba(X)
+    if isinstance(head, RandomProjectionRidge):
+        scores = np.maximum(head.decision_function(X), 1e-12)
+        return scores / scores.sum(axis=1, keepdims=True)
+    return None
 
 
 def try_head(head, X, y, X_test, y_test):
-    """Return accuracy, seconds until the first answer, seconds to predict 1,000 rows, and bytes of a pickle."""
+    """Learn, answer one row, then the test rows; return the figures of one seed."""
     _, learning = clocked(lambda: head.fit(X, y).predict(X_test[:1]))
-    score, predicting = clocked(lambda: head.score(X_test, y_test))
-    if isinstance(head, DKVBClassifier):
-        head.key_data = None  # what a model file leaves out
-    return score, learning, predicting * 1000 / len(X_test), len(pickle.dumps(head))
-
-
-def measure(title, X, y, parts, foreign, left_out=()):
-    """Try the heads on every part (seed, training rows, test rows); return figures (head, part, 4)."""
-    found = {}
-    for number, (seed, train, test) in enumerate(parts, start=1):
-        for name, head in heads(seed, foreign).items():
-            if name in left_out:
-                continue
-            found.setdefault(name, []).append(try_head(head, X[train], y[train], X[test], y[test]))
-        print(f"[{title}] part {number} of {len(parts)}", file=sys.stderr)
-    for name, figures in found.items():
-        print(json.dumps(record(f"{title}: {name}", np.array(figures)), ensure_ascii=False), flush=True)
-    return {name: np.array(figures) for name, figures in found.items()}
-
-
-def record(name, figures):
-    accuracy, spread = figures[:, 0].mean(), figures[:, 0].std(ddof=1)
-    learning, predicting, size = np.median(figures[:, 1:], axis=0)
+    found, predicting = clocked(lambda: head.predict(X_test[:1000]))
+    found = np.concatenate([found, head.predict(X_test[1000:])]) if len(X_test) > 1000 else found
+    likely = probabilities(head, X_test)
+    places = np.searchsorted(np.unique(y), y_test)
     return {
-        "name": name, "accuracy": round(accuracy, 4), "spread": round(spread, 4), "parts": len(figures),
-        "learn_s": round(learning, 2), "predict_1000_s": round(predicting, 3), "bytes": int(size),
+        "accuracy": float((found == y_test).mean()), "learn_s": learning,
+        "predict_1000_s": predicting * 1000 / min(1000, len(X_test)), "bytes": size_of(head),
+        "calibration": None if likely is None else metrics.expected_calibration_error(likely, places),
     }  # fmt: skip
 
 
-def differences(found, title, reference):
-    """Print the mean paired difference of ridge to every other head, and return them with their standard errors."""
-    result = {}
-    for name, figures in found.items():
-        pairs = found[reference][:, 0] - figures[:, 0]
-        result[name] = pairs.mean(), pairs.std(ddof=1) / np.sqrt(len(pairs))
-        line = {"name": f"{title}: {reference} minus {name}", "difference": round(result[name][0], 4)}
-        print(json.dumps(line | {"standard_error": round(result[name][1], 4)}, ensure_ascii=False), flush=True)
+class Records:
+    """Figures of (set, head, seed), kept in a file where one is given."""
+
+    def __init__(self, path):
+        self._path, self._known = path, {}
+        if path is not None and path.exists():
+            for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+                self._known[tuple(line.pop(name) for name in ("set", "head", "seed"))] = line
+
+    def get(self, key, make):
+        """Return the figures of a key, measured if they are not known."""
+        if key not in self._known:
+            self._known[key] = make()
+            if self._path is not None:
+                line = dict(zip(("set", "head", "seed"), key, strict=True)) | self._known[key]
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        return self._known[key]
+
+
+def n_runs(name, n_rows, n_seeds):
+    return 1 if name in DRAWS_NOTHING or (name in SLOW and n_rows > MANY_ROWS) else n_seeds
+
+
+def measure(title, data, n_seeds, *, fast, records):
+    """Try the heads on a set; print and return a summary of each."""
+    found = {}
+    for name in heads(0):
+        if fast and name in SLOW:
+            continue
+        figures = [
+            records.get((title, name, seed), lambda seed=seed, name=name: try_head(heads(seed)[name](), *data))
+            for seed in range(n_runs(name, len(data[1]), n_seeds))
+        ]
+        found[name] = summary(figures)
+        print(json.dumps({"name": f"{title}: {name}"} | found[name], ensure_ascii=False), flush=True)
+    return found
+
+
+def summary(figures):
+    """Return the mean and spread of accuracy, and the median of the others."""
+    accuracy = [each["accuracy"] for each in figures]
+    spread = float(np.std(accuracy, ddof=1)) if len(figures) > 1 else None
+    result = {"accuracy": round(float(np.mean(accuracy)), 4), "spread": spread and round(spread, 4)}
+    result["seeds"] = len(figures)
+    for name, digits in (("learn_s", 2), ("predict_1000_s", 4), ("bytes", 0), ("calibration", 4)):
+        values = [each[name] for each in figures if each[name] is not None]
+        result[name] = round(float(np.median(values)), digits) if values else None
     return result
 
 
-def table(found, compared, reference):
+def over_sets(found):
+    """Return the means over sets of each head: accuracy, rank, calibration; median seconds; the most bytes."""
+    names = list(next(iter(found.values())))
+    ranks = np.mean([rankdata([-each[name]["accuracy"] for name in names]) for each in found.values()], axis=0)
+    result = {}
+    for name, rank in zip(names, ranks, strict=True):
+        columns = {key: [each[name][key] for each in found.values()] for key in found[next(iter(found))][name]}
+        errors = [value for value in columns["calibration"] if value is not None]
+        result[name] = {
+            "accuracy": round(float(np.mean(columns["accuracy"])), 4), "rank": round(float(rank), 2),
+            "bytes": max(columns["bytes"]), "calibration": round(float(np.mean(errors)), 4) if errors else None,
+        } | {key: float(np.median(columns[key])) for key in ("learn_s", "predict_1000_s")}  # fmt: skip
+    return result
+
+
+def goals(found, means):
+    """Yield the name of each goal, the figure, what it must reach, and whether it does."""
+    for title, each in found.items():
+        best = max((name for name in RIVALS if name in each), key=lambda name: each[name]["accuracy"])
+        least = each[best]["accuracy"] - SLACK
+        yield f"{title}: {OURS} against {best}", each[OURS]["accuracy"], least
+        yield f"{title}: {COUNTS} against {MEAN}", each[COUNTS]["accuracy"], each[MEAN]["accuracy"]
+    best = max((name for name in RIVALS if name in means), key=lambda name: means[name]["accuracy"])
+    yield f"mean: {OURS} against {best}", means[OURS]["accuracy"], means[best]["accuracy"]
+
+
+SHOWN = {
+    "accuracy": lambda each: f"{each['accuracy']:.3f}" + (f" ± {each['spread']:.3f}" if each.get("spread") else ""),
+    "learn": lambda each: f"{each['learn_s']:.1f}",
+    "predict": lambda each: f"{each['predict_1000_s']:.3f}",
+    "size": lambda each: f"{each['bytes'] / 1e6:.0f}",
+    "calibration": lambda each: "–" if each["calibration"] is None else f"{each['calibration']:.3f}",
+}
+
+
+def tables(found, means):
+    """Return the Markdown tables of the pages."""
+    result = {}
+    for kind, show in SHOWN.items():
+        rows = [(name, *(show(each[name]) for each in found.values())) for name in means]
+        result[kind] = pages.table(("head", *found), rows)
     rows = []
-    for name, figures in found.items():
-        values = record(name, figures)
-        difference = "–" if name == reference else f"{100 * compared[name][0]:+.1f} ± {100 * compared[name][1]:.1f}"
-        cost = (f"{values['learn_s']:.1f}", f"{values['predict_1000_s']:.2f}", f"{values['bytes'] / 1e6:.0f}")
-        rows.append((name, f"{values['accuracy']:.3f} ± {values['spread']:.3f}", difference, *cost))
-    heads_of_columns = ("head", "accuracy", f"{reference} minus it, points", "learn, s", "predict 1,000, s", "MB")
-    return pages.table(heads_of_columns, rows)
+    for name, each in means.items():
+        shown = [SHOWN[kind](each) for kind in ("learn", "predict", "size", "calibration")]
+        rows.append((name, f"{each['accuracy']:.4f}", f"{each['rank']:.1f}", *shown))
+    columns = ("head", "mean accuracy", "mean rank", "learn, s", "predict 1,000, s", "MB", "calibration error")
+    return result | {"summary": pages.table(columns, rows)}
 
 
-def judge(found, title, tables, reference="`ridge`"):
-    """Fill the table; return whether the reference holds against every rival and foreign keys cost little."""
-    compared = differences(found, title, reference)
-    tables[title] = table(found, compared, reference)
-    holds = all(compared[name][0] >= -compared[name][1] for name in RIVALS)
-    for solver in ("`counts`", "`ridge`"):
-        cost = found[solver][:, 0].mean() - found[f"{solver}, foreign keys"][:, 0].mean()
-        print(
-            json.dumps({"name": f"{title}: cost of foreign keys, {solver}", "difference": round(cost, 4)}), flush=True
-        )
-        holds &= solver == "`counts`" or cost <= LARGEST_COST_OF_FOREIGN_KEYS
-    return bool(holds)
-
-
-def photographs(tables):
-    X, y, _ = features.photographs()
-    folds = [
-        (seed, train, test)
-        for seed in SEEDS
-        for train, test in StratifiedKFold(5, shuffle=True, random_state=seed).split(X, y)
-    ]
-    foreign = features.digits(network="mobilenet")[0]
-    found = measure("photographs", X, y, folds, foreign, left_out=("`sgd`", "`ridge`, learned projection"))
-    return judge(found, "photographs", tables)
-
-
-def given(tables):
-    X, y, is_train = features.photographs()
-    parts = [(seed, np.flatnonzero(is_train), np.flatnonzero(~is_train)) for seed in SEEDS]
-    return judge(measure("given", X, y, parts, features.digits(network="mobilenet")[0]), "given", tables)
-
-
-def squeezenet(tables):
-    X, y, is_train = features.photographs(network="squeezenet")
-    parts = [(seed, np.flatnonzero(is_train), np.flatnonzero(~is_train)) for seed in SEEDS]
-    others = [name for name in heads(0, None) if name not in (*RIVALS, "`counts`", "`ridge`")]
-    found = measure("squeezenet", X, y, parts, None, left_out=others)
-    compared = differences(found, "squeezenet", "`ridge`")
-    tables["squeezenet"] = table(found, compared, "`ridge`")
-    return bool(all(compared[name][0] >= -compared[name][1] for name in RIVALS))
-
-
-def digits(tables):
-    X_train, y_train, X_test, y_test = features.digits()
-    X, y = np.concatenate([X_train, X_test]), np.concatenate([y_train, y_test])
-    parts = [(seed, np.arange(len(X_train)), np.arange(len(X_train), len(X))) for seed in SEEDS]
-    found = measure("digits", X, y, parts, features.photographs(network="lite0")[0])
-    crops, shipped = features.photo_crops(), "`ridge`, keys from crops of two photographs"
-    models = [DKVBClassifier(**RIDGE, key_data=crops, random_state=seed) for seed in SEEDS]
-    found[shipped] = np.array([try_head(model, X_train, y_train, X_test, y_test) for model in models])
-    print(json.dumps(record(f"digits: {shipped}", found[shipped])), flush=True)
-    accuracy = found[shipped][:, 0].mean()
-    return judge(found, "digits", tables, shipped) and accuracy >= max(0.93, found["streaming LDA"][:, 0].mean())
-
-
-def settings(tables):
-    X, y, is_train = features.photographs()
-    rows = []
-    for n_heads, n_keys, n_selected in TRIED:
-        sizes = {"n_heads": n_heads, "n_keys": n_keys, "n_selected": n_selected, "solver": "ridge"}
-        models = [DKVBClassifier(**sizes, random_state=seed) for seed in SEEDS]
-        codes = [(m.init_keys(X[is_train]).encode(X[is_train])) for m in models]
-        cells = []
-        for alpha in ALPHAS:
-            scores = [
-                m.set_params(alpha=alpha).fit_codes(c, y[is_train]).score(X[~is_train], y[~is_train])
-                for m, c in zip(models, codes, strict=True)
-            ]
-            cells.append(f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}")
-            print(
-                json.dumps({"name": f"settings: {sizes} alpha {alpha}", "accuracy": round(np.mean(scores), 4)}),
-                flush=True,
-            )
-        rows.append((n_heads, n_keys, n_selected, *cells))
-    tables["settings"] = pages.table(("heads", "keys", "selected", *(f"alpha {alpha:g}" for alpha in ALPHAS)), rows)
-    return True
-
-
-def steps(tables):
-    X, y, is_train = features.photographs()
-    data = {
-        "digits": (features.photo_crops(), *features.digits()),
-        "photographs": (X[is_train], X[is_train], y[is_train], X[~is_train], y[~is_train]),
-    }
-    found = {}
-    for title, (key_data, X_train, y_train, X_test, y_test) in data.items():
-        for seed in SEEDS:
-            model = DKVBClassifier(**RIDGE, random_state=seed).init_keys(key_data)
-            codes = model.encode(X_train)
-            for number in STEPS:
-                score = model.set_params(max_iter=number).fit_codes(codes, y_train).score(X_test, y_test)
-                found.setdefault((title, number), []).append(score)
-    cells = {at: f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}" for at, scores in found.items()}
-    for (title, number), cell in cells.items():
-        print(json.dumps({"name": f"steps: {title}, {number} steps", "accuracy": cell}, ensure_ascii=False), flush=True)
-    rows = [(number, *(cells[title, number] for title in data)) for number in STEPS]
-    tables["steps"] = pages.table(("steps", *data), rows)
-    return True
-
-
-def dims(tables):
-    X_train, y_train, X_test, y_test = features.digits()
-    X, y, is_train = features.photographs()
-    data = {
-        "digits": (features.photographs(network="lite0")[0], X_train, y_train, X_test, y_test),
-        "photographs": (features.digits(network="mobilenet")[0], X[is_train], y[is_train], X[~is_train], y[~is_train]),
-    }
-    rows = []
-    for key_dim in KEY_DIMS:
-        cells = []
-        for title, (foreign, *rest) in data.items():
-            own, other = (
-                np.mean([counts_score(seed, key_dim, keys, *rest) for seed in SEEDS]) for keys in (None, foreign)
-            )
-            line = {"name": f"dims: {title}, {key_dim} coordinates", "own": round(own, 4), "foreign": round(other, 4)}
-            print(json.dumps(line), flush=True)
-            cells += [f"{own:.3f}", f"{other:.3f}"]
-        rows.append((key_dim, *cells))
-    columns = [f"{title}, {keys}" for title in data for keys in ("own keys", "foreign keys")]
-    tables["dims"] = pages.table(("key_dim", *columns), rows)
-    return True
-
-
-def counts_score(seed, key_dim, key_data, X, y, X_test, y_test):
-    return DKVBClassifier(key_dim=key_dim, key_data=key_data, random_state=seed).fit(X, y).score(X_test, y_test)
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("sets", nargs="*")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seeds", type=int, default=DEFAULT_SEEDS)
+    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--records", type=Path)
+    parser.add_argument("--page", type=Path, action="append", default=[])
+    return parser.parse_args()
 
 
 def main():
-    chosen, page = pages.arguments(["photographs", "given", "digits"])
-    tasks = {
-        "photographs": photographs,
-        "given": given,
-        "squeezenet": squeezenet,
-        "digits": digits,
-        "settings": settings,
-        "steps": steps,
-        "dims": dims,
-    }
-    tables = {}
-    holds = []
-    for name in chosen:
-        holds.append(tasks[name](tables))
-        pages.fill(page, tables)
-    return 0 if all(holds) else 1
+    asked = arguments()
+    records, found, met = Records(asked.records), {}, True
+    for title, load in sets(asked.data).items():
+        if asked.sets and title not in asked.sets:
+            continue
+        try:
+            found[title] = measure(title, load(), asked.seeds, fast=asked.fast, records=records)
+        except FileNotFoundError as error:
+            print(f"{title} is left out: {error}", file=sys.stderr)
+    means = over_sets(found)
+    for name, each in means.items():
+        print(json.dumps({"name": f"mean of {len(found)} sets: {name}"} | each, ensure_ascii=False))
+    for name, value, least in goals(found, means):
+        met &= value >= least
+        line = {"name": f"goal, {name}", "ours": value, "least": round(least, 4), "met": value >= least}
+        print(json.dumps(line, ensure_ascii=False))
+    for page in asked.page:
+        pages.fill(page, tables(found, means), missing_ok=True)
+    return 0 if met else 1
 
 
 if __name__ == "__main__":

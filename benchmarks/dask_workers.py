@@ -69,7 +69,7 @@ def measured(n_workers, model, y):
 def main():
     n_rows = int(sys.argv[1]) if len(sys.argv) > 1 else 40_000
     y = np.arange(n_rows) % N_CLASSES
-    model = DKVBClassifier(256, 512, 14, random_state=0)
+    model = DKVBClassifier(256, 512, 14, solver="counts", n_selected=1, random_state=0)
     model.init_keys(np.random.default_rng(0).standard_normal((4096, N_FEATURES), dtype=np.float32))
     turns = [[measured(n, model, y) for n in (1, 2)] for _ in range(TURNS)]
     met = True

@@ -20,13 +20,18 @@ def table(heads, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def fill(page, tables):
-    """Replace what stands between ``<!-- NAME -->`` and ``<!-- end -->`` by the table of that name."""
+def fill(page, tables, *, missing_ok=False):
+    """Replace what stands between ``<!-- NAME -->`` and ``<!-- end -->`` by the table of that name.
+
+    A table without a marker is left out with ``missing_ok``, and an error without it.
+    """
     if page is None:
         return
     text = page.read_text(encoding="utf-8")
     for name, lines in tables.items():
         before, marker, rest = text.partition(f"<!-- {name} -->")
+        if not marker and missing_ok:
+            continue
         if not marker:
             raise ValueError(f"{page} has no marker <!-- {name} -->; expected one before each table. Add it.")
         text = f"{before}{marker}\n{lines}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"

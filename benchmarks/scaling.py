@@ -1,8 +1,9 @@
 """How many bytes and seconds do millions of samples take on a cluster? A model, from coefficients measured here.
 
-``python benchmarks/scaling.py [--page docs/scaling.md]``: 256 heads × 512 keys × 14 from 640 features, one thread. What
-a worker does to a row is measured on 4,000 rows, in seconds of the processor, best of three; bytes follow from shapes,
-and for the counts there is a bound. Prints JSON lines.
+``python benchmarks/scaling.py [--page docs/scaling.md]``: ``counts`` of 256 heads × 512 keys × 14, one key read, and
+``joint`` of 1024 × 256 × 2, from 640 features, on one thread. What a worker does to a row is measured on 4,096 rows, in
+seconds of the processor, best of three; so is one solution of 1,000 classes. Bytes follow from shapes, and for the
+counts there is a bound. Prints JSON lines.
 """
 
 import json
@@ -17,62 +18,66 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import pages
 from dkvb_estimator import DKVBClassifier
-from dkvb_estimator._ridge import Samples, _image
+from dkvb_estimator._joint import CURVATURES, PENALTIES, Scatter, sum_codes
 
-N_FEATURES, N_HEADS, N_KEYS, KEY_DIM, N_SELECTED = 640, 256, 512, 14, 16
-ROWS, STEPS, WORKERS = 4000, 20, 32
+N_FEATURES, ROWS, WORKERS, N_CLASSES = 640, 4096, 32, 1000
+COUNTS, JOINT = (256, 512, 14), (1024, 256, 2)
+WIDTH = 2 * JOINT[0] * JOINT[2]
 SAMPLES, CLASSES = (1_300_000, 100_000_000), (1_000, 20_000)
+FACTORS = 2 * len(CURVATURES) * len(PENALTIES)
+"""Factors of a choice on held-out rows and of a mixture of all solutions: the most that are computed."""
 
 
-def seconds_a_row(work):
+def seconds(work):
     times = []
     for _ in range(3):
         begun = time.process_time()
         work()
         times.append(time.process_time() - begun)
-    return min(times) / ROWS
+    return min(times)
 
 
 def measure():
-    """Return seconds a row of encoding, counting and, for each class, a step of ridge."""
+    """Return seconds of a row encoded, counted and summed, and of one solution of the sums."""
     torch.set_num_threads(1)
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((ROWS, N_FEATURES), dtype=np.float32)
-    y = np.arange(ROWS) % 1000
-    counts = DKVBClassifier(N_HEADS, N_KEYS, KEY_DIM, random_state=0).init_keys(X)
-    ridge = DKVBClassifier(N_HEADS, N_KEYS, KEY_DIM, solver="ridge", random_state=0).init_keys(X)
-    codes, many = counts.encode(X), ridge.encode(X)
-    direction = rng.standard_normal((N_HEADS * N_KEYS, 20))
-    samples = Samples(many.__getitem__, y % 20, np.ones(ROWS))
+    X = np.random.default_rng(0).standard_normal((ROWS, N_FEATURES), dtype=np.float32)
+    y, device = np.arange(ROWS) % N_CLASSES, torch.device("cpu")
+    counts = DKVBClassifier(*COUNTS, solver="counts", n_selected=1, random_state=0).init_keys(X)
+    joint = DKVBClassifier(*JOINT, random_state=0).init_keys(X)
+    codes, own, prior = counts.encode(X), joint.encode(X), joint._prior()
+
+    def add():
+        return sum_codes(own.__getitem__, y, np.ones(ROWS), prior, N_CLASSES, device)
+
+    scatter = Scatter(add(), device)
     return {
-        "encode": seconds_a_row(lambda: counts.encode(X)),
-        "encode_ridge": seconds_a_row(lambda: ridge.encode(X)),
-        "count": seconds_a_row(lambda: counts.fit_codes(codes, y)),
-        "step_of_a_class": seconds_a_row(lambda: _image(samples, (N_HEADS, N_KEYS, 20), direction)) / 20,
+        "encode": seconds(lambda: counts.encode(X)) / ROWS,
+        "count": seconds(lambda: counts.fit_codes(codes, y)) / ROWS,
+        "encode_joint": seconds(lambda: joint.encode(X)) / ROWS,
+        "sum": seconds(add) / ROWS,
+        "solution": seconds(lambda: scatter.directions(0.1).mixed("ridge")),
     }
 
 
 def rows_of(cost):
     """Yield the lines of the table."""
-    cells = N_HEADS * N_KEYS
+    cells, sums = COUNTS[0] * COUNTS[1], 8 * WIDTH**2
     for n in SAMPLES:
         for k in CLASSES:
-            pairs = min(n * N_HEADS, cells * k)  # of a key and a class: never more
-            table = 4 * pairs + 8 * cells
-            codes = n * N_HEADS * N_SELECTED * 2
-            vector = 8 * cells * k
+            pairs = min(n * COUNTS[0], cells * k)  # of a key and a class: never more
+            solving = f"{cost['solution'] * FACTORS:,.0f} s" if k == N_CLASSES else "–"
             yield (
                 f"{n:,}",
                 f"{k:,}",
                 f"{n * N_FEATURES * 4 / 1e9:,.0f} GB",
                 f"{n * (cost['encode'] + cost['count']) / WORKERS / 60:,.1f} min",
-                f"≤ {table / 1e9:,.2f} GB",
+                f"≤ {(4 * pairs + 8 * cells) / 1e9:,.2f} GB",
                 f"{12 * n / 1e9:,.2f} GB",
-                f"{n * cost['encode_ridge'] / WORKERS / 60:,.1f} min",
-                f"{codes / 1e9:,.0f} GB",
-                f"{n * k * cost['step_of_a_class'] * STEPS / WORKERS / 3600:,.1f} h",
-                f"{vector / 1e9:,.1f} GB",
-                f"{vector * 2 * WORKERS * STEPS / 1e12:,.1f} TB",
+                f"{n * (cost['encode_joint'] + cost['sum']) / WORKERS / 60:,.1f} min",
+                f"{n * JOINT[0] / 1e9:,.1f} GB",
+                f"{(sums + 8 * k * WIDTH) / 1e9:,.2f} GB",
+                f"{(sums + 8 * k * WIDTH) * WORKERS / 1e9:,.1f} GB",
+                solving,
             )
 
 
@@ -83,21 +88,22 @@ HEADS = (
     "counts: encode and count",
     "counts: table",
     "ledger",
-    "ridge: encode",
-    "ridge: codes",
-    f"ridge: {STEPS} steps",
-    "ridge: one vector",
-    f"ridge: moved in {STEPS} steps",
+    "joint: encode and sum",
+    "joint: codes",
+    "joint: sums",
+    "joint: moved, once",
+    f"joint: at most {FACTORS} solutions, one thread",
 )
 
 
 def main():
     _, page = pages.arguments(())
     cost = measure()
-    for name, seconds in cost.items():
-        print(json.dumps({"name": f"scaling, {name}", "ours": round(seconds * 1e6, 3), "unit": "µs/row"}), flush=True)
+    for name, value in cost.items():
+        print(json.dumps({"name": f"scaling, {name}", "ours": round(value * 1e6, 3), "unit": "µs"}), flush=True)
     found = pages.table(
-        ("of one row, on one thread", "µs"), [(name, f"{value * 1e6:.3f}") for name, value in cost.items()]
+        ("of one row, or one solution, on one thread", "µs"),
+        [(name, f"{value * 1e6:,.3f}") for name, value in cost.items()],
     )
     pages.fill(page, {"coefficients": found, "scaling": pages.table(HEADS, rows_of(cost))})
     return 0

@@ -53,15 +53,9 @@ def test_ci_runs_every_command():
 
 def test_numbers_of_solvers_are_those_of_their_page():
     page = (ROOT / "docs" / "solvers.md").read_text(encoding="utf-8")
-    table = page.partition("<!-- photographs -->")[2].partition("<!-- end -->")[0]
-    measured = {}
-    for line in table.strip().splitlines()[2:]:
-        head, accuracy, _, learn, _, megabytes = (cell.strip(" `") for cell in line.strip("|").split("|"))
-        measured[head] = [accuracy.split()[0], learn, megabytes]
-    shown = re.findall(r"^\| [`*]([\w ,-]+)[`*].*\| ([\d.]+) \| ([\d.]+) \| (\d+) \|$", TEXT, flags=re.MULTILINE)
-    assert len(shown) == 5
-    for head, *numbers in shown:
-        assert numbers == measured[head], head
+    here, there = (text.partition("<!-- summary -->")[2].partition("<!-- end -->")[0] for text in (TEXT, page))
+    assert here == there
+    assert len(here.strip().splitlines()) > 10
 
 
 def test_the_setup_times_name_their_machine():

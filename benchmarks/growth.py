@@ -1,0 +1,158 @@
+"""How do time and memory grow with rows and classes?
+
+``python benchmarks/growth.py [--rows N] [--rivals N] [--classes N] [--records FILE] [--figure FILE] [--page FILE]``:
+rows of 512 features from a mixture of normal classes, 1,000 rows to N (default 100,000; rivals 30,000) in 100 classes,
+then 10 to N (default 1,000) classes in 10,000 rows. Each head learns once, with all its choices, until its first
+answer, then predicts 1,000 rows; heads take turns within a size. Seconds are those of the processor, all threads
+together, for machines are shared: set ``OMP_NUM_THREADS=1``. With ``--records`` figures are appended to a file, and
+those that it holds are taken from there: an interrupted run resumes.
+
+Prints one JSON line per figure, and for each head the fitted exponent of its growth and what the worst doubling
+multiplies. Goals: no doubling multiplies our learning by more than 2.2; the state is at most the 800 MB of a matrix of
+10,000 random features; at the largest common size, learning takes at most as long as random-projection ridge of 5,000
+features, and so does predicting. Exits with 1 if one is missed. Needs matplotlib for ``--figure``.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import pages
+from benchmarks.accuracy import Records, clocked, size_of
+from dkvb_estimator import DKVBClassifier
+from dkvb_estimator.baselines import RandomProjectionRidge, StreamingLDA
+
+N_FEATURES, N_CLASSES, N_ROWS, SPREAD = 512, 100, 10_000, 3.0
+ROWS, CLASSES = (1000, 3000, 10_000, 30_000, 100_000), (10, 100, 1000)
+LARGEST_FACTOR, LARGEST_STATE = 2.2, 8 * 10_000**2
+OURS, RP = "joint", "RP ridge 5,000"
+HEADS = {
+    OURS: lambda: DKVBClassifier(random_state=0),
+    "joint, remember=False": lambda: DKVBClassifier(remember=False, random_state=0),
+    "streaming LDA": lambda: StreamingLDA(shrinkage="auto", normalize=True),
+    RP: lambda: RandomProjectionRidge(5000, normalize=True, random_state=0),
+}
+MEASURED = {"learn_s": "seconds to learn", "predict_1000_s": "seconds to predict 1,000", "megabytes": "MB of state"}
+COLOURS = dict(zip(HEADS, ("#1f4e9e", "#6fa0e0", "#888888", "#d07030"), strict=True))
+
+
+def draw(n_rows, n_classes):
+    """Return rows (n, f) of classes in turn, and 1,000 rows that are not learned."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((n_classes, N_FEATURES), dtype=np.float32)
+    labels = np.arange(n_rows + 1000) % n_classes
+    X = rng.standard_normal((len(labels), N_FEATURES), dtype=np.float32)
+    X *= SPREAD
+    X += centres[labels]
+    return X[:n_rows], labels[:n_rows], X[n_rows:]
+
+
+def figures(make, X, y, X_test):
+    """Return seconds to learn, seconds to predict and megabytes of one head."""
+    head = make()
+    _, learning = clocked(lambda: head.fit(X, y).predict(X_test[:1]))
+    _, predicting = clocked(lambda: head.predict(X_test))
+    return {"learn_s": learning, "predict_1000_s": predicting, "megabytes": size_of(head) / 1e6}
+
+
+def measure(axis, sizes, rivals_until, records):
+    """Return the figures of each head at each size."""
+    found = {name: {} for name in HEADS}
+    for size in sizes:
+        data = draw(*((size, N_CLASSES) if axis == "rows" else (N_ROWS, size)))
+        for name, make in HEADS.items():
+            if size <= rivals_until or name.startswith(OURS):
+                each = records.get((axis, name, size), lambda make=make, data=data: figures(make, *data))
+                found[name][size] = each
+                line = {key: round(value, 4) for key, value in each.items()}
+                print(json.dumps({"name": f"growth: {name}", axis: size} | line), flush=True)
+    return found
+
+
+def growth(points, what):
+    """Return the fitted exponent, and what the worst doubling multiplies: of {size: figures}."""
+    sizes, values = np.log(list(points)), np.log([each[what] for each in points.values()])
+    steps = np.diff(values) / np.diff(sizes)
+    return float(np.polyfit(sizes, values, 1)[0]), float(2 ** steps.max())
+
+
+def report(axis, found):
+    """Print and return the lines of the table: head, axis, exponents, worst doublings, figures at the largest size."""
+    rows = []
+    for name, points in found.items():
+        exponents = {what: growth(points, what) for what in MEASURED}
+        line = {what: round(exponent, 2) for what, (exponent, _) in exponents.items()}
+        worst = round(exponents["learn_s"][1], 2)
+        print(json.dumps({"name": f"exponent by {axis}: {name}"} | line | {"worst_doubling": worst}), flush=True)
+        last, largest = list(points.items())[-1][::-1]
+        costs = f"{last['learn_s']:.1f}", f"{last['predict_1000_s']:.3f}", f"{last['megabytes']:.0f}"
+        rows.append((name, axis, f"{largest:,}", *costs, *line.values(), worst))
+    return rows
+
+
+def judge(found):
+    """Print the goals and return whether all are met."""
+    lines = []
+    for axis, heads in found.items():
+        for name in (OURS, "joint, remember=False"):
+            lines.append((f"worst doubling by {axis}, {name}", growth(heads[name], "learn_s")[1], LARGEST_FACTOR))
+        largest = max(heads[RP])
+        for what, told in list(MEASURED.items())[:2]:
+            lines.append((f"{told}, {largest:,} {axis}", heads[OURS][largest][what], heads[RP][largest][what]))
+    state = list(found["rows"][OURS].values())[-1]["megabytes"]
+    lines.append(("MB of state at the most rows", state, LARGEST_STATE / 1e6))
+    for name, value, most in lines:
+        met = value <= most
+        print(json.dumps({"name": f"goal, {name}", "ours": round(value, 3), "most": round(most, 3), "met": met}))
+    return all(value <= most for _, value, most in lines)
+
+
+def plot(found, path):
+    """Draw what was measured against rows and classes, on logarithmic axes."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(len(found), len(MEASURED), figsize=(10, 5.6), layout="constrained")
+    for (axis, heads), line in zip(found.items(), axes, strict=True):
+        for (what, told), panel in zip(MEASURED.items(), line, strict=True):
+            for name, points in heads.items():
+                style = {"color": COLOURS[name], "marker": "o", "markersize": 3, "label": name}
+                panel.loglog(list(points), [each[what] for each in points.values()], **style)
+            panel.set(xlabel=axis, ylabel=told)
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    for name, most in (("rows", 100_000), ("rivals", 30_000), ("classes", 1000)):
+        parser.add_argument(f"--{name}", type=int, default=most)
+    for name in ("records", "figure", "page"):
+        parser.add_argument(f"--{name}", type=Path)
+    asked = parser.parse_args()
+    sizes = {
+        "rows": [size for size in ROWS if size <= asked.rows],
+        "classes": [size for size in CLASSES if size <= asked.classes],
+    }
+    records = Records(asked.records)
+    found = {axis: measure(axis, some, asked.rivals, records) for axis, some in sizes.items() if some}
+    rows = [row for axis, heads in found.items() for row in report(axis, heads)]
+    if asked.figure is not None:
+        plot(found, asked.figure)
+    columns = ("head", "by", "at", "learn, s", "predict 1,000, s", "MB")
+    growths = ("exponent of learning", "of predicting", "of MB", "worst doubling of learning")
+    pages.fill(asked.page, {"growth": pages.table((*columns, *growths), rows)})
+    return 0 if judge(found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
