@@ -25,7 +25,10 @@ from pipeline.protocol import training_codes
 __all__ = ["EXPECTED", "Candidate", "Source", "keys_of", "short_names"]
 
 LEARNING = (
+    "objective",
     "alpha",
+    "curvature",
+    "remember",
     "smoothing",
     "learning_rate",
     "batch_size",

@@ -33,8 +33,8 @@ def load(tmp_path):
 
 def test_shipped_settings_are_valid():
     params = load_params(SHIPPED)
-    assert set(params.runs) == {"digits", "digits_ridge", "digits_sgd", "digits_blurry", "digits_shuffled"}
-    assert params.run("digits").estimator["solver"] == "counts"
+    assert set(params.runs) == {"joint", "counts", "sgd", "blurry"}
+    assert params.run("joint").estimator == {"random_state": 0}
     assert params.embedding("photos").dataset == "photos"
 
 

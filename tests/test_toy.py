@@ -23,8 +23,8 @@ from pipeline.toy import STAGES, draw_plane, learn_toy
 
 SEEDS = (0, 1, 2)
 BOTTLENECKS = {
-    "A": {"n_heads": 1, "n_keys": 400, "projection": "identity"},
-    "B": {"n_heads": 20, "n_keys": 20, "projection": "gaussian"},
+    "A": {"n_heads": 1, "n_keys": 400, "n_selected": 1, "projection": "identity"},
+    "B": {"n_heads": 20, "n_keys": 20, "n_selected": 1, "projection": "gaussian"},
 }
 LAST = {"A": 0.985, "B": 0.99}
 """Accuracy after the last stage at least."""
