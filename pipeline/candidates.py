@@ -28,7 +28,6 @@ LEARNING = (
     "objective",
     "alpha",
     "curvature",
-    "remember",
     "smoothing",
     "learning_rate",
     "batch_size",

@@ -214,7 +214,7 @@ def test_dark_preference_makes_the_page_dark_and_paper_stays_white(browser, page
 def test_a_title_sorts_its_column_both_ways_and_blanks_stay_last(browser, page):
     browser.show(page)
     column = """
-      const table = document.querySelector("#run-sgd table.sortable");
+      const table = document.querySelector("#run-digits_sgd table.sortable");
       const at = [...table.tHead.rows[0].cells].findIndex(head => head.textContent === arguments[0]);
     """.replace("arguments[0]", "'forgetting from best'")
     click = column + "table.tHead.rows[0].cells[at].querySelector('button').click();"
