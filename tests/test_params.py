@@ -123,7 +123,7 @@ def test_unknown_run_names_the_nearest(tree, load):
 @pytest.mark.parametrize(("field", "other"), [("backbone", "dino_resnet50"), ("tap", "layer3")])
 def test_keys_from_another_embedding_space_are_refused(tree, load, field, other):
     tree["embeddings"]["photos"][field] = other
-    with pytest.raises(ValueError, match=rf"runs\.joint: keys come from 'photos' with {field} '{other}'"):
+    with pytest.raises(ValueError, match=rf"runs\.blurry: keys come from 'photos' with {field} '{other}'"):
         load(tree)
 
 
