@@ -25,7 +25,9 @@ from pipeline.protocol import training_codes
 __all__ = ["EXPECTED", "Candidate", "Source", "keys_of", "short_names"]
 
 LEARNING = (
+    "objective",
     "alpha",
+    "curvature",
     "smoothing",
     "learning_rate",
     "batch_size",

@@ -97,7 +97,7 @@ class Toy(Record):
     `steps` are those of the gradient heads a stage, each on all of the stage's samples.
     """
 
-    solver: Literal["counts", "ridge", "sgd"] = "counts"
+    solver: Literal["joint", "ridge", "counts", "sgd"] = "counts"
     samples_per_stage: int = Field(default=100, ge=2)
     spread: float = Field(default=0.035, gt=0)
     steps: int = Field(default=1000, ge=1)

@@ -32,13 +32,14 @@ CENTRES = np.array(
 STAGES = ((0, 4), (1, 5), (2, 6), (3, 7))
 N_CLASSES, TEST_ROWS_A_CLASS, KEY_ROWS, GRID = 8, 200, 2000, 100
 
-# One head whose keys lie in the plane, which can be drawn, and twenty small ones, as on real features.
+# One head whose keys lie in the plane, which can be drawn, and twenty small ones, as on real features: gaussian, since
+# rotations of a plane would give all heads the same keys.
 BOTTLENECKS: Mapping[str, Mapping[str, Any]] = {
-    "dkvb": {"n_heads": 1, "n_keys": 400, "projection": "identity"},
-    "dkvb_20_heads": {"n_heads": 20, "n_keys": 20},
+    "dkvb": {"n_heads": 1, "n_keys": 400, "n_selected": 1, "projection": "identity"},
+    "dkvb_20_heads": {"n_heads": 20, "n_keys": 20, "n_selected": 1, "projection": "gaussian"},
 }
 SGD = {"learning_rate": 0.3, "batch_size": 100}
-EPOCHS = {"counts": 1, "ridge": 1, "sgd": 20}
+EPOCHS = {"joint": 1, "ridge": 1, "counts": 1, "sgd": 20}
 PROBES: Mapping[str, Mapping[str, Any]] = {
     "linear_probe": {"hidden": None, "learning_rate": 0.01},
     "mlp": {"hidden": 32, "learning_rate": 0.001},

@@ -233,7 +233,7 @@ def edit(folder, **settings):
 def project(tmp_path_factory):
     """Return a copy of the project, small and reproduced once."""
     folder = tmp_path_factory.mktemp("project") / "copy"
-    tables = {**TABLES, "runs": {"digits": TABLES["runs"]["digits"] | {"estimator": SMALL["estimator"]}}}
+    tables = {**TABLES, "runs": {"digits": TABLES["runs"]["counts"] | {"estimator": SMALL["estimator"]}}}
     small = {
         "estimator": {"n_heads": 8, "key_dim": 4, "random_state": 0},
         "grid": {"n_keys": [8, 16]},

@@ -33,8 +33,8 @@ def load(tmp_path):
 
 def test_shipped_settings_are_valid():
     params = load_params(SHIPPED)
-    assert set(params.runs) == {"digits", "digits_ridge", "digits_sgd", "digits_blurry", "digits_shuffled"}
-    assert params.run("digits").estimator["solver"] == "counts"
+    assert set(params.runs) == {"joint", "counts", "sgd", "blurry"}
+    assert params.run("joint").estimator == {"random_state": 0}
     assert params.embedding("photos").dataset == "photos"
 
 
@@ -55,13 +55,13 @@ def test_settings_at_rest_in_the_shipped_file_are_valid(load):
 
 def test_settings_cannot_be_changed_after_loading(tree, load):
     with pytest.raises(ValueError, match="frozen"):
-        load(tree).run("digits").epochs_per_stage = 2
+        load(tree).run("counts").epochs_per_stage = 2
 
 
 @pytest.mark.parametrize(
     ("path", "wrong", "right"),
     [
-        (("runs", "digits"), "epoch_per_stage", "epochs_per_stage"),
+        (("runs", "counts"), "epoch_per_stage", "epochs_per_stage"),
         (("streams", "by_class"), "class_per_stage", "classes_per_stage"),
         (("rivals", "digits"), "head", "heads"),
         (("toy",), "solvers", "solver"),
@@ -79,13 +79,13 @@ def test_unknown_key_is_refused_with_its_path_and_the_nearest_name(tree, load, p
 
 
 def test_missing_key_is_named(tree, load):
-    del tree["runs"]["digits"]["stream"]
-    with pytest.raises(ValueError, match=r"runs\.digits\.stream is missing; .* add the key"):
+    del tree["runs"]["counts"]["stream"]
+    with pytest.raises(ValueError, match=r"runs\.counts\.stream is missing; .* add the key"):
         load(tree)
 
 
 @pytest.mark.parametrize("banned", BANNED_KEYS)
-@pytest.mark.parametrize("path", [("runs",), ("runs", "digits", "estimator"), ("datasets", "digits")])
+@pytest.mark.parametrize("path", [("runs",), ("runs", "counts", "estimator"), ("datasets", "digits")])
 def test_keys_that_dvc_does_not_hash_are_refused(tree, load, banned, path):
     table = tree
     for key in path:
@@ -104,40 +104,40 @@ def test_ids_are_letters_digits_and_underscores(tree, load, name):
 
 @pytest.mark.parametrize("name", ["train_digits", "search_digits", "toy"])
 def test_run_ids_that_would_share_a_file_with_another_stage_are_refused(tree, load, name):
-    tree["runs"][name] = tree["runs"]["digits"]
+    tree["runs"][name] = tree["runs"]["counts"]
     with pytest.raises(ValueError, match=rf"runs\.{name}: this id would share metrics/{name}\.json"):
         load(tree)
 
 
 def test_reference_to_a_missing_entry_names_the_nearest(tree, load):
-    tree["runs"]["digits"]["embeddings"] = "digit"
-    with pytest.raises(ValueError, match=r"runs\.digits\.embeddings: 'digit' is not .*did you mean 'digits'\?"):
+    tree["runs"]["counts"]["embeddings"] = "digit"
+    with pytest.raises(ValueError, match=r"runs\.counts\.embeddings: 'digit' is not .*did you mean 'digits'\?"):
         load(tree)
 
 
 def test_unknown_run_names_the_nearest(tree, load):
-    with pytest.raises(ValueError, match=r"'digts' is not an entry of runs, did you mean 'digits'\?"):
-        load(tree).run("digts")
+    with pytest.raises(ValueError, match=r"'conts' is not an entry of runs, did you mean 'counts'\?"):
+        load(tree).run("conts")
 
 
 @pytest.mark.parametrize(("field", "other"), [("backbone", "dino_resnet50"), ("tap", "layer3")])
 def test_keys_from_another_embedding_space_are_refused(tree, load, field, other):
     tree["embeddings"]["photos"][field] = other
-    with pytest.raises(ValueError, match=rf"runs\.digits: keys come from 'photos' with {field} '{other}'"):
+    with pytest.raises(ValueError, match=rf"runs\.blurry: keys come from 'photos' with {field} '{other}'"):
         load(tree)
 
 
 def test_keys_of_the_first_stage_must_be_the_runs_own(tree, load):
-    tree["runs"]["digits"]["key_rows"] = "first_stage"
+    tree["runs"]["counts"]["key_rows"] = "first_stage"
     with pytest.raises(ValueError, match="key_rows is 'first_stage', but keys names 'photos'"):
         load(tree)
-    tree["runs"]["digits"] |= {"keys": "digits", "rivals": None}
-    assert load(tree).run("digits").key_rows == "first_stage"
+    tree["runs"]["counts"] |= {"keys": "digits", "rivals": None}
+    assert load(tree).run("counts").key_rows == "first_stage"
 
 
 def test_number_that_two_readers_read_differently_is_refused(tree, load):
-    tree["runs"]["digits"]["estimator"]["learning_rate"] = "1e-3"
-    with pytest.raises(ValueError, match=r"runs\.digits\.estimator\.learning_rate: '1e-3' is text .* write 0\.001"):
+    tree["runs"]["counts"]["estimator"]["learning_rate"] = "1e-3"
+    with pytest.raises(ValueError, match=r"runs\.counts\.estimator\.learning_rate: '1e-3' is text .* write 0\.001"):
         load(tree)
 
 
@@ -162,11 +162,11 @@ def test_order_is_said_once(tree, load):
 
 def test_a_run_holds_the_stream_that_it_names(tree, load):
     params = load(tree)
-    assert params.run("digits").stream == params.streams["by_class"] == params.rival("digits").stream
-    tree["runs"]["digits"] |= {"stream": tree["streams"]["blurry"], "rivals": None}
-    assert load(tree).run("digits").stream == params.streams["blurry"]
-    tree["runs"]["digits"]["stream"] = "by_clas"
-    with pytest.raises(ValueError, match=r"runs\.digits\.stream: 'by_clas' is not .*did you mean 'by_class'\?"):
+    assert params.run("counts").stream == params.streams["by_class"] == params.rival("digits").stream
+    tree["runs"]["counts"] |= {"stream": tree["streams"]["blurry"], "rivals": None}
+    assert load(tree).run("counts").stream == params.streams["blurry"]
+    tree["runs"]["counts"]["stream"] = "by_clas"
+    with pytest.raises(ValueError, match=r"runs\.counts\.stream: 'by_clas' is not .*did you mean 'by_class'\?"):
         load(tree)
 
 
@@ -179,13 +179,13 @@ def test_a_run_holds_the_stream_that_it_names(tree, load):
     ],
 )
 def test_rivals_that_met_something_else_are_refused(tree, load, changes, field):
-    tree["runs"]["digits"] |= changes
+    tree["runs"]["counts"] |= changes
     with pytest.raises(
-        ValueError, match=rf"runs\.digits: {field} is .*that of its rivals 'digits' is .* name other rivals"
+        ValueError, match=rf"runs\.counts: {field} is .*that of its rivals 'digits' is .* name other rivals"
     ):
         load(tree)
-    tree["runs"]["digits"]["rivals"] = "digit"
-    with pytest.raises(ValueError, match=r"runs\.digits\.rivals: 'digit' is not an entry of rivals, did you mean"):
+    tree["runs"]["counts"]["rivals"] = "digit"
+    with pytest.raises(ValueError, match=r"runs\.counts\.rivals: 'digit' is not an entry of rivals, did you mean"):
         load(tree)
 
 
@@ -306,7 +306,7 @@ def test_folders_and_imports_are_tables_of_their_own(tree, load):
     tree["folders"] = {"pets": {"root": "data/pets", "skip_corrupt": True}}
     tree["imports"] = {"mine": {"cache": "imported/mine.h5"}}
     tree["embeddings"]["pets"] = tree["embeddings"]["digits"] | {"dataset": "pets"}
-    tree["runs"]["mine"] = tree["runs"]["digits"] | {"embeddings": "mine", "keys": "mine", "rivals": None}
+    tree["runs"]["mine"] = tree["runs"]["counts"] | {"embeddings": "mine", "keys": "mine", "rivals": None}
     params = load(tree)
     assert params.folder("pets") == {
         "kind": "folder", "root": "data/pets", "test_fraction": 0.2, "seed": 0, "skip_corrupt": True,
@@ -314,7 +314,7 @@ def test_folders_and_imports_are_tables_of_their_own(tree, load):
     }  # fmt: skip
     assert params.imported("mine").cache == "imported/mine.h5"
     assert params.embedding_of(params.run("mine")).backbone is None
-    assert params.embedding_of(params.run("digits")).backbone == "efficientnet_lite0"
+    assert params.embedding_of(params.run("counts")).backbone == "efficientnet_lite0"
 
 
 @pytest.mark.parametrize("both", [("datasets", "folders"), ("embeddings", "imports")])
@@ -349,7 +349,7 @@ def test_a_wrong_folder_or_import_is_named(tree, load, table, entry, text):
 
 def test_an_unknown_reference_offers_both_tables(tree, load):
     tree["imports"] = {"mine": {"cache": "x.h5"}}
-    tree["runs"]["digits"]["embeddings"] = "mime"
+    tree["runs"]["counts"]["embeddings"] = "mime"
     with pytest.raises(ValueError, match=r"'mime' is not an entry of embeddings or imports, did you mean 'mine'\?"):
         load(tree)
 

@@ -22,7 +22,7 @@ ENTRY = {
     "keys": "keys",
     "folds": 2,
     "estimator": {"n_heads": 6, "key_dim": 3, "random_state": 0},
-    "grid": {"solver": ["counts", "ridge"], "n_keys": [4, 8], "smoothing": [0.1, 10.0]},
+    "grid": {"solver": ["counts", "joint"], "n_keys": [4, 8], "smoothing": [0.1, 10.0]},
     "heat_map": {"x": "n_keys", "y": "solver"},
 }
 
@@ -57,6 +57,13 @@ class Plain(ClassifierMixin, BaseEstimator):
 
     def predict(self, X):
         return self.model_.predict(X)
+
+
+def test_settings_of_learning_share_keys_and_those_that_learned_state_rests_on_do_not():
+    usual = candidates.keys_of(DKVBClassifier())
+    assert candidates.keys_of(DKVBClassifier(objective="ridge", curvature=0.0, alpha=0.01, smoothing=2.0)) == usual
+    for other in ({"remember": False}, {"solver": "counts"}, {"n_selected": 2}, {"key_dim": 3}):
+        assert candidates.keys_of(DKVBClassifier(**other)) != usual
 
 
 def test_scores_are_those_of_a_plain_grid_search(source):
