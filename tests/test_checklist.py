@@ -267,7 +267,9 @@ def test_line_8_the_mended_start_wastes_few_keys_and_beats_random_samples():
     X = np.random.default_rng(0).standard_normal((2000, 32)).astype(np.float32)
     unused, error = {}, {}
     for name in ("kmeans", "ema", "ema-faithful", "sample"):
-        model = small(n_heads=1, n_keys=1024, key_dim=14, projection="gaussian", normalize=False, key_init=name).init_keys(X)
+        model = small(
+            n_heads=1, n_keys=1024, key_dim=14, projection="gaussian", normalize=False, key_init=name
+        ).init_keys(X)
         # the report of "sample" looks at its 1,024 keys alone: here all look at the same 2,000 rows
         heads = torch.from_numpy((X @ model.projection_[:, 0])[:, None])
         unused[name], error[name] = key_room.report_keys(heads, torch.from_numpy(model.keys_))
