@@ -284,12 +284,14 @@ def test_line_8_the_mended_start_wastes_few_keys_and_beats_random_samples():
 # Line 9: the toy (in full: test_toy.py)
 
 
-def test_line_9_the_toys_classes_are_learned_two_by_two():
+@pytest.mark.parametrize("solver", ["joint", "counts"])
+def test_line_9_the_toys_classes_are_learned_two_by_two(solver):
     rng = np.random.default_rng(0)
     places = np.array([(1, 1), (3, 1), (3, 3), (1, 3), (3, 2), (2, 3), (1, 2), (2, 1)]) / 4
     y_test = np.repeat(np.arange(8), 200)
     X_test = (places[y_test] + 0.035 * rng.standard_normal((1600, 2))).astype(np.float32)
-    model = small(solver="counts", n_heads=20, n_keys=20, key_dim=2, normalize=False).init_keys(rng.random((2000, 2)))
+    paper = {"n_heads": 20, "n_keys": 20, "key_dim": 2, "projection": "gaussian", "normalize": False}
+    model = small(solver=solver, **paper).init_keys(rng.random((2000, 2)))
     found = []
     for pair in ((0, 4), (1, 5), (2, 6), (3, 7)):
         y = rng.choice(pair, size=100)
