@@ -16,11 +16,11 @@ def main():
     # set dask's `temporary-directory` to it.
     cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR")
     with cluster, Client(cluster):
-        for solver in ("counts", "ridge"):
-            model = DKVBClassifier(64, 128, 8, solver=solver, random_state=0)
-            model.fit(rows, labels)  # each worker learns its blocks; the codes of ridge stay there
+        for solver in ("joint", "counts"):
+            model = DKVBClassifier(128, 64, solver=solver, random_state=0)
+            model.fit(rows, labels)  # each worker learns its blocks; the codes of joint stay there
             predicted = model.predict(rows)  # nothing is computed yet
-            alone = DKVBClassifier(64, 128, 8, solver=solver, random_state=0).fit(X, y)
+            alone = DKVBClassifier(128, 64, solver=solver, random_state=0).fit(X, y)
             difference = np.abs(model.values_ - alone.values_).max()
             print(f"{solver}: accuracy on its own rows {np.mean(predicted.compute() == y):.3f}")
             print(f"{solver}: same keys {model.fingerprint_ == alone.fingerprint_}, values differ by {difference:.0e}")

@@ -18,7 +18,7 @@ What is *not* promised, whatever the tables say:
 - Caches of embeddings, models saved earlier and DVC's own cache keep their traces until you delete them.
 - The frozen backbone knows what it knows: a network that saw such images in training still tells them apart. The
   tables say so too: a model that never saw a digit is less certain about it than about the others.
-- "0.0" holds within one process and for weights of 1. Elsewhere the last bits of ``ridge`` may differ.
+- "0.0" holds within one process and for weights of 1. Elsewhere the last bits of ``joint`` may differ.
 
 Run it with ``python examples/forgetting.py``.
 """
@@ -42,7 +42,7 @@ from dkvb_estimator.metrics import mean_class_accuracy
 N_HEADS, N_KEYS, KEY_DIM = 64, 128, 8
 N_MASKED = 256
 """Keys masked "by activations", 22 to 34 % of those a digit selects: chosen after a sweep on test digits 0, 3, 8."""
-SOLVERS = ("counts", "ridge", "sgd")
+SOLVERS = ("joint", "counts", "sgd")
 
 AGREE_AND_PROBES = """\
 agree: share of samples of the class that get the label which the model that never saw the class gives them.
@@ -149,7 +149,7 @@ def answer_run_time(data: Data, learners: dict[str, Learner]) -> None:
         "(a) Time to forget a class, and to train anew without it, until values are ready (one thread)", header, rows
     )
     print(
-        "ridge drops its rows and solves again, which is most of its time. To train anew, samples must have been kept."
+        "joint drops its rows and solves again, which is most of its time. To train anew, samples must have been kept."
     )
 
 
@@ -166,7 +166,7 @@ def time_class(data: Data, learner: Learner, label: int) -> list[float]:
     for start, job in jobs:
         model = copy.deepcopy(start)
         begun = time.perf_counter()
-        _ = job(model).values_  # ridge solves when they are read
+        _ = job(model).values_  # joint solves when they are read
         seconds.append(time.perf_counter() - begun)
     return seconds
 
@@ -262,7 +262,7 @@ def answer_single_samples(data: Data, learners: dict[str, Learner]) -> None:
                 rows.append([str(n), solver, method, *differences(model, anew, data.X_test)])
     header = ["samples", "solver", "method", "max |values|", "max |probabilities|"]
     print_table("(c) Forgetting random samples, compared with a model trained anew without them", header, rows)
-    print("counts and ridge equal the model trained anew; sgd is further off than two orders of training are apart.")
+    print("joint and counts equal the model trained anew; sgd is further off than two orders of training are apart.")
 
 
 def forget_samples(data: Data, learner: Learner, gone: np.ndarray) -> Iterator[tuple[str, DKVBClassifier]]:

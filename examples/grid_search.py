@@ -1,4 +1,4 @@
-"""Search the codebook and the solver with scikit-learn's grid search.
+"""Search the codebook and the objective with scikit-learn's grid search.
 
 Keys are placed anew for every candidate and fold here, which is simple and does for small grids. The pipeline's stage
 ``search`` places them once for all candidates that share them: see ``searches`` in params.yaml.
@@ -13,8 +13,8 @@ X, y = load_digits(return_X_y=True)
 X_keys, X, y = X[:500], X[500:], y[500:]  # keys from rows of their own: they have seen no row of any fold
 
 search = GridSearchCV(
-    DKVBClassifier(n_heads=32, key_data=X_keys, random_state=0),
-    {"n_keys": [16, 64], "key_dim": [4, 8], "solver": ["counts", "ridge"]},
+    DKVBClassifier(key_data=X_keys, random_state=0),
+    {"n_heads": [32, 128], "n_keys": [16, 64], "objective": ["ridge", "discriminant", "auto"]},
     cv=3,
 )
 search.fit(X, y)  # around it, joblib.parallel_config("dask") spreads the candidates over a running cluster

@@ -31,7 +31,7 @@ with tempfile.TemporaryDirectory() as folder:
     write_cache(path, header, {name: SplitRows(blocks[name], y[part], ids[name]) for name, part in parts.items()})
 
     with open_cache(path) as cache:
-        model = DKVBClassifier(64, 128, 8, solver="ridge", codes_dir=folder, random_state=0)
+        model = DKVBClassifier(128, 64, codes_dir=folder, random_state=0)
         model.fit(cache.lazy("train"), cache.labels("train"))  # codes go into a file too
         predicted = model.predict(cache.lazy("test"))
         print(f"accuracy {np.mean(predicted == cache.labels('test')):.3f}")

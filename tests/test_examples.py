@@ -25,12 +25,12 @@ PROMISES = {
     "grid_search.py": [r"^0\.9\d\d  \{'key_dim': \d, 'n_keys': \d\d, 'solver': '\w+'\}$"],
     "out_of_core.py": [r"^accuracy 0\.[89]\d\d$", r"^dask.array<", "^the same predictions: True$"],
     "dask_cluster.py": [
-        *(rf"^{solver}: accuracy on its own rows [01]\.\d\d\d$" for solver in ("counts", "ridge")),
+        *(rf"^{solver}: accuracy on its own rows [01]\.\d\d\d$" for solver in ("joint", "counts")),
         r"^counts: same keys True, values differ by 0e\+00$",
-        r"^ridge: same keys True, values differ by \de-0[5-9]$",
+        r"^joint: same keys True, values differ by \de-0[5-9]$",
     ],
     "merge_models.py": [
-        rf"^{solver}: merged and whole .* True, accuracy [01]\.\d\d\d$" for solver in ("counts", "ridge")
+        rf"^{solver}: merged and whole .* True, accuracy [01]\.\d\d\d$" for solver in ("joint", "counts")
     ],
     "read_cache.py": [
         r"^test: 7 rows of 8 features, 5 labelled, first id 'test/größe_0\.png'$",
@@ -38,17 +38,17 @@ PROMISES = {
     ],
     "forgetting.py": [
         r"^counts: accuracy 0\.9\d\d, .* exact forgetting: True$",
-        r"^ridge: accuracy 0\.9\d\d, .* exact forgetting: True$",
+        r"^joint: accuracy 0\.9\d\d, .* exact forgetting: True$",
         r"^sgd: accuracy 0\.[89]\d\d, .* exact forgetting: False$",
         *(
             rf"^{solver} +\d+\.\d ms +\d+\.\d ms +\d+\.\d ms +\d+\.\d +\d+\.\d$"
-            for solver in ("counts", "ridge", "sgd")
+            for solver in ("joint", "counts", "sgd")
         ),
-        *(rf"^{n} +{solver} +forget +0\.0 +0\.0$" for n in (1, 10, 100) for solver in ("counts", "ridge")),
+        *(rf"^{n} +{solver} +forget +0\.0 +0\.0$" for n in (1, 10, 100) for solver in ("joint", "counts")),
         *(rf"^{n} +sgd +{way} +{ABOVE_ZERO} +{ABOVE_ZERO}$" for n in (1, 10, 100) for way in ("forget", "mask_keys")),
         r"^64 x 128( +\d+ %){8}$",
-        *(rf"^{solver} +exact +0\.0 +0\.0 +0\.9\d\d +0\.000 +\+0\.000$" for solver in ("counts", "ridge")),
-        *(rf"^{solver} +logit masked +{MASKED_KEYS}" for solver in ("counts", "ridge", "sgd")),
+        *(rf"^{solver} +exact +0\.0 +0\.0 +0\.9\d\d +0\.000 +\+0\.000$" for solver in ("joint", "counts")),
+        *(rf"^{solver} +logit masked +{MASKED_KEYS}" for solver in ("joint", "counts", "sgd")),
         *(rf"^sgd +keys, by {way} +{MASKED_KEYS}" for way in ("examples", "activations")),
     ],
 }
@@ -93,7 +93,7 @@ def test_the_example_runs_and_prints_what_it_promises(name, elsewhere):
 
 def check_probes(printed):
     """Table (b): exact forgetting is the model that never saw the class, to every digit; masks are not."""
-    rows = re.findall(r"^(counts|ridge|sgd) +([^\d\n]+?) +((?:\d\.\d{3} *){6})$", printed, flags=re.MULTILINE)
+    rows = re.findall(r"^(joint|counts|sgd) +([^\d\n]+?) +((?:\d\.\d{3} *){6})$", printed, flags=re.MULTILINE)
     numbers = {(solver, method): found.split() for solver, method, found in rows}
     for solver, method in numbers:
         same = numbers[solver, method] == numbers[solver, "never saw it"]
