@@ -33,7 +33,7 @@ def model(solver="counts", **settings):
 
 
 def equal_state(one, other):
-    """Both learned the same: keys, counts and ledger bit for bit, values within the tolerance of ``ridge``."""
+    """Both learned the same: keys, counts, ledger and values, bit for bit."""
     assert one.fingerprint_ == other.fingerprint_
     for name in ("pointers", "classes", "hits"):
         found, expected = (getattr(each._learned.counts, name) for each in (one, other))
@@ -41,12 +41,11 @@ def equal_state(one, other):
         np.testing.assert_array_equal(found, expected)
     for name in ("hashes", "labels"):
         np.testing.assert_array_equal(*(np.concatenate(getattr(each._learned, name)) for each in (one, other)))
-    atol = RIDGE_TOLERANCE if one.solver == "ridge" else 0
-    np.testing.assert_allclose(one.values_, other.values_, rtol=0, atol=atol)
+    np.testing.assert_array_equal(one.values_, other.values_)
     np.testing.assert_allclose(one.temperature_, other.temperature_, rtol=1e-2)  # that of the search for it
 
 
-@pytest.mark.parametrize("solver", ["counts", "ridge"])
+@pytest.mark.parametrize("solver", ["joint", "counts", "ridge"])
 @pytest.mark.parametrize("chunks", [(240, 12), (100, 5), ((1, 0, 239), 12), (25, 12)])
 def test_a_fit_of_blocks_is_a_fit_of_the_whole(blobs, solver, chunks):
     X, y = blobs

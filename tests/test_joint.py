@@ -337,11 +337,11 @@ def test_class_weights_equal_so_many_copies():
 def test_the_device_may_be_named_and_the_kernel_may_be_missing(monkeypatch):
     expected = started().partial_fit(X, Y)
     assert_same_model(started(device="cpu").partial_fit(X, Y), expected)
-    codes = expected.encode(X)
-    for name in ("encode", "nearest", "project"):
-        if hasattr(_native, name):
-            monkeypatch.setattr(_native, name, lambda *_, **__: None)
-    np.testing.assert_array_equal(started().partial_fit_codes(codes, Y).values_, expected.values_)
+    twin = copy.deepcopy(expected)
+    vars(twin).pop("_learned")
+    monkeypatch.setattr(_native, "KERNEL", None)
+    twin.partial_fit_codes(expected.encode(X), Y)
+    np.testing.assert_array_equal(twin.values_, expected.values_)
 
 
 # Sums alone
@@ -453,3 +453,16 @@ def test_pruning_keeps_the_predictions_of_sums():
 
 def test_empty_sums_have_no_rows():
     assert_same_bits(Sums.empty(3, 2).plus(Sums.empty(3, 2)), Sums.empty(3, 2))
+
+
+@pytest.mark.parametrize("solver", ["joint", "ridge"])
+@pytest.mark.parametrize("weights", [(1e-12, 1e-12), (1e12, 1e12), (1e-12, 1e12), (1e-300, 1e-300), (0.3, 1.7)])
+@pytest.mark.parametrize("kind", ["plain", "constant", "one differs"])
+def test_weights_of_any_size_give_finite_answers_for_any_rows(solver, weights, kind):
+    rows_ = X[:40].copy() if kind == "plain" else np.ones((40, 10), dtype=np.float32)
+    rows_[7] = X[7] if kind != "constant" else rows_[7]
+    each = np.where(np.arange(40) % 7 == 0, *weights)
+    for n_heads in (1, 6):
+        model = started(solver=solver, n_heads=n_heads).partial_fit(rows_, np.arange(40) % 3, sample_weight=each)
+        assert np.isfinite(model.values_).all()
+        np.testing.assert_allclose(model.predict_proba(X).sum(axis=1), np.ones(400))
