@@ -20,8 +20,8 @@ X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_state=0)
 
 # %%
-# ``joint`` likes many heads of two coordinates, the others fewer and wider ones. Learning rate 30 is for ten passes; the
-# paper's 0.3 is meant for two thousand.
+# ``joint`` likes many heads of two coordinates, the others fewer and wider ones. Learning rate 30 is for ten passes;
+# the paper's 0.3 is meant for two thousand.
 heads = {
     "joint": DKVBClassifier(256, 64, random_state=0),
     "counts": DKVBClassifier(128, 256, 8, solver="counts", random_state=0),

@@ -3,7 +3,8 @@ Choose a codebook: heads, keys and selected keys
 ================================================
 
 More heads average over more views of an embedding; more keys make each view finer, and need more samples to
-be hit. ``joint`` has heads of two coordinates here, ``counts`` of eight, of which it reads several keys. Accuracy on the pixels of scikit-learn's digits.
+be hit. ``joint`` has heads of two coordinates here, ``counts`` of eight, of which it reads several keys.
+Accuracy on the pixels of scikit-learn's digits.
 """
 
 from time import perf_counter
@@ -49,8 +50,9 @@ for s, solver in enumerate(DIMS):
 plt.show()
 
 # %%
-# How many keys ``counts`` should read of each head, at 64 heads and 256 keys: ``n_selected="auto"`` reads a sixteenth of
-# them, at most 16. On these pixels one or two are best: try it on your data. ``joint`` shares what samples teach among near keys by itself, and reads one.
+# How many keys ``counts`` should read of each head, at 64 heads and 256 keys: ``n_selected="auto"`` reads a sixteenth
+# of them, at most 16. On these pixels one or two are best: try it on your data. ``joint`` shares what samples teach
+# among near keys by itself, and reads one.
 selected = (1, 2, 4, 8, 16)
 scores = [
     DKVBClassifier(64, 256, 8, n_selected=m, solver="counts", random_state=0).fit(X, y).score(X_test, y_test)

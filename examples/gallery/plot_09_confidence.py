@@ -26,8 +26,8 @@ model = DKVBClassifier(64, 128, 8, solver="counts", random_state=0).fit(X_train,
 joint = DKVBClassifier(128, 64, random_state=0).fit(X_train, y_train)
 
 # %%
-# Top probabilities of ``counts`` before and after; ``calibrate`` changes no prediction. ``joint`` chooses its mixture by how
-# likely it makes rows that it holds out, and needs no temperature.
+# Top probabilities of ``counts`` before and after; ``calibrate`` changes no prediction. ``joint`` chooses its mixture
+# by how likely it makes rows that it holds out, and needs no temperature.
 before = model.predict_proba(X_test)
 after = model.calibrate(X_held, y_held).predict_proba(X_test)
 curves = {
