@@ -112,13 +112,14 @@ def fuzz_cache(data: bytes) -> None:
 
 
 def small_models() -> list[bytes]:
-    """Return the files of small fitted models: each solver, weights, a sparse projection, pruned."""
+    """Return the files of small fitted models: each solver, weights, a sparse projection, pruned, sums alone."""
     X, y = _rows(), np.arange(24) % 3
-    models = [DKVBClassifier(3, 8, 2, solver=solver, random_state=0).fit(X, y) for solver in ("counts", "ridge", "sgd")]
+    models = [DKVBClassifier(3, 8, 2, solver=solver, random_state=0).fit(X, y) for solver in ("counts", "joint", "sgd")]
     models.append(
         DKVBClassifier(3, 8, 2, projection="sparse", random_state=0).fit(X, y.astype(str), np.arange(1, 25.0))
     )
     models.append(DKVBClassifier(3, 20, 2, random_state=0).init_keys(X).partial_fit(X[:4], y[:4]).prune())
+    models.append(DKVBClassifier(3, 8, 2, remember=False, random_state=0).init_keys(X).partial_fit(X, y))
     return [
         SCRATCH.make("whole.npz", lambda path, model=model: save_model(model, path, compress=False)) for model in models
     ]

@@ -23,8 +23,8 @@ X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_
 # Keys are placed once, from rows without labels that are not learned later. scikit-learn's classifier has to
 # be told all classes at its first call; the bottleneck has not.
 models = {
-    "bottleneck, ridge": DKVBClassifier(64, 128, 8, solver="ridge", random_state=0).init_keys(X_unlabelled),
-    "bottleneck, counts": DKVBClassifier(64, 128, 8, random_state=0).init_keys(X_unlabelled),
+    "bottleneck, joint": DKVBClassifier(128, 64, random_state=0).init_keys(X_unlabelled),
+    "bottleneck, counts": DKVBClassifier(64, 128, 8, solver="counts", random_state=0).init_keys(X_unlabelled),
     "linear, gradient steps": SGDClassifier(loss="log_loss", random_state=0),
 }
 stages = [(first, first + 1) for first in range(0, 10, 2)]

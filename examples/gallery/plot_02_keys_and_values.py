@@ -19,13 +19,13 @@ X = centres[y] + 0.09 * rng.standard_normal((len(y), 2))
 # %%
 # Keys are placed on unlabelled rows, here points spread evenly over the square, and never move again.
 # ``normalize=False`` keeps the length of an embedding, which in the plane is half of what there is to know.
-model = DKVBClassifier(1, 60, projection="identity", normalize=False, random_state=0)
+model = DKVBClassifier(1, 60, n_selected=1, projection="identity", normalize=False, solver="counts", random_state=0)
 model.init_keys(rng.uniform(size=(2000, 2)))
 keys = model.keys_[0]
 
 # %%
-# A row selects its nearest key. ``values_`` of the keys, (c, j, k), are what learns: here each holds the log
-# share of the classes among the rows that selected it. At prediction a row goes to the nearest key that
+# A row selects its nearest key. ``values_`` of the keys, (c, j, k), are what learns: with ``counts``, as here, each
+# says how likely each class selects that key. At prediction a row goes to the nearest key that
 # learning has *used*, so keys far from all data say nothing.
 model.fit(X, y)
 used = model.key_counts_[0] > 0

@@ -26,14 +26,15 @@ def draw(classes, n):
 
 
 # %%
-# Both bottlenecks have 400 keys in all, placed on points spread evenly over the square.
+# Both bottlenecks have 400 keys in all, placed on points spread evenly over the square. The projection of the second is
+# gaussian: rotations of a plane would give each head the same keys.
 square = rng.uniform(size=(10_000, 2))
 settings = {"normalize": False, "random_state": 0}
 models = {
     "linear": SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.1, random_state=0),
     "network, 32 hidden": MLPClassifier(32, learning_rate_init=0.003, random_state=0),
     "bottleneck, 1 × 400": DKVBClassifier(1, 400, projection="identity", **settings).init_keys(square),
-    "bottleneck, 20 × 20": DKVBClassifier(20, 20, 2, **settings).init_keys(square),
+    "bottleneck, 20 × 20": DKVBClassifier(20, 20, projection="gaussian", **settings).init_keys(square),
 }
 steps = {"linear": 100, "network, 32 hidden": 300}
 

@@ -32,10 +32,10 @@ def turned(pictures, angle):
 # seen twice.
 parts = np.arange(len(y)) % len(ANGLES)
 models = {
-    "bottleneck, ridge": DKVBClassifier(128, 64, 8, solver="ridge", random_state=0),
+    "bottleneck": DKVBClassifier(128, 64, random_state=0),
     "linear, gradient steps": SGDClassifier(loss="log_loss", random_state=0),
 }
-models["bottleneck, ridge"].init_keys(turned(train[parts == 0], 0))
+models["bottleneck"].init_keys(turned(train[parts == 0], 0))
 accuracy = {name: np.zeros((len(ANGLES), len(ANGLES))) for name in models}
 novelty = []
 for stage, angle in enumerate(ANGLES):
@@ -43,8 +43,8 @@ for stage, angle in enumerate(ANGLES):
     if stage:
         novelty.append(
             (
-                models["bottleneck, ridge"].novelty(turned(test, ANGLES[stage - 1])).mean(),
-                models["bottleneck, ridge"].novelty(turned(test, angle)).mean(),
+                models["bottleneck"].novelty(turned(test, ANGLES[stage - 1])).mean(),
+                models["bottleneck"].novelty(turned(test, angle)).mean(),
             )
         )
     for name, model in models.items():

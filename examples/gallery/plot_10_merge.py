@@ -2,7 +2,7 @@
 Learn in two places, and merge
 ==============================
 
-What ``counts`` and ``ridge`` learn adds up. Two copies of one model with keys learn different classes in
+What ``joint`` and ``counts`` learn adds up. Two copies of one model with keys learn different classes in
 different places; merged, they equal a model that learned everything, bit for bit.
 """
 
@@ -18,7 +18,7 @@ from dkvb_estimator import DKVBClassifier
 
 X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_state=0)
-blank = DKVBClassifier(64, 128, 8, random_state=0).init_keys(X)
+blank = DKVBClassifier(128, 64, random_state=0).init_keys(X)
 
 # %%
 # One place sees even digits, the other odd ones.
