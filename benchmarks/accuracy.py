@@ -202,7 +202,7 @@ def summary(figures):
 
 
 def over_sets(found):
-    """Return the means over sets of each head that all have: accuracy, rank, calibration; median seconds; most bytes."""
+    """Return the means over sets of each head that all have: accuracy, rank, errors; median seconds; most bytes."""
     first, *others = found.values()
     names = [name for name in first if all(name in each for each in others)]
     ranks = np.mean([rankdata([-each[name]["accuracy"] for name in names]) for each in found.values()], axis=0)
