@@ -1,6 +1,7 @@
 """Is a head of discrete keys as accurate as the heads it competes with, on real frozen features?
 
-``python benchmarks/accuracy.py [SET ...] [--data FOLDER] [--seeds N] [--fast] [--records FILE] [--page FILE]``
+``python benchmarks/accuracy.py [SET ...] [--data FOLDER] [--seeds N] [--fast] [--heads NAME ...] [--records FILE]
+[--recorded] [--page FILE]``
 
 Sets: ``digits`` (scikit-learn's, EfficientNet-Lite0), ``photographs`` (6,000 of CIFAR-10, MobileNetV2), ``squeezenet``
 (the same photographs, SqueezeNet 1.1), and every ``NAME_NETWORK.npz`` with X, y, X_test, y_test in
@@ -10,7 +11,9 @@ Sets: ``digits`` (scikit-learn's, EfficientNet-Lite0), ``photographs`` (6,000 of
 --seeds N        seeds of projections and keys (default 3); heads that draw nothing run once, and the widest rivals
                  run once where a set has more than 8,000 rows
 --fast           leave out the widest rivals
+--heads NAME     try these alone, by the names in the tables
 --records FILE   append each figure to a file, and take those that it holds from there: an interrupted run resumes
+--recorded       measure nothing: leave out the figures that the records lack
 --page FILE      fill the tables that the page has markers for
 
 Each head learns all training rows once (``sgd`` in ten epochs), and chooses what it has to choose on them. Seconds are
@@ -145,10 +148,10 @@ def try_head(head, X, y, X_test, y_test):
 
 
 class Records:
-    """Figures of (set, head, seed), kept in a file where one is given."""
+    """Figures of (set, head, seed), kept in a file where one is given; None for those that shall not be measured."""
 
-    def __init__(self, path):
-        self._path, self._known = path, {}
+    def __init__(self, path, *, closed=False):
+        self._path, self._known, self._closed = path, {}, closed
         if path is not None and path.exists():
             for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
                 self._known[tuple(line.pop(name) for name in ("set", "head", "seed"))] = line
@@ -156,6 +159,8 @@ class Records:
     def get(self, key, make):
         """Return the figures of a key, measured if they are not known."""
         if key not in self._known:
+            if self._closed:
+                return None
             self._known[key] = make()
             if self._path is not None:
                 line = dict(zip(("set", "head", "seed"), key, strict=True)) | self._known[key]
@@ -168,18 +173,19 @@ def n_runs(name, n_rows, n_seeds):
     return 1 if name in DRAWS_NOTHING or (name in SLOW and n_rows > MANY_ROWS) else n_seeds
 
 
-def measure(title, data, n_seeds, *, fast, records):
+def measure(title, data, asked, records):
     """Try the heads on a set; print and return a summary of each."""
     found = {}
     for name in heads(0):
-        if fast and name in SLOW:
+        if (asked.fast and name in SLOW) or (asked.heads and name not in asked.heads):
             continue
         figures = [
             records.get((title, name, seed), lambda seed=seed, name=name: try_head(heads(seed)[name](), *data))
-            for seed in range(n_runs(name, len(data[1]), n_seeds))
+            for seed in range(n_runs(name, len(data[1]), asked.seeds))
         ]
-        found[name] = summary(figures)
-        print(json.dumps({"name": f"{title}: {name}"} | found[name], ensure_ascii=False), flush=True)
+        if any(figures):
+            found[name] = summary([each for each in figures if each is not None])
+            print(json.dumps({"name": f"{title}: {name}"} | found[name], ensure_ascii=False), flush=True)
     return found
 
 
@@ -196,8 +202,9 @@ def summary(figures):
 
 
 def over_sets(found):
-    """Return the means over sets of each head: accuracy, rank, calibration; median seconds; the most bytes."""
-    names = list(next(iter(found.values())))
+    """Return the means over sets of each head that all have: accuracy, rank, errors; median seconds; most bytes."""
+    first, *others = found.values()
+    names = [name for name in first if all(name in each for each in others)]
     ranks = np.mean([rankdata([-each[name]["accuracy"] for name in names]) for each in found.values()], axis=0)
     result = {}
     for name, rank in zip(names, ranks, strict=True):
@@ -213,12 +220,15 @@ def over_sets(found):
 def goals(found, means):
     """Yield the name of each goal, the figure, what it must reach, and whether it does."""
     for title, each in found.items():
+        if OURS not in each or COUNTS not in each:
+            continue
         best = max((name for name in RIVALS if name in each), key=lambda name: each[name]["accuracy"])
         least = each[best]["accuracy"] - SLACK
         yield f"{title}: {OURS} against {best}", each[OURS]["accuracy"], least
         yield f"{title}: {COUNTS} against {MEAN}", each[COUNTS]["accuracy"], each[MEAN]["accuracy"]
-    best = max((name for name in RIVALS if name in means), key=lambda name: means[name]["accuracy"])
-    yield f"mean: {OURS} against {best}", means[OURS]["accuracy"], means[best]["accuracy"]
+    if OURS in means:
+        best = max((name for name in RIVALS if name in means), key=lambda name: means[name]["accuracy"])
+        yield f"mean: {OURS} against {best}", means[OURS]["accuracy"], means[best]["accuracy"]
 
 
 SHOWN = {
@@ -234,7 +244,8 @@ def tables(found, means):
     """Return the Markdown tables of the pages."""
     result = {}
     for kind, show in SHOWN.items():
-        rows = [(name, *(show(each[name]) for each in found.values())) for name in means]
+        names = [name for name in heads(0) if any(name in each for each in found.values())]
+        rows = [(name, *(show(each[name]) if name in each else "" for each in found.values())) for name in names]
         result[kind] = pages.table(("head", *found), rows)
     rows = []
     for name, each in means.items():
@@ -250,19 +261,21 @@ def arguments():
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, default=DEFAULT_SEEDS)
     parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--heads", nargs="+")
     parser.add_argument("--records", type=Path)
+    parser.add_argument("--recorded", action="store_true")
     parser.add_argument("--page", type=Path, action="append", default=[])
     return parser.parse_args()
 
 
 def main():
     asked = arguments()
-    records, found, met = Records(asked.records), {}, True
+    records, found, met = Records(asked.records, closed=asked.recorded), {}, True
     for title, load in sets(asked.data).items():
         if asked.sets and title not in asked.sets:
             continue
         try:
-            found[title] = measure(title, load(), asked.seeds, fast=asked.fast, records=records)
+            found[title] = measure(title, load(), asked, records)
         except FileNotFoundError as error:
             print(f"{title} is left out: {error}", file=sys.stderr)
     means = over_sets(found)

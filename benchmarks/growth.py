@@ -5,7 +5,7 @@ rows of 512 features from a mixture of normal classes, 1,000 rows to N (default 
 then 10 to N (default 1,000) classes in 10,000 rows. Each head learns once, with all its choices, until its first
 answer, then predicts 1,000 rows; heads take turns within a size. Seconds are those of the processor, all threads
 together, for machines are shared: set ``OMP_NUM_THREADS=1``. With ``--records`` figures are appended to a file, and
-those that it holds are taken from there: an interrupted run resumes.
+those that it holds are taken from there: an interrupted run resumes. With ``--recorded`` nothing else is measured.
 
 Prints one JSON line per figure, and for each head the fitted exponent of its growth and what the worst doubling
 multiplies. Goals: no doubling multiplies our learning by more than 2.2; the state is at most the 800 MB of a matrix of
@@ -68,6 +68,8 @@ def measure(axis, sizes, rivals_until, records):
         for name, make in HEADS.items():
             if size <= rivals_until or name.startswith(OURS):
                 each = records.get((axis, name, size), lambda make=make, data=data: figures(make, *data))
+                if each is None:
+                    continue
                 found[name][size] = each
                 line = {key: round(value, 4) for key, value in each.items()}
                 print(json.dumps({"name": f"growth: {name}", axis: size} | line), flush=True)
@@ -138,12 +140,13 @@ def main():
         parser.add_argument(f"--{name}", type=int, default=most)
     for name in ("records", "figure", "page"):
         parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--recorded", action="store_true")
     asked = parser.parse_args()
     sizes = {
         "rows": [size for size in ROWS if size <= asked.rows],
         "classes": [size for size in CLASSES if size <= asked.classes],
     }
-    records = Records(asked.records)
+    records = Records(asked.records, closed=asked.recorded)
     found = {axis: measure(axis, some, asked.rivals, records) for axis, some in sizes.items() if some}
     rows = [row for axis, heads in found.items() for row in report(axis, heads)]
     if asked.figure is not None:
