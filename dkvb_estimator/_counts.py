@@ -274,9 +274,9 @@ Neighbours = tuple[np.ndarray, np.ndarray]
 class Likelihoods:
     """Turn counts into logs of how likely each class selects a key.
 
-    ``log((S_cjk + a · S_cj / N) / (n_k + a)) + log(n_k / N) / c`` with ``a = smoothing`` and S the counts N_cjk, shared
-    between neighbouring keys. The mean over heads is that of naive Bayes, divided by c. Class weights multiply the
-    counts first. A key without hits holds zeros.
+    ``log((S_cjk + a · S_cj / N) / (n_k + a)) + log(n_k / N) / √c`` with ``a = smoothing`` and S the counts N_cjk,
+    shared between neighbouring keys. The mean over heads is that of naive Bayes, where √c of the c heads are
+    independent. Class weights multiply the counts first. A key without hits holds zeros.
 
     Parameters
     ----------
@@ -371,7 +371,7 @@ class Likelihoods:
         """Return what each class adds to every value (k,)."""
         per_class = self._class_counts()
         total, seen = per_class.sum(), per_class > 0
-        prior = np.log(np.where(seen, per_class / total, 1 / (1 + total))) / self.counts.shape[0]
+        prior = np.log(np.where(seen, per_class / total, 1 / (1 + total))) / np.sqrt(self.counts.shape[0])
         # a class without samples is below all others
         return prior - np.log(self.n_selected * np.where(seen, per_class, total) + self.smoothing)
 

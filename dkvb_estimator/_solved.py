@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import numpy as np
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from ._blocks import by_blocks
@@ -18,6 +19,16 @@ from ._joint import Solution
 from ._lazy import LazyHalf
 from ._solvers import Book, distances_to_classes, solve_jointly, solve_values, value_settings
 from ._validation import JOINT
+
+
+def _keeps_covariance(model: SolvedHalf) -> bool:
+    """Tell scikit-learn which solvers score samples."""
+    if model.solver in JOINT:
+        return True
+    raise AttributeError(
+        f"score_samples was called with solver={model.solver!r}, which keeps no covariance; expected 'joint' or "
+        "'ridge'. Use novelty(X)."
+    )
 
 
 class SolvedHalf(LazyHalf):
@@ -35,6 +46,7 @@ class SolvedHalf(LazyHalf):
         check_is_fitted(self)
         return [part._asdict() for part in self._solution().parts] if self.solver in JOINT else []
 
+    @available_if(_keeps_covariance)
     @by_blocks
     def score_samples(self, X: Any) -> np.ndarray:
         """Return how usual each sample is (n,), larger is more usual; only with ``joint`` and ``ridge``.
@@ -52,11 +64,6 @@ class SolvedHalf(LazyHalf):
         Mueller and Hein (2025), "Mahalanobis++: improving OOD detection via feature normalization", ICML.
         """
         check_is_fitted(self)
-        if self.solver not in JOINT:
-            raise ValueError(
-                f"score_samples was called with solver={self.solver!r}, which keeps no covariance; expected 'joint' or "
-                "'ridge'. Use novelty(X)."
-            )
         X, params, device = self._check_X(X), self.get_params(deep=False), resolve_device(self.device)
         distances = self._scratch.get(
             "distances",

@@ -95,7 +95,9 @@ class Books:
             prior = self.empty._codebook.prior()
             return oracle.joint_values(prior.table, prior.steps, (codes, labels, weights), len(self.classes()), mixture)
         per_class = np.bincount(labels, weights, minlength=len(self.classes()))
-        return oracle.counts_to_values(self.counts(self.samples), per_class, self.n_selected, 1.0)
+        counts, book = self.counts(self.samples), self.empty._codebook
+        kernel = oracle.sharing(book.keys, counts.sum(axis=2) > 0, book.reaches, 32)
+        return oracle.counts_to_values(kernel @ counts, per_class, self.n_selected, 1.0)
 
     def probabilities(self, values, temperature):
         """What is predicted for the pool (n, k), by the oracle: of the nearest keys that some sample selected."""

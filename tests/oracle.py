@@ -67,7 +67,7 @@ def counts(shape, codes, labels, weights):
 
 
 def counts_to_values(table, class_counts, n_selected, smoothing):
-    """Logs of how likely each class selects a key, and of its share divided by the heads; keys without hits hold zeros.
+    """Logs of how likely each class selects a key, and of its share by the root of heads; keys without hits hold zeros.
 
     Each class in a head has ``smoothing`` hits more, shared among the keys as the hits of all classes are.
     """
@@ -79,19 +79,31 @@ def counts_to_values(table, class_counts, n_selected, smoothing):
             for k in range(n_classes if share else 0):
                 known = class_counts[k] or total
                 likely = (table[c, j, k] + smoothing * share) / (known * n_selected + smoothing)
-                values[c, j, k] = np.log(likely) + np.log((class_counts[k] or 1 / (1 + n_classes)) / total) / n_heads
+                part = class_counts[k] / total or 1 / (1 + total)
+                values[c, j, k] = np.log(likely) + np.log(part) / np.sqrt(n_heads)
     return values
 
 
 def features(codes, table):
     """What a row's keys are in the functions that values are linear in: their rounded mean in each head (n, w)."""
-    _, n_heads, _, key_dim = table.shape
-    rows = np.zeros((len(codes), 2, n_heads, key_dim))
+    n_heads, _, functions = table.shape
+    rows = np.zeros((len(codes), n_heads, functions))
     for i in range(len(codes)):
-        for part in range(2):
-            for c in range(n_heads):
-                rows[i, part, c] = np.round(np.mean([np.float64(table[part, c, j]) for j in codes[i, c]], axis=0))
+        for c in range(n_heads):
+            rows[i, c] = np.round(np.mean([np.float64(table[c, j]) for j in codes[i, c]], axis=0))
     return rows.reshape(len(codes), -1)
+
+
+def sharing(keys, used, reaches, most):
+    """What each key has of the counts of others (c, j, j): by distance, among the nearest used keys."""
+    kernel = np.zeros((*used.shape, used.shape[1]))
+    for c, j in np.argwhere(used):
+        squares = np.square(np.float64(keys[c]) - keys[c, j]).sum(axis=1)
+        for i in np.argsort(np.where(used[c], squares, np.inf), kind="stable")[:most]:
+            if used[c, i]:
+                kernel[c, j, i] = np.exp(-squares[i] / (0.04 * reaches[c] ** 2))
+    given = kernel.sum(axis=1, keepdims=True)
+    return kernel / np.where(given > 0, given, 1)
 
 
 def class_shares(weights):
@@ -128,32 +140,28 @@ def discriminant(rows, labels, weights, n_classes, penalty):
     return found, bias - mean @ found
 
 
-def scales(rows, steps, weights, curvature):
+def scales(rows, steps, weights, curvature, n_heads):
     """What features are multiplied by: curves get ``curvature²`` times the spread of coordinates."""
     spread = weights @ (rows - weights @ rows / weights.sum()) ** 2 * steps**2
-    linear, curved = spread.reshape(2, -1).sum(axis=1)
+    linear, curved = spread.reshape(n_heads, 2, -1).sum(axis=(0, 2))
     bent = curvature / np.sqrt(curved) if curved > 0 else 0.0
-    return steps * np.repeat([1 / np.sqrt(linear), bent], len(steps) // 2)
+    return steps * np.tile(np.repeat([1 / np.sqrt(linear), bent], len(steps) // n_heads // 2), n_heads)
 
 
 def joint_values(table, steps, samples, n_classes, mixture):
     """Values (c, j, k) of a mixture of solutions for codes, labels and weights."""
     codes, labels, weights = samples
-    rows, n_heads = features(codes, table), table.shape[1]
+    rows, n_heads = features(codes, table), len(table)
     total, bias = np.zeros((len(steps), n_classes)), np.zeros(n_classes)
     for part in mixture:
-        scale = scales(rows, steps, weights, part["curvature"])
+        scale = scales(rows, steps, weights, part["curvature"], n_heads)
         solve = {"ridge": ridge, "discriminant": discriminant}[part["objective"]]
         found, shift = solve(rows * scale, labels, weights, n_classes, part["penalty"])
         total, bias = total + part["share"] * scale[:, None] * found, bias + part["share"] * shift
     if not mixture:  # rows that do not differ
         bias = np.log(class_shares(np.bincount(labels, weights, minlength=n_classes)))
-    values = np.zeros((*table.shape[1:3], n_classes))
-    for c in range(n_heads):
-        for j in range(table.shape[2]):
-            own = total.reshape(2, n_heads, -1, n_classes)[:, c]
-            values[c, j] = bias + n_heads * np.tensordot(np.float64(table[:, c, j]), own, 2)
-    return values
+    own = total.reshape(n_heads, -1, n_classes)
+    return bias + n_heads * np.einsum("cjf,cfk->cjk", np.float64(table), own)
 
 
 def softmax(logits):

@@ -151,7 +151,7 @@ def test_each_class_selects_one_key_of_a_head_or_another(coded):
     codes, labels, _ = coded
     one = codes[:, :, :1], labels, None
     found, shares = likelihoods(one).values().astype(float), np.bincount(labels) / 90
-    likely = np.exp(found - np.log(shares) / 4) * likelihoods(one).counts.used()[:, :, None]
+    likely = np.exp(found - np.log(shares) / 2) * likelihoods(one).counts.used()[:, :, None]
     np.testing.assert_allclose(likely.sum(axis=1), np.ones((4, 3)), rtol=1e-6)
 
 

@@ -119,7 +119,7 @@ def test_what_rounding_left_of_a_class_is_nothing():
 def solved(listed, objective, penalty=1e-3, few=False, curvature=0.6):
     steps, settings = np.linspace(0.5, 2, listed.features.shape[1]), Settings((objective,), (curvature,), (penalty,))
     source = FewRows(listed, [], 4, CPU) if few else ManyRows(sum_rows(listed, 4, CPU), [], CPU)
-    return solve(source, steps, settings)
+    return solve(source, Prior(np.zeros((1, 1, len(steps)), np.int8), steps), settings)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -128,7 +128,7 @@ def test_solutions_equal_the_oracle(objective, weighted):
     listed, steps = rows(120, weighted=weighted), np.linspace(0.5, 2, 8)
     found = solved(listed, objective)
     (part,) = found.parts
-    scale = oracle.scales(np.float64(listed.features), steps, listed.weights, 0.6)
+    scale = oracle.scales(np.float64(listed.features), steps, listed.weights, 0.6, 1)
     solve_it = {"ridge": oracle.ridge, "discriminant": oracle.discriminant}[objective]
     weights, bias = solve_it(listed.features * scale, listed.labels, listed.weights, 4, 1e-3)
     np.testing.assert_allclose(found.weights, part.share * scale[:, None] * weights, rtol=1e-7, atol=1e-10)
@@ -221,7 +221,7 @@ def test_a_table_that_misleads_has_no_share():
 
 def test_curves_have_their_part_of_the_spread():
     squares, steps = RNG.uniform(1, 9, size=8), RNG.uniform(0.5, 2, size=8)
-    found = curved_scales(squares, steps, (0.0, 0.6))
+    found = curved_scales(squares, Prior(np.zeros((1, 1, 8), np.int8), steps), (0.0, 0.6))
     for curvature, scale in found.items():
         spread = (squares * scale**2).reshape(2, 4).sum(axis=1)
         np.testing.assert_allclose(spread, [1, curvature**2])
