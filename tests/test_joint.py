@@ -190,7 +190,8 @@ def test_held_out_rows_leave_exactly_the_others():
 def test_classes_whose_rows_are_all_held_out_choose_the_usual_mixture():
     listed = Listed(np.diag(np.full(8, 40)).astype(np.int8), np.arange(8), np.ones(8))
     folds = [np.arange(8) % 4 == fold for fold in range(4)]
-    found = solve(FewRows(listed, folds, 8, CPU), np.ones(8), Settings())
+    prior = Prior(np.zeros((1, 1, 8), np.int8), np.ones(8))
+    found = solve(FewRows(listed, folds, 8, CPU), prior, Settings())
     assert found.parts
     scores = listed.features @ found.weights + found.bias
     np.testing.assert_array_equal(scores.argmax(axis=1), np.arange(8))
