@@ -110,11 +110,10 @@ def test_selected_keys_lie_from_one_to_sixteen(value):
 
 
 @pytest.mark.parametrize(
-    ("solver", "n_keys", "expected"),
-    [("joint", 512, 1), ("ridge", 512, 1), ("sgd", 512, 1), ("counts", 512, 16), ("counts", 32, 2), ("counts", 5, 1)],
+    "solver", ["joint", "ridge", "counts", "sgd"]
 )
-def test_auto_selects_one_key_and_more_for_counts(solver, n_keys, expected):
-    assert resolve_layout(parameters(solver=solver, n_keys=n_keys), 10).n_selected == expected
+def test_auto_selects_one_key(solver):
+    assert resolve_layout(parameters(solver=solver, n_keys=512), 10).n_selected == 1
 
 
 def test_chunks_that_do_not_fill_the_features_are_refused():
