@@ -33,7 +33,7 @@ LEARNED = {
     "table",
     "sums",
 }
-SUMS = {"gram", "by_class", "weights"}
+SUMS, ROUNDING = {"gram", "by_class", "weights"}, 1e-9
 ADDED = {"origin", "reaches", "sums"}
 """What came later: what was stored before has none."""
 COUNTS = {"shape", "pointers", "classes", "hits", "weights"}
@@ -180,6 +180,16 @@ def _check_sums(sums: Mapping[str, Any], n: int, n_classes: int, width: int) -> 
     _array("sums.weights", sums["weights"], "f8", (n_classes,))
     if (sums["weights"] < 0).any() or sums["weights"].sum() != n:
         raise ValueError(f"sums are of {sums['weights'].sum()} rows; expected {n}, as counted")
+    gram, by_class = sums["gram"], sums["by_class"]
+    if (gram != gram.T).any() or any((each != np.rint(each)).any() for each in (gram, by_class)):
+        raise ValueError("sums.gram and sums.by_class are not whole and symmetric; expected sums of whole numbers")
+    seen = sums["weights"] > 0
+    within = gram - by_class[seen].T @ (by_class[seen] / sums["weights"][seen, None])
+    within.flat[:: width + 1] += ROUNDING * gram.diagonal().max(initial=1)
+    try:
+        np.linalg.cholesky(within)
+    except np.linalg.LinAlgError as error:
+        raise ValueError("sums.gram has a negative direction; expected sums of products of rows") from error
 
 
 def _check_samples(learned: Mapping[str, Any], solver: str, n: int, n_classes: int) -> None:

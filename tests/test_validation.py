@@ -109,9 +109,7 @@ def test_selected_keys_lie_from_one_to_sixteen(value):
         resolve_layout(parameters(n_selected=value), 10)
 
 
-@pytest.mark.parametrize(
-    "solver", ["joint", "ridge", "counts", "sgd"]
-)
+@pytest.mark.parametrize("solver", ["joint", "ridge", "counts", "sgd"])
 def test_auto_selects_one_key(solver):
     assert resolve_layout(parameters(solver=solver, n_keys=512), 10).n_selected == 1
 

@@ -50,9 +50,8 @@ for s, solver in enumerate(DIMS):
 plt.show()
 
 # %%
-# How many keys ``counts`` should read of each head, at 64 heads and 256 keys: ``n_selected="auto"`` reads a sixteenth
-# of them, at most 16. On these pixels one or two are best: try it on your data. ``joint`` shares what samples teach
-# among near keys by itself, and reads one.
+# How many keys ``counts`` should read of each head, at 64 heads and 256 keys: ``n_selected="auto"`` reads one, since
+# near keys share what samples teach anyway. On these pixels one or two are best: try it on your data.
 selected = (1, 2, 4, 8, 16)
 scores = [
     DKVBClassifier(64, 256, 8, n_selected=m, solver="counts", random_state=0).fit(X, y).score(X_test, y_test)
