@@ -24,7 +24,7 @@ HEADS = {
     "mlp": ("MLP", "MLP"),
     "streaming_lda": ("streaming LDA", "LDA"),
     "random_projection_ridge_2000": ("random-projection ridge 2,000", "RP 2,000"),
-    "joint_linear_probe": ("joint linear probe", "joint"),
+    "joint_linear_probe": ("joint linear probe", "joint probe"),
     "k_nearest_neighbours": ("k nearest neighbours", "neighbours"),
     "gaussian_naive_bayes": ("naive Bayes", "naive Bayes"),
     "random_projection_ridge_5000": ("random-projection ridge 5,000", "RP 5,000"),
