@@ -212,8 +212,8 @@ class RandomFourierDiscriminant(_Frozen, Discriminant):
     """Predict by linear discriminants of random Fourier features: kernel discriminants with one covariance.
 
     Features are √(2/w) cos(√(2γ) x P + b), P normal and b uniform in [0, 2π): their products approach the kernel
-    ``exp(-γ ‖x - x'‖²)``. The covariance within classes is exact, whatever the order of rows; the paper's moves with its
-    running means.
+    ``exp(-γ ‖x - x'‖²)``. The covariance within classes is exact, whatever the order of rows; the paper's moves with
+    its running means.
 
     Parameters
     ----------
