@@ -44,8 +44,9 @@ def draw_projection(
     ----------
     kind : {"orthogonal", "gaussian", "sparse", "chunk", "identity"}
         ``orthogonal``: random rotations, as many as c · d columns take, so that all heads together keep every direction
-        of an embedding equally. ``gaussian``: independent standard normal entries, every column scaled to unit length
-        over f. ``sparse``: a share ``density`` of the entries is non-zero, of random sign, columns scaled alike.
+        of an embedding equally; no more features than coordinates would give all heads the same keys turned, and are
+        projected as by ``gaussian``. ``gaussian``: independent standard normal entries, every column scaled to unit
+        length over f. ``sparse``: a share ``density`` of the entries is non-zero, of random sign, columns scaled alike.
         ``chunk``: head c reads features ``c * d`` to ``(c + 1) * d``. ``identity``: one head that reads all features.
     n_features, n_heads, key_dim : int
         The lengths of axes f, c and d.
@@ -75,7 +76,7 @@ def draw_projection(
     if kind == "sparse":
         share = 1 / np.sqrt(n_features) if isinstance(density, str) else density
         return _draw_sparse(n_features, n_heads * key_dim, share, rng)
-    if kind == "orthogonal":
+    if kind == "orthogonal" and n_features > key_dim:
         return _draw_rotations(n_features, n_heads * key_dim, rng).reshape(n_features, n_heads, key_dim)
     matrix = rng.standard_normal((n_features, n_heads, key_dim))
     return (matrix / np.linalg.norm(matrix, axis=0)).astype(np.float32)

@@ -168,3 +168,17 @@ def test_selected_heads_project_as_all_heads_do(kind):
     part = select_heads(P, slice(1, 3), 4)
     whole, some = (Q if kind == "gaussian" else Q.toarray() for Q in (P, part))
     np.testing.assert_array_equal(some.reshape(6, 2, 2), whole.reshape(6, 4, 2)[:, 1:3])
+
+
+@pytest.mark.parametrize(("n_features", "n_heads"), [(5, 2), (5, 7), (20, 3)])
+def test_rotations_keep_lengths_and_every_direction_alike(n_features, n_heads):
+    P = draw_projection("orthogonal", n_features, n_heads, 2, np.random.default_rng(0)).reshape(n_features, -1)
+    for start in range(0, 2 * n_heads, n_features):
+        columns = P[:, start : start + n_features].astype(float)
+        np.testing.assert_allclose(columns.T @ columns, np.eye(columns.shape[1]), atol=1e-6)
+
+
+def test_heads_of_as_many_coordinates_as_features_are_no_rotations_of_each_other():
+    P = draw_projection("orthogonal", 2, 30, 2, np.random.default_rng(0)).swapaxes(0, 1).astype(float)
+    angles = np.abs(np.einsum("cf,cf->c", P[..., 0], P[..., 1]))
+    assert angles.std() > 0.1
