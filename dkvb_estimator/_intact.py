@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from ._prior import LEVELS
 from ._validation import CHOICES, FROZEN, JOINT, MAX_KEYS, MAX_SELECTED
 
 SOURCES = ("X", "init_keys", "key_data")
@@ -183,6 +184,8 @@ def _check_sums(sums: Mapping[str, Any], n: int, n_classes: int, width: int) -> 
     gram, by_class = sums["gram"], sums["by_class"]
     if (gram != gram.T).any() or any((each != np.rint(each)).any() for each in (gram, by_class)):
         raise ValueError("sums.gram and sums.by_class are not whole and symmetric; expected sums of whole numbers")
+    if np.abs(gram).max() > LEVELS**2 * n or (np.abs(by_class) > LEVELS * sums["weights"][:, None]).any():
+        raise ValueError(f"sums.gram or sums.by_class are beyond what {n} rows add up to; expected sums of rows")
     seen = sums["weights"] > 0
     within = gram - by_class[seen].T @ (by_class[seen] / sums["weights"][seen, None])
     within.flat[:: width + 1] += ROUNDING * gram.diagonal().max(initial=1)

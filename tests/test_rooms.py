@@ -38,7 +38,7 @@ ROOMS = {  # module of dkvb_estimator: the modules of ours that it may import
     },
     "_blocks": {"_place", "_store"},
     "_audit": set(),
-    "_intact": {"_validation"},
+    "_intact": {"_prior", "_validation"},
     "_store": {"_place"},
     "_learned": {"_counts", "_joint", "_labels", "_ledger", "_store", "_validation"},
     "_solvers": {"_counts", "_device", "_joint", "_learned", "_prior", "_validation", "_values"},
