@@ -45,9 +45,9 @@ setup(
     cmdclass={"bdist_wheel": Wheel},
     ext_modules=[
         Extension(
-            f"dkvb_estimator._kernel{suffix}",
-            ["dkvb_estimator/_nearest.cpp"],
-            depends=[f"dkvb_estimator/_{name}.h" for name in ("arrange", "boxes", "product", "scan", "vectors")],
+            f"dkvb_estimator._kernel._kernel{suffix}",
+            ["dkvb_estimator/_kernel/nearest.cpp"],
+            depends=[f"dkvb_estimator/_kernel/{name}.h" for name in ("arrange", "boxes", "product", "scan", "vectors")],
             extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-Wno-psabi", *flags],
             extra_link_args=["-pthread"],
             optional=True,

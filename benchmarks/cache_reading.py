@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.cache import CacheHeader, SplitRows, open_cache, write_cache
-from pipeline.cache_writer import CHUNK_BYTES
+from pipeline.cache.writer import CHUNK_BYTES
 
 N_FEATURES, BATCH, GOAL = 1280, 512, 0.8
 BLOCK = CHUNK_BYTES // (2 * N_FEATURES)

@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dkvb_estimator._counts import ClassCounts
+from dkvb_estimator._values.counts import ClassCounts
 
 N_CLASSES, N_HEADS, N_KEYS, FAVOURITES, ANYWHERE = 1000, 256, 4096, 64, 0.1
 CLASSES_A_BATCH = 25

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from dkvb_estimator import DKVBClassifier
-from dkvb_estimator._joint import FewRows, Listed, ManyRows, Settings, solve, sum_codes
-from dkvb_estimator._prior import LEVELS
-from dkvb_estimator._solvers import _folds
+from dkvb_estimator._values.joint import FewRows, Listed, ManyRows, Settings, solve, sum_codes
+from dkvb_estimator._values.prior import LEVELS
+from dkvb_estimator._values.solvers import _folds
 
 
 class DirectLink:

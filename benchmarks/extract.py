@@ -28,13 +28,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import features
-from pipeline import extract as stage
-from pipeline.backbones import preprocess
-from pipeline.datasets import build_manifest, open_images
-from pipeline.networks import load_backbone
-from pipeline.params import Embeddings
-from pipeline.shards import ShardStore
-from pipeline.weights import read_weights
+from pipeline.backbones import load_backbone, preprocess, read_weights
+from pipeline.config import Embeddings
+from pipeline.data import build_manifest, open_images
+from pipeline.extraction import ShardStore
+from pipeline.stages import extract as stage
 
 GOALS, REPEATS = {96: 0.0, 224: 0.95}, 5
 

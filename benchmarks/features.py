@@ -33,9 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.cache import CacheReader, open_cache  # noqa: E402
-from pipeline.datasets import build_manifest  # noqa: E402
-from pipeline.extract import extract, make_job  # noqa: E402
-from pipeline.params import Embeddings, load_params  # noqa: E402
+from pipeline.config import Embeddings, load_params  # noqa: E402
+from pipeline.data import build_manifest  # noqa: E402
+from pipeline.stages.extract import extract, make_job  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
 SCRATCH = ROOT / ".scratch" / "features"

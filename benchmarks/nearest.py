@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import faiss
 
-from dkvb_estimator import _native
-from dkvb_estimator._codebook import Codebook
-from dkvb_estimator._nearest import KeySearch
-from dkvb_estimator._projection import Projector
+from dkvb_estimator._encoding.codebook import Codebook
+from dkvb_estimator._encoding.nearest import KeySearch
+from dkvb_estimator._encoding.projection import Projector
+from dkvb_estimator._kernel import native
 from dkvb_estimator._validation import Layout
 
 N_HEADS, N_KEYS, N_ROWS, N_FEATURES = 256, 4096, 512, 1280
@@ -85,12 +85,12 @@ def compare(key_dim, build):
     projector = Projector(projection, (N_HEADS, key_dim), torch.device("cpu"), normalize=False)
     search, quantizer = KeySearch(torch.from_numpy(keys)), product_quantizer(keys)
     scan = KeySearch(torch.from_numpy(keys))
-    scan._native._searched = -np.inf  # boxes are never drawn
+    scan.native._searched = -np.inf  # boxes are never drawn
     rows = heads.reshape(N_ROWS, -1).numpy()
     for _ in range(N_KEYS // N_ROWS):
         search.codes(heads, 1), encoder.encode(X)
     begun = time.perf_counter()
-    boxed = search._native._boxed is not None
+    boxed = search.native._boxed is not None
     drawing = time.perf_counter() - begun
     encoder.encode(X)
     assert np.array_equal(scan.codes(heads, 1), search.codes(heads, 1))
@@ -142,9 +142,9 @@ def main():
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
-    if _native.KERNEL is None:
+    if native.KERNEL is None:
         raise SystemExit("the package was installed without its kernel; install a C++ compiler and install it again")
-    build = Path(_native.KERNEL._name).name.split(".")[0]
+    build = Path(native.KERNEL._name).name.split(".")[0]
     met = [compare(key_dim, build) for key_dim in (8, 14)]
     return 0 if all(met) else 1
 

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import features, pages
 from dkvb_estimator import DKVBClassifier
-from dkvb_estimator._learned_projection import learn_projection
-from dkvb_estimator._projection import draw_projection, normalize_rows
+from dkvb_estimator._encoding.learned_projection import learn_projection
+from dkvb_estimator._encoding.projection import draw_projection, normalize_rows
 
 SEEDS = (0, 1, 2)
 SOLVERS = {
@@ -79,7 +79,7 @@ def fitted(name, solver, seed, X, y, seen):
     """Place keys from all rows, the projection from the rows whose class it may see, then learn everything."""
     model = DKVBClassifier(solver=solver, **SOLVERS[solver], **PROJECTIONS[name], random_state=seed)
     begun = time.perf_counter()
-    with mock.patch("dkvb_estimator._codebook.learn_projection", learner(name)):
+    with mock.patch("dkvb_estimator._encoding.codebook.learn_projection", learner(name)):
         if "learned" in name:
             model.set_params(key_data=X).fit(X[seen], y[seen])
             model.fit_codes(model.encode(X), y)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import pages
 from dkvb_estimator import DKVBClassifier
-from dkvb_estimator._joint import CURVATURES, PENALTIES, Scatter, sum_codes
+from dkvb_estimator._values.joint import CURVATURES, PENALTIES, Scatter, sum_codes
 
 N_FEATURES, ROWS, WORKERS, N_CLASSES = 640, 4096, 32, 1000
 COUNTS, JOINT = (256, 512, 14), (1024, 256, 2)

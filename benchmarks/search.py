@@ -21,9 +21,9 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from benchmarks.noise import write_noise
 from dkvb_estimator import DKVBClassifier
-from pipeline.candidates import Source
-from pipeline.grids import Search
-from pipeline.search import search
+from pipeline.config import Search
+from pipeline.evaluation.candidates import Source
+from pipeline.stages.search import search
 
 GOALS = {"counts": 3, "joint": 1}
 FIXED = {"n_heads": 128, "n_keys": 256, "key_dim": 14, "n_selected": 1, "random_state": 0}

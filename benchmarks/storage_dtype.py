@@ -17,12 +17,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dkvb_estimator import DKVBClassifier
-from pipeline import extract as stage
-from pipeline.backbones import find_backbone, preprocess
-from pipeline.datasets import build_manifest, open_images
-from pipeline.embedding import Batch, Forward, embed
-from pipeline.networks import load_backbone
-from pipeline.weights import find_weights, read_weights
+from pipeline.backbones import find_backbone, find_weights, load_backbone, preprocess, read_weights
+from pipeline.data import build_manifest, open_images
+from pipeline.extraction import Batch, Forward, embed
+from pipeline.stages import extract as stage
 
 
 def embedded(recipe, n, prepare, network, compute_dtypes):

@@ -9,7 +9,7 @@ head, ``d`` key coordinate, ``m`` selected keys of a head, ``k`` class.
 """
 
 from ._classifier import DKVBClassifier
-from ._files import load_model, read_card, save_model
+from ._persistence.files import load_model, read_card, save_model
 from ._version import __version__
 
 __all__ = ["DKVBClassifier", "__version__", "load_model", "read_card", "save_model"]

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from ._place import Here
-from ._store import CodeStore
+from ._values import CodeStore
 
 BLOCK_BYTES = 32 * 2**20
 """Rows that are read from a file at a time."""

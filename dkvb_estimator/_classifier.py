@@ -11,24 +11,14 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from ._atomic import all_or_nothing
-from ._audit import Audit, make_audit
 from ._blocks import WorkerCodes, by_blocks, is_lazy
-from ._codebook import Encoder
-from ._confidence import fit_temperature, log_probabilities
 from ._device import resolve_device
+from ._encoding import Encoder, KeySearch
 from ._labels import as_classes, check_known_labels, positions_of
-from ._learned import Learned
-from ._nearest import KeySearch
 from ._solved import SolvedHalf
-from ._solvers import make_reader, n_epochs, step_table, value_settings
-from ._validation import (
-    JOINT,
-    check_integer,
-    check_mergeable,
-    check_parameters,
-    refuse_forgetful,
-    refuse_sgd,
-)
+from ._validation import JOINT, check_integer, check_mergeable, check_parameters, refuse_forgetful, refuse_sgd
+from ._values import Learned, fit_temperature, log_probabilities, make_reader, n_epochs, step_table, value_settings
+from .inspection import Audit, make_audit
 
 PREDICT_ROWS = 2048
 

@@ -23,12 +23,10 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from ._atomic import all_or_nothing
 from ._blocks import WORKERS, by_blocks, is_dask, map_blocks, refuse_blocks, split_blocks, stream_blocks, weighty
-from ._codebook import Block, Codebook, Encoder, Sketches, draw_codebook
 from ._device import DeviceCache, resolve_device
-from ._intact import check_state
+from ._encoding import Block, Codebook, Encoder, Sketches, code_dtype, draw_codebook
 from ._labels import as_labels, check_labels
-from ._learned import Learned
-from ._nearest import code_dtype
+from ._persistence import check_state
 from ._validation import (
     Layout,
     as_array,
@@ -40,6 +38,7 @@ from ._validation import (
     keeps_sums,
     refuse_weights,
 )
+from ._values import Learned
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ is expected and what to do. Must not know: what is learned of them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
@@ -172,3 +173,16 @@ def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
             f"y holds {unknown.tolist()[0]!r}, which is not among the learned classes {classes.tolist()}; expected "
             "labels of classes_. Leave those samples out."
         )
+
+
+def label_bytes(label: object) -> bytes:
+    """Write a label so that equal labels have equal bytes: 1, 1.0 and True are one class."""
+    if isinstance(label, int | float):
+        return f"n{int(label)}".encode() if float(label).is_integer() else f"n{label!r}".encode()
+    return f"t{label}".encode(errors="surrogatepass")  # names of files may hold such halves of a sign
+
+
+def label_columns(labels: np.ndarray) -> np.ndarray:
+    """Return two whole numbers below 2²⁴ that stand for each label (n, 2), float32, whatever other labels there are."""
+    numbers = [int.from_bytes(hashlib.blake2b(label_bytes(label), digest_size=6).digest()) for label in labels.tolist()]
+    return np.array([divmod(number, 2**24) for number in numbers], dtype=np.float32)

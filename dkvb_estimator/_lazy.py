@@ -12,14 +12,11 @@ from typing import Any, Self
 import numpy as np
 
 from ._blocks import WORKERS, WorkerCodes, is_dask, is_lazy, map_blocks, stream_blocks, weighty
-from ._codebook import Codebook
 from ._device import resolve_device
+from ._encoding import Codebook, code_dtype
 from ._frozen import FrozenHalf
-from ._joint import sum_codes
-from ._learned import Learned
-from ._nearest import code_dtype
-from ._prior import Prior
 from ._validation import JOINT
+from ._values import Learned, Prior, sum_codes
 
 MUCH_STATE_BYTES = 4 * 2**30
 """Codes that are held in memory beyond this are worth a warning."""
@@ -98,7 +95,8 @@ class LazyHalf(FrozenHalf):
 
     def _prior(self) -> Prior:
         """Return the functions of keys that values are made of."""
-        prior: Prior = self._scratch.get("prior", self._codebook.prior, self._codebook)
+        book = self._codebook
+        prior: Prior = self._scratch.get("prior", lambda: Prior.of_keys(book.keys, book.centres, book.reaches), book)
         return prior
 
     def _nothing_learned(self, folder: str | None) -> Learned:

@@ -15,10 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._blocks import by_blocks
 from ._device import resolve_device
-from ._joint import Solution
 from ._lazy import LazyHalf
-from ._solvers import Book, distances_to_classes, solve_jointly, solve_values, value_settings
 from ._validation import JOINT
+from ._values import Book, Solution, distances_to_classes, solve_jointly, solve_values, value_settings
 
 
 def _keeps_covariance(model: SolvedHalf) -> bool:

@@ -11,22 +11,22 @@ from unittest.mock import patch
 
 import numpy as np
 
-from dkvb_estimator import _native
+from dkvb_estimator._kernel import native
 from fuzz import Finding
 
 
 def fuzz_kernel(data: bytes) -> None:
     """Demand that codes are keys that are there, distinct, and no other is nearer by more than rounding."""
-    if _native.KERNEL is None or len(data) < 12:
+    if native.KERNEL is None or len(data) < 12:
         return
     n, heads, keys, dim, selected, threads, shape = struct.unpack("<7B", data[:7])
     sizes = 1 + n % 40, 1 + heads % 5, 1 + keys, 1 + dim % 20
     n_selected = min(1 + selected % 16, sizes[2])
     rows, centred, halves, centres = _kernel_arrays(data[7:], *sizes, scale=10.0 ** (shape % 37 - 18))
-    native = _native.NativeKeys(_native.KERNEL, centred, halves, centres)
-    codes = native.nearest(rows, n_selected, 1 + threads % 3)
+    searched = native.NativeKeys(native.KERNEL, centred, halves, centres)
+    codes = searched.nearest(rows, n_selected, 1 + threads % 3)
     if n_selected == 1:
-        _check_boxes(native, rows, codes)
+        _check_boxes(searched, rows, codes)
     if codes.max(initial=0) >= sizes[2]:
         raise Finding(f"code {codes.max()} of {sizes[2]} keys")
     ordered = np.sort(codes, axis=2)
@@ -35,14 +35,14 @@ def fuzz_kernel(data: bytes) -> None:
     _check_nearness(rows - centres, centred, halves, codes)
 
 
-def _check_boxes(native: _native.NativeKeys, rows: np.ndarray, codes: np.ndarray) -> None:
+def _check_boxes(searched: native.NativeKeys, rows: np.ndarray, codes: np.ndarray) -> None:
     """Demand the same codes of a search in boxes, were they worth drawing or not."""
-    with patch.object(_native, "MIN_BOXES", 1), patch.object(_native, "MAX_LOOKED_INTO", 1):
-        boxes = native._boxed
+    with patch.object(native, "MIN_BOXES", 1), patch.object(native, "MAX_LOOKED_INTO", 1):
+        boxes = searched._boxed
     if boxes is None:
         return
-    with patch.object(native, "_boxes_for", lambda n_rows, n_selected: boxes):
-        if not np.array_equal(native.nearest(rows, 1, 1), codes):
+    with patch.object(searched, "_boxes_for", lambda n_rows, n_selected: boxes):
+        if not np.array_equal(searched.nearest(rows, 1, 1), codes):
             raise Finding("a search in boxes gives other codes than a scan")
 
 

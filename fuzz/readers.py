@@ -23,8 +23,8 @@ import numpy as np
 from dkvb_estimator import DKVBClassifier, load_model, save_model
 from fuzz import Finding
 from pipeline.cache import CacheHeader, SplitRows, open_cache, write_cache
-from pipeline.datasets import build_manifest, read_manifest, remarks, write_manifest
-from pipeline.params import load_params
+from pipeline.config import load_params
+from pipeline.data import build_manifest, read_manifest, remarks, write_manifest
 
 ROOT = Path(__file__).parents[1]
 N_FEATURES = 6

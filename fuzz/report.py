@@ -27,7 +27,9 @@ by then.
 
 ```
 export DKVB_RELIABILITY=reliability.jsonl DKVB_KILLS=20
-pytest -n 0 -m "slow or not slow" tests/test_{faults,extract_faults,killed_repro,attacks,bad_input,concurrency}.py
+pytest -n 0 -m "slow or not slow" \\
+  tests/io/test_{io_faults,concurrency}.py tests/extraction/test_extract_faults.py \\
+  tests/stages/test_killed_repro.py tests/estimator/test_{attacks,bad_input}.py
 for target in cache model params manifest kernel; do
   python -m fuzz $target --seconds 900 --record fuzz/records.jsonl
 done
@@ -75,7 +77,7 @@ def bad_inputs(records: list[dict[str, Any]]) -> str:
     said = ", ".join(f"{n} × `{kind}`" for kind, n in kinds.most_common())
     return (
         f"{sum(kinds.values())} wrong inputs over estimator, pipeline and files, each with its exception and a message "
-        f"that says what came, what is expected and what to do: {said}. The list is `tests/bad_inputs.py`.\n"
+        f"that says what came, what is expected and what to do: {said}. The list is `tests/support/bad_inputs.py`.\n"
     )
 
 
@@ -119,7 +121,7 @@ def page(records: list[dict[str, Any]]) -> str:
         "Coverage-guided by atheris, for the Python side; the kernel's inner loops are compiled, so its shapes and "
         "numbers are drawn rather than guided. A target stops at its first finding. Each finding is settled by mending "
         "what was wrong or by stating the promise more exactly, and its input is kept and tried in every run of the "
-        "tests (`tests/test_fuzz.py`); kept are those of shorter runs too, which are not counted here."
+        "tests (`tests/kernel/test_fuzz.py`); kept are those of shorter runs too, which are not counted here."
     )
     parts += [f"## Bad input\n\n{bad_inputs(records)}", f"## Fuzzing\n\n{fuzzing}\n\n{fuzzed(records)}"]
     return "\n".join([*parts, f"## The kernel\n\n{sanitized(records)}"])

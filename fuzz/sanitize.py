@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [ROOT / "dkvb_estimator/_nearest.cpp", ROOT / "fuzz/kernel_driver.cpp"]
+SOURCES = [ROOT / "dkvb_estimator/_kernel/nearest.cpp", ROOT / "fuzz/kernel_driver.cpp"]
 FLAGS = [
     "-std=c++17",
     "-O1",
@@ -42,9 +42,9 @@ def sanitize(level: str, n: int, compiler: str) -> dict[str, Any]:
 
 def supported() -> list[str]:
     """Return the instruction sets that this processor runs, by the kernel's own word."""
-    from dkvb_estimator import _native
+    from dkvb_estimator._kernel import native
 
-    plain = _native.open_kernel("_kernel")
+    plain = native.open_kernel("_kernel")
     level = int(plain.dkvb_level()) if plain is not None else 1
     return list(LEVELS)[: max(1, level - 1)] if level else ["x86-64"]
 

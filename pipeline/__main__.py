@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from pipeline import console
+from pipeline import cli as console
 from pipeline.cache import check_cache, describe_cache, file_sha256, open_cache, verify_cache
-from pipeline.datasets import read_manifest
-from pipeline.exchange import add_import_options, export_cache, import_arrays
+from pipeline.cache.import_export import add_import_options, export_cache, import_arrays
+from pipeline.data import read_manifest
 
 VERBS = {
     "info": "print where a cache comes from",

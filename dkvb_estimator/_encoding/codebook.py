@@ -1,0 +1,315 @@
+"""The frozen half of a bottleneck: a projection and its keys.
+
+Enters: embeddings (n, f) as float32 arrays, in blocks. Leaves: a :class:`Codebook`, codes (n, c, m). Must not know:
+values, solvers; of labels only that a learned projection wants them.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from dkvb_estimator._device import DeviceCache, to_tensor
+from dkvb_estimator._labels import label_columns
+from dkvb_estimator._validation import FROZEN, Layout, resolve_layout
+
+from .key_placement import RowSketch, place_keys, report_keys, sketch_size
+from .learned_projection import learn_projection
+from .nearest import KeySearch, code_dtype, squared_distances
+from .projection import Projection, Projector, draw_projection, select_heads
+
+NEIGHBOURS, FEW_NEIGHBOURS, MANY_KEYS, WIDTH = 32, 16, 512, 0.04
+"""Used keys that a key shares counts with at most, itself among them (fewer where heads have more than so many keys),
+and the squared distance at which it does so by 1/e: WIDTH · reach². One width serves the sets of
+``benchmarks/accuracy.py`` in two coordinates; in many, keys are too far apart to share much."""
+ENCODE_ROWS = 512
+"""Rows whose heads are held at a time: with 256 heads × 14 coordinates of 1,280 features, encoding holds less than
+128 MiB beside keys and codes, whatever the number of rows: see ``benchmarks/key_memory.py``."""
+KEY_BUDGET_BYTES = 32 * 2**20
+"""Projected sketch rows held at a time while keys are placed. With what ``kmeans`` derives from them (distances,
+float64 sums) and the rows looked at, placing 4096 keys from 1,280 features needs at most 512 MiB beside the data,
+whatever the number of heads and rows: see ``benchmarks/key_memory.py``."""
+LABELLED_ROWS = 20_000
+"""Distinct labelled rows that a learned projection is learned from at most."""
+
+Block = tuple[np.ndarray, np.ndarray | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """Hold what never changes once keys are placed.
+
+    Parameters
+    ----------
+    projection : ndarray of shape (f, c, d) or csr_array of shape (f, c * d)
+    keys : ndarray of shape (c, j, d), float32
+    centres : ndarray of shape (c, d), float32
+        The mean key of each head as they were placed. Distances are taken around it, so that they round alike before
+        and after pruning.
+    reaches : ndarray of shape (c,), float32
+        The largest coordinate of a key around its centre as they were placed: the unit of :class:`Prior`.
+    mask : ndarray of shape (c, j), bool, or None
+        After pruning, which keys are not padding.
+    origin : ndarray of shape (c, j), uint16, or None
+        After pruning, where each key stood when they were placed: samples are known by those positions.
+    layout : Layout
+    settings : mapping
+        The parameters that the codebook is only right with.
+    source : {"X", "init_keys", "key_data"}
+    seed : int
+    report : dict
+        ``unused_share`` (of keys, over the rows looked at), ``quantisation_error`` (mean squared distance of a head
+        to its key), ``n_rows`` (distinct rows looked at), ``novelty_unit`` (that error, or the variance of the keys
+        where every row is one).
+    """
+
+    projection: Projection
+    keys: np.ndarray
+    centres: np.ndarray
+    reaches: np.ndarray
+    mask: np.ndarray | None
+    origin: np.ndarray | None
+    layout: Layout
+    settings: Mapping[str, Any]
+    source: str
+    seed: int
+    report: Mapping[str, float]
+    _encoders: DeviceCache = field(default_factory=DeviceCache, repr=False)
+
+    def encoder(self, device: torch.device) -> Encoder:
+        """Return the encoder on a device, made once."""
+        return self._encoders.get(str(device), lambda: Encoder(self, device))
+
+    def pruned(self, used: np.ndarray) -> tuple[Codebook, np.ndarray]:
+        """Return the codebook of the used keys (c, j) alone, and where each of its keys stood (c, fewer keys)."""
+        width = int(used.sum(axis=1).max())
+        order = np.argsort(~used, axis=1, kind="stable")[:, :width]
+        mask = np.take_along_axis(used, order, axis=1)
+        keys = np.take_along_axis(self.keys, order[..., None], axis=1) * mask[..., None]
+        layout = replace(self.layout, n_keys=width)
+        origin = order if self.origin is None else np.take_along_axis(self.origin, order, axis=1)
+        changes = {"keys": keys, "mask": mask, "origin": origin.astype(np.uint16), "layout": layout}
+        return replace(self, **changes, _encoders=DeviceCache()), order
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of everything that decides a row's codes."""
+        digest = hashlib.sha256(b"dkvb-codebook-1" + bytes([self.settings["normalize"]]))
+        dense = isinstance(self.projection, np.ndarray)
+        parts = (
+            [self.projection] if dense else [getattr(self.projection, name) for name in ("data", "indices", "indptr")]
+        )
+        for array in [*parts, self.keys, *(each for each in (self.mask, self.origin) if each is not None)]:
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def state(self) -> dict[str, Any]:
+        """Return everything as arrays, text and numbers in dicts."""
+        state = {name: value for name, value in vars(self).items() if name != "_encoders"}
+        return state | {"layout": vars(self.layout), "settings": dict(self.settings), "report": dict(self.report)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Codebook:
+        """Rebuild from what :meth:`state` gave."""
+        reaches = _reaches(state["keys"], state["centres"])
+        return cls(**{"origin": None, "reaches": reaches, **state, "layout": Layout(**state["layout"])})
+
+
+class Sketches:
+    """What is looked at of the rows that keys are placed from; sketches of parts merge into that of the whole.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+    seed : int
+    labelled : bool
+        Whether a projection is to be learned from the rows.
+    """
+
+    def __init__(self, params: Mapping[str, Any], seed: int, *, labelled: bool) -> None:
+        self._rows = RowSketch(sketch_size(params["key_init"], params["n_keys"]), seed)
+        self._labelled = RowSketch(LABELLED_ROWS, seed) if labelled else None
+
+    def look_at(self, blocks: Iterable[Block]) -> Sketches:
+        """Look at blocks; each is read once and dropped."""
+        for X, y in blocks:
+            self._rows.add(X)
+            if self._labelled is not None:
+                self._labelled.add(np.column_stack([X, label_columns(np.asarray(y))]))
+        return self
+
+    def merged(self, *others: Sketches) -> Sketches:
+        """Return the sketches of all rows; none is changed."""
+        both = copy.copy(self)
+        both._rows = self._rows.merged(*(other._rows for other in others))
+        if self._labelled is not None:
+            both._labelled = self._labelled.merged(*(other._labelled for other in others if other._labelled))
+        return both
+
+    def rows(self) -> np.ndarray:
+        """Hand over rows for keys (≤ size, f), float32.
+
+        Raises
+        ------
+        ValueError
+            If there was no row.
+        """
+        if not len(self._rows):
+            raise ValueError(
+                "no row with a positive weight came to place keys from; expected at least one. Pass rows, and other "
+                "weights or none."
+            )
+        return self._rows.rows()
+
+    def labelled(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Hand over rows for a projection (≤ size, f) and numbers that stand for their labels, if any are wanted."""
+        if self._labelled is None:
+            return None
+        rows = self._labelled.rows()
+        return np.ascontiguousarray(rows[:, :-2]), rows[:, -2:].astype(np.float64) @ [2.0**24, 1.0]
+
+
+def draw_codebook(
+    sketches: Sketches,
+    key_sketches: Sketches | None,
+    params: Mapping[str, Any],
+    *,
+    source: str,
+    seed: int,
+    device: torch.device,
+) -> Codebook:
+    """Draw a projection and place keys.
+
+    Parameters
+    ----------
+    sketches : Sketches
+        Of rows and, for a learned projection, their labels.
+    key_sketches : Sketches or None
+        Of rows that keys are placed from, where they are others.
+    params : mapping
+        Parameters of the estimator.
+    source : str
+    seed : int
+        Everything drawn follows from it.
+    device : torch.device
+    """
+    rows, labelled = sketches.rows(), sketches.labelled()
+    layout = resolve_layout(params, rows.shape[1])
+    if key_sketches is not None:
+        rows = key_sketches.rows()
+    rng = np.random.default_rng(seed)
+    if labelled is None:
+        sizes = (rows.shape[1], layout.n_heads, layout.key_dim)
+        projection = draw_projection(params["projection"], *sizes, rng, params["density"])
+    else:
+        projection = learn_projection(*labelled, layout.n_heads, layout.key_dim, rng, normalize=params["normalize"])
+    keys, report = _place(rows, projection, layout, params, seed, device)
+    centres = keys.mean(axis=1, dtype=np.float64).astype(np.float32)
+    variance = float(keys.var(axis=1, dtype=np.float64).sum(axis=1).mean())
+    report["novelty_unit"] = report["quantisation_error"] or variance or 1.0
+    given = {name: params[name].item() if isinstance(params[name], np.generic) else params[name] for name in FROZEN}
+    settings = {name: value for name, value in given.items() if not isinstance(value, np.random.RandomState)}
+    return Codebook(
+        projection, keys, centres, _reaches(keys, centres), None, None, layout, settings, source, seed, report
+    )
+
+
+def _reaches(keys: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    return np.abs(keys - centres[:, None]).max(axis=(1, 2))
+
+
+def _place(
+    rows: np.ndarray,
+    projection: Projection,
+    layout: Layout,
+    params: Mapping[str, Any],
+    seed: int,
+    device: torch.device,
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Place the keys of as many heads at a time as the budget allows."""
+    group = max(1, KEY_BUDGET_BYTES // (4 * len(rows) * layout.key_dim))
+    keys = np.empty((layout.n_heads, layout.n_keys, layout.key_dim), dtype=np.float32)
+    unused, error = 0.0, 0.0
+    for start in range(0, layout.n_heads, group):
+        part = slice(start, min(start + group, layout.n_heads))
+        n_heads = part.stop - part.start
+        some = select_heads(projection, part, layout.n_heads)
+        projector = Projector(some, (n_heads, layout.key_dim), device, normalize=params["normalize"])
+        heads = projector.project(to_tensor(rows, device))
+        placed = place_keys(heads, layout.n_keys, params["key_init"], np.random.default_rng([seed, start]))
+        part_unused, part_error = report_keys(heads, placed)
+        keys[part] = placed.cpu().numpy()
+        unused += part_unused * n_heads / layout.n_heads
+        error += part_error * n_heads / layout.n_heads
+    report = {"unused_share": unused, "quantisation_error": error, "n_rows": len(rows)}
+    return keys, report
+
+
+class Encoder:
+    """Turn embeddings into codes with tensors that stay on a device.
+
+    Parameters
+    ----------
+    codebook : Codebook
+    device : torch.device
+    """
+
+    def __init__(self, codebook: Codebook, device: torch.device) -> None:
+        layout, normalize = codebook.layout, codebook.settings["normalize"]
+        self._projector = Projector(codebook.projection, (layout.n_heads, layout.key_dim), device, normalize=normalize)
+        self._keys, self._centres = to_tensor(codebook.keys, device), to_tensor(codebook.centres, device)
+        self._reaches = codebook.reaches.astype(np.float64)
+        self._n_selected, self._device = layout.n_selected, device
+        self._all = self.search(codebook.mask)
+
+    def encode(self, X: np.ndarray) -> np.ndarray:
+        """Return the nearest keys of each head (n, c, m), the same bits whatever the batch; see ``Projector``."""
+        n_heads, n_keys, key_dim = self._keys.shape
+        room = torch.empty((min(len(X), ENCODE_ROWS), n_heads * key_dim), dtype=torch.float32, device=self._device)
+        codes = np.empty((len(X), n_heads, self._n_selected), dtype=code_dtype(n_keys))
+        for start in range(0, len(X), ENCODE_ROWS):
+            rows = to_tensor(X[start : start + ENCODE_ROWS], self._device)
+            codes[start : start + ENCODE_ROWS] = self._all.codes(
+                self._projector.project(rows, room=room), self._n_selected
+            )
+        return codes
+
+    def search(self, usable: np.ndarray | None) -> KeySearch:
+        """Return the search among some keys (c, j), bool; None for all."""
+        return KeySearch(self._keys, None if usable is None else to_tensor(usable, self._device), self._centres)
+
+    def neighbours(self, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return with which used keys (c, j), bool, each shares counts: positions and weights, both (c, j, q).
+
+        A key gives the weight of its samples away to its neighbours: what all keys give adds up to what there was.
+        """
+        n_keys, rows = used.shape[1], self._keys.transpose(0, 1)
+        q = min(NEIGHBOURS if n_keys <= MANY_KEYS else FEW_NEIGHBOURS, n_keys)
+        nearest = self.search(used).nearest(rows, q)
+        squares = squared_distances(rows, self._keys, nearest).transpose(0, 1).cpu().numpy()
+        positions = nearest.transpose(0, 1).cpu().numpy()
+        width = WIDTH * np.where(self._reaches > 0, self._reaches, 1) ** 2
+        heads = np.arange(len(used))[:, None, None]
+        weights = np.exp(-squares.astype(np.float64) / width[:, None, None]) * used[heads, positions] * used[..., None]
+        given = np.zeros(used.shape)
+        np.add.at(given, (heads, positions), weights)
+        return positions, weights / np.where(given > 0, given, 1)[heads, positions]
+
+    def nearest(self, X: np.ndarray, search: KeySearch) -> torch.Tensor:
+        """Return the nearest keys that a search knows (n, c, m), int64, with low latency for a few rows."""
+        return search.nearest(self._heads(X), self._n_selected)
+
+    def distances(self, X: np.ndarray, search: KeySearch) -> np.ndarray:
+        """Return the squared distance of each head to its nearest key that a search knows (n, c), float32."""
+        heads = self._heads(X)
+        return squared_distances(heads, self._keys, search.nearest(heads, 1))[:, :, 0].cpu().numpy()
+
+    def _heads(self, X: np.ndarray) -> torch.Tensor:
+        return self._projector.project(to_tensor(X, self._device), small=True)

@@ -1,0 +1,192 @@
+"""Project embeddings into heads.
+
+Enters: embeddings (n, f). Leaves: heads (n, c, d). Must not know: keys, values, labels, or that scikit-learn exists.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+
+from dkvb_estimator._device import to_tensor
+from dkvb_estimator._kernel import native
+
+BLOCK_ROWS = 128
+"""Rows of one matrix product without the kernel. A product's last bits depend on its shape, so every row goes through
+a product of this same shape, padded with zeros: then its codes depend neither on the batch nor on the position."""
+
+SMALL_BLOCK_ROWS = 8
+"""The same for predicting a handful of rows, where the padding would be most of the work."""
+
+KERNEL_ROWS = 512
+"""Rows that go through the kernel at a time: lengths are taken in float64, of no more rows than these."""
+
+HEAD_LIMIT = 1e18
+"""Head coordinates are clipped here, and with more than 50 of them a little lower: see ``head_limit``."""
+
+Projection: TypeAlias = np.ndarray | csr_array
+
+
+def draw_projection(
+    kind: str,
+    n_features: int,
+    n_heads: int,
+    key_dim: int,
+    rng: np.random.Generator,
+    density: float | str = "auto",
+) -> Projection:
+    """Draw the fixed projection of all heads.
+
+    Parameters
+    ----------
+    kind : {"orthogonal", "gaussian", "sparse", "chunk", "identity"}
+        ``orthogonal``: random rotations, as many as c · d columns take, so that all heads together keep every direction
+        of an embedding equally; no more features than coordinates would give all heads the same keys turned, and are
+        projected as by ``gaussian``. ``gaussian``: independent standard normal entries, every column scaled to unit
+        length over f. ``sparse``: a share ``density`` of the entries is non-zero, of random sign, columns scaled alike.
+        ``chunk``: head c reads features ``c * d`` to ``(c + 1) * d``. ``identity``: one head that reads all features.
+    n_features, n_heads, key_dim : int
+        The lengths of axes f, c and d.
+    rng : numpy.random.Generator
+        Source of randomness.
+    density : float in (0, 1] or "auto"
+        Of ``sparse``; ``"auto"``: 1 / sqrt(f).
+
+    Returns
+    -------
+    ndarray of shape (f, c, d), float32, or scipy.sparse.csr_array of shape (f, c * d) for ``sparse``
+
+    References
+    ----------
+    Träuble et al. (2023), section 3, for unit-length Gaussian columns. Mezzadri (2007), "How to generate random
+    matrices from the classical compact groups", for rotations. Li, Hastie and Church (2006), "Very sparse random
+    projections", for the density.
+
+    Examples
+    --------
+    >>> P = draw_projection("gaussian", 5, 3, 2, np.random.default_rng(0))
+    >>> P.shape, bool(np.allclose((P**2).sum(axis=0), 1))
+    ((5, 3, 2), True)
+    """
+    if kind in ("chunk", "identity"):
+        return np.eye(n_features, dtype=np.float32).reshape(n_features, n_heads, key_dim)
+    if kind == "sparse":
+        share = 1 / np.sqrt(n_features) if isinstance(density, str) else density
+        return _draw_sparse(n_features, n_heads * key_dim, share, rng)
+    if kind == "orthogonal" and n_features > key_dim:
+        return _draw_rotations(n_features, n_heads * key_dim, rng).reshape(n_features, n_heads, key_dim)
+    matrix = rng.standard_normal((n_features, n_heads, key_dim))
+    return (matrix / np.linalg.norm(matrix, axis=0)).astype(np.float32)
+
+
+def _draw_rotations(n_features: int, n_columns: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw columns (f, columns), float32, of which each f in turn are orthogonal."""
+    size = min(n_features, n_columns)
+    rotations, triangles = np.linalg.qr(rng.standard_normal((-(-n_columns // size), n_features, size)))
+    rotations *= np.sign(np.diagonal(triangles, axis1=1, axis2=2))[:, None]
+    return np.ascontiguousarray(np.concatenate(rotations, axis=1)[:, :n_columns], dtype=np.float32)
+
+
+def _draw_sparse(n_features: int, n_columns: int, density: float, rng: np.random.Generator) -> csr_array:
+    """Draw unit-length columns with about ``density · f`` non-zeros each, and never an empty one."""
+    per_column = np.maximum(1, rng.binomial(n_features, density, size=n_columns))
+    rows = np.concatenate([rng.choice(n_features, size=count, replace=False) for count in per_column])
+    columns = np.repeat(np.arange(n_columns), per_column)
+    signs = rng.choice(np.array([-1.0, 1.0]), size=len(rows)) / np.sqrt(per_column[columns])
+    return csr_array((signs.astype(np.float32), (rows, columns)), shape=(n_features, n_columns))
+
+
+def select_heads(projection: Projection, heads: slice, n_heads: int) -> Projection:
+    """Return the projection of some heads only, so that many keys can be initialised within a memory budget."""
+    if isinstance(projection, np.ndarray):
+        return projection[:, heads]
+    key_dim = projection.shape[1] // n_heads
+    return projection[:, heads.start * key_dim : heads.stop * key_dim]
+
+
+def head_limit(key_dim: int) -> float:
+    """Return the magnitude at which coordinates are clipped, so that no distance of two heads overflows float32.
+
+    After centring, a coordinate may be 2L, and half a squared norm minus a product at most 6 · d · L² < 3.4e38.
+    """
+    return min(HEAD_LIMIT, float(np.sqrt(5e37 / key_dim)))
+
+
+def normalize_rows(X: torch.Tensor) -> torch.Tensor:
+    """Divide each row (n, f) by its Euclidean length; a zero row stays zero.
+
+    Lengths are taken in float64 after dividing by the largest entry, so no finite float32 row overflows or vanishes.
+    """
+    largest = torch.linalg.vector_norm(X, torch.inf, dim=1, keepdim=True).double()
+    rows = X.double().div_(torch.where(largest > 0, largest, 1.0))
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows.div_(torch.where(length > 0, length, 1.0)).float()
+
+
+class Projector:
+    """Turn rows into heads, each row with the same bits whatever its batch or position.
+
+    On the CPU the compiled kernel sums over features in order. Elsewhere, and for a sparse projection, rows go through
+    products of one fixed shape, padded with zeros.
+
+    Parameters
+    ----------
+    projection : ndarray of shape (f, c, d), float32, or csr_array of shape (f, c * d)
+    shape : (c, d)
+    device : torch.device
+    normalize : bool
+        Whether rows are divided by their Euclidean length first.
+    """
+
+    def __init__(
+        self, projection: Projection, shape: tuple[int, int], device: torch.device, *, normalize: bool
+    ) -> None:
+        self._shape, self._normalize = shape, normalize
+        self._native: native.NativeProjection | None = None
+        self._matrix: torch.Tensor | csr_array
+        if not isinstance(projection, np.ndarray):
+            self._matrix = csr_array(projection)  # stays where scipy can multiply it
+        elif device.type == "cpu" and native.KERNEL is not None:
+            self._native = native.NativeProjection(native.KERNEL, projection.reshape(len(projection), -1))
+        else:
+            self._matrix = to_tensor(projection.reshape(len(projection), -1), device)
+
+    def project(self, X: torch.Tensor, *, small: bool = False, room: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the heads (n, c, d) of rows, float32, every entry within ±1e18.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, f), float32
+        small : bool
+            Whether a handful of rows may go through a smaller product, where products have a fixed shape: quicker, but
+            the last bits may differ from the large one's.
+        room : Tensor of shape (≥ n, c * d), float32, or None
+            Where heads are written, where the caller has a place: fresh memory costs a tenth of the time.
+        """
+        heads = X.new_empty((len(X), self._shape[0] * self._shape[1])) if room is None else room[: len(X)]
+        if self._native is not None:
+            for rows, part in zip(X.split(KERNEL_ROWS), heads.split(KERNEL_ROWS), strict=True):
+                rows = normalize_rows(rows) if self._normalize else rows
+                self._native.project(rows.numpy(), part.numpy(), torch.get_num_threads())
+        else:
+            self._by_blocks(X, heads, SMALL_BLOCK_ROWS if small and len(X) <= SMALL_BLOCK_ROWS else BLOCK_ROWS)
+        return _clip(heads.reshape(len(X), *self._shape))
+
+    def _by_blocks(self, X: torch.Tensor, heads: torch.Tensor, size: int) -> None:
+        for rows, part in zip(X.split(size), heads.split(size), strict=True):
+            block = torch.cat([rows, rows.new_zeros((size - len(rows), rows.shape[1]))])
+            part.copy_(self._multiply(normalize_rows(block) if self._normalize else block)[: len(rows)])
+
+    def _multiply(self, rows: torch.Tensor) -> torch.Tensor:
+        if isinstance(self._matrix, torch.Tensor):
+            return rows @ self._matrix
+        product = (self._matrix.T @ rows.cpu().numpy().T).T
+        return torch.from_numpy(np.ascontiguousarray(product)).to(rows.device)
+
+
+def _clip(heads: torch.Tensor) -> torch.Tensor:
+    limit = head_limit(heads.shape[2])
+    return torch.nan_to_num_(heads, nan=0.0).clamp_(-limit, limit)

@@ -1,0 +1,75 @@
+// Heads, and the nearest keys of every head: scores and their minimum in one pass, without ever writing the n x j scores.
+//
+// score = |key|^2 / 2 - head . key, summed over coordinates in order, so that a row's result does not depend on its batch, its
+// position, the number of threads, or which other keys were scored.
+//
+// Built once for each instruction set (see setup.py), loaded by _native.py through ctypes. No Python header is needed.
+
+#include "arrange.h"
+#include "boxes.h"
+#include "product.h"
+#include "scan.h"
+
+extern "C" {
+
+#if defined(_WIN32)
+#define DKVB_API __declspec(dllexport)
+#else
+#define DKVB_API __attribute__((visibility("default")))
+#endif
+
+// How many keys, or columns of a projection, are scored together; their number is padded to a multiple of it.
+DKVB_API int64_t dkvb_panel() { return kPanel; }
+
+// Floats that the sides of the boxes around so many keys of one head take, a coordinate.
+DKVB_API int64_t dkvb_sides(int64_t n_padded) { return 2 * padded_panels(n_padded / kPanel); }
+
+// The most capable build that this processor runs: 4, 3 or 1 of x86-64; 0 on others.
+DKVB_API int dkvb_level() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return v4 ? 4 : v3 ? 3 : 1;
+#else
+    return 0;
+#endif
+}
+
+DKVB_API void dkvb_nearest(const float *heads, const float *keys, const float *halves, const float *centres, uint16_t *codes,
+                           int64_t n_rows, int64_t n_heads, int64_t n_keys, int64_t n_padded, int dim, int n_selected,
+                           int n_threads) {
+    const Problem p{heads, keys, halves, centres, codes, n_rows, n_heads, n_keys, n_padded, dim, n_selected};
+    in_threads(n_threads, [&](int64_t thread) { scan(p, thread, n_threads); });
+}
+
+// One nearest key, of keys that dkvb_arrange has arranged; dim is 16 at most.
+DKVB_API void dkvb_nearest_boxed(const float *heads, const float *keys, const float *halves, const float *centres,
+                                 const float *sides, const int32_t *names, const float *reaches, uint16_t *codes,
+                                 int64_t n_rows, int64_t n_heads, int64_t n_keys, int64_t n_padded, int dim, int n_threads) {
+    const Problem p{heads, keys, halves, centres, codes, n_rows, n_heads, n_keys, n_padded, dim, 1};
+    const Boxes b{sides, names, reaches};
+    in_threads(n_threads, [&](int64_t thread) { look_into_boxes(p, b, thread, n_threads); });
+}
+
+// Returns the part of the boxes that are looked into, as far as the keys themselves can tell.
+DKVB_API double dkvb_arrange(const float *keys, const float *halves, int32_t *names, float *sides, float *reaches,
+                             int64_t n_heads, int64_t n_keys, int64_t n_padded, int dim, int n_threads) {
+    const Arrangement a{keys, halves, names, sides, reaches, n_heads, n_keys, n_padded, dim};
+    std::vector<double> parts(static_cast<size_t>(n_threads));
+    in_threads(n_threads, [&](int64_t thread) { parts[static_cast<size_t>(thread)] = arrange(a, thread, n_threads); });
+    double all_parts = 0;
+    for (double part : parts) all_parts += part;
+    return all_parts;
+}
+
+DKVB_API void dkvb_project(const float *rows, const float *panels, float *heads, int64_t n_rows, int64_t n_columns, int n_features,
+                           int n_threads) {
+    const Product p{rows, panels, heads, n_rows, n_columns, n_features};
+    in_threads(n_threads, [&](int64_t thread) { multiply(p, thread, n_threads); });
+}
+
+// Some linkers want an entry of this name in every extension module; Python never imports this one.
+DKVB_API void *PyInit__kernel() { return nullptr; }
+}

@@ -1,0 +1,299 @@
+"""Write a fitted estimator to one file that can run no code, and read it back.
+
+Enters: a :class:`DKVBClassifier`. Leaves: a ``.npz`` of arrays and JSON whose bytes depend on nothing but the model.
+Must not know: what the state means.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from dkvb_estimator._classifier import DKVBClassifier
+from dkvb_estimator._validation import check_parameters
+from dkvb_estimator._version import __version__
+
+from .state_checks import check_state
+
+FORMAT, FORMAT_VERSION = "dkvb-model", 1
+MAX_BYTES = 64 * 2**30
+"""What a file may unpack to."""
+MAX_INFLATION = 1032
+"""How many bytes deflate can make of one at most: a file that claims more is no file of ours."""
+MAX_HEADER_BYTES = 64 * 2**20
+_HEADER = "header.json"
+_FITTED = {"n_features_in_", "feature_names_in_", "n_iter_"}
+_STORED = {"_codebook", "_learned", "_temperature", "_temperature_with", "_schema_version", *_FITTED}
+
+
+def save_model(
+    model: DKVBClassifier, path: str | Path, card: Mapping[str, Any] | None = None, *, compress: bool = True
+) -> None:
+    """Write a model, whole or not at all: to a neighbour first, then moved into place.
+
+    ``key_data`` is left out; the keys that were placed from it are there. Links are followed, and a device or pipe is
+    written into.
+
+    Parameters
+    ----------
+    model : DKVBClassifier
+        With keys, fitted or not.
+    path : str or Path
+        Usually ends in ``.npz``.
+    card : mapping, JSON-able
+        Where the model comes from; :func:`read_card` reads it.
+    compress : bool, default=True
+        False writes a larger file several times faster.
+
+    Raises
+    ------
+    TypeError
+        If a parameter or label is of a type that JSON and NumPy cannot hold without pickle.
+    ValueError
+        If :func:`load_model` would refuse what is written.
+    OSError
+        If the folder is missing or cannot be written, or the disk is full; a file already there stays as it was.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from dkvb_estimator import DKVBClassifier, load_model, save_model
+    >>> X, y = np.eye(4, dtype=np.float32), np.array(["a", "b", "a", "b"])
+    >>> model = DKVBClassifier(2, 4, 2, normalize=False, random_state=0).fit(X, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(model, folder + "/model.npz")
+    ...     load_model(folder + "/model.npz").predict(X).tolist()
+    ['a', 'b', 'a', 'b']
+    """
+    arrays: dict[str, np.ndarray] = {}
+    whole = _state(model)
+    check_state(whole)
+    state = {name: _pack(name, value, arrays) for name, value in sorted(whole.items())}
+    header = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "written_by": __version__,
+        "card": dict(card or {}),
+        "state": state,
+    }
+    text = json.dumps(header, sort_keys=True, indent=1, allow_nan=False)
+    _publish(Path(path), text, arrays, zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED)
+
+
+def load_model(path: str | Path) -> DKVBClassifier:
+    """Read a model that :func:`save_model` wrote. Nothing in the file is ever executed or unpickled.
+
+    Raises
+    ------
+    ValueError
+        If the file is not such a model, is damaged, or was written by a newer version.
+    OSError
+        If it cannot be read.
+    """
+    path = Path(path)
+    header, arrays = _read(path)
+    try:
+        return _rebuild({name: _unpack(value, arrays) for name, value in header["state"].items()})
+    except Exception as error:
+        raise _unreadable(path, f"its state does not fit: {error}") from error
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Return the card that :func:`save_model` was given."""
+    return dict(_read(Path(path))[0]["card"])
+
+
+def _rebuild(state: dict[str, Any]) -> DKVBClassifier:
+    known = DKVBClassifier().get_params()
+    if foreign := set(state) - set(known) - _STORED:
+        raise ValueError(f"it sets {', '.join(sorted(foreign))}, which an estimator does not store")
+    params = {name: state.pop(name) for name in list(state) if name in known}
+    if params.get("solver") == "ridge" and "objective" not in params:
+        params["alpha"] = "auto"  # what was stored before counted it in hits of a key
+    # a folder for codes is one of the machine that saved, and is looked for when it is written to
+    check_parameters(known | params | {"codes_dir": None})
+    model = DKVBClassifier(**params)
+    model.__setstate__(model.__getstate__() | state)
+    return model
+
+
+def _state(model: DKVBClassifier) -> dict[str, Any]:
+    state = model.__getstate__()
+    state["key_data"] = None
+    state.pop("_sklearn_version", None)
+    return state
+
+
+def _pack(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Describe a value in JSON; arrays go into the archive and leave a reference."""
+    if isinstance(value, np.ndarray):
+        return _pack_array(name, value, arrays)
+    if isinstance(value, csr_array):
+        parts = {part: _pack(f"{name}.{part}", getattr(value, part), arrays) for part in ("data", "indices", "indptr")}
+        return {"csr": parts, "shape": list(value.shape)}
+    if isinstance(value, list) and value:
+        return {"list": _pack(name, np.concatenate(value), arrays)}
+    if isinstance(value, dict):
+        return {"dict": [[_plain(name, key), _pack(f"{name}.{key}", item, arrays)] for key, item in value.items()]}
+    if isinstance(value, list):
+        return {"list": None}
+    return _plain(name, value)
+
+
+def _plain(name: str, value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise TypeError(
+        f"{name} is a {type(value).__name__}, which a model file cannot hold without pickle; expected finite numbers, "
+        "text, arrays or None. Set it to one of these before saving (random_state: an int)."
+    )
+
+
+def _pack_array(name: str, array: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    is_object = array.dtype.kind == "O"
+    if is_object:
+        if not all(isinstance(item, str) for item in array.flat):
+            raise TypeError(
+                f"{name} holds Python objects that are not text; expected labels of text or numbers. Convert them "
+                "before fitting."
+            )
+        text = array.astype(str)
+        if not np.array_equal(text, array):
+            raise TypeError(
+                f"{name} holds text that ends in NUL, which a model file cannot hold; expected text without. Remove "
+                "the NUL before fitting."
+            )
+        array = text
+    arrays[name] = array
+    return {"array": name, "object": is_object}
+
+
+def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        array = arrays[value["array"]]
+        return array.astype(object) if value["object"] else array
+    if "csr" in value:
+        parts = [_unpack(value["csr"][part], arrays) for part in ("data", "indices", "indptr")]
+        return csr_array(tuple(parts), shape=tuple(value["shape"]))
+    if "list" in value:
+        return [] if value["list"] is None else [_unpack(value["list"], arrays)]
+    return {key: _unpack(item, arrays) for key, item in value["dict"]}
+
+
+def _publish(path: Path, header: str, arrays: Mapping[str, np.ndarray], compression: int) -> None:
+    if _is_special(path):
+        with path.open("wb") as file:
+            return _write(file, header, arrays, compression)
+    path = Path(os.path.realpath(path))
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with neighbour.open("wb") as file:
+            _write(file, header, arrays, compression)
+            file.flush()
+            os.fsync(file.fileno())
+        neighbour.replace(path)
+    finally:
+        neighbour.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path leads to a device, pipe or socket, which nothing may replace."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _write(file: IO[bytes], header: str, arrays: Mapping[str, np.ndarray], compression: int) -> None:
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr(zipfile.ZipInfo(_HEADER), header)
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            entry.compress_type = compression
+            with archive.open(entry, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    with path.open("rb") as file:
+        try:
+            return _read_archive(file, path.stat().st_size)
+        except MemoryError:
+            raise
+        except Exception as error:  # zip, deflate, JSON and NumPy's headers each have their own ways to be wrong
+            raise _unreadable(path, str(error)) from error
+
+
+def _read_archive(file: IO[bytes], length: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    arrays = {}
+    with zipfile.ZipFile(file) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        _check_sizes(archive.infolist(), length)
+        if members[_HEADER].file_size > MAX_HEADER_BYTES:
+            raise ValueError(f"its header is longer than {MAX_HEADER_BYTES >> 20} MiB")
+        header = json.loads(archive.read(_HEADER))
+        _check_header(header)
+        for name in members.keys() - {_HEADER}:
+            with archive.open(name) as member:
+                arrays[name.removesuffix(".npy")] = _read_array(member, members[name].file_size)
+    return header, arrays
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], length: int) -> None:
+    """Refuse an archive by what it claims, before any of it is unpacked."""
+    if len({member.filename for member in members}) < len(members):
+        raise ValueError("it holds a name twice")
+    claimed = sum(member.file_size for member in members)
+    if claimed > min(MAX_BYTES, MAX_INFLATION * length):
+        raise ValueError(f"its {length:,} bytes claim to unpack to {claimed:,}, more than they can or may")
+
+
+def _read_array(member: IO[bytes], length: int) -> np.ndarray:
+    """Read an array whose header claims as many bytes as follow it, so that no claim is believed in memory."""
+    reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(member)
+    if version not in reader:
+        raise ValueError(f"an array is of NumPy format {version}")
+    shape, in_columns, dtype = reader[version](member)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != length - member.tell():
+        raise ValueError(f"an array claims {dtype} of shape {shape} in {length - member.tell()} bytes")
+    array = np.frombuffer(_exactly(member, length - member.tell()), dtype=dtype)
+    return array.reshape(shape[::-1]).T if in_columns else array.reshape(shape)
+
+
+def _exactly(member: IO[bytes], n_bytes: int) -> bytearray:
+    content = bytearray(n_bytes)
+    view, done = memoryview(content), 0
+    while done < n_bytes:
+        got = member.readinto(view[done : done + 2**20])  # type: ignore[attr-defined]
+        if not got:
+            raise EOFError(f"{done:,} of {n_bytes:,} bytes are there")
+        done += got
+    return content
+
+
+def _unreadable(path: Path, why: str) -> ValueError:
+    return ValueError(
+        f"{path.name} is not a readable model file ({why}); expected a file that save_model wrote. Restore it "
+        "from a copy, run `dvc repro` to make it again, or update dkvb-estimator if a newer release wrote it."
+    )
+
+
+def _check_header(header: Any) -> None:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError("its header does not name the format " + FORMAT)
+    if header.get("version") != FORMAT_VERSION:
+        raise ValueError(f"it has version {header.get('version')}, this release reads version {FORMAT_VERSION}")

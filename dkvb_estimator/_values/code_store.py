@@ -1,0 +1,131 @@
+"""Keep the codes that values are solved from, in memory or in a file.
+
+Enters: codes (n, c, m). Leaves: rows of them, and the place where they are. Must not know: labels, weights, what is
+solved.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from dkvb_estimator._place import Here
+
+COPY_ROWS = 4096
+"""Rows that are held in memory while a file is rewritten."""
+
+
+class CodeStore:
+    """Hold rows of codes; every change is another store.
+
+    Parameters
+    ----------
+    folder : str or None
+        Where an unnamed file holds the rows, gone when the store is; None keeps them in memory.
+
+    Examples
+    --------
+    >>> store = CodeStore().extended(np.array([[[1]], [[2]]], dtype=np.uint8))
+    >>> store = store.extended(np.array([[[3]]], dtype=np.uint8))
+    >>> store.rows[np.array([2, 0])].ravel().tolist()
+    [3, 1]
+    """
+
+    place = Here()
+    """Where the rows are, and what reads them should run."""
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
+        self._file = None if folder is None else _UnnamedFile(folder)
+        self._blocks: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return sum(len(block) for block in self._blocks)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All rows (n, c, m), mapped from the file where there is one; not to be written."""
+        if len(self._blocks) > 1:
+            self._blocks = [np.concatenate(self._blocks)]
+        return self._blocks[0] if self._blocks else np.zeros((0, 0, 0), dtype=np.uint8)
+
+    def take(self, positions: np.ndarray) -> np.ndarray:
+        """Return the rows at some positions (len, c, m)."""
+        return self.rows[positions]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows, wherever they are."""
+        return sum(block.nbytes for block in self._blocks)
+
+    def owners(self, whole: Any) -> list[Any]:
+        """Return who holds the rows, all of them or each some: here ``whole``, who holds this store."""
+        return [whole]
+
+    def extended(self, codes: np.ndarray) -> CodeStore:
+        """Return a store of these rows and then ``codes`` (n, c, m), which agree in c, m and dtype; nothing is copied.
+
+        Raises
+        ------
+        OSError
+            If the file's disk is full.
+        """
+        longer = copy.copy(self)
+        if self._file is None:
+            longer._blocks = [*self._blocks, codes]
+        elif len(codes):
+            if self._file.size() != self.nbytes:  # another store has written on from here
+                longer = self._copied(rows for _, rows in self._parts())
+            longer._blocks = [longer._file.write(longer.nbytes, len(longer), codes)]  # type: ignore[union-attr]
+        return longer
+
+    def kept(self, mask: np.ndarray) -> CodeStore:
+        """Return a store of the rows where ``mask`` (n,) holds."""
+        return self._copied(rows[mask[start : start + len(rows)]] for start, rows in self._parts())
+
+    def mapped(self, change: Callable[[np.ndarray], np.ndarray]) -> CodeStore:
+        """Return a store of changed rows; ``change`` maps some rows to as many."""
+        return self._copied(change(rows) for _, rows in self._parts())
+
+    def joined(self, other: CodeStore) -> CodeStore:
+        """Return a store of these rows and then another's."""
+        return self._copied(rows for store in (self, other) for _, rows in store._parts())
+
+    def _parts(self) -> Iterator[tuple[int, np.ndarray]]:
+        for start in range(0, len(self), COPY_ROWS):
+            yield start, self.rows[start : start + COPY_ROWS]
+
+    def _copied(self, blocks: Iterable[np.ndarray]) -> CodeStore:
+        copied = CodeStore(self.folder)
+        for block in blocks:
+            copied = copied.extended(block)
+        return copied
+
+
+class _UnnamedFile:
+    """A file without a name, closed when nothing holds it any more."""
+
+    def __init__(self, folder: str) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open while it lives
+        weakref.finalize(self, self._file.close)
+
+    def size(self) -> int:
+        return self._file.seek(0, os.SEEK_END)
+
+    def write(self, offset: int, n_before: int, codes: np.ndarray) -> np.ndarray:
+        """Write rows at an offset in bytes, and map all rows up to their end."""
+        try:
+            self._file.seek(offset)
+            codes.tofile(self._file)
+            self._file.flush()
+        except OSError:
+            self._file.truncate(offset)
+            raise
+        shape = (n_before + len(codes), *codes.shape[1:])
+        return np.memmap(self._file, dtype=codes.dtype, mode="r", shape=shape)

@@ -1,0 +1,517 @@
+"""Solve the values of all heads together, in closed form, from sums over rows.
+
+Enters: features (n, w) of codes, class positions, weights. Leaves: weights (w, k) of the features and a bias (k,). Must
+not know: embeddings, keys, class labels.
+
+Every solution is a function of a few sums. Features are small whole numbers, so float32 products of a block and the
+float64 sums of blocks are exact: rows that weigh one may come in any order and any parts, and may be taken away again,
+and not a bit differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from .prior import EXACT_ROWS, Prior
+from .temperature import fit_shares
+
+OBJECTIVES = ("ridge", "discriminant")
+CURVATURES = (0.0, 0.6)
+"""Spreads of curves beside coordinates that are tried; at 0 values are linear in a key's coordinates."""
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Penalties that are tried, in units of the summed squared lengths of centred rows."""
+USUAL_CURVATURE, USUAL_PENALTIES = 0.6, {"ridge": 1e-4, "discriminant": 1e-3}
+USUAL_SHARES = {"ridge": 2.0, "discriminant": 0.1}
+"""What is taken where no row can be held out: about what rows chose on the sets of ``benchmarks/accuracy.py``."""
+UNSEEN = 1e6
+"""A class without rows counts as one row in so many."""
+JITTER = 1e-10
+"""What is added to the products of rows, as part of their mean squared length, so that equal rows can be factored."""
+ROUNDING = 1e-12
+"""A spread of so small a part of the squared lengths, or a weight of so small a part, is what rounding left of none."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What rows choose among.
+
+    Parameters
+    ----------
+    objectives : tuple of str
+        Among ``OBJECTIVES``.
+    curvatures, penalties : tuples of float
+    """
+
+    objectives: tuple[str, ...] = OBJECTIVES
+    curvatures: tuple[float, ...] = CURVATURES
+    penalties: tuple[float, ...] = PENALTIES
+
+
+class Part(NamedTuple):
+    """One solution of a mixture, and the share of its scores."""
+
+    objective: str
+    curvature: float
+    penalty: float
+    share: float
+
+
+class Solution(NamedTuple):
+    """Scores are ``features @ weights + bias``, of shapes (w, k) and (k,)."""
+
+    weights: np.ndarray
+    bias: np.ndarray
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Sums over rows of weighted products, features and ones.
+
+    Parameters
+    ----------
+    gram : ndarray of shape (w, w), float64
+    by_class : ndarray of shape (k, w), float64
+    weights : ndarray of shape (k,), float64
+    """
+
+    gram: np.ndarray
+    by_class: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def empty(cls, width: int, n_classes: int) -> Sums:
+        """Return the sums of no rows."""
+        return cls(np.zeros((width, width)), np.zeros((n_classes, width)), np.zeros(n_classes))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.gram.nbytes + self.by_class.nbytes + self.weights.nbytes
+
+    def plus(self, other: Sums, sign: int = 1) -> Sums:
+        """Return the sums of both, or with ``sign=-1`` of what is left without the other's rows."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Sums(*(mine + sign * theirs for mine, theirs in pairs))
+
+    def rest(self, part: Sums) -> Sums:
+        """Return what is left without a part of the rows: nothing of a class whose rows are all in it."""
+        left = self.plus(part, -1)
+        kept = left.weights > ROUNDING * self.weights
+        return replace(left, by_class=left.by_class * kept[:, None], weights=left.weights * kept)
+
+    def with_classes(self, old: np.ndarray, n_classes: int) -> Sums:
+        """Renumber: class i becomes ``old[i]`` of ``n_classes``."""
+        by_class, weights = np.zeros((n_classes, self.by_class.shape[1])), np.zeros(n_classes)
+        by_class[old], weights[old] = self.by_class, self.weights
+        return replace(self, by_class=by_class, weights=weights)
+
+    def scaled(self, scale: np.ndarray) -> Sums:
+        """Return the sums of features multiplied by ``scale`` (w,), without those that it makes zero."""
+        kept = np.flatnonzero(scale)
+        gram = self.gram if len(kept) == len(scale) else self.gram[np.ix_(kept, kept)]
+        columns = scale[kept]
+        return Sums(gram * columns * columns[:, None], self.by_class[:, kept] * columns, self.weights)
+
+
+class Listed(NamedTuple):
+    """Rows as they are: features (n, w), class positions (n,), weights (n,)."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+    def where(self, mask: np.ndarray) -> Listed:
+        """Return the rows where ``mask`` (n,) holds."""
+        return Listed(*(each[mask] for each in self))
+
+
+def sum_codes(
+    read: Callable[[slice], np.ndarray], labels: np.ndarray, weights: np.ndarray, prior: Prior, n_classes: int,
+    device: torch.device,
+) -> Sums:  # fmt: skip
+    """Sum rows over blocks, whose features are made of codes when they are needed.
+
+    Parameters
+    ----------
+    read : callable from slice to ndarray of shape (len, c, m)
+        Gives the codes of some rows.
+    labels, weights : ndarrays of shape (n,)
+        With weights that are not whole numbers the last bits depend on the order of rows.
+    prior : Prior
+    n_classes : int
+    device : torch.device
+        Where products run.
+    """
+    whole = Sums.empty(prior.width, n_classes)
+    for part in exact_parts(len(labels)):
+        add_rows_(whole, Listed(prior.features(read(part)), labels[part], weights[part]), device)
+    return whole
+
+
+def sum_rows(rows: Listed, n_classes: int, device: torch.device) -> Sums:
+    """Sum rows whose features are there."""
+    whole = Sums.empty(rows.features.shape[1], n_classes)
+    for part in exact_parts(len(rows.labels)):
+        add_rows_(whole, Listed(*(each[part] for each in rows)), device)
+    return whole
+
+
+def exact_parts(n_rows: int) -> list[slice]:
+    """Cut rows into parts of ``EXACT_ROWS`` at most."""
+    return [slice(start, start + EXACT_ROWS) for start in range(0, n_rows, EXACT_ROWS)]
+
+
+def add_rows_(sums: Sums, rows: Listed, device: torch.device) -> None:
+    """Add at most ``EXACT_ROWS`` rows to sums, in place."""
+    unit = rows.features.dtype == np.int8 and bool((rows.weights == 1).all())
+    features = torch.from_numpy(rows.features).to(device, torch.float32 if unit else torch.float64)
+    scaled = features if unit else features * torch.from_numpy(rows.weights).to(device)[:, None]
+    members = torch.from_numpy(rows.labels.astype(np.int64)).to(device)
+    sums.gram[...] += (features.T @ scaled).cpu().numpy()
+    by_class = scaled.new_zeros(sums.by_class.shape).index_add_(0, members, scaled)
+    sums.by_class[...] += by_class.cpu().numpy()
+    sums.weights[...] += np.bincount(rows.labels, weights=rows.weights, minlength=len(sums.weights))
+
+
+class Directions(NamedTuple):
+    """The solution of ``(W + λI) Z = Mᵀ``: W the scatter within classes, M the centred class means (k, w).
+
+    ``Z`` is of shape (w, k), ``spread`` = M Z of shape (k, k); ``mean`` of all rows (w,), ``weights`` of classes (k,).
+    Regression and discriminant are both columns of Z, mixed by matrices (k, k).
+    """
+
+    Z: torch.Tensor
+    spread: torch.Tensor
+    mean: torch.Tensor
+    weights: torch.Tensor
+
+    def mixed(self, objective: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the matrix (k, k) that mixes the columns of Z, and the bias of centred rows (k,).
+
+        ``ridge``: of ``(W + λI + MᵀNM) B = MᵀN``, the regression of centred one-hot labels with N the class weights, by
+        Woodbury's identity. ``discriminant``: normal classes with the covariance ``(W + λI) / n``.
+        """
+        total = self.weights.sum()
+        if objective == "ridge":
+            seen = self.weights[:, None] * self.spread
+            seen.diagonal().add_(1)
+            return torch.linalg.solve(seen, torch.diag(self.weights)), self.weights / total
+        bias = log_class_shares(self.weights) - total / 2 * self.spread.diagonal()
+        return torch.diag(total.expand(len(bias))), bias
+
+
+def log_class_shares(weights: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of each class's share (k,); a class without rows counts as one row in ``UNSEEN``."""
+    total = weights.sum()
+    return torch.log(torch.where(weights > 0, weights, total / UNSEEN) / total)
+
+
+class Scatter:
+    """The scatter of rows within classes, factored once a penalty.
+
+    Parameters
+    ----------
+    sums : Sums
+    device : torch.device
+    whole : Sums or None
+        Of which these are what is left without some rows; None where no row is left out.
+    least : float
+        Rows do not differ whose squared distances from their mean are so small a part of all squared lengths.
+    """
+
+    def __init__(self, sums: Sums, device: torch.device, whole: Sums | None = None, least: float = ROUNDING) -> None:
+        lengths = float((whole or sums).gram.diagonal().sum())
+        gram, by_class, self._weights = (torch.from_numpy(each).to(device) for each in vars(sums).values())
+        total, seen = self._weights.sum(), self._weights > 0
+        self._mean = by_class.sum(dim=0) / total
+        self._means = torch.where(seen[:, None], by_class / self._weights.clamp(min=1e-300)[:, None] - self._mean, 0)
+        self._unit = float(gram.diagonal().sum() - total * self._mean @ self._mean)
+        self._smallest, self._differs = ROUNDING * lengths, self._unit > least * lengths
+        centres = torch.cat([self._mean[None], self._means])
+        self._within = gram - centres.T @ (torch.cat([total[None], self._weights])[:, None] * centres)
+
+    def directions(self, penalty: float) -> Directions:
+        """Solve for a penalty in units of the summed squared lengths of centred rows, or the smallest there can be."""
+        if self._differs:
+            matrix = self._within.clone()
+            matrix.diagonal().add_(max(penalty * self._unit, self._smallest))
+            Z = torch.cholesky_solve(self._means.T, torch.linalg.cholesky(matrix))
+        else:  # equal rows teach the shares of classes alone
+            Z = torch.zeros_like(self._means.T)
+        return Directions(Z, self._means @ Z, self._mean, self._weights)
+
+    def nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return weights (w, k) and bias (k,) of zero."""
+        return torch.zeros_like(self._means.T), torch.zeros_like(self._weights)
+
+    def distances(self, rows: torch.Tensor, left_out: torch.Tensor, penalty: float) -> torch.Tensor:
+        """Return the squared Mahalanobis distance of rows (n, w) to the nearest class that has rows (n,).
+
+        ``left_out`` (n,) is the squared length of each row that its coordinates leave out.
+        """
+        matrix, ridge = self._within.clone(), max(penalty * self._unit, self._smallest)
+        matrix.diagonal().add_(ridge)
+        factor, means = torch.linalg.cholesky(matrix), self._means[self._weights > 0]
+        away, centres = (
+            torch.linalg.solve_triangular(factor, each.T, upper=False).T for each in (rows - self._mean, means)
+        )
+        return self._weights.sum() * (torch.cdist(away, centres).square().amin(dim=1) + left_out / ridge)
+
+
+class HeldOut(NamedTuple):
+    """Rows that choose, and the scatter of those that are left."""
+
+    features: torch.Tensor
+    labels: np.ndarray
+    weights: np.ndarray
+    others: Scatter
+
+    def scores(self, penalty: float, objectives: Sequence[str]) -> list[np.ndarray]:
+        """Return the scores (n, k) of the rows by each objective, float32."""
+        found = self.others.directions(penalty)
+        images = (self.features @ found.Z.float()).double() - found.mean @ found.Z
+        mixed = (found.mixed(objective) for objective in objectives)
+        return [(images @ mix + bias).float().cpu().numpy() for mix, bias in mixed]
+
+
+class View(NamedTuple):
+    """Rows on one scale.
+
+    ``back`` turns a solution for them (w', k) into one for features (w, k); ``forth`` turns features (n, w) into their
+    coordinates (n, w'), and says what squared length of each row these leave out (n,).
+    """
+
+    whole: Scatter
+    parts: list[HeldOut]
+    back: Callable[[torch.Tensor], torch.Tensor]
+    forth: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+class Rows(Protocol):
+    """Rows to solve from; ``weights`` (k,) are those of the classes."""
+
+    weights: np.ndarray
+
+    def squares(self) -> np.ndarray:
+        """Return the sums of squares of each centred feature (w,)."""
+        ...
+
+    def view(self, scale: np.ndarray) -> View:
+        """Return the rows with features multiplied by ``scale`` (w,)."""
+        ...
+
+
+class ManyRows:
+    """Solve from sums.
+
+    Parameters
+    ----------
+    sums : Sums
+        Of all rows.
+    held_out : sequence of Listed
+        Rows among them that choose, in parts that are held out one at a time.
+    device : torch.device
+    """
+
+    def __init__(self, sums: Sums, held_out: Sequence[Listed], device: torch.device) -> None:
+        unit = unit_of_weights(sums.weights)
+        self._sums = sums if unit == 1 else Sums(*(each / unit for each in vars(sums).values()))
+        self._held_out = [rows._replace(weights=rows.weights / unit) for rows in held_out]
+        self._rests = [self._sums.rest(sum_rows(rows, len(sums.weights), device)) for rows in self._held_out]
+        self._device, self.weights = device, self._sums.weights
+
+    def squares(self) -> np.ndarray:
+        """Return the sums of squares of each centred feature (w,)."""
+        total, lengths = self._sums.by_class.sum(axis=0), self._sums.gram.diagonal()
+        return without_rounding(lengths - total**2 / self.weights.sum(), lengths)
+
+    def view(self, scale: np.ndarray) -> View:
+        """Return the rows on a scale."""
+        kept = torch.from_numpy(np.flatnonzero(scale)).to(self._device)
+        columns, whole = torch.from_numpy(scale).to(self._device)[kept], self._sums.scaled(scale)
+
+        def back(solution: torch.Tensor) -> torch.Tensor:
+            weights = solution.new_zeros((len(scale), solution.shape[1]))
+            weights[kept] = columns[:, None] * solution
+            return weights
+
+        def forth(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return features[:, kept] * columns, features.new_zeros(len(features))
+
+        parts = []
+        for rows, rest in zip(self._held_out, self._rests, strict=True):
+            features = torch.from_numpy(rows.features).to(self._device)[:, kept] * columns.float()
+            others = Scatter(rest.scaled(scale), self._device, whole)
+            parts.append(HeldOut(features, rows.labels, rows.weights, others))
+        return View(Scatter(whole, self._device), parts, back, forth)
+
+
+class FewRows:
+    """Solve from rows fewer than features, by coordinates (n, n) that have the same products.
+
+    Parameters
+    ----------
+    rows : Listed
+    folds : sequence of ndarrays of shape (n,), bool
+        Which rows each part holds out.
+    n_classes : int
+    device : torch.device
+    """
+
+    def __init__(self, rows: Listed, folds: Sequence[np.ndarray], n_classes: int, device: torch.device) -> None:
+        rows = rows._replace(weights=rows.weights / unit_of_weights(rows.weights))
+        self._rows, self._folds, self._device = rows, folds, device
+        self._features = torch.from_numpy(rows.features).to(device, torch.float64)
+        self.weights = np.bincount(rows.labels, weights=rows.weights, minlength=n_classes)
+
+    def squares(self) -> np.ndarray:
+        """Return the sums of squares of each centred feature (w,)."""
+        weights = torch.from_numpy(self._rows.weights).to(self._device)
+        mean = weights @ self._features / weights.sum()
+        squares, lengths = weights @ (self._features - mean).square(), weights @ self._features.square()
+        return without_rounding(squares.cpu().numpy(), lengths.cpu().numpy())
+
+    def view(self, scale: np.ndarray) -> View:
+        """Return the rows on a scale: of features F the factor L of ``FFᵀ = LLᵀ``; ``Fᵀ L⁻ᵀ`` leads back."""
+        squares = torch.from_numpy(scale**2).to(self._device)
+        products = (self._features * squares) @ self._features.T
+        products.diagonal().add_(JITTER * products.diagonal().mean())
+        factor = torch.linalg.cholesky(products)
+
+        def back(solution: torch.Tensor) -> torch.Tensor:
+            turned = torch.linalg.solve_triangular(factor.T, solution, upper=True)
+            return squares[:, None] * (self._features.T @ turned)
+
+        def forth(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            products = (features * squares) @ self._features.T
+            turned = torch.linalg.solve_triangular(factor, products.T, upper=False).T
+            left_out = (features.square() @ squares - turned.square().sum(dim=1)).clamp(min=0)
+            return turned, left_out
+
+        rows = self._rows._replace(features=factor.cpu().numpy())
+        whole, parts = sum_rows(rows, len(self.weights), self._device), []
+        for fold in self._folds:
+            held = rows.where(fold)
+            rest = whole.rest(sum_rows(held, len(self.weights), self._device))
+            others = Scatter(rest, self._device, whole, 10 * JITTER)
+            features = torch.from_numpy(held.features).to(self._device, torch.float32)
+            parts.append(HeldOut(features, held.labels, held.weights, others))
+        return View(Scatter(whole, self._device), parts, back, forth)
+
+
+def unit_of_weights(weights: np.ndarray) -> float:
+    """Return one, or a power of two near a total so small or large that products of it might not be numbers."""
+    total = float(weights.sum())
+    return 1.0 if 1e-20 < total < 1e20 else float(2 ** np.round(np.log2(total)))
+
+
+def without_rounding(squares: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the sums of squares of centred features (w,), zero where rounding alone makes them differ from it."""
+    return np.where(squares > ROUNDING * lengths, squares, 0)
+
+
+def solve(rows: Rows, prior: Prior, settings: Settings) -> Solution:
+    """Choose a mixture of solutions on held-out rows, then solve it from all rows.
+
+    One solution is there for every objective, curvature and penalty. Their scores on held-out rows are summed with the
+    shares, zero or more, that make the labels most likely; most are zero. The same shares of the same solutions from
+    all rows are then values, and probabilities are calibrated as they are.
+
+    Parameters
+    ----------
+    rows : Rows
+    prior : Prior
+        That features were made by.
+    settings : Settings
+    """
+    views = {
+        curvature: rows.view(scale)
+        for curvature, scale in curved_scales(rows.squares(), prior, settings.curvatures).items()
+    }
+    if not views:  # rows that do not differ teach the shares of classes alone
+        shares = log_class_shares(torch.from_numpy(rows.weights)).numpy()
+        return Solution(np.zeros((prior.width, len(shares))), shares, ())
+    chosen = choose(views, settings)
+    parts = [_mixed(view, [part for part in chosen if part.curvature == at]) for at, view in views.items()]
+    weights, bias = (sum(each[1:], each[0]).cpu().numpy() for each in zip(*parts))
+    return Solution(weights, bias, chosen)
+
+
+def _mixed(view: View, parts: Sequence[Part]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weights (w, k) and bias (k,) of the parts of a mixture that share a view."""
+    solution, bias = view.whole.nothing()
+    for penalty in dict.fromkeys(part.penalty for part in parts):
+        found = view.whole.directions(penalty)
+        for part in parts:
+            if part.penalty == penalty:
+                mix, shift = found.mixed(part.objective)
+                scores = part.share * (found.Z @ mix)
+                solution, bias = solution + scores, bias + part.share * shift - found.mean @ scores
+    return view.back(solution), bias
+
+
+def make_distances(rows: Rows, prior: Prior) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function from features (n, w) to the squared distance of each to the nearest class (n,).
+
+    In coordinates alone, without curves, under the one covariance of all classes and the usual penalty. Rows that do
+    not differ are all that is near: others are infinitely far.
+    """
+    scales = curved_scales(rows.squares(), prior, (0.0,))
+    if not scales:
+        return lambda features: np.zeros(len(features))
+    view = rows.view(scales[0.0])
+
+    def distances(features: np.ndarray) -> np.ndarray:
+        coordinates = view.forth(torch.from_numpy(features).double())
+        return view.whole.distances(*coordinates, USUAL_PENALTIES["discriminant"]).cpu().numpy()
+
+    return distances
+
+
+def curved_scales(squares: np.ndarray, prior: Prior, curvatures: Sequence[float]) -> dict[float, np.ndarray]:
+    """Return what features (w,) are multiplied by, for each curvature.
+
+    Curves get ``curvature²`` times the spread of coordinates. There is no scale where rows do not differ, and the first
+    curvature alone where their curves do not.
+    """
+    lengths, curved = squares * prior.steps**2, prior.curved
+    linear, bent = lengths[~curved].sum(), lengths[curved].sum()
+    if linear <= 0:
+        return {}
+    if bent <= 0:
+        return {curvatures[0]: np.where(curved, 0, prior.steps) / np.sqrt(linear)}
+    scales = prior.steps / np.sqrt(np.where(curved, bent, linear))
+    return {curvature: np.where(curved, curvature, 1) * scales for curvature in curvatures}
+
+
+def choose(views: dict[float, View], settings: Settings) -> tuple[Part, ...]:
+    """Return the mixture that held-out rows choose; the usual one where none is held out."""
+    parts = next(iter(views.values())).parts
+    if not parts:
+        return usual_mixture(tuple(views), settings)
+    tables: dict[tuple[str, float, float], np.ndarray] = {}
+    for curvature, view in views.items():
+        for penalty in settings.penalties:
+            scores = zip(*(part.scores(penalty, settings.objectives) for part in view.parts))
+            for objective, table in zip(settings.objectives, map(np.concatenate, scores), strict=True):
+                tables[objective, curvature, penalty] = table
+    labels, weights = (np.concatenate([part[position] for part in parts]) for position in (1, 2))
+    shares = fit_shares(list(tables.values()), labels, weights)
+    chosen = tuple(Part(*name, float(share)) for name, share in zip(tables, shares, strict=True) if share > 0)
+    return chosen or usual_mixture(tuple(views), settings)  # rows whose classes have no other rows choose nothing
+
+
+def usual_mixture(curvatures: Sequence[float], settings: Settings) -> tuple[Part, ...]:
+    """Return the mixture that is taken where no row can choose."""
+    curvature = min(curvatures, key=lambda each: abs(each - USUAL_CURVATURE))
+    parts = []
+    for objective in settings.objectives:
+        penalty = min(settings.penalties, key=lambda each: abs(np.log(each / USUAL_PENALTIES[objective])))
+        parts.append(Part(objective, curvature, penalty, USUAL_SHARES[objective]))
+    return tuple(parts)

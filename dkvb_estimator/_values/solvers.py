@@ -1,0 +1,247 @@
+"""From what was learned to values: one function a question, each answered for the three solvers.
+
+Enters: a :class:`Learned` and the estimator's parameters. Leaves: values (c, j, k), a temperature, or a stepped table.
+Must not know: embeddings, keys, how predictions are made.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dkvb_estimator._device import to_tensor
+from dkvb_estimator._validation import JOINT, class_weights
+
+from . import joint as _joint
+from .counts import Likelihoods, Neighbours
+from .gradient import GradientSettings, descend_, pool_weights, read_values
+from .joint import FewRows, Listed, ManyRows, Settings, Solution, Sums, sum_codes
+from .prior import Prior
+from .statistics import Learned, Rows
+
+_JOINT = ("objective", "alpha", "curvature", "class_weight", "device")
+VALUE_SETTINGS = {"counts": ("smoothing", "class_weight"), "joint": _JOINT, "ridge": _JOINT, "sgd": ()}
+"""Parameters that values are made from after learning: where one changes, they are made anew."""
+DEFAULT_EPOCHS = 10
+"""Epochs of ``sgd`` in ``fit`` where ``max_iter`` is None."""
+ENOUGH_HELD_OUT, FOLDS = 500, 5
+"""Fifths of the distinct rows are held out, one at a time, until so many rows have been."""
+MANY_ROWS, MAX_HELD_OUT, MAX_SCORES = 5000, 4000, 2_000_000
+"""From so many rows on a tenth is held out once, or as many rows and as many scores at most."""
+TABLE_LIMIT_BYTES = 2**30
+"""Above it, values of ``counts`` are read from the counts, and no table is made."""
+SPARSE_READ_ROWS = 64
+"""Samples whose pairs are gathered at a time: some 100,000 each with 1,000 classes and 256 heads."""
+
+
+@dataclass(frozen=True)
+class Book:
+    """What values need of keys, each made when it is asked for.
+
+    Parameters
+    ----------
+    prior : callable
+        Returns the functions of keys that values are made of.
+    neighbours : callable
+        Returns with which keys each shares counts.
+    solution : callable
+        Returns what values are solved to.
+    """
+
+    prior: Callable[[], Prior]
+    neighbours: Callable[[], Neighbours]
+    solution: Callable[[], Solution]
+
+
+def n_epochs(params: Mapping[str, Any]) -> int:
+    """Return how often :meth:`fit` goes through the rows."""
+    return (params["max_iter"] or DEFAULT_EPOCHS) if params["solver"] == "sgd" else 1
+
+
+def value_settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that values are made from after learning, a dict as a copy."""
+    settings = {name: params[name] for name in VALUE_SETTINGS[params["solver"]]}
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
+
+
+def solve_values(learned: Learned, params: Mapping[str, Any], book: Book) -> np.ndarray:
+    """Return the values (c, j, k), float32."""
+    if learned.table is not None:
+        return learned.table[:, :, :-1]
+    if learned.solver == "counts":
+        return _likelihoods(learned, params, book).values()
+    return book.prior().values(*book.solution()[:2])
+
+
+def make_reader(
+    learned: Learned,
+    params: Mapping[str, Any],
+    device: torch.device,
+    values: Callable[[], np.ndarray],
+    book: Book,
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function that pools values: codes (n, c, m) of the nearest used keys → logits (n, k).
+
+    ``values`` is only called where the table is made at all: with many classes it would be mostly the same smoothed
+    zeros, and ``counts`` are read as they are stored. Solved values are sums of few functions, which are read instead.
+    """
+    if learned.solver in JOINT and learned.n_selected == 1:
+        return _feature_reader(book.solution(), book.prior(), device)
+    usable = to_tensor(learned.counts.used(), device)
+    if learned.solver != "counts" or 4 * np.prod(learned.counts.shape) <= TABLE_LIMIT_BYTES:
+        table = to_tensor(values(), device)
+        return lambda codes: read_values(codes, table, usable)
+    likelihoods = _likelihoods(learned, params, book)
+
+    def read(codes: torch.Tensor) -> torch.Tensor:
+        parts = [
+            likelihoods.read(part.cpu().numpy(), pool_weights(part, usable).cpu().numpy())
+            for part in codes.split(SPARSE_READ_ROWS)
+        ]
+        return torch.from_numpy(np.concatenate(parts))
+
+    return read
+
+
+def _feature_reader(solution: Solution, prior: Prior, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    weights, bias = (to_tensor(each.astype(np.float32), device) for each in solution[:2])
+    return lambda codes: to_tensor(prior.features(codes.cpu().numpy()), device).float() @ weights + bias
+
+
+def _likelihoods(learned: Learned, params: Mapping[str, Any], book: Book) -> Likelihoods:
+    weights, smoothing = _class_weights(learned, params), float(params["smoothing"])
+    return Likelihoods(learned.counts, weights, learned.n_selected, smoothing, book.neighbours())
+
+
+def _class_weights(learned: Learned, params: Mapping[str, Any]) -> np.ndarray | None:
+    return class_weights(params["class_weight"], learned.classes, learned.class_counts)
+
+
+def solve_jointly(learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device) -> Solution:
+    """Solve the values of ``joint`` and ``ridge``, choosing what is ``"auto"`` on held-out rows."""
+    return _joint.solve(_rows(learned, params, prior, device), prior, _settings(params))
+
+
+def distances_to_classes(
+    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function from codes (n, c, m) to the squared distance of each to the nearest class (n,)."""
+    rows = _rows(learned, params, prior, device, hold_out=False)
+    distances = _joint.make_distances(rows, prior)
+    return lambda codes: distances(prior.features(codes))
+
+
+def _rows(
+    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device, *, hold_out: bool = True
+) -> _joint.Rows:
+    """Return the rows to solve from, whichever way is shorter."""
+    if learned.sums is not None:  # no rows to choose by
+        return ManyRows(learned.sums, [], device)
+    per_class = _class_weights(learned, params)
+    rows, n_classes = learned.rows().weighted(per_class), len(learned.classes)
+    folds = _folds(rows.hashes, n_classes) if hold_out else []
+    if len(rows) < prior.width:
+        return FewRows(_listed(rows, prior), folds, n_classes, device)
+    sums = _sum_parts(learned, per_class, prior, device)
+    return ManyRows(sums, [_listed(rows.where(fold), prior) for fold in folds], device)
+
+
+def _sum_parts(learned: Learned, per_class: np.ndarray | None, prior: Prior, device: torch.device) -> Sums:
+    """Return the sums of all rows: where the rows are, on workers each of its own."""
+    owners, place, n_classes = learned.codes.owners(learned), learned.codes.place, len(learned.classes)
+
+    def add(read: Callable[[slice], np.ndarray], labels: np.ndarray) -> Sums:
+        return sum_codes(read, labels, np.ones(len(labels)), prior, n_classes, device)
+
+    if owners[0] is learned and per_class is None and (sums := learned.known_sums(add)) is not None:
+        return sums
+    parts = [place.call(_sum_rows, owner, learned.classes, per_class, prior, device) for owner in owners]
+    whole: Sums = place.fetch(place.fold(parts, _plus))[0]
+    return whole
+
+
+def _sum_rows(
+    learned: Learned, classes: np.ndarray, per_class: np.ndarray | None, prior: Prior, device: torch.device
+) -> Sums:
+    rows = learned.rows().among(classes, learned.classes).weighted(per_class)
+    return sum_codes(rows.read, rows.labels, rows.weights, prior, len(classes), device)
+
+
+def _plus(*parts: Sums) -> Sums:
+    return functools.reduce(Sums.plus, parts)
+
+
+def _settings(params: Mapping[str, Any]) -> Settings:
+    objective = "ridge" if params["solver"] == "ridge" else params["objective"]
+    return Settings(
+        _joint.OBJECTIVES if objective == "auto" else (objective,),
+        _joint.CURVATURES if params["curvature"] == "auto" else (float(params["curvature"]),),
+        _joint.PENALTIES if params["alpha"] == "auto" else (float(params["alpha"]),),
+    )
+
+
+def _folds(hashes: np.ndarray, n_classes: int) -> list[np.ndarray]:
+    """Return which distinct rows (n,) each part holds out, by their hashes: their order cannot matter."""
+    n = len(hashes)
+    if n < MANY_ROWS:
+        n_folds = min(FOLDS, -(-ENOUGH_HELD_OUT * FOLDS // n))
+        folds = [hashes % FOLDS == fold for fold in range(n_folds)]
+    else:
+        most = min(MAX_HELD_OUT, max(ENOUGH_HELD_OUT, MAX_SCORES // n_classes))
+        folds = [hashes % max(2 * FOLDS, n // most) == 0]
+    return [fold for fold in folds if fold.any() and not fold.all()]
+
+
+def _listed(rows: Rows, prior: Prior) -> Listed:
+    return Listed(prior.features(rows.read(slice(None))), rows.labels, rows.weights)
+
+
+def n_unseen(learned: Learned) -> int:
+    """Return how often the column of classes to come counts: never once more classes than one are declared, else once.
+
+    Declared classes have columns of their own. One class alone has no gradient without another.
+    """
+    return 0 if learned.declared is not None and len(learned.classes) > 1 else 1
+
+
+def step_table(
+    learned: Learned,
+    samples: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+    params: Mapping[str, Any],
+    *,
+    epochs: int,
+    seed: int,
+    device: torch.device,
+) -> None:
+    """Run epochs of ``sgd`` on samples that were just counted, and put the stepped table in place of the old.
+
+    Parameters
+    ----------
+    learned : Learned
+    samples : codes (n, c, m), class positions (n,), weights (n,) or None
+    params : mapping
+    epochs, seed : int
+    device : torch.device
+    """
+    codes, labels, weights = samples
+    weights = np.ones(len(codes)) if weights is None else weights
+    per_class = _class_weights(learned, params)
+    if per_class is not None:
+        weights = weights * per_class[labels]
+    names = ("learning_rate", "batch_size", "label_smoothing", "clip_norm")
+    settings = GradientSettings(**{name: params[name] for name in names}, n_unseen=n_unseen(learned))
+    rng = np.random.default_rng([seed, learned.n_samples])
+    table = to_tensor(learned.table.copy(), device)  # type: ignore[union-attr]
+    tensors = [to_tensor(rows, device) for rows in (codes, labels, weights.astype(np.float32))]
+    descend_(table, tensors[0], tensors[1], tensors[2], settings, epochs, rng)
+    if not torch.isfinite(table).all():
+        raise ValueError(
+            f"learning_rate={params['learning_rate']!r} made values infinite; expected steps that stay finite. Set a "
+            "smaller one with set_params(learning_rate=...)."
+        )
+    learned.table = table.cpu().numpy()

@@ -1,0 +1,294 @@
+"""Networks built by their library, loaded strictly or not at all, read at one layer.
+
+Enters: a backbone's record, weights by name. Leaves: a frozen module, images (n, 3, s, s) → embeddings (n, f).
+Must not know: where weights come from, data sets, caches, estimators.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.backbones.registry import BACKBONES, Backbone, check_tap
+from pipeline.io import first_sentence
+
+_WITHOUT_CLASSIFIER = frozenset({"swav_resnet50w2", "dino_resnet50"})
+"""Published without the last layer; the others must have theirs, or the file is another one."""
+
+
+def build_network(record: Backbone) -> nn.Module:
+    """Build a backbone's architecture with random weights, in the layout of its checkpoint."""
+    if record.library == "timm":
+        import timm
+
+        return timm.create_model(record.model, pretrained=False)
+    if record.library == "open_clip":
+        return _build_open_clip(record)
+    from torchvision.models import get_model
+
+    if record.id == "swav_resnet50w2":
+        return _doubled_resnet50()
+    return get_model(record.model, weights=None, **record.options)
+
+
+def _build_open_clip(record: Backbone) -> nn.Module:
+    """Build a CLIP model, and refuse one whose activation is not that of OpenAI's weights.
+
+    open_clip itself compares the two only when it fetches the weights, and then warns and computes on: names and shapes
+    agree, the embeddings do not.
+    """
+    import open_clip
+
+    activation = (open_clip.get_model_config(record.model) or {}).get("quick_gelu")
+    if record.id == "clip_vit_b32" and not activation:
+        raise ValueError(
+            f"model {record.model} of {record.id} computes with GELU; expected QuickGELU, with which OpenAI trained "
+            f"these weights. Take the model whose name ends in -quickgelu."
+        )
+    root = logging.getLogger()
+    root.addFilter(_is_worth_saying)
+    try:
+        return open_clip.create_model(record.model, pretrained=None)
+    finally:
+        root.removeFilter(_is_worth_saying)
+
+
+def _is_worth_saying(entry: logging.LogRecord) -> bool:
+    """Drop open_clip's remark that a model is random: its weights are loaded right after."""
+    return "No pretrained weights" not in entry.getMessage()
+
+
+def _doubled_resnet50() -> nn.Module:
+    """Build ResNet50 with every plane doubled, stem and outputs too: not torchvision's ``wide_resnet50_2``."""
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    class DoubledResNet(ResNet):
+        def _make_layer(
+            self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False
+        ) -> nn.Sequential:
+            if planes == 64:  # the first layer reads the stem, which is doubled below
+                self.inplanes = 128
+            return super()._make_layer(block, 2 * planes, blocks, stride, dilate)
+
+    network = DoubledResNet(Bottleneck, [3, 4, 6, 3])
+    network.conv1 = nn.Conv2d(3, 128, kernel_size=7, stride=2, padding=3, bias=False)
+    network.bn1 = nn.BatchNorm2d(128)
+    return network
+
+
+def load_backbone(record: Backbone, tap: str, state: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Build a backbone, load its weights strictly, and return it frozen, in evaluation mode: images → (n, f).
+
+    Parameters
+    ----------
+    record : Backbone
+    tap : str
+    state : mapping from name to Tensor
+        As :func:`pipeline.weights.read_weights` returns it.
+
+    Raises
+    ------
+    ValueError
+        If a weight is missing, one too many, or of another shape.
+    """
+    check_tap(record, tap)
+    if record.converted:
+        return Tapped(_load_by_timm(record, state), record.library, tap).eval().requires_grad_(False)
+    network, state = build_network(record), rename_weights(record, state)
+    if record.without_classifier or record.id in _WITHOUT_CLASSIFIER:
+        remove_classifier(network, record.library)
+    load_strictly(network, state, record)
+    return Tapped(network, record.library, tap).eval().requires_grad_(False)
+
+
+def _load_by_timm(record: Backbone, state: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Let timm load weights of its own, which it converts for some architectures, and as strictly as we do."""
+    import timm
+
+    try:
+        network = timm.create_model(record.model, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)})
+    except (RuntimeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"the weights of {record.id} do not fit {record.model} ({first_sentence(error)}); expected "
+            f"{record.weights_file} of {record.weights_url}. Get it again from there."
+        ) from error
+    for name in ("pretrained_cfg", "default_cfg"):  # where timm keeps the weights a second time
+        vars(network).pop(name, None)
+    return network
+
+
+def remove_classifier(network: nn.Module, library: str) -> None:
+    """Take the last layer out of a network: timm knows which that is, in torchvision it is the last with weights."""
+    if library == "timm":
+        network.reset_classifier(0)  # type: ignore[operator]
+        return
+    setattr(network, classifier_name(network, library), nn.Identity())
+
+
+def classifier_name(network: nn.Module, library: str) -> str:
+    """Return the name of the last layer."""
+    if library == "timm":
+        return str(network.default_cfg.get("classifier"))  # type: ignore[union-attr,operator]
+    return [name for name, child in network.named_children() if next(child.parameters(), None) is not None][-1]
+
+
+class Tapped(nn.Module):
+    """Read a network at one layer, averaged over places: images (n, 3, s, s) → embeddings (n, f)."""
+
+    def __init__(self, network: nn.Module, library: str, tap: str) -> None:
+        super().__init__()
+        self.library = library
+        if library == "timm":
+            network.reset_classifier(0)  # type: ignore[operator]
+            self.network = network
+        elif library == "open_clip":
+            self.network = network.visual  # type: ignore[assignment]
+        else:
+            from torchvision.models.feature_extraction import create_feature_extractor
+
+            # train and evaluation graphs may differ, and only the latter is used
+            self.network = create_feature_extractor(network.eval(), {tap: "embedding"}, suppress_diff_warning=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of images."""
+        found = self.network(images)
+        if isinstance(found, dict):
+            found = found["embedding"]
+            found = found.mean(dim=(2, 3)) if found.ndim == 4 else found
+        return found
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], record: Backbone) -> None:
+    """Load weights into a network where names and shapes agree one to one.
+
+    Raises
+    ------
+    ValueError
+        With the first names that are missing, too many or of another shape, and the setting that mends it.
+    """
+    wanted = network.state_dict()
+    missing = [name for name in wanted if name not in state]
+    extra = [name for name in state if name not in wanted and not name.startswith(record.extra_keys or ("\0",))]
+    if missing or extra:
+        prefixes = "known prefixes of checkpoints are module., backbone., student., teacher.; " if missing else ""
+        advice = prefixes + _way_out(network, record, missing, extra)
+        raise ValueError(
+            f"the weights of {record.id} do not fit {record.model}: {len(missing)} names are missing (first: "
+            f"{missing[:1]}), {len(extra)} unexpected (first: {extra[:1]}); expected the layout of "
+            f"{record.weights_file if record.id in BACKBONES else record.model}. {_upper(advice)}."
+        )
+    other = [name for name, tensor in wanted.items() if state[name].shape != tensor.shape]
+    if other:
+        name = other[0]
+        raise ValueError(
+            f"weight {name} of {record.id} has shape {tuple(state[name].shape)}; expected {tuple(wanted[name].shape)} "
+            f"of {record.model}. {_upper(_way_out(network, record, other, other))}."
+        )
+    network.load_state_dict({name: state[name] for name in wanted}, strict=True)
+
+
+def _way_out(network: nn.Module, record: Backbone, missing: list[str], extra: list[str]) -> str:
+    """Return what makes a network and a file agree whose names or shapes differ, of what is not set already."""
+    if record.id in BACKBONES:
+        return f"take the file {record.weights_file} as its publisher gives it"
+    beginnings = sorted({*record.extra_keys, *(name.partition(".")[0] + "." for name in extra)})
+    lists = f"extra_keys: [{', '.join(beginnings)}]"
+    if not missing:
+        return f"set {lists}, which leaves them out"
+    head = "\0" if record.without_classifier else f"{classifier_name(network, record.library)}."
+    if all(name.startswith(head) for name in missing):
+        return f"set without_classifier: true{f' and {lists}' if extra else ''}, if the tap lies before that layer"
+    longer = next((name for name in extra if name.endswith(f".{missing[0]}")), None)
+    if longer is not None:
+        return f"set prefix: {longer.removesuffix(missing[0])}"
+    return f"name the model that wrote {record.weights_file}, or take a file of {record.model}"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def rename_weights(record: Backbone, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Bring a checkpoint's names to the architecture's.
+
+    Raises
+    ------
+    ValueError
+        If two weights would have one name.
+    """
+    rename = _renaming(record)
+    renamed: dict[str, torch.Tensor] = {}
+    origin: dict[str, str] = {}
+    for name, tensor in state.items():
+        new = rename(name.removeprefix(record.prefix))
+        if new in renamed:
+            raise ValueError(
+                f"{record.weights_file} holds the weight {new} twice, as {origin[new]} and as {name}; expected one "
+                f"network. Correct the prefix, which is {record.prefix!r}, or leave the other network out of the file."
+            )
+        renamed[new], origin[new] = tensor, name
+    return renamed
+
+
+def _renaming(record: Backbone) -> Callable[[str], str]:
+    if record.id == "efficientnet_lite0":
+        return _lite0_name
+    if record.library == "torchvision" and record.model.startswith("densenet"):
+        return _densenet_name
+    return str
+
+
+def _densenet_name(name: str) -> str:
+    """Translate a name of torchvision's published DenseNet weights, which are older than its present names.
+
+    Examples
+    --------
+    >>> _densenet_name("features.denseblock1.denselayer2.norm.1.weight")
+    'features.denseblock1.denselayer2.norm1.weight'
+    """
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", name)
+
+
+_LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)
+_LITE0_TOP = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_LITE0_BLOCK = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def _lite0_name(name: str) -> str:
+    """Translate a name of the original EfficientNet-Lite0 checkpoint into timm's.
+
+    Examples
+    --------
+    >>> _lite0_name("_blocks.4._expand_conv.weight")
+    'blocks.2.1.conv_pw.weight'
+    """
+    block = re.fullmatch(r"_blocks\.(\d{1,2})\.(\w+)\.(.+)", name)
+    if block is None or int(block[1]) >= sum(_LITE0_REPEATS):
+        first, dot, rest = name.partition(".")
+        return f"{_LITE0_TOP.get(first, first)}{dot}{rest}"
+    (number, layer, leaf), stage = block.groups(), 0
+    place = int(number)
+    while place >= _LITE0_REPEATS[stage]:
+        place -= _LITE0_REPEATS[stage]
+        stage += 1
+    table = _LITE0_FIRST if stage == 0 else _LITE0_BLOCK
+    return f"blocks.{stage}.{place}.{table.get(layer, layer)}.{leaf}"

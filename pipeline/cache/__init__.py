@@ -1,0 +1,17 @@
+"""The embedding cache: an HDF5 file whose content is verified at every read. See ``docs/cache_format.md``."""
+
+from .format import CacheHeader, SplitRows
+from .reader import CacheReader, check_cache, describe_cache, file_sha256, open_cache, verify_cache
+from .writer import write_cache
+
+__all__ = [
+    "CacheHeader",
+    "CacheReader",
+    "SplitRows",
+    "check_cache",
+    "describe_cache",
+    "file_sha256",
+    "open_cache",
+    "verify_cache",
+    "write_cache",
+]

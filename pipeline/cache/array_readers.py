@@ -1,0 +1,194 @@
+"""Read one array from a file of NumPy, torch or Parquet, without running what the file holds.
+
+Enters: ``FILE``, or ``FILE:NAME`` where it holds several arrays, as in ``data.npz:train_embeddings``. Leaves: an array.
+Must not know: what the array is for, but for the names that such arrays usually have.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.io import first_sentence, system_error
+
+READABLE = (".npy", ".npz", ".pt", ".pth", ".ckpt", ".parquet")
+
+
+def read_array(value: str, role: str) -> np.ndarray:
+    """Return the array that ``FILE`` or ``FILE:NAME`` means; ``.npy`` stays on the disk until rows are asked for.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is unknown, the file would run code or is damaged, or it is not clear which array is meant.
+    OSError
+        If there is no such file.
+    ImportError
+        If it is Parquet and pyarrow is not installed.
+    """
+    path, name = path_and_name(value)
+    suffix = path.suffix.lower()
+    if suffix not in READABLE:
+        raise ValueError(f"{path} was given; expected a file ending in {', '.join(READABLE)}. Convert it.")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; expected the {role} there. Correct the path.")
+    if suffix == ".parquet":
+        return _parquet_column(path, name, role)
+    with path.open("rb"):
+        pass  # a file that may not be read is told as one
+    try:
+        if suffix == ".npy":
+            _refuse_name(path, name)
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        if suffix == ".npz":
+            return _npz_array(path, name, role)
+        return _of_checkpoint(path, name, role)
+    except (_ChoiceError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file makes NumPy, and what it unpacks with, raise nearly anything
+        if system_error(error) is not None:
+            raise
+        raise ValueError(
+            f"{path.name} cannot be read without running code, or is damaged ({first_sentence(error)}); expected "
+            "arrays of numbers or text. Save arrays by np.savez, or tensors by torch.save."
+        ) from error
+
+
+def _npz_array(path: Path, name: str | None, role: str) -> np.ndarray:
+    """Read an array of an archive that claims as many bytes as are there for it."""
+    with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as found:
+        chosen = _choose(path, list(found), name, role)
+        if f"{chosen}.npy" in archive.namelist():
+            with archive.open(f"{chosen}.npy") as member:
+                version = np.lib.format.read_magic(member)
+                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
+                shape, _, dtype = (read_header or np.lib.format.read_array_header_2_0)(member)
+                room = archive.getinfo(f"{chosen}.npy").file_size - member.tell()
+            if math.prod(shape) * dtype.itemsize != room and not dtype.hasobject:
+                raise ValueError(f"{chosen} claims {dtype} of shape {shape} in {room:,} bytes")
+        return found[chosen]
+
+
+class _ChoiceError(ValueError):
+    """It is not clear which array of a file is meant."""
+
+
+def path_and_name(value: str) -> tuple[Path, str | None]:
+    """Divide ``FILE:NAME`` at the first colon that follows a file; one elsewhere belongs to the file's name.
+
+    Examples
+    --------
+    >>> path_and_name("absent.npz:train/X")
+    (PosixPath('absent.npz'), 'train/X')
+    """
+    ends = [found.end() for found in re.finditer("|".join(map(re.escape, READABLE)), value.lower())]
+    pairs = [(Path(value[:end]), value[end + 1 :]) for end in ends if value[end:].startswith(":") and value[end + 1 :]]
+    if not pairs or Path(value).is_file():
+        return Path(value), None
+    return next((pair for pair in pairs if pair[0].is_file()), pairs[0])
+
+
+def _refuse_name(path: Path, name: str | None) -> None:
+    if name is not None:
+        raise _ChoiceError(f"{path.name} holds one array, which has no name; expected none. Remove :{name}.")
+
+
+def _choose(path: Path, names: Sequence[str], name: str | None, role: str) -> str:
+    """Return the name that was said, or the only one, or the one that is called like its part."""
+    if name is None:
+        called = [known for known in _CALLED[role] if known in names]
+        name = names[0] if len(names) == 1 else called[0] if called else None
+    if name not in names:
+        raise _ChoiceError(
+            f"{path.name} holds {', '.join(names) or 'nothing'}, but no {name or role}; expected the name of one. "
+            f"Write {path}:NAME."
+        )
+    return str(name)
+
+
+_CALLED = {
+    "embeddings": ("embeddings", "X"),
+    "labels": ("labels", "label", "y"),
+    "ids": ("ids", "id"),
+    "splits": ("splits", "split"),
+}
+
+
+def _of_checkpoint(path: Path, name: str | None, role: str) -> np.ndarray:
+    """Return a tensor of torch, or a list of whole numbers or of text beside it."""
+    import torch
+
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, torch.Tensor):
+        _refuse_name(path, name)
+        return _numpy(content)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it holds a {type(content).__name__}, no tensors")
+    found = {str(key): array for key, value in content.items() if (array := _numpy(value)) is not None}
+    if name in {str(key) for key in content} - set(found):
+        raise _ChoiceError(
+            f"{name} in {path.name} is neither a tensor nor a list of whole numbers or text; expected one of "
+            f"{', '.join(found) or '(none)'}. Name one of these, or save it as a tensor."
+        )
+    return found[_choose(path, list(found), name, role)]
+
+
+def _numpy(value: Any) -> Any:
+    """Return a tensor, or a list of whole numbers or of text, as an array; None for anything else."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        # NumPy has no bfloat16
+        return (value.float() if value.is_floating_point() and value.itemsize < 4 else value).numpy(force=True)
+    kinds = set(map(type, value)) if isinstance(value, list | tuple) else set()
+    return np.array(value) if kinds in ({int}, {str}) else None
+
+
+def _parquet_column(path: Path, name: str | None, role: str) -> np.ndarray:
+    """Return a column: (n,) of numbers or text, (n, f) of lists of one length."""
+    pa, pq = import_pyarrow()
+    try:
+        name = _choose(path, pq.read_schema(path).names, name, role)
+        column = pq.read_table(path, columns=[name])[name].combine_chunks()
+    except (pa.ArrowInvalid, OSError) as error:
+        if system_error(error) is not None:
+            raise
+        raise ValueError(
+            f"{path.name} is no Parquet file ({first_sentence(error)}); expected one. Write it again."
+        ) from error
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    values = column.flatten() if lists or pa.types.is_fixed_size_list(column.type) else column
+    width, ragged = divmod(len(values), len(column)) if len(column) else (0, 0)
+    lengths = np.diff(column.offsets.to_numpy()) if lists else np.array([width])
+    if column.null_count or values.null_count or ragged or (lengths != width).any():
+        raise ValueError(
+            f"column {name!r} of {path.name} lacks values, or its lists differ in length; expected a whole column. "
+            "Fill it."
+        )
+    found = values.to_numpy(zero_copy_only=False)
+    return found if values is column else found.reshape(len(column), width)
+
+
+def import_pyarrow() -> tuple[Any, Any]:
+    """Return pyarrow and its Parquet.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise ImportError(
+            "Parquet needs pyarrow, which is not installed; expected it. Run `pip install pyarrow`, or take .npz."
+        ) from error
+    return pa, pq

@@ -1,0 +1,296 @@
+"""The cache's format, version 1: what lies where in the file, and what proves it. See ``docs/cache_format.md``.
+
+Enters: an open HDF5 file. Leaves: its structure, once it is shown to be whole. Must not know: who writes or reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pipeline.io import describe_lock, system_error
+
+FORMAT, VERSION = "dkvb-embedding-cache", 1
+STORAGE_DTYPES = ("float16", "float32")
+DATASETS = ("embeddings", "labels", "sample_ids", "block_crc32")
+ATTRIBUTES = (
+    "fingerprint",
+    "backbone",
+    "preprocessing",
+    "tap",
+    "compute_dtype",
+    "storage_dtype",
+    "manifest_sha256",
+    "dataset",
+)
+_LARGEST_INFLATION = 1024
+"""Compressed embeddings may claim at most this many times the file's length: deflate cannot do better."""
+_LARGEST_ATTRIBUTE = 2**16
+"""Bytes of an attribute: HDF5 keeps none above this beside its object."""
+
+
+@dataclass(frozen=True)
+class CacheHeader:
+    """Say where a cache's embeddings come from.
+
+    Parameters
+    ----------
+    fingerprint : str
+        Of everything that decides the embeddings.
+    backbone, preprocessing : mapping, JSON-able
+    tap, compute_dtype, storage_dtype, manifest_sha256, dataset : str
+    class_names : tuple of str
+        Label 0 is the first.
+    """
+
+    fingerprint: str
+    backbone: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    tap: str
+    compute_dtype: str
+    storage_dtype: str
+    manifest_sha256: str
+    dataset: str
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """Hold what one split of a cache is written from.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarray (rows, f)
+        Of any numbers of rows, in order.
+    labels : ndarray of shape (n,), integers
+        −1 where there is none.
+    sample_ids : sequence of n distinct str
+    """
+
+    blocks: Iterable[np.ndarray]
+    labels: np.ndarray
+    sample_ids: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Hold everything about a split but its embeddings."""
+
+    labels: np.ndarray
+    sample_ids: list[str]
+    crcs: np.ndarray
+    block_rows: int
+    n_features: int
+    max_rounding_error: float
+
+
+class NamingDamage:
+    """Turn what HDF5 raises about a damaged file into a sentence about that file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, NotACacheError | MemoryError):
+            return
+        if lock := describe_lock(error):
+            raise OSError(f"cache {self.path.name} {lock}") from error
+        if (number := system_error(error)) is not None:  # which says nothing about what the file holds
+            raise OSError(number, f"cache {self.path.name} cannot be read: {os.strerror(number)}") from error
+        raise OSError(
+            f"cache {self.path.name} is damaged or incomplete ({' '.join(str(error).split())}); expected an unchanged "
+            "file of format version 1. Run `dvc repro extract` or the import again to rebuild it, or restore a copy."
+        ) from error
+
+
+class NotACacheError(ValueError):
+    """A file that is whole, but not what this release reads."""
+
+
+def read_structure(file: h5py.File) -> tuple[CacheHeader, dict[str, Split]]:
+    """Read everything but the embeddings, after checking that nothing is linked, claimed too large or changed.
+
+    Raises
+    ------
+    NotACacheError
+        If the file is something else, or of another version.
+    OSError, ValueError, KeyError
+        If it is damaged; :class:`NamingDamage` makes one sentence of them.
+    """
+    _check_format(file)
+    _check_members(file)
+    if meta_sha256(file) != _attribute(file, "meta_sha256"):
+        raise OSError("attributes, labels, ids or checksums differ from meta_sha256")
+    if _attribute(file, "complete") != 1:
+        raise OSError("it was never completed")
+    header = _read_header(file)
+    splits = {name: _read_split(file[name]) for name in split_names(file)}
+    for name, split in splits.items():
+        _check_split(name, split, file[name]["embeddings"], header)
+    if not splits or len({split.n_features for split in splits.values() if len(split.labels)}) > 1:
+        raise OSError("its splits differ in their number of features, or there is none")
+    return header, splits
+
+
+def split_names(file: h5py.File) -> list[str]:
+    """Return the names of the splits, sorted."""
+    return sorted(set(file) - {"class_names"})
+
+
+def _check_format(file: h5py.File) -> None:
+    name = Path(file.filename).name
+    found = file.attrs.get_id("format") if "format" in file.attrs else None
+    if found is None or found.dtype.kind != "S" or _attribute(file, "format") != FORMAT:
+        raise NotACacheError(
+            f"{name} is an HDF5 file, but not a {FORMAT}; expected one that `dvc repro extract` wrote. Name such "
+            "a file, usually in caches/."
+        )
+    version = _attribute(file, "version")
+    if version != VERSION:
+        raise NotACacheError(
+            f"cache {name} has format version {version}; this release reads version {VERSION}. Update the checkout, "
+            "or run `dvc repro extract` to rebuild it."
+        )
+
+
+def _check_members(file: h5py.File) -> None:
+    """Accept only hard links to the arrays that the format names, none larger than the file can hold."""
+    length = Path(file.filename).stat().st_size
+    _check_hard_links(file)
+    _check_array("class_names", file["class_names"], length)
+    for name in split_names(file):
+        group = file[name]
+        if not isinstance(group, h5py.Group) or set(group) != set(DATASETS):
+            raise OSError(f"split {name} does not hold exactly {', '.join(DATASETS)}")
+        _check_hard_links(group)
+        for member in DATASETS:
+            _check_array(f"{name}/{member}", group[member], length)
+
+
+def _check_hard_links(group: h5py.Group) -> None:
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise OSError(f"{group.name.rstrip('/')}/{name} is a link; only arrays inside the file are read")
+
+
+def _check_array(name: str, array: h5py.Dataset, length: int) -> None:
+    """Compare what an array claims with the format and the file's length, before any memory is taken for it."""
+    if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual:
+        raise OSError(f"{name} is not an array inside the file")
+    member = name.rpartition("/")[2]
+    kinds = {"embeddings": ("<f2", "<f4"), "labels": ("<i8",), "block_crc32": ("<u4",)}
+    if array.dtype.str not in kinds[member] if member in kinds else array.dtype.kind != "S":
+        raise OSError(f"{name} has type {array.dtype}")
+    if len(array.shape) != (2 if member == "embeddings" else 1):
+        raise OSError(f"{name} has shape {array.shape}")
+    packed = member == "embeddings" and array.compression == "gzip"
+    limit = length * (_LARGEST_INFLATION if packed else 1)
+    for what, shape in (("shape", array.shape), ("chunks of", array.chunks or ())):
+        if math.prod(map(int, shape)) * array.dtype.itemsize > limit:
+            raise OSError(f"{name} claims {what} {shape}, more than {length} bytes can hold")
+
+
+def _read_header(file: h5py.File) -> CacheHeader:
+    values: dict[str, Any] = {name: _attribute(file, name) for name in ATTRIBUTES}
+    for name in ("backbone", "preprocessing"):
+        values[name] = json.loads(values[name])
+        if not isinstance(values[name], dict):
+            raise OSError(f"attribute {name} is not a JSON object")
+    if not all(isinstance(values[name], str | dict) for name in ATTRIBUTES):
+        raise OSError("an attribute that should be text is a number")
+    return CacheHeader(**values, class_names=tuple(_decode(file["class_names"][()])))
+
+
+def _read_split(group: h5py.Group) -> Split:
+    return Split(
+        labels=group["labels"][()],
+        sample_ids=_decode(group["sample_ids"][()]),
+        crcs=group["block_crc32"][()],
+        block_rows=int(_attribute(group, "block_rows")),
+        n_features=int(group["embeddings"].shape[1]),
+        max_rounding_error=float(_attribute(group, "max_rounding_error")),
+    )
+
+
+def _check_split(name: str, split: Split, embeddings: h5py.Dataset, header: CacheHeader) -> None:
+    """Compare the parts of a split with each other: the file may come from another program."""
+    n = len(split.labels)
+    n_blocks = -(-n // split.block_rows) if split.block_rows > 0 else -1
+    if not n == len(embeddings) == len(split.sample_ids) or len(split.crcs) != n_blocks:
+        raise OSError(f"the arrays of split /{name} differ in length")
+    if embeddings.dtype != np.dtype(header.storage_dtype):
+        raise OSError(f"{name}/embeddings are {embeddings.dtype}, not {header.storage_dtype}")
+    if n and (split.labels.min() < -1 or split.labels.max() >= len(header.class_names)):
+        raise OSError(f"{name}/labels hold a class without a name")
+    if len(set(split.sample_ids)) != n:
+        raise OSError(f"{name}/sample_ids repeat an id")
+
+
+def meta_sha256(file: h5py.File) -> str:
+    """Return the sha256 of everything but the embeddings, in canonical JSON."""
+    attributes = {
+        name: _attribute(file, name) for name in sorted(file.attrs) if name not in ("meta_sha256", "complete")
+    }
+    meta: dict[str, Any] = {"attributes": attributes, "class_names": _decode(file["class_names"][()]), "splits": {}}
+    for name in split_names(file):
+        group = file[name]
+        meta["splits"][name] = {
+            "arrays": {member: [list(group[member].shape), group[member].dtype.str] for member in DATASETS},
+            "attributes": {key: _attribute(group, key) for key in sorted(group.attrs)},
+            "sha256": {m: hashlib.sha256(group[m][()].tobytes()).hexdigest() for m in DATASETS if m != "embeddings"},
+        }
+    return hashlib.sha256(canonical_json(meta).encode()).hexdigest()
+
+
+def _attribute(holder: h5py.Group, name: str) -> str | int | float:
+    """Return a scalar attribute, after looking at what it claims to be."""
+    identifier = holder.attrs.get_id(name)
+    kind, size = identifier.dtype.kind, identifier.dtype.itemsize
+    if identifier.shape != () or kind not in "Siuf" or size > _LARGEST_ATTRIBUTE:
+        raise OSError(f"attribute {name} is not one number or one text of fixed length")
+    value = holder.attrs[name]
+    return value.decode() if kind == "S" else value.item()
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one way to write a value as JSON: sorted, without spaces, in ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+def fixed_text(values: Iterable[str]) -> np.ndarray:
+    """Encode text as UTF-8 of fixed length: variable-length text lies in a heap that no checksum reaches."""
+    try:
+        encoded = [value.encode() for value in values]
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"an id or a class name, {error.object!a}, holds what UTF-8 cannot encode; expected text. Rename it."
+        ) from error
+    if any(b"\0" in value for value in encoded):
+        raise ValueError(
+            "an id or a class name holds the character NUL, which ends a text here; expected none. Rename it."
+        )
+    length = max(1, max(map(len, encoded), default=1))
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", length))
+
+
+def _decode(values: np.ndarray) -> list[str]:
+    return [value.decode() for value in values.tolist()]
+
+
+def block_crc(block: int, stored: np.ndarray) -> int:
+    """Return the crc32 of a block's position and bytes: blocks that changed places are noticed too."""
+    return zlib.crc32(np.ascontiguousarray(stored), zlib.crc32(struct.pack("<q", block)))

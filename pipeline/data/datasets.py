@@ -1,0 +1,446 @@
+"""Images by name, in an order and a split that anyone can reproduce.
+
+Enters: a recipe (the settings of one data set). Leaves: a manifest, which lists every image with the sha256 of its
+content, and the images themselves. Must not know: networks, embeddings, who learns from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.folder_entries import some
+from pipeline.data.folder_layout import list_images
+from pipeline.data.image_files import CorruptImageError, DigestIndex, read_image, reading, to_rgb
+from pipeline.io import replaced
+
+UNLABELLED = -1
+_PHOTOS = ("china.jpg", "flower.jpg")
+_CROP_SHARE = (0.12, 0.75)
+"""Side of a crop as a share of the photograph's shorter side, drawn on a logarithmic scale."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """List the images of a data set.
+
+    Parameters
+    ----------
+    dataset : str
+    recipe : mapping, JSON-able
+        What the images are made from again.
+    class_names : tuple of str
+        Label 0 is the first.
+    sample_ids : tuple of n str
+    labels : ndarray of shape (n,), int64
+        −1 where there is none.
+    splits : tuple of n str
+    digests : tuple of n str
+        The sha256 of each file's bytes, or of an array's pixels.
+    skipped : tuple of str
+        Files that cannot be decoded and were left out, since the recipe says so.
+    notes : tuple of str
+        What else was left out of the folder, a sentence each. It is told, not written: embeddings do not change with
+        a file beside the images.
+    """
+
+    dataset: str
+    recipe: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    sample_ids: tuple[str, ...]
+    labels: np.ndarray
+    splits: tuple[str, ...]
+    digests: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 of the manifest's lines."""
+        return hashlib.sha256("".join(_lines(self)).encode()).hexdigest()
+
+
+def build_manifest(name: str, recipe: Mapping[str, Any], index: str | Path | None = None) -> Manifest:
+    """List the images that a recipe describes.
+
+    Parameters
+    ----------
+    name : str
+    recipe : mapping
+        ``kind`` and its settings: ``digits`` (``test_fraction``, ``seed``), ``photos`` (``n_crops``, ``seed``),
+        ``folder`` (``root``, ``test_fraction``, ``seed``, ``skip_corrupt``, ``follow_links``), ``cifar10`` or
+        ``cifar100`` (``root``).
+    index : str or Path or None
+        A scratch file: of a folder seen before, only what changed since is read again.
+
+    Raises
+    ------
+    ValueError, OSError
+        If the kind is unknown, a folder is missing or empty, an image cannot be read, or a class is too small to split.
+
+    Examples
+    --------
+    >>> manifest = build_manifest("digits", {"kind": "digits", "test_fraction": 0.3, "seed": 0})
+    >>> len(manifest.labels), manifest.splits.count("test"), manifest.class_names[3]
+    (1797, 540, '3')
+    """
+    kinds: dict[str, Callable[[str, Mapping[str, Any]], Manifest]] = {
+        "digits": _digits_manifest,
+        "photos": _photos_manifest,
+        "folder": partial(_folder_manifest, index=index),
+        "cifar10": _cifar_manifest,
+        "cifar100": _cifar_manifest,
+    }
+    if recipe["kind"] not in kinds:
+        nearest = difflib.get_close_matches(recipe["kind"], kinds, n=1, cutoff=0)[0]
+        raise ValueError(
+            f"dataset {name} is of kind {recipe['kind']!r}; expected one of {', '.join(kinds)}. Did you mean "
+            f"{nearest!r}? Correct datasets.{name}.kind in params.yaml."
+        )
+    return kinds[recipe["kind"]](name, recipe)
+
+
+def write_manifest(manifest: Manifest, path: str | Path) -> None:
+    """Write a manifest as JSON lines, whole or not at all: a header, then one line an image."""
+    with replaced(path) as neighbour:
+        neighbour.write_text("".join(_lines(manifest)), encoding="utf-8")
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Read a manifest.
+
+    Raises
+    ------
+    OSError
+        If there is none.
+    ValueError
+        If it is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no manifest {path}; expected one. Run `dvc repro`.")
+    try:
+        # not splitlines(), which also splits at signs that JSON leaves in file names
+        header, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
+        if len(rows) != _of(int, header["n_samples"]):
+            raise ValueError(f"{len(rows)} of {header['n_samples']} images")
+        manifest = Manifest(
+            dataset=_of(str, header["dataset"]),
+            recipe=_of(dict, header["recipe"]),
+            class_names=tuple(_of(str, name) for name in _of(list, header["class_names"])),
+            sample_ids=tuple(_of(str, row["id"]) for row in rows),
+            labels=np.array([_of(int, row["label"]) for row in rows], dtype=np.int64),
+            splits=tuple(_of(str, row["split"]) for row in rows),
+            digests=tuple(_of(str, row["sha256"]) for row in rows),
+            skipped=tuple(_of(str, name) for name in _of(list, header.get("skipped", []))),
+        )
+        _check_rows(manifest)
+        return manifest
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"manifest {path} is damaged ({error}); expected JSON lines that the manifest stage wrote. Run `dvc repro`."
+        ) from error
+
+
+Value = TypeVar("Value", int, str, dict, list)
+
+
+def _of(kind: type[Value], value: Any) -> Value:
+    """Return a value that is of a type already: nothing is rounded, or spelled out, to fit."""
+    if type(value) is not kind:
+        raise ValueError(f"{value!r:.80} is no {kind.__name__}")
+    return value
+
+
+def _check_rows(manifest: Manifest) -> None:
+    """Refuse, before hours of extraction, what the cache would refuse after them."""
+    labels, n_classes = manifest.labels, len(manifest.class_names)
+    wrong = labels[(labels < UNLABELLED) | (labels >= n_classes)]
+    if len(wrong):
+        raise ValueError(f"label {wrong[0]} of {n_classes} classes")
+    if len(set(manifest.sample_ids)) < len(manifest.sample_ids):
+        twice = Counter(manifest.sample_ids).most_common(1)[0][0]
+        raise ValueError(f"id {twice!r} stands twice")
+    if foreign := set(manifest.splits) - {"train", "test"}:
+        raise ValueError(f"split {min(foreign)!r:.80}, which is neither train nor test")
+    for text in (*manifest.sample_ids, *manifest.class_names):
+        if b"\0" in text.encode():  # an error of its own where UTF-8 cannot encode it
+            raise ValueError(f"{text!r:.80} holds the character NUL")
+
+
+def remarks(manifest: Manifest) -> list[str]:
+    """Return what a user should know of a manifest, a sentence each; the first one counts its images.
+
+    One image in two splits makes a test easier than it should be: equal bytes (of arrays: equal pixels) are named.
+
+    Examples
+    --------
+    >>> manifest = build_manifest("photos", {"kind": "photos", "n_crops": 3, "seed": 0})
+    >>> remarks(manifest)
+    ['3 images (3 train)']
+    """
+    counts = ", ".join(f"{manifest.splits.count(split):,} {split}" for split in sorted(set(manifest.splits)))
+    said = [f"{len(manifest.labels):,} images ({counts})"]
+    if pairs := shared_images(manifest):
+        named = some([f"{one} = {other}" for one, other in pairs], "; ")
+        said.append(f"warning: {len(pairs)} images stand in two splits: {named}. Remove one of each pair.")
+    if skipped := manifest.skipped:
+        said.append(f"warning: {len(skipped)} images cannot be decoded and were skipped: {some(skipped)}.")
+    return [*said, *manifest.notes]
+
+
+def shared_images(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return pairs of ids whose content is the same, although they stand in different splits."""
+    first: dict[str, int] = {}
+    pairs = []
+    for row, digest in enumerate(manifest.digests):
+        other = first.setdefault(digest, row)
+        if manifest.splits[other] != manifest.splits[row]:
+            pairs.append((manifest.sample_ids[other], manifest.sample_ids[row]))
+    return pairs
+
+
+def _lines(manifest: Manifest) -> Iterable[str]:
+    header: dict[str, Any] = {
+        "dataset": manifest.dataset,
+        "recipe": dict(manifest.recipe),
+        "class_names": list(manifest.class_names),
+        "n_samples": len(manifest.sample_ids),  # a file that was cut between two lines must not pass for a smaller one
+    }
+    if manifest.skipped:
+        header["skipped"] = list(manifest.skipped)
+    yield json.dumps(header, sort_keys=True, ensure_ascii=False) + "\n"
+    rows = zip(manifest.sample_ids, manifest.labels.tolist(), manifest.splits, manifest.digests, strict=True)
+    for sample_id, label, split, digest in rows:
+        row = {"id": sample_id, "label": label, "split": split, "sha256": digest}
+        yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+class Images(Sequence[Image.Image]):
+    """Give the images of a manifest, each checked against its digest, in RGB.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+
+    def __len__(self) -> int:
+        return len(self.manifest.sample_ids)
+
+    def __getitem__(self, row: int) -> Image.Image:  # type: ignore[override]
+        """Return the image of a row.
+
+        Raises
+        ------
+        OSError
+            If it is missing, cannot be decoded, or differs from what the manifest lists.
+        """
+        sample_id, recipe = self.manifest.sample_ids[row], self.manifest.recipe
+        if recipe["kind"] == "folder":
+            image, digest = _read(recipe, sample_id)
+        else:
+            pixels = _ARRAYS[recipe["kind"]](recipe, sample_id)
+            image, digest = to_rgb(Image.fromarray(pixels)), _pixels_sha256(pixels)
+        if digest != self.manifest.digests[row]:
+            raise OSError(
+                f"image {sample_id} has sha256 {digest[:12]}, the manifest lists {self.manifest.digests[row][:12]}; "
+                "expected an unchanged image. Run `dvc repro` to list the images anew."
+            )
+        return image
+
+
+def open_images(manifest: Manifest) -> Images:
+    """Return the images of a manifest: lazy, and able to travel to worker processes."""
+    return Images(manifest)
+
+
+def _digits_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
+    images, labels = _digits()
+    splits = stratified_splits(name, labels, recipe["test_fraction"], recipe["seed"])
+    ids = tuple(f"digits/{row:04d}" for row in range(len(labels)))
+    digests = tuple(map(_pixels_sha256, images))
+    return Manifest(name, dict(recipe), tuple(map(str, range(10))), ids, labels, splits, digests)
+
+
+def _photos_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
+    ids = tuple(f"photos/{row:05d}" for row in range(recipe["n_crops"]))
+    labels = np.full(len(ids), UNLABELLED, dtype=np.int64)
+    digests = tuple(_pixels_sha256(_photo_crop(recipe, sample_id)) for sample_id in ids)
+    return Manifest(name, dict(recipe), (), ids, labels, ("train",) * len(ids), digests)
+
+
+def _folder_manifest(name: str, recipe: Mapping[str, Any], index: str | Path | None) -> Manifest:
+    listing = list_images(name, Path(recipe["root"]), follow_links=recipe.get("follow_links", False))
+    digests, skipped = _digests([sample_id for sample_id, *_ in listing.rows], recipe, DigestIndex(index))
+    rows = [row for row in listing.rows if row[0] in digests]
+    labels = np.array([label for _, label, _ in rows], dtype=np.int64)
+    _check_no_class_vanished(name, listing.class_names, labels, skipped)
+    ids, splits = tuple(sample_id for sample_id, *_ in rows), tuple(split for *_, split in rows if split)
+    if not splits:
+        splits = stratified_splits(name, labels, recipe["test_fraction"], recipe["seed"])
+    found = tuple(digests[sample_id] for sample_id in ids)
+    return Manifest(name, dict(recipe), listing.class_names, ids, labels, splits, found, skipped, listing.notes)
+
+
+def _digests(
+    sample_ids: Sequence[str], recipe: Mapping[str, Any], index: DigestIndex
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the sha256 of each file that can be decoded, and those that cannot."""
+    digests, skipped = {}, []
+    try:
+        for sample_id in sample_ids:
+            try:
+                digests[sample_id] = index.digest(Path(recipe["root"], sample_id), partial(_sha256, recipe, sample_id))
+            except CorruptImageError:
+                if not recipe.get("skip_corrupt", False):
+                    raise
+                skipped.append(sample_id)
+    except OSError:
+        with suppress(OSError):
+            index.save(forget=False)  # what was read before the error is not read again
+        raise
+    index.save()
+    return digests, tuple(skipped)
+
+
+def _read(recipe: Mapping[str, Any], sample_id: str) -> tuple[Image.Image, str]:
+    return read_image(Path(recipe["root"]), sample_id, follow_links=recipe.get("follow_links", False))
+
+
+def _sha256(recipe: Mapping[str, Any], sample_id: str) -> str:
+    return _read(recipe, sample_id)[1]
+
+
+def _check_no_class_vanished(
+    name: str, class_names: tuple[str, ...], labels: np.ndarray, skipped: Sequence[str]
+) -> None:
+    gone = sorted(set(range(len(class_names))) - set(labels.tolist()))
+    if gone:
+        raise ValueError(
+            f"dataset {name} keeps no image of class {class_names[gone[0]]!r} once {len(skipped)} that cannot be "
+            f"decoded are skipped (first: {skipped[0]}); expected one at least. Replace those files, or remove "
+            "the folder."
+        )
+
+
+def _cifar_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
+    sources = {split: _cifar(recipe["kind"], recipe["root"], split) for split in ("train", "test")}
+    ids, labels, splits, digests = [], [], [], []
+    for split, source in sources.items():
+        ids += [f"{split}/{row:05d}" for row in range(len(source.targets))]
+        labels += source.targets
+        splits += [split] * len(source.targets)
+        digests += [_pixels_sha256(pixels) for pixels in source.data]
+    names = tuple(sources["train"].classes)
+    return Manifest(name, dict(recipe), names, tuple(ids), np.array(labels, np.int64), tuple(splits), tuple(digests))
+
+
+def stratified_splits(name: str, labels: np.ndarray, test_fraction: float, seed: int) -> tuple[str, ...]:
+    """Give each class its share of test samples, drawn by a seed: ``train`` or ``test`` for each of n samples.
+
+    Raises
+    ------
+    ValueError
+        If a class is too small to be divided.
+
+    Examples
+    --------
+    >>> stratified_splits("pets", np.array([0, 0, 1, 1]), 0.5, seed=0)
+    ('test', 'train', 'train', 'test')
+    """
+    from sklearn.model_selection import train_test_split
+
+    rows = np.arange(len(labels))
+    try:
+        _, test = train_test_split(rows, test_size=test_fraction, random_state=seed, stratify=labels)
+    except ValueError as error:
+        counts = np.unique(labels, return_counts=True)[1]
+        raise ValueError(
+            f"dataset {name} cannot be split into train and test: {len(labels)} images of {len(counts)} classes, the "
+            f"smallest of {counts.min(initial=len(labels))}, with test_fraction={test_fraction}; expected at least two "
+            "images a class, and one a class on both sides. Add images, change test_fraction, or make folders train "
+            "and test."
+        ) from error
+    in_test = np.isin(rows, test)
+    return tuple(np.where(in_test, "test", "train").tolist())
+
+
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return images (n, 8, 8, 3), uint8, and labels (n,)."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=3), bunch.target.astype(np.int64)
+
+
+@cache
+def _photo(name: str) -> np.ndarray:
+    from sklearn.datasets import load_sample_image
+
+    return load_sample_image(name)
+
+
+def _photo_crop(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
+    """Cut the crop that an id stands for: place and scale follow from the seed and the id's number alone."""
+    row = int(sample_id.rsplit("/", 1)[1])
+    rng = np.random.default_rng([recipe["seed"], row])
+    photo = _photo(_PHOTOS[row % len(_PHOTOS)])
+    low, high = np.log(np.array(_CROP_SHARE) * min(photo.shape[:2]))
+    side = int(np.exp(rng.uniform(low, high)))
+    top, left = (int(rng.integers(length - side + 1)) for length in photo.shape[:2])
+    return np.ascontiguousarray(photo[top : top + side, left : left + side])
+
+
+@cache
+def _cifar(kind: str, root: str, split: str) -> Any:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    source = CIFAR10 if kind == "cifar10" else CIFAR100
+    with reading(f"{kind} in {root}"):
+        try:
+            return source(root, train=split == "train", download=False)
+        except RuntimeError as error:
+            with suppress(FileNotFoundError, NotADirectoryError):  # torchvision takes for absent what may not be read
+                for file in (Path(root) / source.base_folder).iterdir():
+                    file.stat()
+            raise FileNotFoundError(
+                f"{kind} is not whole in {root}; expected the extracted folder of its Python version. Download it from "
+                "https://www.cs.toronto.edu/~kriz/cifar.html and extract it there."
+            ) from error
+
+
+def _cifar_pixels(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
+    split, row = sample_id.split("/")
+    return _cifar(recipe["kind"], recipe["root"], split).data[int(row)]
+
+
+def _digit_pixels(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
+    return _digits()[0][int(sample_id.rsplit("/", 1)[1])]
+
+
+_ARRAYS: dict[str, Callable[[Mapping[str, Any], str], np.ndarray]] = {
+    "digits": _digit_pixels,
+    "photos": _photo_crop,
+    "cifar10": _cifar_pixels,
+    "cifar100": _cifar_pixels,
+}
+
+
+def _pixels_sha256(pixels: np.ndarray) -> str:
+    return hashlib.sha256(f"{pixels.shape}{pixels.dtype.str}".encode() + pixels.tobytes()).hexdigest()

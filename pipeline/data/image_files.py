@@ -1,0 +1,270 @@
+"""Image files: which formats are read, decode one into RGB, know it again by its content.
+
+Enters: a file below a root. Leaves: an image, the sha256 of the file's bytes, or an error that tells what cannot be
+decoded from what could not be read. Must not know: folders, data sets, splits, manifests, networks.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from pipeline.io import replaced
+
+_NOT_STILL = {"EPS", "FITS", "FLI", "MPEG"}
+"""Programs, tables of numbers and films, among what Pillow opens."""
+_NEVER_BEYOND_16_BITS = {"PNG", "PPM"}
+"""Formats whose pixels Pillow may give as 32-bit integers although the largest is 65,535."""
+_OF_THE_SYSTEM = (ConnectionError, PermissionError, TimeoutError)
+"""Errors that are the system's even where a library raises them without a number."""
+_RULES = 2
+"""Which images are refused: a file that was seen under other rules is read again."""
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+"""Tags of TIFF."""
+_SIGNED = 2
+"""A value of the last one."""
+_TOO_MANY = "Close programs, raise the limit of open files (`ulimit -n`), or lower DKVB_WORKERS"
+_FORBIDDEN = "Change its permissions"
+_REMEDIES = {
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), _TOO_MANY),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), _FORBIDDEN),
+}
+_SETTLED = 2 * 10**9
+"""Nanoseconds after which a file's times tell of any later change: clocks of file systems may tick that slowly."""
+
+
+class CorruptImageError(OSError):
+    """An image file that is there and cannot be decoded."""
+
+
+class PixelTypeError(ValueError):
+    """Pixels of a type that does not say which value is white."""
+
+
+class UnreadableError(OSError):
+    """A file or folder that the system failed to read: what it holds is unknown, and may be whole."""
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Tell an error of the system, also one that a library has wrapped, as a sentence about what was being read.
+
+    Any other error goes on as it is.
+
+    Examples
+    --------
+    >>> with reading("image a.png"):
+    ...     raise OSError(5, "Input/output error")
+    Traceback (most recent call last):
+    pipeline.image_files.UnreadableError: image a.png cannot be read (Input/output error); expected it to be ...
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = None if isinstance(error, UnreadableError) else _system_error(error)
+        if cause is None:
+            raise
+        remedy = _REMEDIES.get(cause.errno or 0, "Check the disk, or the connection to it")
+        raise UnreadableError(
+            f"{what} cannot be read ({cause.strerror or cause}); expected it to be readable. {remedy}, then run the "
+            "same command again."
+        ) from error
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """Return the error of the system that an error is, or comes from."""
+    while error is not None:
+        if isinstance(error, OSError) and ((error.errno or 0) > 0 or isinstance(error, _OF_THE_SYSTEM)):
+            return error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+def formats() -> tuple[str, ...]:
+    """Return the formats of still images that the installed Pillow decodes by itself, by its names."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_STILL and not _is_stub(Image.OPEN[name][0]))
+
+
+def suffixes() -> frozenset[str]:
+    """Return how the names of such images end, in lower case.
+
+    Examples
+    --------
+    >>> {".png", ".jpeg", ".gif", ".tif"} <= suffixes(), {".pdf", ".mpg", ".eps", ".txt"} & suffixes()
+    (True, set())
+    """
+    known = {*formats(), "MPO"}  # which the decoder of JPEG opens
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
+
+
+def _is_stub(factory: object) -> bool:
+    """Tell whether a decoder only knows the format's name, and leaves the rest to another program."""
+    return isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+
+
+def read_image(root: Path, sample_id: str, *, follow_links: bool = False) -> tuple[Image.Image, str]:
+    """Decode a file below the root into RGB, and hash its bytes.
+
+    Parameters
+    ----------
+    root : Path
+    sample_id : str
+    follow_links : bool
+        Whether links may lead out of the root; ``..`` may not.
+
+    Raises
+    ------
+    ValueError
+        If the path leads out of the root.
+    CorruptImageError
+        If the file was read and cannot be decoded.
+    OSError
+        If it is missing, or cannot be read.
+    """
+    content, readable = _content(root, sample_id, follow_links), formats()
+    with reading(f"image {sample_id} in {root}"):
+        try:
+            with Image.open(io.BytesIO(content), formats=readable) as image:
+                image.load()
+                return to_rgb(image), hashlib.sha256(content).hexdigest()
+        except PixelTypeError as error:
+            raise CorruptImageError(
+                f"image {sample_id} in {root} has {error}; expected pixels of 8 bits, or of 16 without a sign. Convert "
+                "or remove it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
+            ) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders of damaged files raise errors of any kind
+            raise CorruptImageError(
+                f"image {sample_id} in {root} cannot be decoded ({_reason(error)}); expected a whole image. Replace or "
+                "remove it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
+            ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is of no image format that is read"
+    return str(error) or type(error).__name__
+
+
+def _content(root: Path, sample_id: str, follow_links: bool) -> bytes:
+    """Return the bytes of a file: read once, so that what is decoded is what is hashed."""
+    path = root / sample_id
+    place = os.path.normpath(path.absolute()) if follow_links else os.path.realpath(path)
+    top = os.path.normpath(root.absolute()) if follow_links else _resolved(root)
+    if not Path(place).is_relative_to(top):
+        raise ValueError(f"image {sample_id} lies outside {root}; expected a path below it. Correct the manifest.")
+    with reading(f"image {sample_id} in {root}"):
+        try:
+            if stat.S_ISREG(path.stat().st_mode):
+                return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+    raise FileNotFoundError(
+        f"image {sample_id} is missing in {root}; expected every image of the manifest. Restore it, or run "
+        "`dvc repro` to list the images anew."
+    )
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn any image upright and into 8-bit RGB: greyscale, palette, CMYK, transparent and 16-bit ones too.
+
+    Raises
+    ------
+    PixelTypeError
+        If pixels are floating-point numbers, or integers of 32 bits or with a sign: nobody says what white is.
+
+    Examples
+    --------
+    >>> to_rgb(Image.new("I;16", (1, 1), 65535)).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    if image.mode == "F":
+        raise PixelTypeError("pixels that are floating-point numbers, of which nobody says what white is")
+    tags = getattr(image, "tag_v2", {})
+    if (image.mode == "I" and image.format not in _NEVER_BEYOND_16_BITS) or _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
+        raise PixelTypeError("pixels that are integers of 32 bits or with a sign, of which nobody says what white is")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16-bit greyscale; a plain conversion would clip it to white
+        upright = _grey(np.asarray(upright), tags)
+    if upright.mode in ("P", "LA", "PA") or "transparency" in upright.info:
+        upright = upright.convert("RGBA")
+    if upright.mode == "RGBA":
+        white = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(white, upright)
+    return upright.convert("RGB")
+
+
+def _grey(deep: np.ndarray, tags: Mapping[int, Any]) -> Image.Image:
+    """Keep the upper eight bits; a TIFF says of how many, and whether zero is white."""
+    n_bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    upper = (deep.astype(np.int64) >> (n_bits - 8)).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(255 - upper if tags.get(_PHOTOMETRIC) == 0 else upper)
+
+
+class DigestIndex:
+    """Remember the sha256 of files whose size, times and place on the disk have not changed since.
+
+    Parameters
+    ----------
+    path : str or Path or None
+        A JSON file, which may be absent or damaged: then every file is read. None: nothing is remembered.
+
+    Examples
+    --------
+    >>> index = DigestIndex(None)
+    >>> index.digest(Path("pipeline/__init__.py"), lambda: "abc")
+    'abc'
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        self._path = Path(path) if path is not None else None
+        self._known: Mapping[str, list] = self._load()
+        self._seen: dict[str, list] = {}
+
+    def digest(self, file: Path, read: Callable[[], str]) -> str:
+        """Return what ``read`` returned for this file when it was last seen, or returns now."""
+        with reading(f"image {file}"):
+            times = file.stat()
+        now = time.time_ns()
+        mark = [_RULES, times.st_size, times.st_mtime_ns, times.st_ctime_ns, times.st_ino]
+        name = os.path.realpath(file)
+        known = self._known.get(name)
+        found = known[-1] if known is not None and known[:-1] == mark else read()
+        # a file that changes again within a tick of its clock would keep its times
+        if now - max(times.st_mtime_ns, times.st_ctime_ns) > _SETTLED:
+            self._seen[name] = [*mark, found]
+        return found
+
+    def save(self, *, forget: bool = True) -> None:
+        """Write what was seen, for the next time; files that were not seen now are forgotten, unless told otherwise."""
+        if self._path is not None:
+            with replaced(self._path) as neighbour:
+                kept = self._seen if forget else {**self._known, **self._seen}
+                neighbour.write_text(json.dumps(kept), encoding="utf-8")
+
+    def _load(self) -> Mapping[str, list]:
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8")) if self._path is not None else {}
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+@cache
+def _resolved(root: Path) -> str:
+    return os.path.realpath(root)

@@ -1,0 +1,214 @@
+"""From outcomes to tables: what rivals and runs write down in the same form, and how the two are put together.
+
+Room: between the leaves and the stages.
+Enters: a bench and what each head achieved on it.
+Leaves: one `Tables` of plain numbers and lists; the same read back from JSON; files.
+Must not know: heads, caches, settings.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from dkvb_estimator.metrics import mean_class_accuracy, prequential_accuracy
+from pipeline.evaluation.loop import Bench, Outcome, summarise
+from pipeline.io import read_text, replaced
+
+__all__ = ["CURVE_COLUMNS", "PREQUENTIAL_COLUMNS", "HeadResult", "Tables", "make_tables", "write_csv"]
+
+CURVE_COLUMNS = ("head", "order_seed", "stage", "samples_seen", "classes_seen", "seen_accuracy", "all_accuracy")
+PREQUENTIAL_COLUMNS = ("head", "samples_seen", "accuracy")
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """What one head achieved.
+
+    Attributes
+    ----------
+    outcomes : list of Outcome
+        One per order; empty for a head that sees all classes at once.
+    predictions : ndarray of int64 (n_test,)
+        On all test rows, after the last stage of the first order.
+    met : ndarray of int64 (2,n) or None
+        Labels of the first order as they arrived, and predictions made before.
+    facts : mapping
+        Further numbers: costs that do not depend on the clock, confidence.
+    novelty : mapping
+        Name of a score → what `pipeline.trust.tell_unseen` says of it.
+    seconds : mapping
+        Wall-clock seconds by part.
+    """
+
+    outcomes: list[Outcome]
+    predictions: np.ndarray
+    met: np.ndarray | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    novelty: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All numbers of some heads, ready to be written.
+
+    Attributes
+    ----------
+    metrics : dict
+        head → metric → number.
+    curves, prequential : list of list
+        Rows under `CURVE_COLUMNS` and `PREQUENTIAL_COLUMNS`.
+    matrices : dict
+        ``task_classes``, ``class_names``; ``heads``, ``confusion`` and ``class_accuracy`` by head, of the first order.
+    novelty : dict
+        head → score → numbers.
+    """
+
+    metrics: dict[str, dict[str, Any]]
+    curves: list[list[Any]]
+    prequential: list[list[Any]]
+    matrices: dict[str, Any]
+    novelty: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read what `record` gave and JSON kept.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or holds something else.
+        """
+        try:
+            return cls(**json.loads(read_text(path)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); expected tables as the rivals stage writes them. Run `dvc repro` to "
+                "make them again."
+            ) from error
+
+    def record(self) -> dict[str, Any]:
+        """Return everything as one plain dict."""
+        return asdict(self)
+
+    def joined(self, others: "Tables") -> "Tables":
+        """Return these heads and then others, measured on the same stream.
+
+        Raises
+        ------
+        ValueError
+            If the two were measured on other tasks.
+        """
+        for name in ("task_classes", "class_names"):
+            own, theirs = self.matrices[name], others.matrices[name]
+            if own != theirs:
+                raise ValueError(
+                    f"the rivals' {name} are {theirs}, the run's {own}; the same stream is expected: run "
+                    f"`dvc repro` to measure both again"
+                )
+        by_head = {
+            name: self.matrices[name] | others.matrices[name] for name in ("heads", "confusion", "class_accuracy")
+        }
+        return Tables(
+            self.metrics | others.metrics,
+            self.curves + others.curves,
+            self.prequential + others.prequential,
+            self.matrices | by_head,
+            self.novelty | others.novelty,
+        )
+
+
+def make_tables(bench: Bench, results: Mapping[str, HeadResult]) -> Tables:
+    """Write down what heads achieved, rounded to six digits.
+
+    Parameters
+    ----------
+    bench : Bench
+        What they met.
+    results : mapping
+        By name of the head.
+    """
+    streamed = {head: result for head, result in results.items() if result.outcomes}
+    met = {head: result.met for head, result in results.items() if result.met is not None}
+    confusion = {head: _confusion(bench, result.predictions) for head, result in results.items()}
+    names = list(bench.class_names)
+    return Tables(
+        {head: _numbers(bench, result) for head, result in results.items()},
+        [
+            [head, seed, *point]
+            for head, result in streamed.items()
+            for seed, outcome in zip(bench.seeds, result.outcomes)
+            for point in _points(outcome)
+        ],
+        [[head, *point] for head, pair in met.items() for point in _prequential_points(pair, bench.batch_rows)],
+        {
+            "task_classes": [[names[label] for label in stage.classes] for stage in bench.orders[0]],
+            "class_names": names,
+            "heads": {head: r.outcomes[0].accuracy_matrix.round(6).tolist() for head, r in streamed.items()},
+            "confusion": {head: counts.tolist() for head, counts in confusion.items()},
+            "class_accuracy": {head: _class_accuracy(counts) for head, counts in confusion.items()},
+        },
+        {head: dict(result.novelty) for head, result in results.items() if result.novelty},
+    )
+
+
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows under a line of column names, whole or not at all, making the folder where it is missing."""
+    with replaced(path) as neighbour, neighbour.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _numbers(bench: Bench, result: HeadResult) -> dict[str, Any]:
+    numbers = summarise(result.outcomes, bench.y_test) if result.outcomes else _end_alone(bench, result.predictions)
+    if result.met is not None:
+        numbers["prequential_accuracy"] = round(prequential_accuracy(*result.met), 6)
+    return numbers | dict(result.facts)
+
+
+def _end_alone(bench: Bench, predictions: np.ndarray) -> dict[str, float]:
+    """Return what can be said of a head that learned all classes at once."""
+    hits = predictions == bench.y_test
+    # Tasks differ between orders, so the mean over tasks does too, though the predictions are the same.
+    finals = [
+        np.mean([hits[np.isin(bench.y_test, stage.classes)].mean() for stage in stages]) for stages in bench.orders
+    ]
+    return {
+        "final_accuracy": round(float(np.mean(finals)), 6),
+        "mean_class_accuracy": round(mean_class_accuracy(bench.y_test, predictions), 6),
+        "accuracy_std_over_orders": round(float(np.std(finals)), 6),
+    }
+
+
+def _points(outcome: Outcome) -> list[list[Any]]:
+    columns = (outcome.samples_seen, outcome.classes_seen, outcome.seen_accuracy, outcome.all_accuracy)
+    return [
+        [stage, int(samples), int(classes), round(float(seen), 6), round(float(everything), 6)]
+        for stage, (samples, classes, seen, everything) in enumerate(zip(*columns), start=1)
+    ]
+
+
+def _prequential_points(met: np.ndarray, batch_rows: int) -> list[list[Any]]:
+    """Return the share predicted right so far, after every batch."""
+    right = np.cumsum(met[0] == met[1])
+    ends = [*range(batch_rows, len(right), batch_rows), len(right)]
+    return [[end, round(float(right[end - 1] / end), 6)] for end in ends]
+
+
+def _confusion(bench: Bench, predictions: np.ndarray) -> np.ndarray:
+    """Count test rows (k,k): one row a true class, one column a predicted class."""
+    counts = np.zeros((len(bench.class_names),) * 2, dtype=np.int64)
+    np.add.at(counts, (bench.y_test, predictions.astype(np.int64)), 1)
+    return counts
+
+
+def _class_accuracy(counts: np.ndarray) -> list[float | None]:
+    """Return the share of each class that is right; None where no test row has it."""
+    totals = counts.sum(axis=1)
+    return [round(float(right / total), 6) if total else None for right, total in zip(counts.diagonal(), totals)]

@@ -1,0 +1,109 @@
+"""Keep the codes of a cache's rows, so that no row is encoded twice with the same projection and keys.
+
+Enters: a cache, and what turns embeddings into codes. Leaves: codes (n, c, m), read from the file as they are needed.
+Must not know: how keys are chosen, what is learned from them.
+
+A file of codes is scratch: it is made again wherever it is missing, damaged, or of other embeddings or keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pipeline.cache import CacheReader
+from pipeline.io import replaced
+
+__all__ = ["stored_codes"]
+
+BLOCK_ROWS = 4096
+"""Rows that are encoded, written and checked at a time."""
+
+
+def stored_codes(
+    reader: CacheReader,
+    split: str,
+    encode: Callable[[np.ndarray], np.ndarray],
+    fingerprint: str,
+    folder: str | Path,
+) -> np.ndarray:
+    """Return the codes of a split, from the file that holds them, which is made where there is none.
+
+    Parameters
+    ----------
+    reader : CacheReader
+        The embeddings.
+    split : str
+    encode : callable
+        ``encode(X)`` for embeddings (n,f): codes (n,c,m) of unsigned integers.
+    fingerprint : str
+        Of projection and keys: other ones have another file.
+    folder : str or Path
+        Where files of codes lie; anyone may delete it when nothing runs.
+
+    Returns
+    -------
+    ndarray of unsigned integers (n,c,m)
+        A read-only view of the file: only the rows that are used come into memory.
+
+    Raises
+    ------
+    OSError
+        If the cache is damaged, or the folder cannot be written.
+
+    References
+    ----------
+    The file is HDF5: one array ``codes``, stored in one piece; ``crc32`` of every 4,096 rows; the attribute
+    ``names`` with the digests of embeddings, split and keys.
+    """
+    names = f"{reader.content_sha256} {split} {fingerprint}"
+    path = Path(folder) / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.h5"
+    found = _open_codes(path, names, reader.n_rows(split))
+    if found is None:
+        _write_codes(path, names, reader, split, encode)
+        found = _open_codes(path, names, reader.n_rows(split))
+    if found is None:
+        raise OSError(f"codes written to {path.name} read back differently; expected the same. Check the disk.")
+    return found
+
+
+def _open_codes(path: Path, names: str, n_rows: int) -> np.ndarray | None:
+    """Map a file of codes after checking every block; None where it is not what is wanted."""
+    try:
+        with h5py.File(path, "r") as file:
+            array, crcs = file["codes"], file["crc32"][()]
+            known, offset = file.attrs["names"], array.id.get_offset()
+            dtype, shape = array.dtype, array.shape
+        if known != names or shape[0] != n_rows or (offset is None and n_rows) or dtype.kind != "u":
+            return None
+        codes = np.memmap(path, dtype, "r", offset or 0, shape) if n_rows else np.empty(shape, dtype)
+        whole = [_crc(codes[start : start + BLOCK_ROWS]) for start in range(0, n_rows, BLOCK_ROWS)]
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError):
+        return None  # scratch: whatever is wrong with it, it is made anew
+    return codes if np.array_equal(whole, crcs) else None
+
+
+def _write_codes(
+    path: Path, names: str, reader: CacheReader, split: str, encode: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Encode block by block into a neighbour of the file, which takes its name when it is whole."""
+    n_rows, crcs = reader.n_rows(split), []
+    with replaced(path) as neighbour, h5py.File(neighbour, "w") as file:
+        first = encode(reader.read(split, slice(0, BLOCK_ROWS)))
+        array = file.create_dataset("codes", (n_rows, *first.shape[1:]), first.dtype)
+        for start in range(0, n_rows, BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            block = first if start == 0 else encode(reader.read(split, rows))
+            array[rows] = block
+            crcs.append(_crc(block))
+        file["crc32"] = np.array(crcs, dtype=np.uint32)
+        file.attrs["names"] = names
+
+
+def _crc(block: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(block))

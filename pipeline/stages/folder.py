@@ -1,0 +1,42 @@
+"""The stage that looks at a folder of images, at every ``dvc repro``: DVC cannot see an image that was edited.
+
+Enters: an entry of ``folders``. Leaves: its manifest, the same bytes where nothing changed, so that what follows is
+skipped. Must not know: networks, embeddings.
+
+What was seen is remembered in the scratch folder, so that only new and changed files are read again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from pipeline import cli as console
+from pipeline.config import load_params
+from pipeline.data import build_manifest, remarks, write_manifest
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line of this stage."""
+    return console.stage_parser(
+        "folder",
+        "List the images of a folder.",
+        {
+            "--output": "manifest to write (JSON lines)",
+        },
+        table="folders",
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the manifest of the folder that the arguments name."""
+    index = Path(os.environ.get("DKVB_SCRATCH", ".scratch")) / "folders" / f"{args.name}.json"
+    manifest = build_manifest(args.name, load_params(args.params).folder(args.name), index)
+    write_manifest(manifest, args.output)
+    count, *others = remarks(manifest)
+    console.say(f"folder {args.name}", f"{count} → {args.output}", *others)
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main, build_parser()))

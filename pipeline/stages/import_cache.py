@@ -1,0 +1,45 @@
+"""The stage that takes in a cache which was made elsewhere: imported embeddings, or another checkout's cache.
+
+Enters: an entry of ``imports`` and the file that it names. Leaves: the same cache where runs look for it, and its card.
+Must not know: images, networks, estimators.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from pipeline import cli as console
+from pipeline.cache import describe_cache, file_sha256, verify_cache
+from pipeline.config import load_params
+from pipeline.io import check_files, replaced
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line of this stage."""
+    return console.stage_parser(
+        "adopt",
+        "Take in a cache made elsewhere.",
+        {
+            "--output": "cache to write (.h5)",
+            "--card": "JSON file to write: where the cache comes from, and its sha256",
+        },
+        table="imports",
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Check the cache that the arguments name, copy it and write its card."""
+    source = Path(load_params(args.params).imported(args.name).cache)
+    check_files([source], [args.output, args.card])
+    facts = verify_cache(source)
+    card = describe_cache(source) | {"file_sha256": file_sha256(source)}
+    with replaced(args.output) as neighbour:
+        shutil.copyfile(source, neighbour)
+    console.write_json(args.card, card)
+    console.say(f"adopt {args.name}", f"{'; '.join(facts[1:])} → {args.output}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main, build_parser()))

@@ -1,0 +1,65 @@
+"""Nothing wrong passes silently: each wrong input ends in an exception of its kind, whose message has three parts."""
+
+import re
+
+import pytest
+from bad_inputs import EVERY
+from reliability import note
+
+from pipeline.data.image_files import CorruptImageError, UnreadableError
+
+OTHER_KINDS = {
+    TypeError: {
+        "n_heads=2.5", "n_heads=True", "n_keys='many'", "smoothing='much'", "codes that are floats", "a mask of rows",
+        "a setting that a file cannot hold", "rows in an iterator", "rows in a dict",
+    },
+    IndexError: {"a row that is not there"},
+    KeyError: {"a split that is not there"},
+    FileNotFoundError: {
+        "a folder of images that is not there", "a manifest that is not there", "a cache that is not there",
+        "a link to an image that is not there",
+    },
+    CorruptImageError: {"an image of 32-bit integers"},
+    UnreadableError: {"a folder of images that cannot be read"},
+    OSError: {"a cache that is text"},
+}  # fmt: skip
+EXPECTED = re.compile(r"expected|should (be|match)")
+REMEDY = re.compile(
+    r"\b(Set|Pass|Rescale|Convert|Choose|choose|Call|Use|Leave|leave|forget only|Encode|Change|Take|Start|Restore|Run"
+    r"|Add|Merge|Move|Fetch|Check|Update|Write|Look|Extract|Number|Name|name|Remove|remove|Ask|Correct|correct|mend|start|rename|Rename|quote|write|give|pass|Free|free|Divide)\b"
+)
+
+
+def kind_of(name):
+    return next((kind for kind, names in OTHER_KINDS.items() if name in names), ValueError)
+
+
+def what_came(name):
+    """The value in the input's own name, where there is one: its message has to repeat it."""
+    _, found, value = name.partition("=")
+    return value if found else ""
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_wrong_input_says_what_came_what_is_expected_and_what_to_do(name, tmp_path):
+    with pytest.raises(kind_of(name)) as caught:
+        EVERY[name](tmp_path)
+    assert caught.type is kind_of(name)
+    text = " ".join(str(caught.value).split())
+    expected = EXPECTED.search(text)
+    assert expected, text
+    remedy = [found.start() for found in REMEDY.finditer(text)]
+    assert remedy, text
+    assert remedy[-1] > expected.start(), text
+    came = text[: expected.start()]
+    assert len(came) > 15 or what_came(name) in came, text
+    assert what_came(name) in came, text
+    note("bad input", name, [caught.type.__name__])
+
+
+def test_there_are_at_least_sixty():
+    assert len(EVERY) >= 60
+
+
+def test_no_kind_is_stated_for_an_input_that_is_none():
+    assert set().union(*OTHER_KINDS.values()) <= set(EVERY)

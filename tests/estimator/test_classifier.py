@@ -1,0 +1,700 @@
+"""DKVBClassifier: what it promises beyond scikit-learn's contract, and the defects of older code it avoids."""
+
+import copy
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+
+from dkvb_estimator import DKVBClassifier, save_model
+
+SOLVERS = ["joint", "counts", "ridge", "sgd"]
+
+
+def small(**settings):
+    return DKVBClassifier(**({"n_heads": 6, "n_keys": 16, "key_dim": 3, "random_state": 0} | settings))
+
+
+def frozen(model):
+    return model.projection_.tobytes() + model.keys_.tobytes()
+
+
+def pooled(model, X):
+    """The oracle's logits for the model's own projection, keys and values."""
+    rows = oracle.normalize(X) if model.normalize else X
+    codes = oracle.nearest(
+        oracle.project(rows, model.projection_), model.keys_, model.encode(X).shape[2], model.key_counts_ > 0
+    )
+    return oracle.pool(codes, model.values_)
+
+
+# Equal to the oracle
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("n_selected", [1, 3])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_logits_equal_the_oracle(blobs, solver, n_selected, normalize):
+    X, y = blobs
+    model = small(solver=solver, n_selected=n_selected, normalize=normalize, learning_rate=30).fit(X[:60], y[:60])
+    np.testing.assert_allclose(model.decision_function(X[60:90]), pooled(model, X[60:90]), atol=1e-5)
+
+
+def test_counted_values_equal_the_oracle(blobs):
+    X, y = blobs
+    model = small(solver="counts", n_selected=2).fit(X, y)
+    table = oracle.counts((6, 16, 5), model.encode(X), y, np.ones(len(y)))
+    np.testing.assert_array_equal(model.key_counts_, table.sum(axis=2))
+    kernel = oracle.sharing(model.keys_, table.sum(axis=2) > 0, model._codebook.reaches, 32)
+    np.testing.assert_allclose(
+        model.values_, oracle.counts_to_values(kernel @ table, np.bincount(y), 2, 1.0), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("n", [20, 240])  # fewer rows than features, and more
+@pytest.mark.parametrize("n_selected", [1, 2])
+@pytest.mark.parametrize("solver", ["joint", "ridge"])
+def test_jointly_solved_values_equal_the_oracle(blobs, solver, n_selected, n):
+    X, y = blobs
+    model = small(solver=solver, n_selected=n_selected).init_keys(X).partial_fit(X[:n], y[:n])
+    prior, samples = model._prior(), (model.encode(X[:n]), y[:n], np.ones(n))
+    expected = oracle.joint_values(prior.table, prior.steps, samples, 5, model.mixture_)
+    np.testing.assert_allclose(model.values_, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_one_sgd_step_with_all_classes_declared_equals_the_oracle(blobs):
+    X, y = blobs
+    model = small(solver="sgd", batch_size=240).init_keys(X).partial_fit(X, y, classes=range(5))
+    expected = oracle.sgd_step(
+        np.zeros((6, 16, 5)),
+        model.encode(X),
+        y,
+        np.ones(240),
+        learning_rate=0.3,
+        batch_size=240,
+        label_smoothing=0.1,
+        clip_norm=1.0,
+    )
+    np.testing.assert_allclose(model.values_, expected, atol=1e-7)
+
+
+# Defects of earlier implementations, each avoided
+
+
+def test_defect_pooling_over_the_wrong_axis_outputs_have_one_column_a_class(blobs):
+    X, y = blobs
+    assert small(n_heads=7).fit(X, y).predict_proba(X[:4]).shape == (4, 5)
+
+
+def test_defect_heads_seen_by_every_codebook_a_code_depends_on_its_own_projection_only(blobs):
+    X, _ = blobs
+    model = small().init_keys(X)
+    other = copy.deepcopy(model)
+    other.projection_[:, 1:] = 7
+    np.testing.assert_array_equal(other.encode(X)[:, 0], model.encode(X)[:, 0])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_defect_learned_projection_only_values_learn(blobs, solver):
+    X, y = blobs
+    model = small(solver=solver).init_keys(X)
+    before = frozen(model)
+    model.partial_fit(X, y)
+    assert frozen(model) == before
+    assert model.values_.size == 6 * 16 * 5
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_defect_drifting_keys_projection_and_keys_do_not_move_after_partial_fit(blobs, solver):
+    X, y = blobs
+    model = small(solver=solver).partial_fit(X[:100], y[:100])
+    before = frozen(model)
+    for label in (4, 0, 2):
+        model.partial_fit(9 * X[y == label] + 5, y[y == label])
+        model.predict(X)
+    assert frozen(model) == before
+
+
+def test_defect_state_left_out_of_files_a_new_process_predicts_the_same(blobs, tmp_path, elsewhere):
+    X, y = blobs
+    model = small(solver="sgd", learning_rate=100.0).fit(X, y)
+    save_model(model, tmp_path / "model.npz")
+    np.save(tmp_path / "X.npy", X)
+    elsewhere(
+        f"import numpy as np; from dkvb_estimator import load_model; folder = {str(tmp_path)!r}\n"
+        "np.save(folder + '/p.npy', load_model(folder + '/model.npz').predict_proba(np.load(folder + '/X.npy')))"
+    )
+    np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("key_dim", [1, 5, 30])
+def test_defect_wrong_contraction_key_dimension_may_differ_from_features(blobs, key_dim):
+    X, y = blobs
+    assert small(key_dim=key_dim).fit(X, y).keys_.shape == (6, 16, key_dim)
+
+
+def test_defect_scalar_chunks_a_chunk_head_reads_all_its_features(blobs):
+    X, _ = blobs
+    model = small(n_heads=4, key_dim=3, projection="chunk", normalize=False).init_keys(X)
+    expected = oracle.nearest(X.reshape(len(X), 4, 3), model.keys_, 1)
+    np.testing.assert_array_equal(model.encode(X), expected)
+
+
+def test_defect_growing_heads_projection_columns_have_unit_length(blobs):
+    X, _ = blobs
+    lengths = np.linalg.norm(small().init_keys(X).projection_.astype(np.float64), axis=0)
+    np.testing.assert_allclose(lengths, np.ones((6, 3)), rtol=1e-6)
+
+
+def test_defect_keys_off_the_data_keys_are_placed_where_data_is(blobs):
+    X, _ = blobs
+    report = small(n_keys=32).init_keys(X).key_report_
+    assert report["unused_share"] < 0.05
+    assert report["n_rows"] == 240
+
+
+def test_defect_random_values_sgd_rows_never_hit_are_zero(blobs):
+    X, y = blobs
+    model = small(solver="sgd").init_keys(X).partial_fit(X[:5], y[:5])
+    assert not model.values_[model.key_counts_ == 0].any()
+    assert model.values_[model.key_counts_ > 0].any()
+
+
+def test_defect_double_precision_keys_and_values_are_float32(blobs):
+    model = small().fit(blobs[0].astype(np.float64), blobs[1])
+    assert {model.keys_.dtype, model.values_.dtype, model.projection_.dtype} == {np.dtype(np.float32)}
+
+
+def test_defect_no_seeds_one_random_state_gives_one_model(blobs):
+    first, second = (small(solver="sgd").fit(*blobs).predict_proba(blobs[0]) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_another_random_state_gives_another_codebook(blobs):
+    assert small(random_state=1).fit(*blobs).fingerprint_ != small().fit(*blobs).fingerprint_
+
+
+# Masking
+
+
+def test_unused_keys_cannot_change_logits(blobs):
+    X, y = blobs
+    model = small(n_selected=3, n_keys=64).init_keys(X).partial_fit(X[:20], y[:20])
+    before, used = model.decision_function(X), model.key_counts_ > 0
+    assert not used.all()
+    values = model.values_.copy()
+    values[~used] = 1e6
+    model._scratch.drop("table")
+    model._scratch.get("table", lambda: torch.from_numpy(values))
+    np.testing.assert_array_equal(model.decision_function(X), before)
+
+
+def test_a_query_snaps_to_the_only_used_key_however_far():
+    X = np.float32([[0], [1], [2], [100]])
+    model = small(n_heads=1, n_keys=4, projection="identity", key_init="sample", normalize=False).init_keys(X)
+    model.partial_fit(X[3:], [7])
+    assert model.predict(X).tolist() == [7, 7, 7, 7]
+    np.testing.assert_array_equal(model.decision_function(X), np.broadcast_to(model.decision_function(X[3:]), (4, 1)))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_samples_output_does_not_depend_on_its_batch(blobs, solver):
+    X, y = blobs
+    model = small(solver=solver, n_selected=2).fit(X[:100], y[:100])
+    alone = np.concatenate([model.decision_function(row[None]) for row in X[100:110]])
+    np.testing.assert_allclose(model.decision_function(X)[100:110], alone, atol=1e-6)
+
+
+def test_predicting_counts_nothing(blobs):
+    X, y = blobs
+    model = small().fit(X[:50], y[:50])
+    before = model.key_counts_.copy()
+    model.predict(X)
+    np.testing.assert_array_equal(model.key_counts_, before)
+
+
+# Learning
+
+
+def test_with_sgd_unvisited_value_rows_keep_every_bit(blobs):
+    X, y = blobs
+    model = small(solver="sgd", learning_rate=50.0, n_keys=64).init_keys(X).partial_fit(X[:100], y[:100])
+    before, hits = model.values_.copy(), model.key_counts_.copy()
+    model.partial_fit(X[100:110], y[100:110])
+    rest = model.key_counts_ == hits
+    assert rest.any()
+    assert (model.values_ != before).any()
+    np.testing.assert_array_equal(model.values_[rest].view(np.uint32), before[rest].view(np.uint32))
+
+
+def test_with_counts_classes_learned_first_are_still_known_at_the_end(blobs):
+    X, y = blobs
+    model = small(n_heads=32, n_keys=32).init_keys(X)
+    for label in (3, 1, 4, 0, 2):
+        model.partial_fit(X[y == label], y[y == label])
+    assert (model.predict(X[y == 3]) == 3).mean() > 0.9
+
+
+def test_classes_stay_sorted_and_columns_follow_when_a_label_sorts_in_between(blobs):
+    X, y = blobs
+    for solver in SOLVERS:
+        model = small(solver=solver, learning_rate=100.0).init_keys(X)
+        for label in (3, 1, 4, 0, 2):
+            model.partial_fit(X[y == label], y[y == label])
+        assert model.classes_.tolist() == [0, 1, 2, 3, 4]
+        assert model.class_counts_.tolist() == [48] * 5
+
+
+def test_declared_classes_have_columns_before_they_are_seen(blobs):
+    X, y = blobs
+    model = small().init_keys(X).partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 9])
+    assert model.predict_proba(X).shape == (240, 3)
+    assert set(model.predict(X)) <= {0, 1}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "names", [["ape", "bee", "cat", "dog", "eel"], [-5, 0, 7, 8, 10**12], [0.0, 1.0, 2.0, 3.0, 7.0]]
+)
+def test_labels_of_any_one_type_come_back(blobs, solver, names):
+    X, y = blobs
+    labels = np.array(names)[y]
+    model = small(solver=solver).fit(X, labels)
+    assert model.classes_.tolist() == sorted(names)
+    assert model.predict(X).dtype == labels.dtype
+
+
+def test_longer_text_labels_later_are_not_cut(blobs):
+    X, _ = blobs
+    model = small().init_keys(X).partial_fit(X[:20], ["a", "b"] * 10).partial_fit(X[20:40], ["elephant"] * 20)
+    assert model.classes_.tolist() == ["a", "b", "elephant"]
+
+
+@pytest.mark.parametrize("solver", ["counts", "ridge"])
+def test_rows_of_weight_zero_are_as_if_never_given(blobs, solver):
+    X, y = blobs
+    weights = (np.arange(240) < 150).astype(float)
+    model = small(solver=solver).fit(X, y, sample_weight=weights)
+    np.testing.assert_allclose(model.predict_proba(X), small(solver=solver).fit(X[:150], y[:150]).predict_proba(X))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_learning_codes_equals_learning_embeddings(blobs, solver):
+    X, y = blobs
+    by_rows = small(solver=solver).init_keys(X).partial_fit(X, y)
+    by_codes = small(solver=solver).init_keys(X)
+    by_codes.partial_fit_codes(by_codes.encode(X), y)
+    np.testing.assert_array_equal(by_codes.values_, by_rows.values_)
+
+
+def test_codes_of_a_wider_unsigned_type_learn_the_same_values(blobs):
+    X, y = blobs
+    model, twin = (small(solver="ridge", n_selected=2).init_keys(X) for _ in range(2))
+    codes = model.encode(X)
+    model.partial_fit_codes(codes, y).partial_fit_codes(codes, y)
+    twin.partial_fit_codes(codes, y).partial_fit_codes(codes.astype(np.uint32), y)
+    np.testing.assert_array_equal(twin.values_, model.values_)
+
+
+def test_epochs_do_not_multiply_hits(blobs):
+    X, y = blobs
+    model = small(solver="sgd").init_keys(X)
+    model.partial_fit_codes(model.encode(X), y, epochs=3)
+    assert model.key_counts_.sum() == 240 * 6
+    assert model.n_iter_ == 3
+
+
+@pytest.mark.parametrize("n_epochs", [1, 3])
+def test_more_epochs_take_more_steps(blobs, n_epochs):
+    X, y = blobs
+    model = small(solver="sgd").init_keys(X)
+    model.partial_fit_codes(model.encode(X), y, epochs=n_epochs)
+    once = small(solver="sgd").init_keys(X).partial_fit(X, y)
+    assert (np.abs(model.values_).sum() > 2 * np.abs(once.values_).sum()) == (n_epochs == 3)
+
+
+def test_counted_hits_are_integers_until_a_weight_arrives(blobs):
+    X, y = blobs
+    model = small().fit(X, y)
+    assert model.key_counts_.dtype.kind == "u"
+    assert model.partial_fit(X, y, sample_weight=np.full(240, 0.5)).key_counts_.sum() == 1.5 * 240 * 6
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_class_of_weight_zero_leaves_everything_finite(blobs, solver):
+    X, y = blobs
+    model = small(solver=solver, class_weight={0: 0.0}).fit(X, y)
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_classes_all_of_weight_zero_are_refused(blobs, solver):
+    X, y = blobs
+    model = small(solver=solver, class_weight=dict.fromkeys(range(5), 0.0))
+    with pytest.raises(ValueError, match="every learned class weight zero; expected one positive weight"):
+        model.fit(X, y).predict(X)
+
+
+# Keys
+
+
+def test_fit_keeps_keys_that_init_keys_gave(blobs):
+    X, y = blobs
+    model = small().init_keys(X[:100])
+    before = frozen(model)
+    assert frozen(model.fit(X[100:], y[100:])) == before
+
+
+def test_fit_takes_keys_from_key_data(blobs):
+    X, y = blobs
+    assert small(key_data=X[:50]).fit(X[50:], y[50:]).fingerprint_ == small().init_keys(X[:50]).fingerprint_
+
+
+def test_fit_after_partial_fit_forgets_what_was_learned(blobs):
+    X, y = blobs
+    again = small().partial_fit(X, y).fit(X[y < 2], y[y < 2])
+    assert again.classes_.tolist() == [0, 1]
+    np.testing.assert_array_equal(again.predict_proba(X), small().fit(X[y < 2], y[y < 2]).predict_proba(X))
+
+
+def test_init_keys_again_replaces_the_keys(blobs):
+    X, _ = blobs
+    model = small().init_keys(X[:100]).init_keys(X[100:])
+    assert model.fingerprint_ == small().init_keys(X[100:]).fingerprint_
+
+
+def test_a_replaced_codebook_encodes_with_the_new_keys(blobs):
+    X, _ = blobs
+    model = small().init_keys(X[:100])
+    model.encode(X)
+    np.testing.assert_array_equal(model.init_keys(X[100:]).encode(X), small().init_keys(X[100:]).encode(X))
+
+
+def test_a_small_first_batch_warns_once_with_both_numbers(blobs):
+    X, y = blobs
+    model = small()
+    with pytest.warns(UserWarning, match="first batch has 5 distinct rows for 16 keys .*Call init_keys") as caught:
+        model.partial_fit(X[:5], y[:5]).partial_fit(X[5:10], y[5:10])
+    assert len(caught) == 1
+
+
+def test_torch_tensors_come_in_and_arrays_go_out(blobs):
+    X, y = blobs
+    model = small().fit(torch.from_numpy(X), torch.from_numpy(y))
+    assert isinstance(model.predict(torch.from_numpy(X)), np.ndarray)
+    np.testing.assert_array_equal(model.predict_proba(torch.from_numpy(X)), small().fit(X, y).predict_proba(X))
+
+
+@pytest.mark.parametrize("projection", ["gaussian", "sparse"])
+def test_every_projection_learns(blobs, projection):
+    X, y = blobs
+    assert small(projection=projection, n_heads=24).fit(X, y).score(X, y) > 0.9
+
+
+# Numbers
+
+
+@pytest.mark.filterwarnings("ignore:the first batch has")
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
+def test_extreme_scales_give_no_nan(blobs, scale, normalize, solver):
+    X, y = blobs
+    model = small(solver=solver, normalize=normalize, n_selected=2).fit(X * np.float32(scale), y)
+    assert np.isfinite(model.keys_).all()
+    assert np.isfinite(model.predict_proba(X * np.float32(scale))).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_a_normalized_model_does_not_see_the_scale(blobs, scale):
+    X, y = blobs
+    assert small(n_heads=24).fit(X * np.float32(scale), y).score(X * np.float32(scale), y) > 0.9
+
+
+def test_an_offset_of_a_thousand_costs_no_accuracy(blobs):
+    X, y = blobs
+    plain, moved = (small(n_heads=24, normalize=False).fit(rows, y).score(rows, y) for rows in (X, X + 1000))
+    assert moved > plain - 0.05
+
+
+def test_a_wide_identity_head_survives_numbers_beyond_the_clipping_limit():
+    rng = np.random.default_rng(0)
+    X = (1e30 * rng.standard_normal((60, 400))).astype(np.float32)
+    model = small(n_heads=1, projection="identity", normalize=False, n_selected=2).fit(X, np.arange(60) % 2)
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_zero_rows_are_welcome(blobs):
+    X, y = blobs
+    model = small().fit(np.where(y[:, None] == 0, np.float32(0), X), y)
+    assert np.isfinite(model.predict_proba(np.zeros((2, 12)))).all()
+
+
+# Errors: what came, what is expected, what to do
+
+
+def test_predicting_before_learning_is_refused(blobs):
+    with pytest.raises(NotFittedError, match=r"not fitted yet. Call 'fit'"):
+        small().predict(blobs[0])
+    with pytest.raises(NotFittedError, match=r"not fitted yet. Call 'fit'"):
+        small().init_keys(blobs[0]).predict(blobs[0])
+
+
+@pytest.mark.parametrize("method", ["encode", "fit_codes", "partial_fit_codes"])
+def test_what_needs_keys_says_so_and_how_to_get_them(blobs, method):
+    arguments = (blobs[0],) if method == "encode" else (np.zeros((2, 6, 1), np.uint8), [0, 1])
+    with pytest.raises(NotFittedError, match=f"no keys yet, which {method} needs. Call fit, partial_fit or init_keys"):
+        getattr(small(), method)(*arguments)
+
+
+@pytest.mark.parametrize("method", ["predict", "encode"])
+def test_another_number_of_features_is_refused(blobs, method):
+    X, y = blobs
+    with pytest.raises(ValueError, match="X has 11 features, but DKVBClassifier is expecting 12 features"):
+        getattr(small().fit(X, y), method)(X[:, :11])
+
+
+def test_learning_another_number_of_features_is_refused(blobs):
+    X, y = blobs
+    with pytest.raises(ValueError, match="X has 11 features, but DKVBClassifier is expecting 12 features"):
+        small().init_keys(X).fit(X[:, :11], y)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_and_infinity_are_refused(blobs, value):
+    X, y = blobs
+    X = X.copy()
+    X[3, 4] = value
+    with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)"):
+        small().fit(X, y)
+
+
+def test_labels_of_mixed_types_are_refused(blobs):
+    X, _ = blobs
+    with pytest.raises((TypeError, ValueError), match=r"(?i)label|type|str"):
+        small().fit(X[:20], np.array([1, "a"] * 10, dtype=object))
+
+
+def test_text_labels_after_numbers_are_refused_and_change_nothing(blobs):
+    X, y = blobs
+    model = small().partial_fit(X, y)
+    before = model.predict_proba(X)
+    with pytest.raises(ValueError, match=r"y holds labels such as .*; expected one type of label. Convert y"):
+        model.partial_fit(X, y.astype(str))
+    np.testing.assert_array_equal(model.predict_proba(X), before)
+
+
+def test_weights_that_are_all_zero_are_refused(blobs):
+    X, y = blobs
+    with pytest.raises(
+        ValueError, match=r"all 240 entries of sample_weight are zero; expected at least one.*Pass other"
+    ):
+        small().fit(X, y, sample_weight=np.zeros(240))
+
+
+def test_negative_weights_are_refused(blobs):
+    X, y = blobs
+    with pytest.raises(ValueError, match=r"(?i)negative"):
+        small().fit(X, y, sample_weight=-np.ones(240))
+
+
+def test_chunks_that_do_not_fill_the_features_are_refused(blobs):
+    with pytest.raises(ValueError, match=r"reads 18 features; expected 12. Choose n_heads × key_dim = 12"):
+        small(projection="chunk").fit(*blobs)
+
+
+def test_more_selected_keys_than_keys_are_refused(blobs):
+    with pytest.raises(
+        ValueError, match=r"n_selected=9 is not valid; expected at most n_keys=8. Set it with set_params"
+    ):
+        small(n_keys=8, n_selected=9).fit(*blobs)
+
+
+def test_more_keys_than_codes_can_name_are_refused(blobs):
+    with pytest.raises(ValueError, match=r"n_keys=65537 is not valid; expected .* ≤ 65,536. Set it with set_params"):
+        small(n_keys=65_537).fit(*blobs)
+
+
+def test_codes_of_another_layout_are_refused(blobs):
+    model = small().init_keys(blobs[0])
+    with pytest.raises(ValueError, match=r"codes have shape \(2, 5, 1\); expected \(2, 6, 1\).*Encode again"):
+        model.partial_fit_codes(np.zeros((2, 5, 1), np.uint8), [0, 1])
+
+
+def test_placing_keys_after_learning_is_refused(blobs):
+    X, y = blobs
+    with pytest.raises(
+        ValueError, match=r"init_keys came after 240 samples were learned.*expected a model that has learned"
+    ):
+        small().fit(X, y).init_keys(X)
+
+
+def test_refused_settings_leave_a_learned_model_as_it_was(blobs):
+    X, y = blobs
+    model = small().fit(X, y)
+    before = model.predict_proba(X)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        model.fit(np.full((10, 12), np.nan), np.zeros(10))
+    np.testing.assert_array_equal(model.predict_proba(X), before)
+
+
+def test_a_solver_changed_after_learning_is_refused_by_name(blobs):
+    X, y = blobs
+    model = small().fit(X, y).set_params(solver="ridge")
+    with pytest.raises(ValueError, match="solver"):
+        model.partial_fit(X, y)
+
+
+def test_n_selected_changed_after_learning_is_refused_or_waits(blobs):
+    X, y = blobs
+    model = small().fit(X, y).set_params(n_selected=3)
+    try:
+        model.partial_fit(X, y)
+    except ValueError as error:
+        assert "n_selected" in str(error)  # noqa: PT017
+    assert model.class_counts_.sum() in (240, 480)
+
+
+@pytest.mark.parametrize("change", [{"normalize": False}, {"n_selected": 3}, {"solver": "sgd"}])
+def test_a_setting_that_keys_or_values_rest_on_is_refused_once_changed(blobs, change):
+    X, y = blobs
+    model = small().fit(X, y).set_params(**change)
+    with pytest.raises(ValueError, match=r"was set after the keys were placed with .* Set it back, or start anew"):
+        model.partial_fit(X, y)
+    with pytest.raises(ValueError, match="expected the same for a model's life"):
+        model.predict(X)
+
+
+@pytest.mark.parametrize("name", ["n_heads", "n_keys", "key_dim"])
+def test_a_layout_changed_after_keys_were_placed_is_refused_or_waits_for_new_keys(blobs, name):
+    X, y = blobs
+    model = small().init_keys(X).set_params(**{name: 99})
+    try:
+        shape = model.partial_fit(X, y).values_.shape
+    except ValueError as error:
+        shape = name in str(error) and (6, 16, 5)
+    assert shape == (6, 16, 5)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_calibrated_probabilities_are_those_of_the_best_temperature(blobs, solver):
+    X, y = blobs
+    model = small(solver=solver, learning_rate=30).fit(X[:120], y[:120])
+    before, predicted = model.predict_proba(X[120:]), model.predict(X)
+
+    def loss(shares):
+        return -np.log(shares[np.arange(120), y[120:]]).mean()
+
+    model.calibrate(X[120:], y[120:])
+    assert loss(model.predict_proba(X[120:])) <= loss(before) + 1e-3
+    np.testing.assert_array_equal(model.predict(X), predicted)
+    assert model.temperature_ > 0
+
+
+def test_a_temperature_goes_with_the_values_it_was_chosen_for(blobs):
+    X, y = blobs
+    model = small().fit(X[:120], y[:120]).calibrate(X[120:], y[120:])
+    assert model.temperature_ != 1
+    assert model.partial_fit(X[120:], y[120:]).temperature_ == 1
+
+
+def test_calibrating_with_an_unknown_label_is_refused(blobs):
+    X, y = blobs
+    with pytest.raises(ValueError, match=r"y holds 9, which is not among the learned classes \[0, 1, 2, 3, 4\]"):
+        small().fit(X, y).calibrate(X, np.where(y == 0, 9, y))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_strange_samples_are_more_novel(blobs, solver):
+    X, y = blobs
+    model = small(solver=solver, normalize=False).fit(X[:200], y[:200])
+    known, strange = model.novelty(X[200:]), model.novelty(X[200:] + 20)
+    assert known.shape == (40,)
+    assert known.max() < strange.min()
+
+
+def test_novelty_equals_the_oracle(blobs):
+    X, y = blobs
+    model = small(normalize=False).fit(X, y)
+    away = oracle.distances(oracle.project(X[:20], model.projection_), model.keys_)
+    away[:, model.key_counts_ == 0] = np.inf
+    expected = away.min(axis=2).mean(axis=1) / model.key_report_["quantisation_error"]
+    np.testing.assert_allclose(model.novelty(X[:20]), expected, rtol=1e-4)
+
+
+def test_relative_novelty_is_what_learning_adds_to_the_distance(blobs):
+    X, y = blobs
+    model = small(normalize=False).init_keys(X).partial_fit(X[y < 3], y[y < 3])
+    away = oracle.distances(oracle.project(X, model.projection_), model.keys_)
+    nearest = away.min(axis=2)
+    away[:, model.key_counts_ == 0] = np.inf
+    expected = (away.min(axis=2) - nearest).mean(axis=1) / model.key_report_["novelty_unit"]
+    found = model.novelty(X, relative=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert found[y >= 3].mean() > 10 * found[y < 3].mean()
+    np.testing.assert_allclose(model.prune().novelty(X, relative=True), 0)
+
+
+def test_many_classes_are_read_without_a_table(blobs, monkeypatch):
+    X, y = blobs
+    settings = {"solver": "counts", "n_selected": 2}
+    expected = small(**settings).fit(X[:60], y[:60]).predict_proba(X)
+    monkeypatch.setattr("dkvb_estimator._values.solvers.TABLE_LIMIT_BYTES", 0)
+    monkeypatch.setattr("dkvb_estimator._solved.solve_values", None)
+    np.testing.assert_allclose(small(**settings).fit(X[:60], y[:60]).predict_proba(X), expected, atol=1e-6)
+
+
+ROWS = np.random.default_rng(3).standard_normal((30, 6))
+ODD = {
+    "one sample": (ROWS[:1], np.zeros(1, int)),
+    "one class": (ROWS, np.zeros(30, int)),
+    "fewer samples than keys": (ROWS[:5], np.arange(5) % 2),
+    "constant features": (np.ones((30, 6)), np.arange(30) % 3),
+    "zeros": (np.zeros((30, 6)), np.arange(30) % 3),
+    "one row that differs": (np.where(np.arange(30)[:, None] == 7, ROWS, 1.0), np.arange(30) % 3),
+    "one sample a class": (ROWS[:18], np.arange(18)),
+    "duplicates of different labels": (ROWS[:6].repeat(5, axis=0), np.arange(30) % 5),
+    "two features": (ROWS[:, :2], np.arange(30) % 2),
+    "duplicate samples": (ROWS[:3].repeat(10, axis=0), np.arange(3).repeat(10)),
+    "float16": (ROWS.astype(np.float16), np.arange(30) % 3),
+    "float64 of large scale": (1e30 * ROWS, np.arange(30) % 3),
+    "integers": ((10 * ROWS).astype(int), np.arange(30) % 3),
+    "one feature": (ROWS[:, :1], np.arange(30) % 3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the first batch has")
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("name", ODD)
+def test_odd_data_is_learned_in_one_or_many_parts_with_finite_answers(solver, name):
+    X, y = ODD[name]
+    model = small(solver=solver, n_selected=2).fit(X, y)
+    parts = small(solver=solver, n_selected=2, key_data=X)
+    for row in range(len(X)):
+        parts.partial_fit(X[row : row + 1], y[row : row + 1])
+    for each in (model, parts):
+        shares = each.predict_proba(X)
+        assert np.isfinite(shares).all()
+        np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+        assert set(each.predict(X)) <= set(y)
+        assert np.isfinite(each.novelty(X)).all()
+
+
+def test_more_key_dimensions_than_features_are_allowed_for_gaussian_heads():
+    X = ROWS[:, :2]
+    assert small(key_dim=5).fit(X, np.arange(30) % 3).keys_.shape == (6, 16, 5)
+    with pytest.raises(
+        ValueError, match=r"projection='chunk' with n_heads=6 and key_dim=5 reads 30 features; expected 2"
+    ):
+        small(key_dim=5, projection="chunk").fit(X, np.arange(30) % 3)
+
+
+@pytest.mark.filterwarnings("ignore:the first batch has")
+@pytest.mark.parametrize("settings", [{"key_init": "sample"}, {"n_keys": 300}])
+def test_novelty_has_a_unit_where_every_row_is_a_key(blobs, settings):
+    X, y = blobs
+    novelty = small(**settings).fit(X, y).novelty(X + 0.1)
+    assert (novelty < 100).all()
+    assert novelty.max() > 0

@@ -1,0 +1,199 @@
+"""scikit-learn's own estimator checks, and the habits its users have."""
+
+import pickle
+import re
+import tomllib
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from dkvb_estimator import DKVBClassifier
+from dkvb_estimator.baselines import NearestClassMean, RandomProjectionRidge, StreamingLDA
+
+ROOT = Path(__file__).parents[2]
+
+SGD_DEPENDS_ON_ORDER = "sgd depends on the order and grouping of samples, and weights change both"
+SGD_TAKES_SMALL_STEPS = "a few small sgd steps cannot turn a prediction that follows counts by class weights"
+EXPECTED = {
+    "sgd": {
+        "check_sample_weight_equivalence_on_dense_data": SGD_DEPENDS_ON_ORDER,
+        "check_class_weight_classifiers": SGD_TAKES_SMALL_STEPS,
+    },
+}
+
+
+def small(**settings):
+    return DKVBClassifier(**({"n_heads": 24, "n_keys": 32, "key_dim": 4, "random_state": 0} | settings))
+
+
+def failures(estimator, expected):
+    """Run all of scikit-learn's checks; the warning about a small first batch is ours and meant for users."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = check_estimator(estimator, on_fail=None, on_skip=None, expected_failed_checks=expected)
+    assert sum(result["status"] in ("passed", "xfail") for result in results) >= 50
+    return {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
+
+
+@pytest.mark.parametrize("solver", ["joint", "counts", "ridge", "sgd"])
+def test_scikit_learns_checks_pass(solver):
+    assert failures(small(solver=solver), EXPECTED.get(solver, {})) == {}
+
+
+def test_scikit_learns_checks_pass_for_nearest_class_mean():
+    assert failures(NearestClassMean(), {}) == {}
+
+
+def test_it_works_in_a_pipeline_and_a_grid_search():
+    X, y = load_iris(return_X_y=True)
+    search = GridSearchCV(make_pipeline(StandardScaler(), small()), {"dkvbclassifier__n_keys": [8, 32]}, cv=3)
+    assert search.fit(X, y).best_score_ > 0.8
+
+
+def test_pickle_predicts_the_same():
+    X, y = load_iris(return_X_y=True)
+    model = small(solver="ridge").fit(X, y)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), model.predict_proba(X))
+
+
+def test_a_pickle_of_another_state_version_is_refused():
+    state = small().fit(*load_iris(return_X_y=True)).__getstate__() | {"_schema_version": 99}
+    with pytest.raises(ValueError, match="state version 99; this dkvb_estimator reads version 1"):
+        small().__setstate__(state)
+
+
+def test_clone_keeps_key_data_and_forgets_what_was_learned():
+    X, y = load_iris(return_X_y=True)
+    twin = clone(small(key_data=X[:50]).fit(X, y))
+    assert twin.key_data is not None
+    with pytest.raises(NotFittedError):
+        twin.predict(X)
+
+
+def test_data_frames_and_text_labels_are_welcome():
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    names = pd.Series(np.array(["setosa", "versicolor", "virginica"])[y])
+    model = small().fit(X, names)
+    assert model.feature_names_in_.tolist() == X.columns.tolist()
+    assert set(model.predict(X)) <= {"setosa", "versicolor", "virginica"}
+
+
+def test_metadata_routing_carries_sample_weight():
+    import sklearn
+
+    X, y = load_iris(return_X_y=True)
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = small().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        search = GridSearchCV(model, {"n_keys": [16]}, cv=2).fit(X, y, sample_weight=np.ones(len(y)))
+    assert search.best_estimator_.key_counts_.dtype.kind == "f"
+
+
+@pytest.mark.parametrize("solver", ["counts", "ridge"])
+def test_probabilities_can_be_calibrated_by_scikit_learn(solver):
+    X, y = load_iris(return_X_y=True)
+    calibrated = CalibratedClassifierCV(small(solver=solver), cv=3).fit(X, y)
+    assert calibrated.score(X, y) > 0.85
+    np.testing.assert_allclose(calibrated.predict_proba(X).sum(axis=1), np.ones(150))
+
+
+def test_parameters_are_set_and_got_by_name():
+    model = small().set_params(n_keys=8, density=0.5)
+    assert (model.get_params()["n_keys"], model.get_params()["density"]) == (8, 0.5)
+    with pytest.raises(ValueError, match="Invalid parameter 'n_key' for estimator DKVBClassifier"):
+        model.set_params(n_key=8)
+
+
+def test_a_notebook_shows_parameters_and_a_link_to_the_documentation():
+    page = small()._repr_html_()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (link,) = set(re.findall(r'class="sk-estimator-doc-link[^"]*"[^>]*href="([^"]+)"', page))
+    assert link in project["urls"].values()
+    assert "n_heads: int, default=1024" in page
+
+
+@pytest.mark.parametrize("solver", ["joint", "counts", "ridge", "sgd"])
+def test_verbose_tells_progress_on_stderr_and_changes_nothing(solver, capsys, monkeypatch):
+    monkeypatch.setattr("dkvb_estimator._frozen.ROWS_A_LINE", 100)
+    X, y = load_iris(return_X_y=True)
+    quiet = small(solver=solver).fit(X, y)
+    assert capsys.readouterr() == ("", "")
+    model = small(solver=solver, verbose=1).fit(X, y)
+    np.testing.assert_array_equal(model.values_, quiet.values_)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [
+        r"24 heads × 32 keys placed from \d+ rows in \d+\.\d s, \d+\.\d% unused",
+        r"100 of 150 rows encoded, [\d,]+ rows/s, \d+ s left",
+        r"150 of 150 rows encoded, [\d,]+ rows/s",
+        r"150 samples learned so far: \d+\.\d MiB",
+    ]
+    if solver in ("joint", "ridge"):
+        lines.append(r"3 classes solved in \d+\.\d s: [\d.e-]+ × (ridge|discriminant).*")
+    assert re.fullmatch("".join(rf"\[DKVBClassifier\] {line}\n" for line in lines), printed.err)
+
+
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_of_any_float_type_and_device_are_learned(device, kind):
+    X, y = load_iris(return_X_y=True)
+    model = small().fit(torch.tensor(X, dtype=kind, device=device), torch.tensor(y, device=device))
+    rows = torch.tensor(X, dtype=kind, device=device, requires_grad=True)
+    assert model.score(rows, torch.tensor(y, device=device).cpu()) > 0.9
+    assert isinstance(model.predict(rows), np.ndarray)
+
+
+@pytest.mark.parametrize("model", [StreamingLDA(), RandomProjectionRidge(), NearestClassMean()])
+def test_baselines_refuse_weights_by_name(model):
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(TypeError, match="sample_weight"):
+        model.fit(X, y, sample_weight=np.ones(len(y)))
+
+
+SHOWN = [
+    lambda model: model._repr_html_(), lambda model: model._repr_mimebundle_(), repr, str,
+    lambda model: make_pipeline(StandardScaler(), model)._repr_html_(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("show", SHOWN)
+@pytest.mark.parametrize("state", ["new", "keys", "fitted", "wrong"])
+@pytest.mark.parametrize("solver", ["joint", "counts", "ridge", "sgd"])
+def test_showing_a_model_computes_nothing(monkeypatch, solver, state, show):
+    X, y = load_iris(return_X_y=True)
+    model = small(solver=solver)
+    if state != "new":
+        model.init_keys(X)
+    if state in ("fitted", "wrong"):
+        model.partial_fit(X, y)
+    if state == "wrong":
+        model.set_params(n_keys=3, class_weight=np.ones(3))
+
+    def computes(*_):
+        raise AssertionError("something was computed to be shown")
+
+    for name in ("_solved.solve_values", "_solved.solve_jointly", "_classifier.make_reader"):
+        monkeypatch.setattr(f"dkvb_estimator.{name}", computes)
+    for name in ("fingerprint", "encoder"):
+        monkeypatch.setattr(f"dkvb_estimator._encoding.codebook.Codebook.{name}", computes)
+    before = dict(vars(model))
+    assert "DKVBClassifier" in str(show(model))
+    assert vars(model) == before
+
+
+def test_a_notebook_shows_what_is_stored_with_its_description():
+    page = small().fit(*load_iris(return_X_y=True))._repr_html_()
+    for name in ("classes_", "keys_", "n_features_in_", "key_report_"):
+        assert name in page
+    assert "temperature_" not in page

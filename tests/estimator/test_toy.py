@@ -1,0 +1,183 @@
+"""The toy, the paper's figure 2: eight classes in the plane, two at a time.
+
+Gradient heads forget, the bottleneck does not.
+
+Known values of the original code over 1,600 fresh points of all classes after each stage: linear probe and MLP .25
+every time; one head of 400 keys .25 / .50 / .75 / .99; twenty heads of 20 keys .25 / .50 / .75 / .997.
+"""
+
+import io
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dkvb_estimator import DKVBClassifier
+from pipeline import cli as console
+from pipeline.config import Toy
+from pipeline.stages import toy as stage
+from pipeline.stages.toy import STAGES, draw_plane, learn_toy
+
+SEEDS = (0, 1, 2)
+BOTTLENECKS = {
+    "A": {"n_heads": 1, "n_keys": 400, "n_selected": 1, "projection": "identity"},
+    "B": {"n_heads": 20, "n_keys": 20, "n_selected": 1, "projection": "gaussian"},
+}
+LAST = {"A": 0.985, "B": 0.99}
+"""Accuracy after the last stage at least."""
+OF_ONE_HEAD = [0.25, 0.5, 0.74, 0.86]
+"""What regression reaches with the four functions of the plane that one head gives it: eight classes are too many."""
+SOLVERS = {
+    "joint": ({}, 1),
+    "ridge": ({}, 1),
+    "counts": ({}, 1),
+    "sgd": ({"learning_rate": 0.3, "batch_size": 100}, 20),
+}
+"""Settings and epochs a stage."""
+SEPARATING = [
+    (solver, bottleneck) for solver in SOLVERS for bottleneck in BOTTLENECKS if (solver, bottleneck) != ("ridge", "A")
+]
+
+
+def draw_toy(seed):
+    """Four stages of 100 samples, each sample's class a fair coin; 1,600 test points; uniform points for the keys."""
+    plane = draw_plane(Toy(seed=seed))
+    return plane.stages, (plane.X_test, plane.y_test), plane.key_rows
+
+
+def accuracies(solver, bottleneck, seed, key_init="ema"):
+    """Accuracy over all eight classes after each stage; classes are not announced."""
+    stages, (X_test, y_test), square = draw_toy(seed)
+    options, epochs = SOLVERS[solver]
+    shape = BOTTLENECKS[bottleneck] | {"key_dim": 2, "normalize": False, "key_init": key_init}
+    model = DKVBClassifier(**shape, **options, solver=solver, random_state=seed).init_keys(square)
+    found = []
+    for X, y in stages:
+        model.partial_fit_codes(model.encode(X), y, epochs=epochs)
+        found.append(model.score(X_test, y_test))
+    return found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("solver", "bottleneck"), SEPARATING)
+def test_each_stage_adds_its_quarter_and_none_is_forgotten(solver, bottleneck, seed):
+    found = accuracies(solver, bottleneck, seed)
+    np.testing.assert_allclose(found[:3], [0.25, 0.5, 0.75], atol=0.01)
+    assert found[3] >= LAST[bottleneck]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("key_init", ["ema", "kmeans", "ema-faithful"])
+def test_regression_on_one_head_forgets_nothing_either(key_init, seed):
+    np.testing.assert_array_less(np.array(OF_ONE_HEAD) - 0.02, accuracies("ridge", "A", seed, key_init))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("solver", "bottleneck"), [pair for pair in SEPARATING if pair[0] != "sgd"])
+@pytest.mark.parametrize("key_init", ["kmeans", "ema-faithful"])
+def test_keys_placed_otherwise_reach_the_same(key_init, solver, bottleneck, seed):
+    found = accuracies(solver, bottleneck, seed, key_init)
+    np.testing.assert_allclose(found[:3], [0.25, 0.5, 0.75], atol=0.01)
+    assert found[3] >= LAST[bottleneck]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("bottleneck", BOTTLENECKS)
+def test_sgd_with_the_papers_keys_reaches_the_same(bottleneck, seed):
+    found = accuracies("sgd", bottleneck, seed, "ema-faithful")
+    np.testing.assert_allclose(found[:3], [0.25, 0.5, 0.75], atol=0.01)
+    assert found[3] >= LAST[bottleneck]
+
+
+def layer(n_in, n_out, generator):
+    """Weights and bias of one layer for each seed at once (s, in, out), as torch draws them."""
+    shapes, bound = [(len(SEEDS), n_in, n_out), (len(SEEDS), 1, n_out)], n_in**-0.5
+    return [torch.empty(shape).uniform_(-bound, bound, generator=generator).requires_grad_() for shape in shapes]
+
+
+@pytest.mark.parametrize(("widths", "learning_rate"), [((2, 8), 0.01), ((2, 32, 8), 0.001)], ids=["probe", "mlp"])
+def test_a_gradient_head_keeps_the_last_stage_alone(widths, learning_rate):
+    """Adam, 1,000 full-batch steps a stage on the plane as it is; ``StreamProbe`` would standardise it first."""
+    toys = [draw_toy(seed) for seed in SEEDS]
+    generator = torch.Generator().manual_seed(0)
+    layers = [layer(*pair, generator) for pair in pairwise(widths)]
+
+    def logits(rows):
+        for weight, bias in layers[:-1]:
+            rows = torch.relu(rows @ weight + bias)
+        return rows @ layers[-1][0] + layers[-1][1]
+
+    X_test = torch.from_numpy(np.stack([test[0] for _, test, _ in toys]))
+    for number in range(len(STAGES)):
+        X, y = (torch.from_numpy(np.stack([stages[number][part] for stages, *_ in toys])) for part in (0, 1))
+        optimiser = torch.optim.Adam([part for pair in layers for part in pair], lr=learning_rate)
+        for _ in range(1000):
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(logits(X).flatten(0, 1), y.flatten(), reduction="sum").div(100).backward()
+            optimiser.step()
+        assert (logits(X).argmax(dim=2) == y).float().mean() > 0.99
+        accuracy = (logits(X_test).argmax(dim=2).numpy() == toys[0][1][1]).mean(axis=1)
+        np.testing.assert_array_less(accuracy, 0.27)
+        np.testing.assert_array_less(0.24, accuracy)
+
+
+# The stage, with fewer points and steps than it makes by default.
+
+QUICK = Toy(samples_per_stage=40, steps=150)
+
+
+@pytest.fixture(scope="module")
+def courses():
+    return learn_toy(QUICK, draw_plane(QUICK))
+
+
+def test_the_stage_shows_who_forgets(courses):
+    assert list(courses) == ["linear_probe", "mlp", "dkvb", "dkvb_20_heads"]
+    for name in ("linear_probe", "mlp"):
+        assert max(courses[name].accuracy) < 0.4
+    for name in ("dkvb", "dkvb_20_heads"):
+        np.testing.assert_allclose(courses[name].accuracy, [0.25, 0.5, 0.75, 1.0], atol=0.03)
+
+
+def test_keys_in_use_never_fall_out_of_use(courses):
+    used = courses["dkvb"].used
+    assert len(used) == 4
+    assert all((before <= after).all() for before, after in pairwise(used))
+    assert courses["dkvb"].keys.shape == (400, 2)
+    assert courses["dkvb_20_heads"].keys is None
+
+
+def test_regions_are_rows_from_below(courses):
+    last = courses["dkvb"].regions[-1]
+    assert last.shape == (100, 100)
+    assert [last[25, 25], last[25, 75], last[75, 75], last[75, 25]] == [0, 1, 2, 3]
+
+
+def test_the_stage_writes_numbers_and_one_figure_of_twelve_panels_with_the_same_bytes_again(tmp_path, capsys):
+    (tmp_path / "params.yaml").write_text(
+        json.dumps({"datasets": {}, "embeddings": {}, "runs": {}, "toy": {"samples_per_stage": 20, "steps": 20}})
+    )
+    written = []
+    for name in ("a", "b"):
+        argv = ["--params", str(tmp_path / "params.yaml"), "--metrics", str(tmp_path / name / "toy.json")]
+        argv += ["--figure", str(tmp_path / name / "figures" / "toy.png")]
+        assert console.run(stage.main, stage.build_parser(), argv) == 0
+        written.append([path.read_bytes() for path in sorted((tmp_path / name).rglob("toy.*"))])
+    assert written[0] == written[1]
+    metrics = json.loads((tmp_path / "a" / "toy.json").read_text())
+    assert metrics["dkvb"]["accuracy_after_stage_4"] == metrics["dkvb"]["final_accuracy"] > 0.9
+    assert 0 < metrics["dkvb"]["keys_kept_by_pruning"] < 1
+    with Image.open(tmp_path / "a" / "figures" / "toy.png") as picture:
+        assert picture.size == (1344, 1068)
+    assert "[toy] final accuracy: linear_probe" in capsys.readouterr().err
+
+
+def test_the_figure_has_a_panel_a_head_and_stage(courses, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(stage, "_draw_panel", lambda panel, rows, course, number: drawn.append((id(course), number)))
+    plane = draw_plane(QUICK)
+    stage._draw(io.BytesIO(), plane, courses)
+    assert drawn == [(id(courses[name]), number) for name in ("linear_probe", "mlp", "dkvb") for number in range(4)]

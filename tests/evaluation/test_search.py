@@ -1,0 +1,216 @@
+"""The search stage: what a plain grid search finds, with keys and codes made once."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from test_train import write_two_caches
+
+from dkvb_estimator import DKVBClassifier
+from pipeline.config import Search, load_params
+from pipeline.evaluation import candidates
+from pipeline.evaluation.candidates import Candidate, Source
+from pipeline.stages import search as stage
+
+ENTRY = {
+    "embeddings": "own",
+    "keys": "keys",
+    "folds": 2,
+    "estimator": {"n_heads": 6, "key_dim": 3, "random_state": 0},
+    "grid": {"solver": ["counts", "joint"], "n_keys": [4, 8], "smoothing": [0.1, 10.0]},
+    "heat_map": {"x": "n_keys", "y": "solver"},
+}
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return write_two_caches(tmp_path_factory.mktemp("caches"))
+
+
+@pytest.fixture
+def source(paths, tmp_path):
+    own, keys = paths
+    (tmp_path / "shared").mkdir()
+    return Source(str(own), str(keys), str(tmp_path / "shared"))
+
+
+def found(source, **changes):
+    labels = candidates._reader(source.cache).labels("train")
+    return stage.search(Search(**ENTRY | {"heat_map": None} | changes), source, labels)[0]
+
+
+class Plain(ClassifierMixin, BaseEstimator):
+    """What one would write without sharing anything: place keys, fit."""
+
+    def __init__(self, estimator=None, key_rows=None):
+        self.estimator, self.key_rows = estimator, key_rows
+
+    def fit(self, X, y):
+        self.model_ = DKVBClassifier(**self.estimator.get_params()).init_keys(self.key_rows).fit(X, y)
+        self.classes_ = self.model_.classes_
+        return self
+
+    def predict(self, X):
+        return self.model_.predict(X)
+
+
+def test_settings_of_learning_share_keys_and_those_that_learned_state_rests_on_do_not():
+    usual = candidates.keys_of(DKVBClassifier())
+    assert candidates.keys_of(DKVBClassifier(objective="ridge", curvature=0.0, alpha=0.01, smoothing=2.0)) == usual
+    for other in ({"remember": False}, {"solver": "counts"}, {"n_selected": 2}, {"key_dim": 3}):
+        assert candidates.keys_of(DKVBClassifier(**other)) != usual
+
+
+def test_scores_are_those_of_a_plain_grid_search(source):
+    X, y = candidates._reader(source.cache).as_numpy("train")
+    plain = Plain(DKVBClassifier(**ENTRY["estimator"]), candidates._reader(source.key_cache).read("train"))
+    grid = {f"estimator__{name}": values for name, values in ENTRY["grid"].items()}
+    folds = StratifiedKFold(2, shuffle=True, random_state=0)
+    results = GridSearchCV(plain, grid, cv=folds, refit=False).fit(X, y).cv_results_
+    expected = {
+        tuple(settings.values()): score for settings, score in zip(results["params"], results["mean_test_score"])
+    }
+    names = sorted(ENTRY["grid"])
+    table = found(source)
+    assert {tuple(line[name] for name in names): line["mean_score"] for line in table} == pytest.approx(
+        expected, abs=1e-6
+    )
+    assert [line["rank"] for line in table] == sorted(line["rank"] for line in table)
+
+
+def test_keys_are_placed_and_rows_encoded_once_for_candidates_that_share_them(source, monkeypatch):
+    placed, encoded = [], []
+    init_keys, encode = DKVBClassifier.init_keys, DKVBClassifier.encode
+    monkeypatch.setattr(
+        DKVBClassifier, "init_keys", lambda self, X: (placed.append(self.n_keys), init_keys(self, X))[1]
+    )
+    monkeypatch.setattr(DKVBClassifier, "encode", lambda self, X: (encoded.append(len(X)), encode(self, X))[1])
+    assert len(found(source)) == 8
+    assert sorted(placed) == [4, 4, 8, 8]
+    assert encoded == [80] * 4
+
+
+def test_a_failed_candidate_is_reported_by_name_and_reason_and_costs_no_other(source):
+    table = found(source, grid={"n_keys": [4, 8], "n_selected": [1, 6]})
+    failed = [line for line in table if line["error"]]
+    assert [(line["n_keys"], line["n_selected"]) for line in failed] == [(4, 6)]
+    assert failed == table[-1:]
+    assert failed[0]["rank"] is failed[0]["mean_score"] is None
+    assert failed[0]["error"].startswith("ValueError: n_selected=6 is not valid; expected at most n_keys=4")
+    assert all(line["mean_score"] > 0.5 for line in table[:-1])
+
+
+def test_codes_of_another_number_of_selected_keys_are_others(source):
+    one, two = (source.started(DKVBClassifier(6, 8, 3, n_selected=m, random_state=0))[1] for m in (1, 2))
+    assert (one.shape[2], two.shape[2]) == (1, 2)
+    np.testing.assert_array_equal(one[:, :, 0], two[:, :, 0])
+
+
+def test_unknown_settings_and_too_many_folds_are_refused(source):
+    with pytest.raises(ValueError, match="'n_key' is not an estimator setting, did you mean 'n_keys'"):
+        found(source, grid={"n_key": [4]})
+    with pytest.raises(
+        ValueError, match=r"folds is 21, but class 0 has 20 rows; expected a row of every class in each"
+    ):
+        found(source, folds=21)
+
+
+def test_a_candidate_is_cloned_with_its_settings(source):
+    candidate = Candidate(DKVBClassifier(), source).set_params(estimator__n_keys=7)
+    assert candidate.get_params()["estimator__n_keys"] == 7
+
+
+def settings_file(folder):
+    tables = {
+        "datasets": {"pets": {"kind": "digits", "test_fraction": 0.3, "seed": 0}},
+        "embeddings": {
+            name: {
+                "dataset": "pets",
+                "backbone": "tiny",
+                "tap": "avgpool",
+                "image_side": 8,
+                "compute_dtype": "float32",
+                "storage_dtype": "float32",
+            }
+            for name in ("own", "keys")
+        },
+        "runs": {},
+        "searches": {"pets": ENTRY},
+    }
+    (folder / "params.yaml").write_text(json.dumps(tables), encoding="utf-8")
+    return folder / "params.yaml"
+
+
+def run(folder, source, monkeypatch, params=None):
+    argv = [
+        "pets",
+        "--params",
+        str(params or settings_file(folder)),
+        "--cache",
+        source.cache,
+        "--key-cache",
+        source.key_cache,
+    ]
+    argv += ["--table", str(folder / "out/pets.csv"), "--best", str(folder / "out/pets.json")]
+    monkeypatch.setattr(sys, "argv", ["search", *argv, "--timings", str(folder / "out/seconds.json")])
+    return stage.console.run(stage.main, stage.build_parser())
+
+
+def test_the_stage_writes_table_best_and_seconds_the_same_each_time(tmp_path, source, monkeypatch, capsys):
+    assert run(tmp_path, source, monkeypatch) == 0
+    with (tmp_path / "out/pets.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == ["rank", "mean_score", "std_score", "n_keys", "smoothing", "solver", "error"]
+    assert len(lines) == 8
+    best = json.loads((tmp_path / "out/pets.json").read_text())
+    assert best["best_score"] == float(lines[0]["mean_score"])
+    assert best["heat_map"] == {"x": "n_keys", "y": "solver"}
+    assert DKVBClassifier(**best["best_params"]).n_heads == 6
+    assert str(best["best_params"]["n_keys"]) == lines[0]["n_keys"]
+    assert set(json.loads((tmp_path / "out/seconds.json").read_text())) == {"keys_and_codes", "fit_and_test"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pets.csv", "pets.json", "seconds.json"]
+    assert "[search pets] best of 8:" in capsys.readouterr().err
+    before = [(tmp_path / "out" / name).read_bytes() for name in ("pets.csv", "pets.json")]
+    assert run(tmp_path, source, monkeypatch) == 0
+    assert [(tmp_path / "out" / name).read_bytes() for name in ("pets.csv", "pets.json")] == before
+
+
+def test_a_search_of_which_nothing_can_be_fitted_says_why(tmp_path, source, monkeypatch, capsys):
+    entry = ENTRY | {"grid": {"n_selected": [9], "n_keys": [4, 8]}, "heat_map": None}
+    params = settings_file(tmp_path)
+    params.write_text(json.dumps(json.loads(params.read_text()) | {"searches": {"pets": entry}}), encoding="utf-8")
+    assert run(tmp_path, source, monkeypatch, params) == 1
+    assert "all 2 candidates failed, the first with ValueError: n_selected=9" in capsys.readouterr().err
+
+
+def test_wrong_entries_are_refused(tmp_path):
+    params = settings_file(tmp_path)
+    for change, said in {
+        "grid twice": ({"estimator": {"n_keys": 4}}, "n_keys stands under estimator and under grid; one place"),
+        "axis": ({"heat_map": {"x": "alpha", "y": "solver"}}, "heat_map names 'alpha'; expected one of solver, n_keys"),
+        "misspelt": ({"fold": 3}, "searches.pets.fold is not a setting, did you mean 'folds'"),
+        "reference": ({"keys": "key"}, "searches.pets.keys: 'key' is not an entry of embeddings, did you mean 'keys'"),
+        "empty": ({"grid": {}}, "searches.pets.grid"),
+    }.values():
+        tables = json.loads(settings_file(tmp_path).read_text())
+        tables["searches"]["pets"].update(change)
+        params.write_text(json.dumps(tables), encoding="utf-8")
+        with pytest.raises(ValueError, match=said):
+            load_params(params)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_a_dask_cluster_finds_the_same(tmp_path, source, monkeypatch):
+    from distributed import LocalCluster
+
+    assert run(tmp_path, source, monkeypatch) == 0
+    before = [(tmp_path / "out" / name).read_bytes() for name in ("pets.csv", "pets.json")]
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        monkeypatch.setenv("DKVB_DASK", cluster.scheduler_address)
+        assert run(tmp_path, source, monkeypatch) == 0
+    assert [(tmp_path / "out" / name).read_bytes() for name in ("pets.csv", "pets.json")] == before

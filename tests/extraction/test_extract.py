@@ -1,0 +1,908 @@
+import errno
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from pipeline import cli as console
+from pipeline.backbones.registry import BACKBONES
+from pipeline.cache import open_cache
+from pipeline.cache import writer as cache_writer
+from pipeline.config import load_params
+from pipeline.data import build_manifest, open_images, write_manifest
+from pipeline.extraction import ShardStore
+from pipeline.extraction import inference as embedding
+from pipeline.io import processes
+from pipeline.stages import extract as stage
+
+ROOT = Path(__file__).resolve().parents[2]
+SIDE, N, N_TEST = 8, 43, 11
+"""43 images: six shards of eight rows, the last one short; eleven batches of four, the last one padded."""
+
+
+class Tiny(nn.Module):
+    """Twelve features: the mean of each quarter of an image; can be made to fail or to give NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes, self.fail_after, self.nan_at = [], None, None
+
+    def forward(self, batch):
+        if self.fail_after is not None and len(self.shapes) >= self.fail_after:
+            raise RuntimeError("the machine lost its accelerator")
+        self.shapes.append(tuple(batch.shape))
+        features = nn.functional.adaptive_avg_pool2d(batch, 2).flatten(1)
+        if self.nan_at is not None and len(self.shapes) == self.nan_at:
+            features = features.clone()
+            features[1, 3] = float("nan")
+        return features
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return build_manifest("digits", {"kind": "digits", "test_fraction": 0.3, "seed": 0})
+
+
+@pytest.fixture
+def manifest(digits):
+    few = {field: getattr(digits, field)[:N] for field in ("sample_ids", "labels", "splits", "digests")}
+    return replace(digits, **few)
+
+
+@pytest.fixture
+def network(monkeypatch, tmp_path):
+    """A tiny network in place of the real one, small shards, and no second process that checks the cache."""
+    tiny = Tiny()
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+    monkeypatch.setattr(stage, "load_backbone", lambda record, tap, state: tiny)
+    monkeypatch.setattr(stage, "find_weights", lambda record: tmp_path / "weights.pth")
+    monkeypatch.setattr(stage, "read_weights", lambda path: {})
+    monkeypatch.setattr(stage, "SHARD_ROWS", 8)
+    monkeypatch.setattr(stage, "BATCH_ROWS", 4)
+    monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
+    for name in ("DKVB_DEVICE", "DKVB_WORKERS", "DKVB_SCRATCH", "DKVB_PROCESSES"):
+        monkeypatch.delenv(name, raising=False)
+    return tiny
+
+
+def tables(**changes):
+    entry = {
+        "dataset": "digits",
+        "backbone": "efficientnet_lite0",
+        "tap": "avgpool",
+        "image_side": SIDE,
+        "compute_dtype": "float32",
+        "storage_dtype": "float32",
+    }
+    datasets = {"digits": {"kind": "digits", "test_fraction": 0.3, "seed": 0}}
+    return {"datasets": datasets, "embeddings": {"digits": entry | changes}, "runs": {}}
+
+
+def write_settings(folder, **changes):
+    (folder / "params.yaml").write_text(yaml.safe_dump(tables(**changes)))
+
+
+def settings(folder, **changes):
+    write_settings(folder, **changes)
+    return load_params(folder / "params.yaml").embedding("digits")
+
+
+@pytest.fixture
+def job(manifest, network, tmp_path):
+    return stage.Job(manifest, settings(tmp_path), BACKBONES["efficientnet_lite0"], tmp_path / "weights.pth")
+
+
+def extract(job, folder, name, **options):
+    """Extract into a cache of its own and return the number of images embedded now, and the cache's sha256."""
+    output = folder / f"{name}.h5"
+    computed = stage.extract(job, output, folder / "scratch", **({"device": "cpu", "workers": 2} | options))
+    return computed.images, hashlib.sha256(output.read_bytes()).hexdigest()
+
+
+# what the cache holds
+
+
+def test_every_image_is_embedded_under_its_own_id_and_label(job, network, tmp_path):
+    extract(job, tmp_path, "a")
+    prepare = stage.preprocess(job.record, SIDE)
+    images = torch.stack([prepare(image) for image in open_images(job.manifest)])
+    expected = dict(zip(job.manifest.sample_ids, Tiny()(images).numpy(), strict=True))
+    labels = dict(zip(job.manifest.sample_ids, job.manifest.labels.tolist(), strict=True))
+    seen = []
+    with open_cache(tmp_path / "a.h5") as reader:
+        for split in reader.split_names:
+            ids = list(reader.sample_ids(split))
+            seen += ids
+            assert ids == [i for i, s in zip(job.manifest.sample_ids, job.manifest.splits, strict=True) if s == split]
+            assert np.allclose(reader.read(split), [expected[i] for i in ids], atol=1e-6)
+            assert reader.labels(split).tolist() == [labels[i] for i in ids]
+    assert sorted(seen) == sorted(job.manifest.sample_ids)
+
+
+def test_every_batch_has_the_same_shape(job, network, tmp_path):
+    extract(job, tmp_path, "a")
+    assert network.shapes == [(4, 3, SIDE, SIDE)] * 11
+
+
+def test_two_extractions_give_the_same_bytes(job, tmp_path):
+    assert extract(job, tmp_path, "a") == extract(job, tmp_path, "b")
+
+
+@pytest.mark.parametrize("workers", [0, 1, 5])
+def test_the_number_of_workers_changes_nothing(job, tmp_path, workers):
+    assert extract(job, tmp_path, "a", workers=workers) == extract(job, tmp_path, "b", workers=2)
+
+
+def test_images_that_come_late_keep_their_place(job, tmp_path, monkeypatch):
+    usual, expected = embedding._load, extract(job, tmp_path, "a")
+
+    def slow_for_some(images, prepare, row, pixels):
+        time.sleep(0.01 * (row % 3 == 0))
+        usual(images, prepare, row, pixels)
+
+    monkeypatch.setattr(embedding, "_load", slow_for_some)
+    assert extract(job, tmp_path, "b", workers=4) == expected
+
+
+def test_a_finished_extraction_leaves_no_shards_and_no_threads(job, tmp_path):
+    before = threading.active_count()
+    extract(job, tmp_path, "a")
+    assert not list((tmp_path / "scratch").rglob("*.shard"))
+    assert threading.active_count() <= before + 1  # tqdm keeps one monitor
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_side": 16},
+        {"tap": "other"},
+        {"compute_dtype": "bfloat16"},
+        {"storage_dtype": "float16"},
+        {"weights": b"others"},
+        {"manifest": True},
+        {"record": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_the_fingerprint_follows_whatever_decides_the_embeddings(job, tmp_path, changes):
+    before = job.header().fingerprint
+    if "weights" in changes:
+        job.weights.write_bytes(changes["weights"])
+    elif "manifest" in changes:
+        job = replace(job, manifest=replace(job.manifest, digests=("0" * 64, *job.manifest.digests[1:])))
+    elif "record" in changes:
+        job = replace(job, record=replace(job.record, mean=(0.4, 0.5, 0.5)))
+    else:
+        job = replace(job, settings=settings(tmp_path, **changes))
+    assert job.header().fingerprint != before
+
+
+def test_lower_precision_is_stored_as_asked(job, tmp_path):
+    extract(job, tmp_path, "full")
+    half = replace(job, settings=settings(tmp_path, storage_dtype="float16"))
+    extract(half, tmp_path, "half")
+    with open_cache(tmp_path / "full.h5") as full, open_cache(tmp_path / "half.h5") as halved:
+        assert np.array_equal(full.read("train").astype(np.float16), halved.read("train").astype(np.float16))
+        assert not np.array_equal(full.read("train"), halved.read("train"))
+
+
+# going on
+
+
+def test_a_failed_extraction_goes_on_from_its_finished_shards(job, network, tmp_path):
+    _, expected = extract(job, tmp_path, "whole")
+    network.shapes.clear()
+    network.fail_after = 5  # two shards of two batches are finished, the third is half done
+    with pytest.raises(RuntimeError, match="lost its accelerator"):
+        extract(job, tmp_path, "a")
+    assert len(list((tmp_path / "scratch").rglob("*.shard"))) == 2
+    assert not (tmp_path / "a.h5").exists()
+    network.fail_after = None
+    network.shapes.clear()
+    assert extract(job, tmp_path, "a") == (N - 2 * 8, expected)
+    assert len(network.shapes) == 11 - 2 * 2
+
+
+def test_a_damaged_shard_is_computed_again(job, network, tmp_path):
+    _, expected = extract(job, tmp_path, "whole")
+    network.shapes.clear()
+    network.fail_after = 6
+    with pytest.raises(RuntimeError):
+        extract(job, tmp_path, "a")
+    shard = min((tmp_path / "scratch").rglob("*.shard"))
+    content = bytearray(shard.read_bytes())
+    content[-20] ^= 1
+    shard.write_bytes(content)
+    network.fail_after = None
+    assert extract(job, tmp_path, "a") == (N - 2 * 8, expected)
+
+
+def test_complete_shards_need_no_network(job, network, tmp_path, monkeypatch):
+    _, expected = extract(job, tmp_path, "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write_cache", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            extract(job, tmp_path, "a")
+    monkeypatch.setattr(stage, "load_backbone", None)
+    assert extract(job, tmp_path, "a") == (0, expected)
+
+
+def test_shards_of_other_weights_are_not_used(job, network, tmp_path):
+    network.fail_after = 5
+    with pytest.raises(RuntimeError):
+        extract(job, tmp_path, "a")
+    network.fail_after = None
+    job.weights.write_bytes(b"others")
+    assert extract(job, tmp_path, "a")[0] == N
+
+
+def test_an_image_changed_since_the_manifest_stops_the_extraction(job, tmp_path):
+    digests = list(job.manifest.digests)
+    digests[20] = "0" * 64
+    with pytest.raises(OSError, match=r"digits/0020 has sha256 .*expected an unchanged image\. Run"):
+        extract(replace(job, manifest=replace(job.manifest, digests=tuple(digests))), tmp_path, "a")
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_a_nan_embedding_names_its_sample_and_reaches_neither_cache_nor_shard(job, network, tmp_path):
+    _, before = extract(job, tmp_path, "a")
+    network.shapes.clear()
+    network.nan_at = 4  # its second row is image 13, in the second half of a shard
+    job.weights.write_bytes(b"others")
+    with pytest.raises(
+        ValueError, match=r"sample digits/0013 holds NaN or infinity; expected finite numbers.*Get effic"
+    ):
+        extract(job, tmp_path, "a")
+    assert hashlib.sha256((tmp_path / "a.h5").read_bytes()).hexdigest() == before
+    network.nan_at = None
+    assert extract(job, tmp_path, "a")[0] == N - 8
+
+
+# several processes
+
+
+def test_helpers_and_the_writer_share_the_shards_and_give_the_same_bytes(job, network, tmp_path):
+    _, expected = extract(job, tmp_path, "whole")
+    header = job.header()
+    with ShardStore(tmp_path / "scratch", header.fingerprint, helper=True) as other:
+        assert [index for index in range(6) if index % 2 and other.claim(index)] == [1, 3, 5]
+        network.shapes.clear()
+        assert stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", device="cpu") == 24
+        assert len(network.shapes) == 6  # shards 0, 2 and 4, two batches each
+        assert not (tmp_path / "a.h5").exists()
+    assert extract(job, tmp_path, "a") == (N - 24, expected)
+
+
+def test_the_writer_waits_for_what_a_helper_has_begun(job, network, tmp_path):
+    _, expected = extract(job, tmp_path, "whole")
+    helper = ShardStore(tmp_path / "scratch", job.header().fingerprint, helper=True)
+    with helper:
+        assert helper.claim(0)
+        found = []
+        network.shapes.clear()
+        thread = threading.Thread(target=lambda: found.append(extract(job, tmp_path, "a")))
+        thread.start()
+        limit = time.monotonic() + 60
+        while len(helper.finished()) < 5:
+            assert time.monotonic() < limit
+            time.sleep(0.005)
+        assert not (tmp_path / "a.h5").exists()
+        helper.write(0, Tiny()(prepared(job, range(8))).numpy())
+    thread.join(60)
+    assert found == [(N, expected)]  # by both together
+    assert len(network.shapes) == 11 - 2
+
+
+def prepared(job, rows):
+    images, prepare = open_images(job.manifest), stage.preprocess(job.record, SIDE)
+    return torch.stack([prepare(images[row]) for row in rows])
+
+
+def test_a_shard_that_a_helper_began_and_never_finished_is_computed(job, tmp_path):
+    _, expected = extract(job, tmp_path, "whole")
+    helper = ShardStore(tmp_path / "scratch", job.header().fingerprint, helper=True)
+    with helper:
+        assert helper.claim(2)
+    assert extract(job, tmp_path, "a") == (N, expected)
+
+
+def test_a_helper_that_comes_late_does_nothing(job, network, tmp_path):
+    extract(job, tmp_path, "a")
+    network.shapes.clear()
+    assert stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", device="cpu") == 0
+    assert network.shapes == []
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_helper_of_one_who_makes_the_cache_anew_helps(job, tmp_path):
+    _, expected = extract(job, tmp_path, "a")
+    assert stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", parent=os.getppid(), device="cpu") == N
+    assert extract(job, tmp_path, "a") == (0, expected)
+
+
+def test_a_helper_whose_parent_was_killed_begins_no_more(job, network, tmp_path, monkeypatch):
+    # the number that a process has for its parent changes when that one ends
+    monkeypatch.setattr(os, "getppid", lambda: 7 if len(network.shapes) < 5 else 1)
+    embedded = stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", parent=7, device="cpu", workers=1)
+    assert 3 * 8 <= embedded <= 4 * 8  # what it had begun, and what was being read already, was finished
+
+
+def test_the_writer_tells_its_own_shards_from_those_of_helpers(job, tmp_path):
+    code = f"""
+import numpy
+from pipeline.extraction.shards import ShardStore
+with ShardStore({str(tmp_path / "scratch")!r}, {job.header().fingerprint!r}, helper=True) as store:
+    assert store.claim(5)
+    store.write(5, numpy.load({str(tmp_path / "last.npy")!r}))
+    assert store.claim(1)
+    print("ready", flush=True)
+    input()
+    store.write(1, numpy.load({str(tmp_path / "second.npy")!r}))
+"""
+    np.save(tmp_path / "last.npy", Tiny()(prepared(job, range(40, N))).numpy())
+    np.save(tmp_path / "second.npy", Tiny()(prepared(job, range(8, 16))).numpy())
+    _, expected = extract(job, tmp_path, "whole")
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as helper:
+        assert helper.stdout.readline() == "ready\n"
+        thread = threading.Timer(0.1, helper.communicate, ["go on\n", 60])
+        thread.start()
+        computed = stage.extract(job, tmp_path / "a.h5", tmp_path / "scratch", device="cpu")
+        thread.join()
+    assert computed == stage.Computed(images=N - 3, shards=(4, 1))  # the last one was finished before
+    assert hashlib.sha256((tmp_path / "a.h5").read_bytes()).hexdigest() == expected
+
+
+# the command
+
+
+@pytest.fixture
+def command(network, manifest, tmp_path, monkeypatch):
+    """Call the stage as a user does; returns its exit code."""
+    write_manifest(manifest, tmp_path / "digits.jsonl")
+    monkeypatch.setenv("DKVB_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("DKVB_DEVICE", "cpu")
+
+    def call(name="digits", **changes):
+        write_settings(tmp_path, **changes)
+        return console.run(stage.main, stage.build_parser(), arguments(tmp_path, name))
+
+    return call
+
+
+def arguments(folder, name="digits", params="params.yaml"):
+    paths = {"--params": params, "--manifest": "digits.jsonl", "--output": "out/a.h5"}
+    paths |= {"--card": "out/a.json", "--timings": "out/seconds.json"}
+    return [name, *(part for option, path in paths.items() for part in (option, str(folder / path)))]
+
+
+def last_line(capsys):
+    return [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()][-1]
+
+
+def test_the_card_says_where_the_cache_comes_from(command, manifest, tmp_path, capsys):
+    assert command() == 0
+    card = json.loads((tmp_path / "out/a.json").read_text())
+    assert card["file_sha256"] == hashlib.sha256((tmp_path / "out/a.h5").read_bytes()).hexdigest()
+    assert card["manifest_sha256"] == manifest.sha256
+    assert card["backbone"]["id"] == "efficientnet_lite0"
+    assert card["backbone"]["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert card["backbone"]["licence"] == "Apache-2.0"
+    assert card["preprocessing"] == {
+        "image_side": SIDE, "interpolation": "bicubic", "crop_ratio": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3
+    }  # fmt: skip
+    assert (card["tap"], card["compute_dtype"], card["storage_dtype"]) == ("avgpool", "float32", "float32")
+    assert card["n_features"] == 12
+    assert (
+        card["splits"]
+        == {"test": N_TEST, "train": N - N_TEST}
+        == {split: manifest.splits.count(split) for split in ("test", "train")}
+    )
+    assert str(tmp_path) not in (tmp_path / "out/a.json").read_text()
+    assert last_line(capsys).startswith(f"[extract digits] {N} images, ")
+
+
+def test_cache_and_card_have_the_same_bytes_twice_and_seconds_stand_apart(command, tmp_path):
+    content = []
+    for _ in range(2):
+        assert command() == 0
+        content.append([(tmp_path / "out" / name).read_bytes() for name in ("a.h5", "a.json")])
+    assert content[0] == content[1]
+    timings = json.loads((tmp_path / "out/seconds.json").read_text())
+    assert set(timings) == {"seconds", "images"}
+    assert timings["images"] == N
+    assert timings["seconds"] > 0
+
+
+def test_a_resumed_command_says_what_was_finished(command, network, tmp_path, capsys):
+    network.fail_after = 5
+    assert command() == 1
+    assert last_line(capsys) == "error: the machine lost its accelerator"
+    network.fail_after = None
+    assert command() == 0
+    assert f"{N - 16} images (16 were finished already)" in last_line(capsys)
+    assert json.loads((tmp_path / "out/seconds.json").read_text())["images"] == N - 16
+
+
+def test_a_second_extraction_of_the_same_embeddings_is_refused(command, job, tmp_path, capsys):
+    with ShardStore(tmp_path / "scratch", job.header().fingerprint):
+        assert command() == 1
+    assert_one_sentence(capsys, "another process is extracting the same embeddings (lock in ")
+    assert not (tmp_path / "out").exists()
+    assert command() == 0
+
+
+def test_a_helping_command_writes_shards_alone(command, tmp_path, capsys):
+    assert command() == 0
+    before = (tmp_path / "out/a.h5").read_bytes()
+    (tmp_path / "out/a.h5").unlink()
+    assert console.run(stage.main, stage.build_parser(), [*arguments(tmp_path), "--shards-only"]) == 0
+    assert last_line(capsys) == f"[extract digits] {N} images in shards, for the process that writes the cache"
+    assert not (tmp_path / "out/a.h5").exists()
+    assert command() == 0
+    assert f"0 images ({N} were finished already)" in last_line(capsys)
+    assert (tmp_path / "out/a.h5").read_bytes() == before
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Start no process, and list the commands and environments of those that would have been."""
+    commands, ended = [], []
+
+    class Process:
+        def __init__(self, words, env):
+            commands.append((words, env))
+
+        def terminate(self):
+            ended.append(self)
+
+        def wait(self):
+            pass
+
+    monkeypatch.setattr(processes.subprocess, "Popen", Process)
+    yield commands
+    assert len(ended) == len(commands)
+
+
+def test_more_processes_run_the_same_command_on_the_next_devices(command, started, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # nothing is computed there
+    monkeypatch.setenv("DKVB_DEVICE", "auto")
+    monkeypatch.setenv("DKVB_PROCESSES", "4")
+    assert command() == 0
+    assert [environment["DKVB_DEVICE"] for _, environment in started] == ["cuda:1", "cuda:0", "cuda:1"]
+    words = started[0][0]
+    assert words[1:5] == ["-m", "pipeline.stages.extract", "digits", "--shards-only"]
+    parsed = stage.build_parser().parse_args(words[3:])
+    own = stage.build_parser().parse_args(arguments(Path(parsed.params).parent))
+    assert vars(parsed) == vars(own) | {"shards_only": True, "parent": os.getpid()}
+
+
+@pytest.mark.parametrize(("number", "threads", "of_a_batch"), [(1, 6, 2), (2, 4, 1), (3, 2, 1), (20, 1, 1)])
+def test_processes_and_batches_share_the_threads_of_the_processor(
+    command, started, network, monkeypatch, number, threads, of_a_batch
+):
+    seen, usual = [], torch.get_num_threads()
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setenv("DKVB_PROCESSES", str(number))
+    torch.set_num_threads(6)
+    try:
+        assert command() == 0
+        assert torch.get_num_threads() == 6
+    finally:
+        torch.set_num_threads(usual)
+    assert set(seen) == {of_a_batch}
+    shares = {(environment["OMP_NUM_THREADS"], environment["DKVB_WORKERS"]) for _, environment in started}
+    assert shares <= {(str(threads), str(8 // number or 1))}
+    assert len(started) == number - 1
+
+
+def test_skipped_images_stand_in_the_card(command, manifest, tmp_path):
+    write_manifest(replace(manifest, skipped=("digits/broken",)), tmp_path / "digits.jsonl")
+    assert command() == 0
+    assert json.loads((tmp_path / "out/a.json").read_text())["skipped_images"] == ["digits/broken"]
+
+
+def test_a_non_commercial_licence_is_told(command, capsys):
+    assert command(backbone="swav_resnet50w2") == 0
+    assert "swav_resnet50w2 are licensed CC BY-NC 4.0: not for commercial use" in capsys.readouterr().err
+    assert command() == 0
+    assert "licensed" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "text"),
+    [
+        ("digit", {}, "did you mean 'digits'"),
+        ("digits", {"backbone": "efficientnet_lite"}, "Did you mean 'efficientnet_lite0'?"),
+        ("digits", {"tap": "layer3"}, "has no tap 'layer3'; expected one of avgpool."),
+        ("digits", {"image_side": 4}, "embeddings.digits.image_side is 4"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(command, tmp_path, capsys, name, changes, text):
+    assert command(name, **changes) == 1
+    assert_one_sentence(capsys, text)
+    assert not (tmp_path / "out").exists()
+
+
+def assert_one_sentence(capsys, text):
+    printed = capsys.readouterr().err.replace("\r", "\n")
+    lines = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert text in lines[0]
+    assert "Traceback" not in printed
+    return lines[0]
+
+
+def test_an_absent_manifest_is_one_sentence(command, tmp_path, capsys):
+    (tmp_path / "digits.jsonl").unlink()
+    assert command() == 1
+    assert_one_sentence(capsys, "digits.jsonl; expected one. Run `dvc repro`.")
+
+
+def test_a_manifest_without_images_is_one_sentence(command, tmp_path, capsys):
+    header = (tmp_path / "digits.jsonl").read_text().split("\n")[0]
+    (tmp_path / "digits.jsonl").write_text(header + "\n")
+    assert command() == 1
+    assert_one_sentence(capsys, "is damaged (0 of 43 images); expected JSON lines")
+    assert not (tmp_path / "out/a.h5").exists()
+
+
+def test_absent_weights_are_one_sentence_with_the_address(command, tmp_path, capsys, monkeypatch):
+    from pipeline.backbones import find_weights
+
+    monkeypatch.setattr(stage, "find_weights", find_weights)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("DKVB_WEIGHTS", str(tmp_path / "own"))
+    monkeypatch.delenv("DKVB_ALLOW_DOWNLOAD", raising=False)
+    assert command(backbone="dino_resnet50") == 1
+    assert_one_sentence(capsys, f"mkdir -p {tmp_path / 'torch/hub/checkpoints'} && mv dino_resnet50_pretrain.pth")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("DKVB_WORKERS", "many", "DKVB_WORKERS is 'many'; expected a number, 1 or more. Correct it, or unset"),
+        ("DKVB_WORKERS", "0", "DKVB_WORKERS is '0'; expected a number, 1 or more. Correct it, or unset"),
+        ("DKVB_PROCESSES", "-1", "DKVB_PROCESSES is '-1'; expected a number, 1 or more. Correct it, or unset"),
+        ("DKVB_DEVICE", "cuda:99", "Set it to one that is there, or unset it."),
+        ("DKVB_DEVICE", "gpu", "DKVB_DEVICE is 'gpu'; expected auto, cpu or cuda"),
+    ],
+)
+def test_a_wrong_environment_is_one_sentence(command, capsys, monkeypatch, variable, value, text):
+    monkeypatch.setenv(variable, value)
+    assert command() == 1
+    assert_one_sentence(capsys, text)
+
+
+def test_a_missing_image_of_a_folder_is_one_sentence(command, tmp_path, capsys):
+    for name in ("ant", "bee"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / "pets" / name / f"{number}.png")
+    recipe = {"kind": "folder", "root": str(tmp_path / "pets"), "test_fraction": 0.2, "seed": 0}
+    write_manifest(build_manifest("pets", recipe), tmp_path / "digits.jsonl")
+    assert command() == 0
+    (tmp_path / "pets/bee/2.png").unlink()
+    assert command() == 1
+    assert_one_sentence(capsys, "image bee/2.png is missing in")
+
+
+def test_an_image_that_cannot_be_read_stops_the_command_with_one_sentence_and_is_not_called_corrupt(
+    command, tmp_path, capsys, monkeypatch
+):
+    for name in ("ant", "bee"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (9, 9), (number, len(name), 0)).save(tmp_path / "pets" / name / f"{number}.png")
+    recipe = {"kind": "folder", "root": str(tmp_path / "pets"), "test_fraction": 0.2, "seed": 0, "skip_corrupt": True}
+    write_manifest(build_manifest("pets", recipe), tmp_path / "digits.jsonl")
+    usual = Path.read_bytes
+
+    def read(path):
+        if path.name == "2.png":
+            raise OSError(errno.EIO, "Input/output error")
+        return usual(path)
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "read_bytes", read)
+        assert command() == 1
+    said = assert_one_sentence(capsys, "/2.png in")
+    assert "cannot be read (Input/output error)" in said
+    assert "decoded" not in said
+    assert not (tmp_path / "out/a.h5").exists()
+    assert command() == 0
+
+
+# a network that the settings describe
+
+
+def described(weights, **changes):
+    return {"backbone": {"library": "torchvision", "model": "squeezenet1_1", "weights": str(weights)} | changes}
+
+
+@pytest.fixture
+def squeezenet(manifest, tmp_path, monkeypatch):
+    """A checkpoint with random weights, and the stage's command as a user calls it, nothing replaced."""
+    from torchvision.models import squeezenet1_1
+
+    monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
+    monkeypatch.setenv("DKVB_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("DKVB_DEVICE", "cpu")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("DKVB_WEIGHTS", "DKVB_ALLOW_DOWNLOAD", "DKVB_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+    torch.manual_seed(0)
+    torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "mine.pth")
+    write_manifest(manifest, tmp_path / "digits.jsonl")
+
+    def call(weights=tmp_path / "mine.pth", tap="features", side=32, **changes):
+        outer = {name: changes.pop(name) for name in ("compute_dtype", "storage_dtype") if name in changes}
+        write_settings(tmp_path, image_side=side, tap=tap, **outer, **described(weights, **changes))
+        return console.run(stage.main, stage.build_parser(), arguments(tmp_path))
+
+    return call
+
+
+def test_a_described_network_is_extracted_and_recorded(squeezenet, tmp_path):
+    assert squeezenet(crop_ratio=0.875, licence="MIT") == 0
+    card = json.loads((tmp_path / "out/a.json").read_text())
+    assert card["n_features"] == 512
+    assert card["backbone"]["id"] == "torchvision:squeezenet1_1:mine"
+    assert card["backbone"]["taps"] == {"features": 512}
+    assert card["backbone"]["weights_sha256"] == hashlib.sha256((tmp_path / "mine.pth").read_bytes()).hexdigest()
+    assert (card["backbone"]["licence"], card["preprocessing"]["crop_ratio"]) == ("MIT", 0.875)
+    assert str(tmp_path) not in (tmp_path / "out/a.json").read_text()
+
+
+@pytest.mark.parametrize("compute_dtype", ["bfloat16", "float16"])
+def test_lower_precision_is_computed_as_asked(squeezenet, tmp_path, compute_dtype):
+    found = {}
+    for kind in ("float32", compute_dtype):
+        assert squeezenet(compute_dtype=kind, storage_dtype="float32") == 0
+        with open_cache(tmp_path / "out/a.h5") as reader:
+            found[kind] = reader.read("train")
+    largest = np.abs(found["float32"]).max()
+    error = np.abs(found[compute_dtype] - found["float32"]).max() / largest
+    assert 1e-5 < error < {"bfloat16": 0.1, "float16": 0.02}[compute_dtype]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mean": [0.5, 0.5, 0.5]},
+        {"std": [0.5, 0.5, 0.5]},
+        {"interpolation": "bicubic"},
+        {"crop_ratio": 0.875},
+        {"without_classifier": True},
+        {"tap": "features.0"},
+        {"image_side": 64},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_the_fingerprint_follows_a_description(squeezenet, manifest, tmp_path, changes):
+    outer = {name: changes.pop(name) for name in ("tap", "image_side") if name in changes}
+    plain = {"tap": "features", "image_side": 32} | described(tmp_path / "mine.pth")
+    before = stage.make_job(manifest, settings(tmp_path, **plain)).header().fingerprint
+    assert stage.make_job(manifest, settings(tmp_path, **plain)).header().fingerprint == before
+    other = plain | outer | described(tmp_path / "mine.pth", **changes)
+    assert stage.make_job(manifest, settings(tmp_path, **other)).header().fingerprint != before
+
+
+def test_where_a_checkpoint_lies_is_no_part_of_the_fingerprint(squeezenet, manifest, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/mine.pth").write_bytes((tmp_path / "mine.pth").read_bytes())
+    one, other = (
+        stage.make_job(manifest, settings(tmp_path, tap="features", image_side=32, **described(path))).header()
+        for path in (tmp_path / "mine.pth", tmp_path / "elsewhere/mine.pth")
+    )
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"weights": "gone.pth"}, "the weights of torchvision:squeezenet1_1:gone are not in gone.pth; expected"),
+        ({"weights": "IMAGENET1K_V1"}, "expected the file from https://download.pytorch.org/models/squeezenet1_1-b8a52"),
+        ({"weights": "IMAGENET1K"}, "torchvision knows no weights 'IMAGENET1K' of squeezenet1_1; expected one of IMAG"),
+        ({"model": "squeezenet1_0"}, "the weights of torchvision:squeezenet1_0:mine do not fit squeezenet1_0: "),
+        ({"without_classifier": True}, "2 unexpected (first: ['classifier.1.weight'])"),
+        ({"tap": "featurs"}, "has no tap 'featurs'; expected one of x, features, classifier, "),
+        ({"side": 8}, "cannot read images of 8 × 8 pixels"),
+        ({"width": 500}, "gives 512 features; expected width 500."),
+    ],
+)  # fmt: skip
+def test_a_wrong_description_is_one_sentence(squeezenet, tmp_path, capsys, changes, text):
+    assert squeezenet(**changes) == 1
+    assert_one_sentence(capsys, text)
+    assert not (tmp_path / "out").exists()
+
+
+# the real network, killed
+
+
+def start(folder, scratch, processes=1):
+    environment = {"OMP_NUM_THREADS": "2"} | os.environ | {"DKVB_SCRATCH": str(scratch), "DKVB_DEVICE": "cpu"}
+    environment["DKVB_PROCESSES"] = str(processes)
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.stages.extract", *arguments(folder)],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder, scratch, processes=1):
+    process = start(folder, scratch, processes)
+    _, printed = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    outputs = [(folder / "out" / name).read_bytes() for name in ("a.h5", "a.json")]
+    return [hashlib.sha256(content).hexdigest() for content in outputs], printed
+
+
+def kill_after_first_shard(folder, scratch):
+    process = start(folder, scratch)
+    limit = time.monotonic() + 300
+    while not list(scratch.rglob("*.shard")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_a_killed_extraction_with_the_real_network_goes_on_to_the_same_bytes(tmp_path):
+    recipe = {"kind": "photos", "n_crops": 520, "seed": 0}  # three shards
+    write_manifest(build_manifest("digits", recipe), tmp_path / "digits.jsonl")
+    settings(tmp_path, image_side=32, storage_dtype="float16")
+    kill_after_first_shard(tmp_path, tmp_path / "scratch")
+    assert not (tmp_path / "out/a.h5").exists()
+    assert not (tmp_path / "out/a.json").exists()
+    resumed, printed = finish(tmp_path, tmp_path / "scratch")
+    assert any(f"{520 - done} images ({done} were finished already)" in printed for done in (256, 512)), printed
+    whole, printed = finish(tmp_path, tmp_path / "other")
+    assert "520 images, " in printed
+    assert resumed == whole
+    assert not list((tmp_path / "other").rglob("*.*"))
+
+
+@pytest.mark.slow
+def test_offline_a_missing_weight_ends_the_command_with_what_to_type(manifest, tmp_path, monkeypatch):
+    write_manifest(manifest, tmp_path / "digits.jsonl")
+    write_settings(tmp_path, backbone="clip_vit_b32", tap="projected", image_side=224)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hugging"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("DKVB_WEIGHTS", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for allowed in ("0", "1"):
+        monkeypatch.setenv("DKVB_ALLOW_DOWNLOAD", allowed)
+        process = start(tmp_path, tmp_path / "scratch", processes=2)
+        _, printed = process.communicate(timeout=300)
+        assert process.returncode == 1
+        (error,) = printed.splitlines()
+        folder = tmp_path / "torch/hub/checkpoints/timm/vit_base_patch32_clip_224.openai"
+        assert error.startswith("error: the weights of clip_vit_b32 ")
+        assert "https://huggingface.co/timm/vit_base_patch32_clip_224.openai" in error
+        assert f"`mkdir -p {folder} && mv open_clip_model.safetensors {folder}/`" in error
+    assert not (tmp_path / "out").exists()
+
+
+# several real processes share one extraction
+
+
+class Crew:
+    """One real extraction with its helpers, each of them stopped from outside as soon as it has begun a shard."""
+
+    def __init__(self, folder, scratch, processes):
+        self.main, self.scratch, self.size = start(folder, scratch, processes), scratch, processes
+        self.stopped = []
+
+    def begun(self):
+        """Return the shards that are begun and not finished, each with its process."""
+        claims = {path: path.read_text() for path in self.scratch.rglob("*.claim")}
+        return {
+            path.stem: int(text) for path, text in claims.items() if text and not path.with_suffix(".shard").exists()
+        }
+
+    def gather(self):
+        """Return when every process has begun a shard, with all of them stopped in the midst of it."""
+        limit = time.monotonic() + 300
+        while len(self.stopped) < self.size:
+            assert self.main.poll() is None, self.main.stderr.read()
+            assert time.monotonic() < limit
+            for process in set(self.begun().values()) - set(self.stopped):
+                os.kill(process, signal.SIGSTOP)
+                if process in self.begun().values():  # else it has just finished
+                    self.stopped.append(process)
+                else:
+                    os.kill(process, signal.SIGCONT)
+            time.sleep(0.01)
+        assert self.main.pid in self.stopped
+        return [process for process in self.stopped if process != self.main.pid]
+
+    def go_on(self, processes):
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+
+    def finish(self, folder):
+        _, printed = self.main.communicate(timeout=300)
+        assert self.main.returncode == 0, printed
+        return hashlib.sha256((folder / "out/a.h5").read_bytes()).hexdigest(), printed
+
+
+@pytest.fixture
+def crew(digits, tmp_path, monkeypatch):
+    """Settings, 1,797 digits in eight shards, a network with random weights; and whoever extracts them."""
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(0)
+    torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "mine.pth")
+    write_manifest(digits, tmp_path / "digits.jsonl")
+    write_settings(tmp_path, image_side=32, tap="features", **described(tmp_path / "mine.pth"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    crews = []
+
+    def call(name, processes):
+        crews.append(Crew(tmp_path, tmp_path / name, processes))
+        return crews[-1]
+
+    yield call
+    for one in crews:
+        if one.main.poll() is None:
+            one.go_on(one.stopped)
+            one.main.kill()
+            one.main.communicate(timeout=60)
+
+
+@pytest.mark.slow
+def test_several_processes_share_one_extraction_and_one_that_is_killed_costs_nothing(crew, tmp_path):
+    alone, printed = crew("alone", 1).finish(tmp_path)
+    assert "1,797 images, " in printed
+    assert "processes computed" not in printed
+
+    two = crew("two", 2)
+    two.gather()
+    two.go_on(two.stopped)
+    together, printed = two.finish(tmp_path)
+    assert together == alone
+    assert sum(shares(printed, 2)) == 8
+    assert "1,797 images, " in printed
+
+    three = crew("three", 3)
+    victim, helper = three.gather()
+    os.kill(victim, signal.SIGKILL)
+    three.go_on([helper, three.main.pid])
+    bereft, printed = three.finish(tmp_path)
+    assert bereft == alone
+    assert sum(shares(printed, None)) == 8
+    assert not list(tmp_path.rglob("*.shard"))
+    assert not list(tmp_path.rglob("*.claim"))
+
+
+def shares(printed, processes):
+    """Return how many shards each process computed, as the closing line tells."""
+    found = re.search(r"(\d+) processes computed ([\d, and]+) shards", printed)
+    counts = [int(number) for number in re.findall(r"\d+", found[2])]
+    assert int(found[1]) == len(counts)
+    assert processes in (None, len(counts))
+    assert min(counts) >= 1
+    return counts

@@ -1,0 +1,198 @@
+"""Which package may import which, and how long a function may grow."""
+
+import ast
+import functools
+import io
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARIES = {"numpy", "scipy", "torch", "sklearn"}
+"""What the estimator may import; dask and tqdm only inside functions, where a caller asked for them."""
+MAX_FUNCTION_LINES = 60
+
+ARROWS = {  # package, or module of a half: what it may import of its own half
+    "dkvb_estimator": {
+        "_version": set(),
+        "_device": set(),
+        "_place": set(),
+        "_validation": set(),
+        "_labels": {"_validation"},
+        "_atomic": {"_device"},
+        "_kernel": set(),
+        "_encoding": {"_device", "_kernel", "_labels", "_validation"},
+        "_values": {"_device", "_labels", "_place", "_validation"},
+        "_persistence": {"_classifier", "_validation", "_values", "_version"},
+        "_blocks": {"_place", "_values"},
+        "inspection": set(),
+        "_frozen": {"_atomic", "_blocks", "_device", "_encoding", "_labels", "_persistence", "_validation", "_values"},
+        "_lazy": {"_blocks", "_device", "_encoding", "_frozen", "_validation", "_values"},
+        "_solved": {"_blocks", "_device", "_lazy", "_validation", "_values"},
+        "_classifier": {
+            "_atomic", "_blocks", "_device", "_encoding", "_labels", "_solved", "_validation", "_values", "inspection",
+        },
+        "metrics": set(),
+        "baselines": {"_labels", "_validation"},
+    },
+    "pipeline": {
+        "io": set(),
+        "config": {"io"},
+        "data": {"io"},
+        "backbones": {"config", "io"},
+        "cache": {"data", "io"},
+        "scratch": {"cache", "io"},
+        "extraction": {"backbones", "data", "io"},
+        "evaluation": {"cache", "config", "io", "scratch"},
+        "report": {"io"},
+        "cli": {"io"},
+        "stages": {
+            "backbones", "cache", "cli", "config", "data", "evaluation", "extraction", "io", "report", "scratch",
+        },
+        "__main__": {"cache", "cli", "data"},
+    },
+}  # fmt: skip
+
+FILES = {half: sorted((ROOT / half).rglob("*.py")) for half in ARROWS}
+EVERY_FILE = [pytest.param(half, path, id=str(path.relative_to(ROOT))) for half in FILES for path in FILES[half]]
+
+
+def room_of(half, path):
+    """Return the package below a half that a file belongs to, or the module that it is."""
+    return path.relative_to(ROOT / half).parts[0].removesuffix(".py")
+
+
+@functools.cache
+def imports(path):
+    """Return the dotted names that a module imports anywhere in its text, its own package spelled out."""
+    package, found = list(path.relative_to(ROOT).parts[:-1]), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            is_package = ROOT.joinpath(*base.split(".")).is_dir()
+            found |= {f"{base}.{alias.name}" for alias in node.names} if is_package else {base}
+    return found
+
+
+def own_imports(half, path):
+    """Return the packages and modules of a file's half that it imports, its own aside."""
+    inside = {name.split(".")[1] for name in imports(path) if name.startswith(f"{half}.") and name.count(".")}
+    there = {room_of(half, other) for other in FILES[half]}
+    return (inside & there) - {room_of(half, path)}
+
+
+@pytest.mark.parametrize(("half", "path"), EVERY_FILE)
+def test_packages_import_only_what_lies_below_them(half, path):
+    room = room_of(half, path)
+    if room != "__init__":
+        assert room in ARROWS[half], f"{room} is new: write into ARROWS what it may import"
+        assert own_imports(half, path) <= ARROWS[half][room]
+
+
+@pytest.mark.parametrize(("half", "path"), EVERY_FILE)
+def test_other_packages_are_imported_through_their_door(half, path):
+    """What a package exports is named in its ``__init__``; model files know the estimator, and are loaded last."""
+    deep = {
+        name
+        for name in imports(path)
+        if name.startswith(f"{half}.")
+        and (ROOT / half / name.split(".")[1]).is_dir()
+        and name.split(".")[1] != room_of(half, path)
+        and (ROOT.joinpath(*name.split(".")).with_suffix(".py")).is_file()
+    }
+    assert {name for name in deep if not name.startswith("pipeline.report.")} <= {
+        "dkvb_estimator._persistence.files",
+        "dkvb_estimator._kernel.native",
+        "pipeline.cache.import_export",
+        "pipeline.evaluation.probes",
+    }
+
+
+@pytest.mark.parametrize("half", ARROWS)
+def test_there_is_no_cycle_among_packages(half):
+    waiting = {room: set(needed) for room, needed in ARROWS[half].items()}
+    if half == "dkvb_estimator":  # model files are read by the package's own __init__, after everything else
+        waiting["_persistence"] -= {"_classifier"}
+    while free := [room for room, needed in waiting.items() if not needed & set(waiting)]:
+        for room in free:
+            del waiting[room]
+    assert waiting == {}
+
+
+@pytest.mark.parametrize("path", FILES["dkvb_estimator"], ids=lambda path: path.name)
+def test_the_estimator_needs_four_libraries(path):
+    others = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"dkvb_estimator"}
+    assert others <= LIBRARIES | ({"dask"} if path.stem == "_blocks" else set())
+
+
+@pytest.mark.parametrize("path", FILES["pipeline"], ids=lambda path: path.name)
+def test_the_pipeline_uses_public_names_of_the_estimator(path):
+    ours = {name for name in imports(path) if name.startswith("dkvb_estimator")}
+    assert not any(part.startswith("_") and part != "__version__" for name in ours for part in name.split(".")[1:])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for room in ("io", "config", "data", "backbones", "cache", "extraction", "report") for path in
+     sorted((ROOT / "pipeline" / room).glob("*.py"))],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
+)  # fmt: skip
+def test_what_comes_before_and_after_learning_does_not_import_the_estimator(path):
+    assert not any(name.startswith("dkvb_estimator") for name in imports(path))
+
+
+@pytest.mark.parametrize(("half", "path"), EVERY_FILE)
+def test_only_the_cache_opens_hdf5(half, path):
+    if room_of(half, path) not in ("cache", "scratch"):
+        assert not any(name.split(".")[0] == "h5py" for name in imports(path))
+
+
+@functools.cache
+def code_lines(source):
+    """Return the numbers of the lines that hold code: no docstring, no comment, no blank."""
+    docstrings = set()
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        for item in body if isinstance(body, list) else []:
+            if (
+                isinstance(item, ast.Expr)
+                and isinstance(item.value, ast.Constant)
+                and isinstance(item.value.value, str)
+            ):
+                docstrings |= set(range(item.lineno, item.end_lineno + 1))
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in skipped:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return lines - docstrings
+
+
+def long_functions(source):
+    lines = code_lines(source)
+    functions = [
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    lengths = {node.name: len(lines & set(range(node.lineno, node.end_lineno + 1))) for node in functions}
+    return {name: length for name, length in lengths.items() if length >= MAX_FUNCTION_LINES}
+
+
+@pytest.mark.parametrize(("half", "path"), EVERY_FILE)
+def test_functions_stay_under_sixty_lines_of_code(half, path):
+    assert long_functions(path.read_text(encoding="utf-8")) == {}
+
+
+def test_code_lines_leave_out_docstrings_comments_and_blank_lines():
+    source = (
+        '"""Doc\nstring."""\n\n# why\nx = """not\na docstring"""\n\n\ndef f():\n    """Doc."""\n    return x  # so\n'
+    )
+    assert len(code_lines(source)) == 4
+
+
+def test_a_long_function_is_found():
+    assert long_functions("def f():\n" + "    x = 1\n" * 60) == {"f": 61}

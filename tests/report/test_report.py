@@ -1,0 +1,616 @@
+import csv
+import html
+import io
+import json
+import random
+import re
+import shutil
+from argparse import Namespace
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from PIL import Image
+
+from pipeline.report import figures
+from pipeline.stages import report
+from pipeline.report import sections
+from pipeline.report.figures import Cell, Series, SquareLine, accuracy_map, heat_map, line_figure, spread, square_figure
+from pipeline.report.html import Markup, element
+
+FOLDERS = ("metrics", "matrices", "curves", "prequential", "confidence", "audits", "timings", "caches")
+TASKS = [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["8", "9"]]
+# head → accuracy just after learning, share of it kept per later stage, spread over orders.
+COURSES = {
+    "dkvb": (0.965, 0.968, 0.012),
+    "nearest_class_mean": (0.95, 0.958, 0.015),
+    "linear_probe": (0.99, 0.12, 0.03),
+    "mlp": (0.992, 0.06, 0.035),
+}
+EXTRA = {"streaming_lda": (0.975, 0.985, 0.006), "random_projection_ridge_2000": (0.972, 0.98, 0.008)}
+ESTIMATOR = {"solver": "counts", "n_heads": 256, "n_keys": 512, "key_dim": 14, "random_state": 0}
+PARAMS = {
+    "datasets": {
+        "digits": {"kind": "digits", "test_fraction": 0.3, "seed": 0},
+        "photos": {"kind": "photos", "n_crops": 2000, "seed": 0},
+    },
+    "embeddings": {
+        name: {
+            "dataset": name,
+            "backbone": "efficientnet_lite0",
+            "tap": "avgpool",
+            "image_side": 96,
+            "compute_dtype": "float32",
+            "storage_dtype": "float16",
+        }
+        for name in ("digits", "photos")
+    },
+    "rivals": {"digits": {"embeddings": "digits", "keys": "photos", "stream": "by_class"}},
+    "streams": {
+        "by_class": {
+            "kind": "class_incremental",
+            "classes_per_stage": 2,
+            "order_seeds": [0, 1, 2],
+            "batch_rows": 128,
+        }
+    },
+    "runs": {},
+    "searches": {
+        "sizes": {
+            "embeddings": "digits",
+            "keys": "photos",
+            "estimator": {"solver": "ridge"},
+            "grid": {"n_heads": [64, 128, 256], "n_keys": [64, 128, 256]},
+        }
+    },
+}
+
+
+def run_settings(solver="counts", keys="photos"):
+    estimator = ESTIMATOR | {"solver": solver}
+    return {
+        "embeddings": "digits",
+        "keys": keys,
+        "key_rows": "all",
+        "stream": "by_class",
+        "epochs_per_stage": 1,
+        "rivals": None if keys == "digits" else "digits",
+        "estimator": estimator,
+    }
+
+
+def course_matrix(course, rng):
+    """One head's accuracy on every stage's classes after every stage; zero before they are learned."""
+    start, kept, _ = course
+    return [
+        [
+            round(min(1.0, max(0.0, start * kept ** (i - j) + rng.uniform(-0.02, 0.008))), 6) if j <= i else 0.0
+            for j in range(5)
+        ]
+        for i in range(5)
+    ]
+
+
+def confusion(course, rng):
+    """Counts in which a head that forgets answers with the last two classes."""
+    rows = []
+    for true in range(10):
+        right = round(54 * course[0] * course[1] ** (4 - true // 2))
+        row = [0] * 10
+        row[true] = right
+        for _ in range(54 - right):
+            row[rng.choice((8, 9)) if course[1] < 0.5 else rng.randrange(10)] += 1
+        rows.append(row)
+    return rows
+
+
+def confidence(rng):
+    """A head that is too modest until a temperature is chosen, and three scores for what it has never learned."""
+    kinds = {}
+    for kind, lift, temperature in (("plain", 0.3, 1.0), ("calibrated", 0.02, 0.19)):
+        bins = [[share / 10, min(1.0, share / 10 + lift), 60] for share in range(3, 10)]
+        numbers = {"expected_calibration_error": lift, "brier_score": 0.2, "negative_log_likelihood": 0.4}
+        kinds[kind] = numbers | {"bins": bins, "temperature": temperature}
+    scores = {}
+    for name, power in (("novelty", 0.9), ("relative_novelty", 0.3), ("max_softmax", 0.4)):
+        noticed = [round((step / 20) ** power, 6) for step in range(21)]
+        scores[name] = {"auroc": 1 / (1 + power), "fpr_at_95_tpr": rng.uniform(0.2, 0.6), "noticed": noticed}
+    return {"trust": kinds, "novelty": {"dkvb": scores, "streaming_lda": {"mahalanobis": scores["max_softmax"]}}}
+
+
+def audit(rng):
+    overlap = [[1.0 if i == j else round(0.1 + 0.3 * ((i * j) % 7) / 7, 6) for j in range(10)] for i in range(10)]
+    busiest = [{"head": 3 * i, "key": 7 * i + 1, "served": {str(j): 40.0 - j for j in range(i + 1)}} for i in range(8)]
+    return {
+        "classes": [str(i) for i in range(10)],
+        "used_share": [round(rng.uniform(0.1, 0.3), 6) for _ in range(256)],
+        "classes_per_key": [0.0, 0.4, 0.3, 0.2, 0.1, *[0.0] * 6],
+        "overlap": overlap,
+        "own_share": [round(rng.uniform(0.05, 0.2), 6) for _ in range(10)],
+        "busiest": busiest,
+    }
+
+
+def card(dataset, splits):
+    return {
+        "file_sha256": "5f2c" * 16,
+        "fingerprint": "a91b" * 16,
+        "dataset": dataset,
+        "class_names": [str(i) for i in range(10)] if dataset == "digits" else [],
+        "backbone": {
+            "id": "efficientnet_lite0",
+            "library": "timm",
+            "model": "tf_efficientnet_lite0",
+            "licence": "Apache-2.0",
+            "weights_sha256": "57934424" * 8,
+            "paper": "Tan & Le 2019, arXiv 1905.11946",
+        },
+        "preprocessing": {
+            "image_side": 96,
+            "interpolation": "bicubic",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+        },
+        "tap": "avgpool",
+        "compute_dtype": "float32",
+        "storage_dtype": "float16",
+        "manifest_sha256": "c0ffee12" * 8,
+        "n_features": 1280,
+        "splits": splits,
+        "max_rounding_error": 0.0019,
+    }
+
+
+def head_metrics(matrices):
+    last, diagonal = matrices[-1], [row[i] for i, row in enumerate(matrices)]
+    lost = [max(row[j] for row in matrices[j:4]) - last[j] for j in range(4)]
+    first = [diagonal[j] - last[j] for j in range(4)]
+    return {
+        "final_accuracy": round(sum(last) / 5, 6),
+        "average_incremental_accuracy": round(
+            sum(sum(row[: i + 1]) / (i + 1) for i, row in enumerate(matrices)) / 5, 6
+        ),
+        "forgetting_best": round(sum(lost) / 4, 6),
+        "forgetting_first": round(sum(first) / 4, 6),
+        "backward_transfer": round(-sum(first) / 4, 6),
+        "learning_accuracy": round(sum(diagonal) / 5, 6),
+        "accuracy_std_over_orders": 0.004321,
+    }
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_run(folder, name, courses, settings):
+    rng = random.Random(name)
+    PARAMS["runs"][name] = settings
+    matrices = {head: course_matrix(course, rng) for head, course in courses.items()}
+    metrics = {head: head_metrics(matrix) for head, matrix in matrices.items()}
+    counts = {head: confusion(course, rng) for head, course in courses.items()}
+    write_json(folder / "metrics" / f"{name}.json", metrics)
+    of_class = {head: [row[i] / 54 for i, row in enumerate(table)] for head, table in counts.items()}
+    maps = {"task_classes": TASKS, "class_names": [str(i) for i in range(10)], "heads": matrices}
+    write_json(folder / "matrices" / f"{name}.json", maps | {"confusion": counts, "class_accuracy": of_class})
+    write_json(folder / "confidence" / f"{name}.json", confidence(rng))
+    write_json(folder / "audits" / f"{name}.json", audit(rng))
+    own = {"dkvb": {"keys": 3.5, "encode": 0.4, "fit": 0.6, "predict_1000": 0.31}}
+    write_json(folder / "timings" / f"evaluate_{name}.json", own)
+    write_rows(
+        folder / "prequential" / f"{name}.csv",
+        ["head", "samples_seen", "accuracy"],
+        [[head, 128 * i, round(course[0] * i / 12, 6)] for head, course in courses.items() for i in range(1, 11)],
+    )
+    training = {"n_samples": 1257, "n_classes": 10, "accuracy": metrics["dkvb"]["final_accuracy"]}
+    training |= {"unused_keys": 0.0312, "quantisation_error": 0.417233, "used_keys_after_training": 0.6875}
+    training |= {"key_fingerprint": "3e8d" * 16}
+    write_json(folder / "metrics" / f"train_{name}.json", training)
+    columns = ["head", "order_seed", "stage", "samples_seen", "classes_seen", "seen_accuracy", "all_accuracy"]
+    rows = []
+    for head, matrix in matrices.items():
+        for seed in range(3):
+            for i, row in enumerate(matrix):
+                seen = sum(row[: i + 1]) / (i + 1) + courses[head][2] * (seed - 1) * i / 2
+                rows.append([head, seed, i + 1, 251 * (i + 1), 2 * (i + 1), round(seen, 6), seen])
+    write_rows(folder / "curves" / f"{name}.csv", columns, rows)
+
+
+def write_rows(path, columns, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([columns, *rows])
+
+
+def write_search(folder):
+    """Nine settings of two parameters, one of which failed."""
+    rows, rank = [], 0
+    for n_heads in (64, 128, 256):
+        for n_keys in (64, 128, 256):
+            rank += 1
+            failed = (n_heads, n_keys) == (256, 256)
+            score = ["", ""] if failed else [0.9 - 0.01 * rank, 0.004]
+            rows.append([rank, *score, n_heads, n_keys, 1.25, "out of memory" if failed else ""])
+    columns = ["rank", "mean_score", "std_score", "n_heads", "n_keys", "fit_seconds", "error"]
+    write_rows(folder / "searches" / "sizes.csv", columns, rows)
+    best = {"best_params": {"n_heads": 64, "n_keys": 64}, "best_score": 0.89}
+    write_json(folder / "searches" / "sizes.json", best | {"heat_map": {"x": "n_heads", "y": "n_keys"}})
+
+
+def write_toy(folder):
+    stages = {f"accuracy_after_stage_{i}": 0.25 * i for i in range(1, 5)}
+    flat = {f"accuracy_after_stage_{i}": 0.25 for i in range(1, 5)}
+    toy = {"dkvb": {"final_accuracy": 1.0, **stages, "keys_kept_by_pruning": 0.23}}
+    write_json(folder / "metrics" / "toy.json", toy | {"linear_probe": {"final_accuracy": 0.25, **flat}})
+    picture = io.BytesIO()
+    Image.effect_noise((1344, 1068), 50).convert("RGB").resize((336, 267)).save(picture, "PNG")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "toy.png").write_bytes(picture.getvalue())
+
+
+def write_inputs(folder):
+    """Two runs as the earlier stages leave them: one with the expected heads, one with more."""
+    PARAMS["runs"] = {}
+    write_run(folder, "digits", COURSES, run_settings())
+    write_run(folder, "digits_sgd", COURSES | EXTRA, run_settings("sgd", keys="digits"))
+    path = folder / "metrics" / "digits_sgd.json"
+    metrics = json.loads(path.read_text())
+    metrics["joint_linear_probe"] = {"final_accuracy": 0.941, "accuracy_std_over_orders": 0.001}
+    for i, found in enumerate(metrics.values()):
+        found["state_bytes"] = 1_048_576 * (i + 1)
+    write_json(path, metrics)
+    write_search(folder)
+    write_toy(folder)
+    rivals = {head: {"choose": 0.0, "fit": 2.0, "predict_1000": 0.05} for head in (COURSES | EXTRA) if head != "dkvb"}
+    write_json(folder / "timings" / "rivals_digits.json", rivals)
+    write_json(folder / "caches" / "digits.json", card("digits", {"train": 1257, "test": 540}))
+    write_json(folder / "caches" / "photos.json", card("photos", {"train": 2000}))
+    # JSON is YAML: the settings file needs no second way of writing.
+    write_json(folder / "params.yaml", PARAMS)
+    return Namespace(
+        **{name: folder / name for name in report.FOLDERS},
+        params=folder / "params.yaml",
+        output=folder / "report" / "index.html",
+    )
+
+
+def written_page(arguments):
+    report.main(arguments)
+    return arguments.output.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder of inputs, written once and copied for each test: the figure of noise takes a while."""
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def inputs(written, tmp_path):
+    folder = written.params.parent
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return Namespace(**{name: tmp_path / path.relative_to(folder) for name, path in vars(written).items()})
+
+
+class _Outline(HTMLParser):
+    """Tags left open, and everything in the page that could make a browser fetch something."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.wrong, self.fetched = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+        for name, value in attrs:
+            outside = not (value or "").startswith(("#", "data:"))
+            if name in ("src", "href", "srcset", "data", "action", "poster") and outside:
+                self.fetched.append(value)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def changed(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    write_json(path, content)
+
+
+def test_page_is_well_formed_and_fetches_nothing(inputs):
+    page = written_page(inputs)
+    outline = _Outline()
+    outline.feed(page)
+    assert (outline.open, outline.wrong, outline.fetched) == ([], [], [])
+    assert "@import" not in page
+    assert "url(" not in page
+    assert "default-src 'none'" in page
+
+
+def test_same_input_gives_the_same_bytes(inputs, tmp_path):
+    first = written_page(inputs)
+    inputs.output = tmp_path / "elsewhere" / "index.html"
+    assert written_page(inputs) == first
+    assert str(tmp_path) not in first
+
+
+def test_every_run_has_its_section_and_a_link_to_it(inputs):
+    page = written_page(inputs)
+    for name in ("digits", "digits_sgd"):
+        assert f'id="run-{name}"' in page
+        assert f'href="#run-{name}"' in page
+
+
+def test_page_names_numbers_keys_provenance_and_settings(inputs):
+    page = written_page(inputs)
+    metrics = json.loads((inputs.metrics / "digits.json").read_text())
+    for found in metrics.values():
+        assert f"{100 * found['final_accuracy']:.1f}%" in page
+    facts = ["57934424" * 8, "c0ffee12" * 8, "a91b" * 16, "Apache-2.0", "bicubic", "3e8d" * 16, "0.4172"]
+    for fact in [*facts, "stream.order_seeds", "estimator.n_keys", "dvc repro evaluate@digits"]:
+        assert fact in page, fact
+
+
+def test_heads_and_metrics_beyond_the_expected_ones_are_shown(inputs):
+    def add(metrics):
+        metrics["brand_new_head"] = {"final_accuracy": 0.5, "quiet_score": 0.123456}
+
+    changed(inputs.metrics / "digits.json", add)
+    page = written_page(inputs)
+    for word in ("streaming LDA", "random-projection ridge 2,000", "brand new head", "quiet score", "0.1235"):
+        assert word in page, word
+
+
+def test_text_from_outside_is_escaped(inputs):
+    evil = "<img src=x onerror=alert(1)>&\"'"
+
+    def spoil(content):
+        content["class_names"][0] = evil
+        content["backbone"]["licence"] = evil
+
+    changed(inputs.caches / "digits.json", spoil)
+    changed(inputs.matrices / "digits.json", lambda found: found["task_classes"][0].append(evil))
+    changed(inputs.metrics / "digits.json", lambda found: found.update({evil: {evil: 0.5}}))
+    page = written_page(inputs)
+    assert "<img src=x" not in page
+    assert html.escape(evil) in page
+
+
+def test_numbers_that_are_missing_are_dashes_and_never_best(inputs):
+    def blank(metrics):
+        metrics["dkvb"] |= {"final_accuracy": None, "average_incremental_accuracy": float("nan")}
+        del metrics["mlp"]["forgetting_best"]
+
+    changed(inputs.metrics / "digits.json", blank)
+    page = written_page(inputs)
+    assert "the accuracy of DKVB was not measured" in page
+    assert ">nan<" not in page.lower()
+    assert ">None<" not in page
+
+
+def test_a_head_that_was_measured_only_at_the_end_has_one_point(inputs):
+    with (inputs.curves / "digits.csv").open("a") as file:
+        file.write("joint_linear_probe,0,5,1257,10,0.94,0.94\n")
+    assert "joint linear probe 94%" in written_page(inputs)
+
+
+def test_best_of_a_column_knows_which_way_is_better(inputs):
+    run = {
+        "dkvb": {"final_accuracy": 0.9, "forgetting_best": 0.1},
+        "mlp": {"final_accuracy": 0.2, "forgetting_best": 0.9},
+    }
+    bound = {"joint_linear_probe": {"final_accuracy": 0.99}}
+    assert sections.best_of("final_accuracy", run | bound) == 0.9
+    assert sections.best_of("forgetting_best", run | bound) == 0.1
+    assert sections.best_of("accuracy_std_over_orders", run) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "rival", "words"),
+    [
+        (0.859, 0.807, "DKVB recognises 85.9%, 5.2 points above nearest class mean (80.7%)"),
+        (0.807, 0.859, "DKVB recognises 80.7%, 5.2 points below nearest class mean (85.9%)"),
+        (0.8591, 0.8589, "DKVB recognises 85.9%, level with nearest class mean (85.9%)"),
+    ],
+)
+def test_headline_says_above_below_or_level(own, rival, words):
+    metrics = {"dkvb": {"final_accuracy": own}, "nearest_class_mean": {"final_accuracy": rival}}
+    assert sections.headline(metrics, 10, 5) == f"After 10 classes in 5 stages, {words}."
+
+
+def test_headline_says_what_each_head_lost():
+    metrics = {
+        "dkvb": {"final_accuracy": 0.9, "forgetting_best": -0.01},
+        "linear_probe": {"final_accuracy": 0.2, "forgetting_best": 0.95},
+    }
+    assert sections.headline(metrics, 4, 2).endswith(
+        "Of what it had learned DKVB lost nothing; the linear probe lost 95.0 points and ends at 20.0%."
+    )
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_missing_file_names_itself_and_the_command(inputs, folder):
+    path = next((getattr(inputs, folder)).glob("evaluate_digits.*" if folder == "timings" else "digits.*"))
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(path))} is missing.*run `dvc repro \w+@digits`"):
+        report.main(inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("metrics/digits.json", "{", "a file as evaluate@digits writes it .* -f evaluate@digits"),
+        ("metrics/train_digits.json", "[1]", "expected: an object; .* -f train@digits"),
+        ("matrices/digits.json", '{"heads": {}}', "expected: task_classes; .* -f evaluate@digits"),
+        ("curves/digits.csv", "head,stage\ndkvb,1\n", "expected: order_seed, classes_seen, seen_accuracy; "),
+        ("curves/digits.csv", "", "seen_accuracy; .* -f evaluate@digits"),
+        ("caches/photos.json", "[]", "expected: an object; .* -f extract@photos"),
+        ("confidence/digits.json", "{}", "expected: trust, novelty; .* -f evaluate@digits"),
+        ("timings/rivals_digits.json", "{", "a file as rivals@digits writes it .* -f rivals@digits"),
+        ("searches/sizes.csv", "rank\n1\n", "expected: mean_score; .* -f search@sizes"),
+    ],
+)
+def test_damaged_file_is_an_error_of_three_parts(inputs, tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{re.escape(name)} .*{words}"):
+        report.main(inputs)
+    assert not inputs.output.exists()
+
+
+def test_main_says_where_the_page_is_and_what_to_do(inputs, capsys):
+    report.main(inputs)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"{inputs.output}: open it in a browser")
+    assert [path.name for path in inputs.output.parent.iterdir()] == ["index.html"]
+
+
+def test_command_line_takes_every_path():
+    words = [word for name in report.FOLDERS for word in (f"--{name}", name[:3])]
+    found = vars(report.build_parser().parse_args([*words, "--params", "p.yaml", "--output", "r.html"]))
+    wanted = {name: name[:3] for name in report.FOLDERS} | {"params": "p.yaml", "output": "r.html"}
+    assert {key: str(found[key]) for key in wanted} == wanted
+    assert {*found["reads"], *found["writes"]} == set(wanted)
+
+
+def test_costs_stand_in_a_table_of_their_own(inputs):
+    page = written_page(inputs)
+    section = page[page.index('id="run-digits_sgd"') :]
+    costs = section[section.index("What it costs") : section.index("Right before it was learned")]
+    assert "class list needed" in costs
+    assert ">4.5</td>" in costs  # keys, encoding and learning
+    assert ">1.05</td>" in costs  # 1,048,576 bytes
+    table = section[section.index("<h3>Metrics</h3>") : section.index("What it costs")]
+    assert "state bytes" not in table
+
+
+def test_confidence_novelty_and_audit_are_drawn(inputs):
+    page = written_page(inputs)
+    for word in ("Can its probabilities be trusted?", "temperature chosen on rows held out", "30.0%", "0.19"):
+        assert word in page, word
+    for word in ("Does it notice what it never learned?", "Mahalanobis distance (streaming LDA)", "52.6%"):
+        assert word in page, word
+    for word in (
+        "Who is behind a key",
+        "0: 40, 1: 39, 2: 38, 3: 37, 4: 36, 5: 35 and 2 more",
+        "used keys that serve one class",
+    ):
+        assert word in page, word
+
+
+def test_runs_without_held_out_rows_or_unseen_classes_have_no_such_block(inputs):
+    changed(inputs.confidence / "digits.json", lambda found: found.update(trust={}, novelty={}))
+    changed(inputs.confidence / "digits_sgd.json", lambda found: found.update(trust={}, novelty={}))
+    page = written_page(inputs)
+    assert "Can its probabilities be trusted?" not in page
+    assert "Does it notice what it never learned?" not in page
+
+
+def test_searches_are_drawn_with_a_map_and_a_table(inputs):
+    page = written_page(inputs)
+    section = page[page.index('id="search-sizes"') :]
+    assert "Best of 9 settings: n_heads = 64, n_keys = 64 (89.0%)" in section
+    assert "n_keys 64, n_heads 64: 89.00%" in section
+    assert "out of memory" in section
+    assert section.count('class="heat"') == 8
+
+
+def test_page_without_searches_or_toy_stands(inputs):
+    (inputs.figures / "toy.png").unlink()
+    changed(inputs.params, lambda tables: tables.pop("searches"))
+    page = written_page(inputs)
+    assert 'id="search-' not in page
+    assert 'id="toy"' not in page
+    assert "params.yaml has no entries under searches, so the page shows none" in page
+
+
+def test_a_page_without_any_entry_says_what_is_missing(inputs):
+    write_json(inputs.params, {"runs": None, "searches": {}})
+    page = written_page(inputs)
+    assert "params.yaml has no entries under runs, rivals, searches, so the page shows none. Add entries" in page
+    assert "Final accuracy of all runs" not in page
+    assert 'id="search-' not in page  # an earlier search's files are still there
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "metrics/page.html", "metrics/toy.json"])
+def test_the_page_does_not_overwrite_what_it_is_made_of(inputs, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    before = (tmp_path / "params.yaml").read_bytes()
+    assert report.console.run(report.main, report.build_parser(), ["--output", name]) == 1
+    assert re.search(rf"the output {name} would overwrite what is read .*; expected another", capsys.readouterr().err)
+    assert (tmp_path / "params.yaml").read_bytes() == before
+
+
+def test_toy_is_inside_the_page(inputs):
+    page = written_page(inputs)
+    assert "at the end DKVB knows 100.0% of all, a linear probe 25.0%" in page
+    assert '<img src="data:image/png;base64,' in page
+
+
+def test_square_figure_places_shares_between_its_axes():
+    drawn = square_figure([SquareLine("A", 1, ((0.0, 0.0), (1.0, 0.5)))], x_title="x", y_title="y", described="d")
+    assert 'polyline points="60.00,272.00 320.00,142.00"' in drawn
+    assert "A: 100.0%, 50.0%" in drawn
+    assert "translate(320.00 142.00)" in drawn
+
+
+def test_element_escapes_text_and_attributes_but_not_markup():
+    assert element("p", "<b>", Markup("<i>"), title='"&') == '<p title="&quot;&amp;">&lt;b&gt;<i></p>'
+
+
+def test_spread_keeps_the_gap_and_the_bounds():
+    rng = random.Random(0)
+    for n in range(1, 12):
+        wanted = [rng.uniform(0, 100) for _ in range(n)]
+        placed = spread(wanted, 17.0, 0.0, 100.0)
+        ordered = sorted(placed)
+        assert all(b - a >= min(17.0, 100 / max(1, n - 1)) - 1e-9 for a, b in pairwise(ordered))
+        assert min(placed) >= -1e-9
+        assert max(placed) <= 100 + 1e-9
+        assert sorted(range(n), key=wanted.__getitem__) == sorted(range(n), key=placed.__getitem__)
+
+
+def test_series_fold_over_orders_and_keep_the_extremes():
+    columns = ("head", "order_seed", "stage", "classes_seen", "seen_accuracy")
+    rows = [
+        dict(zip(columns, row.split()))
+        for row in ("a 0 1 2 0.2", "a 1 1 2 0.4", "a 0 2 4 nan", "a 1 2 5 0.6", "b 0 1 2 nan")
+    ]
+    series, ticks = figures.gather_series(rows, [("a", "A", 3), ("b", "B", 4)])
+    assert ticks == ["2", "#2"]
+    assert [one.label for one in series] == ["A"]
+    assert series[0].stages == (0, 1)
+    assert series[0].mean == pytest.approx((0.3, 0.6))
+    assert (series[0].low, series[0].high) == ((0.2, 0.6), (0.4, 0.6))
+
+
+def test_line_figure_places_shares_between_its_axes():
+    line = Series("A", 0, (0, 1), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
+    drawn = line_figure([line], ["2", "4"], width=400, height=300, x_title="classes")
+    (x0, y0), (x1, y1) = (pair.split(",") for pair in re.findall(r'polyline points="([^"]*)"', drawn)[0].split())
+    assert float(x0) < float(x1)
+    assert (float(y0), float(y1)) == (252, 14)
+    assert "A 100%" in drawn
+
+
+def test_accuracy_map_keeps_colour_from_classes_still_to_come():
+    drawn = accuracy_map([[0.9, 0.3], [0.4, None]], ["0, 1", "2, 3"], "x")
+    assert re.findall(r'fill-opacity="([^"]*)"', drawn) == ["0.9", "0.4"]
+    assert 'class="quiet"' in drawn
+    shuffled = accuracy_map([[0.9, 0.3], [0.4, 0.5]], ["0, 1", "0, 1"], "x")
+    assert len(re.findall("fill-opacity", shuffled)) == 4
+
+
+def test_confusion_map_colours_by_row():
+    drawn = figures.confusion_map([[3, 1], [0, 0]], ["cat", "dog"], "x")
+    assert re.findall(r'fill-opacity="([^"]*)"', drawn) == ["0.75", "0.25"]
+    assert "true cat, predicted dog: 1" in drawn
+
+
+def test_heat_map_of_a_hundred_classes_stays_small():
+    grid = [[Cell(float(i == j), str(i), "note") for j in range(100)] for i in range(100)]
+    names = [f"a long class name {i}" for i in range(100)]
+    drawn = heat_map(grid, names, names, row_title="r", column_title="c", described="d")
+    assert len(drawn) < 60_000
+    assert drawn.count('class="heat"') == 100

@@ -1,0 +1,82 @@
+"""``python -m pipeline info FILE`` and ``verify FILE``."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small_cache
+
+from pipeline import cli as console
+from pipeline.__main__ import build_parser, main
+from pipeline.cache import describe_cache
+
+ROOT = Path(__file__).resolve().parents[2]
+V1 = ROOT / "tests" / "data" / "cache_v1.h5"
+
+
+def run(*arguments):
+    return console.run(main, build_parser(), [str(argument) for argument in arguments])
+
+
+def test_info_prints_where_a_cache_comes_from_as_json(capsys):
+    assert run("info", V1) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == describe_cache(V1)
+    assert "りんご" in out
+    assert err == ""
+
+
+def test_verify_prints_what_it_found_and_the_files_digest(capsys):
+    assert run("verify", V1) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert "train: 20 rows of 8 features, finite, as written" in out
+    assert out[-1] == f"{V1} is whole (sha256 {small_cache.sha256(V1)})"
+
+
+@pytest.mark.parametrize("verb", ["info", "verify"])
+def test_a_damaged_cache_is_one_sentence_and_exit_code_1(tmp_path, capsys, verb):
+    (tmp_path / "cut.h5").write_bytes(V1.read_bytes()[:-100])
+    assert run(verb, tmp_path / "cut.h5") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: cache cut.h5 is damaged or incomplete (")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["info", "verify"])
+def test_a_missing_cache_is_one_sentence_and_exit_code_1(tmp_path, capsys, verb):
+    assert run(verb, tmp_path / "absent.h5") == 1
+    assert capsys.readouterr().err.startswith("error: there is no cache absent.h5 in ")
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no cache"):
+        run("--debug", "info", tmp_path / "absent.h5")
+
+
+@pytest.mark.parametrize("arguments", [[], ["info"], ["show", "x"]])
+def test_wrong_arguments_exit_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m pipeline" in capsys.readouterr().err
+
+
+def test_the_module_runs_from_the_command_line():
+    command = [sys.executable, "-m", "pipeline", "info", str(V1)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["dataset"] == "früchte"
+
+
+def test_the_help_fits_one_screen_and_names_every_stage():
+    lines = build_parser().format_help().splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 100
+    commands = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    stages = set(re.findall(r"python -m pipeline\.(\w+)", commands))
+    assert len(stages) >= 5
+    assert not [stage for stage in stages if not any(line.startswith(f"  {stage} ") for line in lines)]

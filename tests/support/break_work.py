@@ -1,0 +1,223 @@
+"""Break a piece of work in many places, let it run again, and print how each try ended, as JSON.
+
+Run as ``python break_work.py WORK HOW FOLDER SEED N``. Each try is a process of its own. HOW is ``kill`` (SIGKILL at
+one of N seeded calls of functions, of those that the whole work makes), ``full`` (no file may grow beyond one of N
+sizes up to that of the largest file, as on a full disk) or ``readonly`` (a folder that only another user may write to).
+A try tells what was in place afterwards ("nothing", "old", "new", or the defect "broken"), and what the run after it
+left: "equal" to an uninterrupted run byte for byte, or "different".
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from test_train import SETTINGS, command, write_two_caches
+from torch import nn
+
+from dkvb_estimator import DKVBClassifier, save_model
+from pipeline import cli as console
+from pipeline.backbones.registry import BACKBONES
+from pipeline.cache import describe_cache
+from pipeline.cache import writer as cache_writer
+from pipeline.cache.reader import check_everything
+from pipeline.config import Embeddings
+from pipeline.data import build_manifest
+from pipeline.stages import extract as extraction
+from pipeline.stages import train as training
+
+N_IMAGES = 43
+
+
+class Quarters(nn.Module):
+    def forward(self, batch):
+        return nn.functional.adaptive_avg_pool2d(batch, 2).flatten(1)
+
+
+def prepare_extract(shared):
+    """Give the stage a tiny network, shards of eight rows, and a check of the cache in this process."""
+    extraction.tqdm.monitor_interval = 0  # its thread may hold a lock when a process is forked
+    extraction.tqdm.set_lock(threading.RLock())  # its own is shared by forked processes, and one is killed holding it
+    extraction.load_backbone = lambda record, tap, state: Quarters()
+    extraction.read_weights = lambda path: {}
+    extraction.SHARD_ROWS, extraction.BATCH_ROWS = 8, 4
+    cache_writer.check_in_child = check_everything
+    (shared / "weights.pth").write_bytes(b"weights")
+    digits = build_manifest("digits", {"kind": "digits", "test_fraction": 0.3, "seed": 0})
+    few = {field: getattr(digits, field)[:N_IMAGES] for field in ("sample_ids", "labels", "splits", "digests")}
+    entry = {"dataset": "digits", "backbone": "efficientnet_lite0", "tap": "avgpool", "image_side": 8}
+    settings = Embeddings.model_validate({**entry, "compute_dtype": "float32", "storage_dtype": "float32"})
+    job = extraction.Job(replace(digits, **few), settings, BACKBONES["efficientnet_lite0"], shared / "weights.pth")
+
+    def work(folder):
+        extraction.extract(job, folder / "out/cache.h5", folder / "scratch", device="cpu", workers=1)
+        console.write_json(folder / "out/card.json", describe_cache(folder / "out/cache.h5"))
+
+    return work
+
+
+def prepare_train(shared):
+    """Train four classes in four stages, with a solver that remembers order."""
+    paths = write_two_caches(shared)
+    stream = SETTINGS["stream"] | {"classes_per_stage": 1}
+    estimator = SETTINGS["estimator"] | {"solver": "sgd", "learning_rate": 30.0}
+    run = SETTINGS | {"stream": stream, "estimator": estimator, "epochs_per_stage": 3}
+
+    settings = command(shared, paths, run=run)
+    places = {"--model": "model.npz", "--metrics": "metrics.json"}
+
+    def work(folder):
+        os.environ["DKVB_SCRATCH"] = str(folder / "scratch")
+        argv = settings + [part for option, name in places.items() for part in (option, str(folder / "out" / name))]
+        assert training.console.run(training.main, training.build_parser(), argv) == 0
+
+    return work
+
+
+def prepare_save(shared):
+    """Write a model over an older one."""
+    X = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
+    model = DKVBClassifier(4, 16, 3, solver="ridge", random_state=0).fit(X, np.arange(60) % 3)
+    save_model(DKVBClassifier(2, 4, 2, random_state=0).fit(X, np.arange(60) % 2), shared / "old.npz")
+
+    def work(folder):
+        save_model(model, folder / "out/model.npz")
+
+    return work
+
+
+WORKS = {"extract": prepare_extract, "train": prepare_train, "save": prepare_save}
+
+
+def whole():
+    """Break nothing."""
+
+
+def killed_at(point):
+    def start():
+        n = 0
+
+        def count(frame, event, argument):
+            nonlocal n
+            n += event in ("call", "c_call")
+            if n == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            COUNTED[0] = n
+
+        sys.setprofile(count)
+
+    return start
+
+
+def full_at(n_bytes):
+    def start():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
+
+    return start
+
+
+def not_ours():
+    """Become a user who may write nowhere, if this one may write everywhere."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+COUNTED = [0]
+
+
+def in_process(work, folder, fault=whole):
+    """Run the work in a process that meets a fault; return how it ended, and how many calls it counted."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(said, 2)
+        code = 0
+        try:
+            fault()
+            work(folder)
+        except BaseException as error:
+            sys.setprofile(None)
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            code = 1 if isinstance(error, OSError | AssertionError) else 3
+        sys.setprofile(None)
+        os.write(writing, str(COUNTED[0]).encode())
+        os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        calls = told.read()
+    _, status = os.waitpid(child, 0)
+    code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    return code, int(calls or 0)
+
+
+def new_folder(path, old):
+    (path / "out").mkdir(parents=True)
+    path.chmod(0o777)  # of all that a work touches, the folder of outputs alone may be closed
+    for name, content in old.items():
+        (path / "out" / name).write_bytes(content)
+    return path
+
+
+def outputs(folder):
+    """Contents of outputs by name, what a killed run was still writing left out."""
+    return {path.name: path.read_bytes() for path in (folder / "out").iterdir() if not path.name.endswith(".part")}
+
+
+def left(found, expected, old):
+    states = set()
+    for name, content in found.items():
+        states.add("new" if content == expected[name] else "old" if content == old.get(name) else "broken")
+    return "broken" if "broken" in states else "+".join(sorted(states)) or "nothing"
+
+
+def faults(how, seed, n, calls, largest):
+    """Return n ways to break a work that makes so many calls, and whose largest file has so many bytes."""
+    rng = np.random.default_rng(seed)
+    if how == "readonly":
+        return [not_ours] * n
+    if how == "full":
+        return [full_at(int(size)) for size in rng.integers(0, largest, n)]
+    return [killed_at(int(point)) for point in rng.choice(np.arange(1, calls), n, replace=False)]
+
+
+def one_try(work, folder, fault, expected, old):
+    here = new_folder(folder, old)
+    code, _ = in_process(work, here, fault)
+    found = left(outputs(here), expected, old)
+    again, calls = in_process(work, here, killed_at(-1))
+    same = again == 0 and outputs(here) == expected
+    leftovers = sum(path.name not in expected for path in (here / "out").iterdir())
+    said = (here / "said.txt").read_text().strip().splitlines()
+    then = "equal" if same else "different"
+    return {"code": code, "left": found, "then": then, "leftovers": leftovers, "calls_again": calls, "said": said}
+
+
+def main():
+    kind, how, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    torch.set_num_threads(1)
+    shared = folder / "shared"
+    shared.mkdir()
+    work = WORKS[kind](shared)
+    old = {"model.npz": (shared / "old.npz").read_bytes()} if kind == "save" else {}
+    work(new_folder(folder / "first", old))  # what libraries import and parse once is not counted
+    reference = new_folder(folder / "whole", old)
+    code, calls = in_process(work, reference, killed_at(-1))
+    assert code == 0, (reference / "said.txt").read_text()
+    expected = outputs(reference)
+    ways = faults(how, int(sys.argv[4]), int(sys.argv[5]), calls, max(map(len, expected.values())))
+    tries = [one_try(work, folder / f"try{i}", fault, expected, old) for i, fault in enumerate(ways)]
+    print(json.dumps({"calls": calls, "tries": tries}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Plain bookkeeping of what an estimator learned, and what the oracle makes of it: codes, values, probabilities."""
+
+import copy
+from dataclasses import dataclass, replace
+
+import numpy as np
+import oracle
+
+N_HEADS, N_KEYS, N_ROWS = 3, 7, 24
+LABELS = [30, 10, 20, 0]
+POOL = np.random.default_rng(5).standard_normal((N_ROWS, 4)).astype(np.float32)
+OTHERS = np.random.default_rng(6).standard_normal((30, 4)).astype(np.float32)
+"""Rows that keys are placed from, and never learned."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A learned copy of a row; codes (c, m) in the first numbering of the keys."""
+
+    row: int
+    label: int
+    weight: float
+    codes: np.ndarray
+
+    def name(self):
+        """What makes two samples the same to a model, which sees keys and not rows."""
+        return np.sort(self.codes, axis=1).tobytes(), self.label, self.weight
+
+
+class Books:
+    """Plain bookkeeping of one model, from the moment when it has keys and has learned nothing.
+
+    Keys are numbered as they were before any pruning.
+    """
+
+    def __init__(self, model):
+        self.empty = copy.deepcopy(model)
+        vars(self.empty).pop("_learned", None)
+        self.places = [np.flatnonzero(mask) for mask in model.key_mask_]
+        self.fingerprint = model.fingerprint_
+        self.samples, self.declared, self.calibration = [], set(), None
+        self.rounding = 0.0  # until a fractional weight arrives, every number is exact
+        self.n_selected = model.encode(POOL[:1]).shape[2]
+        self.heads = oracle.project(POOL, model.projection_)
+        self.codes = self.nearest(model.key_mask_)
+        self.columns, self.table = [], np.zeros((*model.keys_.shape[:2], 1))
+
+    def nearest(self, usable):
+        return oracle.nearest(self.heads, self.empty.keys_, self.n_selected, usable)
+
+    def entries(self, batch, weighted):
+        """The samples of a batch; weight zero is as if never given."""
+        parts = [(row, label, float(weight) if weighted else 1.0) for row, label, weight in batch]
+        return [Sample(*part, self.codes[part[0]]) for part in parts if part[2] > 0]
+
+    def classes(self):
+        return sorted({sample.label for sample in self.samples} | self.declared)
+
+    def arrays(self, entries):
+        """Codes (n, c, m), positions of labels among the classes (n,) and weights (n,) of some samples."""
+        labels = np.searchsorted(self.classes(), [sample.label for sample in entries])
+        return np.stack([sample.codes for sample in entries]), labels, np.array([sample.weight for sample in entries])
+
+    def hits(self):
+        """Weight that selected each key (c, j)."""
+        return self.counts(self.samples).sum(axis=2)
+
+    def times(self, entries):
+        """How often some samples selected each key (c, j), whatever their weights."""
+        return self.times_of_classes(entries).sum(axis=2)
+
+    def times_of_classes(self, entries):
+        """How often some samples of each class selected each key (c, j, k), whatever their weights."""
+        return self.counts([replace(entry, weight=1.0) for entry in entries])
+
+    def counts(self, entries):
+        """Weight of each class (c, j, k) at each key, of some samples."""
+        codes, labels, weights = self.arrays(entries)
+        return oracle.counts((*self.table.shape[:2], len(self.classes())), codes, labels, weights)
+
+    def fresh(self):
+        """A model that learned the samples in one call."""
+        codes, labels, weights = self.arrays(self.samples)
+        labels = np.array(self.classes())[labels]
+        declared, weights = sorted(self.declared) or None, None if self.unweighted() else weights
+        codes = codes.astype(np.uint8)
+        return copy.deepcopy(self.empty).partial_fit_codes(codes, labels, classes=declared, sample_weight=weights)
+
+    def values(self, solver, mixture):
+        """Values (c, j, k), by the oracle; what is solved jointly as the mixture that the model chose."""
+        if solver == "sgd":
+            return self.table[:, :, :-1]
+        codes, labels, weights = self.arrays(self.samples)
+        if solver in ("joint", "ridge"):
+            prior = self.empty._prior()
+            return oracle.joint_values(prior.table, prior.steps, (codes, labels, weights), len(self.classes()), mixture)
+        per_class = np.bincount(labels, weights, minlength=len(self.classes()))
+        counts, book = self.counts(self.samples), self.empty._codebook
+        kernel = oracle.sharing(book.keys, counts.sum(axis=2) > 0, book.reaches, 32)
+        return oracle.counts_to_values(kernel @ counts, per_class, self.n_selected, 1.0)
+
+    def probabilities(self, values, temperature):
+        """What is predicted for the pool (n, k), by the oracle: of the nearest keys that some sample selected."""
+        return oracle.softmax(oracle.pool(self.nearest(self.hits() > 0), values) / temperature)
+
+    def descend(self, entries, epochs, **settings):
+        """Let the oracle's table of ``sgd`` (c, j, k + 1) learn a batch of one step an epoch.
+
+        A class is new as the hidden column, which counts as one class more until classes are declared.
+        """
+        old, self.columns = self.columns, self.classes()
+        grown = np.repeat(self.table[:, :, -1:], len(self.columns) + 1, axis=2)
+        grown[:, :, np.searchsorted(self.columns, old)] = self.table[:, :, :-1]
+        width = len(self.columns) + (not self.declared or len(self.columns) == 1)
+        for _ in range(epochs):
+            grown[:, :, :width] = oracle.sgd_step(grown[:, :, :width], *self.arrays(entries), **settings)
+        self.table = grown
+
+    def drop_columns(self):
+        """Keep those columns of the table whose class is still there."""
+        kept = np.isin(self.columns, self.classes())
+        self.columns, self.table = self.classes(), self.table[:, :, np.append(kept, True)]
+
+    def unweighted(self):
+        return all(sample.weight == 1 for sample in self.samples)
+
+    def prune(self):
+        used = self.hits() > 0
+        self.places = [places[used[c, places]] for c, places in enumerate(self.places)]
+        self.codes = self.nearest(used)
+
+    def now(self, table):
+        """Bring a table (c, j, …) to the numbering that keys have now, zeros where a head is padded."""
+        found = np.zeros((N_HEADS, max(map(len, self.places)), *table.shape[2:]), dtype=table.dtype)
+        for c, places in enumerate(self.places):
+            found[c, : len(places)] = table[c, places]
+        return found
+
+
+def rows_of(batch):
+    return POOL[[row for row, *_ in batch]]
+
+
+def labels_of(batch):
+    return [label for _, label, *_ in batch]
+
+
+def weights_of(batch):
+    return [weight for *_, weight in batch]
+
+
+def as_given(entries):
+    """Rows, labels and weights of learned samples; no weights where all are one, as a user would leave them out."""
+    weights = [entry.weight for entry in entries]
+    rows, labels = POOL[[entry.row for entry in entries]], [entry.label for entry in entries]
+    return rows, labels, None if all(weight == 1 for weight in weights) else weights

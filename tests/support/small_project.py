@@ -1,0 +1,45 @@
+"""A copy of the project in a folder of its own, with settings of its own, and DVC called in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("pipeline", "dkvb_estimator")
+
+
+def copy_project(folder, tables):
+    """Copy what ``dvc repro`` needs, with these tables as settings; what DVC and runs have left here stays here."""
+    for name in (*OURS, ".dvc"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "params.yaml").write_text(yaml.safe_dump(tables, sort_keys=False), encoding="utf-8")
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+
+
+def start(folder, *words, **environment):
+    """Start ``python -m WORDS`` there, in a group of processes of its own; stages find the same Python."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.Popen(
+        [sys.executable, "-m", *words], cwd=folder, text=True, start_new_session=True,
+        env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "DKVB_DEVICE": "cpu"} | environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process):
+    """Wait for it, and for all that it started; return its exit code and what was said."""
+    said = process.communicate(timeout=280)
+    return process.returncode, "".join(said)
+
+
+def call(folder, *words, **environment):
+    """Run ``python -m WORDS`` there to its good end, and return what it said."""
+    code, said = finish(start(folder, *words, **environment))
+    assert code == 0, said
+    return said
