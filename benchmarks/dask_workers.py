@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import dask.array as da
 from distributed import Client, LocalCluster, wait
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 N_FEATURES, BLOCK, N_CLASSES, GOAL, TURNS = 640, 2000, 100, 1.7, 3
 
@@ -69,7 +69,7 @@ def measured(n_workers, model, y):
 def main():
     n_rows = int(sys.argv[1]) if len(sys.argv) > 1 else 40_000
     y = np.arange(n_rows) % N_CLASSES
-    model = DKVBClassifier(256, 512, 14, solver="counts", n_selected=1, random_state=0)
+    model = DKVBClassifier(KeyEncoder(256, 512, 14, n_selected=1, random_state=0), solver="counts")
     model.init_keys(np.random.default_rng(0).standard_normal((4096, N_FEATURES), dtype=np.float32))
     turns = [[measured(n, model, y) for n in (1, 2)] for _ in range(TURNS)]
     met = True

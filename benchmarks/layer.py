@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 N_ROWS, N_FEATURES, N_CLASSES, BATCH = 1024, 1280, 10, 256
 EPOCH_GOAL, PREDICT_GOAL = 20, 5
@@ -64,7 +64,7 @@ def main():
     n_keys = int(sys.argv[1]) if len(sys.argv) > 1 else 4096
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((N_ROWS, N_FEATURES)).astype(np.float32), rng.integers(N_CLASSES, size=N_ROWS)
-    model = DKVBClassifier(256, n_keys, 14, solver="sgd", key_init="gaussian", random_state=0).init_keys(X)
+    model = DKVBClassifier(KeyEncoder(256, n_keys, 14, key_init="gaussian", random_state=0), solver="sgd").init_keys(X)
     codes, layer, tensor, labels = model.encode(X), PlainLayer(model), torch.from_numpy(X), torch.from_numpy(y)
     model.partial_fit_codes(codes, y, classes=range(N_CLASSES))
     times = [

@@ -16,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from pipeline.backbones import find_backbone, find_weights, load_backbone, preprocess, read_weights
 from pipeline.data import build_manifest, open_images
 from pipeline.extraction import Batch, Forward, embed
@@ -45,7 +45,7 @@ def main():
     crops, _ = embedded({"kind": "photos", "n_crops": 512, "seed": 0}, 512, prepare, network, ("float32",))
     digits = {"kind": "digits", "test_fraction": 0.3, "seed": 0}
     computed, labels = embedded(digits, n_images, prepare, network, ("float32", "bfloat16", "float16"))
-    model = DKVBClassifier(n_heads=256, n_keys=512, key_dim=14, random_state=0).init_keys(crops["float32"])
+    model = DKVBClassifier(KeyEncoder(n_heads=256, n_keys=512, key_dim=14, random_state=0)).init_keys(crops["float32"])
     stored = {
         (name, kind): X.astype(kind).astype(np.float32)
         for name, X in computed.items()

@@ -9,7 +9,18 @@ head, ``d`` key coordinate, ``m`` selected keys of a head, ``k`` class.
 """
 
 from ._classifier import DKVBClassifier
+from ._encoder import Codes, KeyEncoder
 from ._persistence.files import load_model, read_card, save_model
 from ._version import __version__
+from .inspection import KeyUsage
 
-__all__ = ["DKVBClassifier", "__version__", "load_model", "read_card", "save_model"]
+__all__ = [
+    "Codes",
+    "DKVBClassifier",
+    "KeyEncoder",
+    "KeyUsage",
+    "__version__",
+    "load_model",
+    "read_card",
+    "save_model",
+]

@@ -89,13 +89,13 @@ def refuse_blocks(X: Any) -> None:
     refuse_frame(X)
     if comes_in_blocks(X):
         raise TypeError(
-            f"X is a {type(X).__name__}, an iterable of blocks; expected rows in memory (n, f) here. Call init_keys "
-            "with it, and this method with each of its blocks: partial_fit to learn them."
+            f"X is a {type(X).__name__}, an iterable of blocks; expected rows in memory (n, f) here. Call "
+            "KeyEncoder.fit with it, and this method with each of its blocks: partial_fit to learn them."
         )
     if is_lazy(X):
         raise TypeError(
             f"X is a lazy {type(X).__module__.split('.')[0]} array of shape {tuple(X.shape)}; expected rows in memory "
-            "here. Pass encode(X) to the method whose name ends in _codes, or np.asarray of some rows."
+            "here. Pass np.asarray of some rows."
         )
 
 
@@ -235,7 +235,7 @@ def _map_rows(model: Any, name: str, X: Any, options: dict[str, Any]) -> Any:
     X, tail = X.rechunk({1: -1}), one.shape[1:]
     return X.map_blocks(
         _of_block,
-        _share(model.light(name)),
+        _share(model._light(name)),
         name,
         options,
         np.empty((0, *tail), dtype=one.dtype),

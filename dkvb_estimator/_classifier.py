@@ -1,57 +1,94 @@
-"""The estimator: scikit-learn's contract around the rooms, nothing else."""
+"""The learning half, and scikit-learn's contract around both."""
 
 from __future__ import annotations
 
+import functools
+import time
 import warnings
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from ._atomic import all_or_nothing
-from ._blocks import WorkerCodes, by_blocks, is_lazy
-from ._device import resolve_device
-from ._encoding import Encoder, KeySearch
-from ._labels import as_classes, check_known_labels, positions_of
-from ._solved import SolvedHalf
-from ._validation import JOINT, check_integer, check_mergeable, check_parameters, refuse_forgetful, refuse_sgd
-from ._values import Learned, fit_temperature, log_probabilities, make_reader, n_epochs, step_table, value_settings
-from .inspection import Audit, make_audit
+from ._blocks import (
+    WORKERS,
+    WorkerCodes,
+    by_blocks,
+    is_dask,
+    is_lazy,
+    map_blocks,
+    refuse_blocks,
+    stream_blocks,
+    weighty,
+)
+from ._device import DeviceCache, resolve_device
+from ._encoder import SCHEMA_VERSION, KeyEncoder, check_features, check_schema, say
+from ._encoding import KeySearch
+from ._labels import as_classes, as_labels, check_known_labels, check_labels, positions_of
+from ._persistence import check_classifier_state
+from ._validation import (
+    FLOATS,
+    JOINT,
+    Layout,
+    as_array,
+    as_float32,
+    check_codes,
+    check_mergeable,
+    check_parameters,
+    check_unchanged,
+    code_dtype,
+    drop_weightless,
+    gradient_settings,
+    keeps_sums,
+    refuse_forgetful,
+    refuse_renamed,
+    refuse_sgd,
+    refuse_weights,
+)
+from ._values import (
+    Book,
+    Learned,
+    Prior,
+    Solution,
+    distances_to_classes,
+    fit_temperature,
+    log_probabilities,
+    make_reader,
+    solve_jointly,
+    solve_values,
+    step_table,
+    sum_codes,
+    value_settings,
+)
+from .inspection import KeyUsage, count_key_usage
 
 PREDICT_ROWS = 2048
+PRECOMPUTED = "precomputed"
+SHOWN = ("classes_", "feature_names_in_", "n_features_in_", "n_iter_")
+"""Attributes that notebooks show: those that are stored."""
+MUCH_STATE_BYTES = 4 * 2**30
+"""Codes in memory beyond this deserve a warning."""
 
 
-class DKVBClassifier(ClassifierMixin, SolvedHalf):
+class DKVBClassifier(ClassifierMixin, BaseEstimator):
     """Learn classes one after another on frozen features, with a Discrete Key-Value Bottleneck.
 
-    An embedding is projected into many small heads; each head snaps to its nearest key, and only the *value* of that
-    key learns. Projection and keys never move, so what was learned about other keys stays. New labels may appear in
-    any call of :meth:`partial_fit`.
+    An encoder turns each embedding into the nearest keys of many small heads, and only the *values* of those keys
+    learn. Projection and keys never move, so what was learned about other keys stays. New labels may appear in any
+    call of :meth:`partial_fit`.
 
     Parameters
     ----------
-    n_heads : int, default=1024
-        Heads, c.
-    n_keys : int, default=256
-        Keys of each head, j; at most 65,536.
-    key_dim : int, default=2
-        Coordinates of a head, d.
-    n_selected : int or "auto", default="auto"
-        Nearest keys read in each head, m, 1…16. ``"auto"``: 1.
-    normalize : bool, default=True
-        Divide each embedding by its Euclidean length first.
-    projection : {"orthogonal", "gaussian", "sparse", "chunk", "identity", "learned"}, default="orthogonal"
-        How heads read features. ``orthogonal``: random rotations; ``gaussian``: the paper's; ``chunk`` needs
-        n_heads · key_dim = f; ``identity`` needs one head; ``learned`` reads labels of the rows that keys are placed
-        from: see ``docs/experiments/projections.md``.
-    density : float in (0, 1] or "auto", default="auto"
-        Share of entries of a ``sparse`` projection that are not zero; ``"auto"``: 1 / sqrt(f).
-    key_init : {"kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"}, default="kmeans"
-        How keys are placed. ``ema-faithful`` is the paper's rule, ``ema`` the same, mended.
-    key_data : array-like of shape (n, f) or None, default=None
-        Unlabelled embeddings to place keys from, or an iterable of blocks of them; None: the first rows learned.
+    encoder : KeyEncoder, FrozenEstimator, "precomputed" or None, default=None
+        Turns embeddings into codes. A :class:`KeyEncoder` is cloned and placed from the first rows learned; None is
+        ``KeyEncoder()``. ``FrozenEstimator(encoder)`` keeps the keys of a fitted encoder, which makes forgetting exact
+        and models mergeable. With ``"precomputed"``, X is what an encoder's ``transform`` returned.
     solver : {"joint", "ridge", "counts", "sgd"}, default="joint"
         How values learn. ``joint``: values of all heads together, in closed form; the most accurate. ``ridge``: the
         same with ``objective="ridge"``. ``counts``: how likely each class selects each key, as in naive Bayes; the
@@ -67,58 +104,58 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
         coordinates, ≥ 0. ``"auto"``: the mixture of 0 and 0.6 that held-out rows choose.
     remember : bool, default=True
         Whether ``joint`` keeps the codes of every sample, c · m bytes each (twice that with more than 256 keys).
-        False keeps sums of one size, 32 · (c · d)² bytes, however many samples come: they merge and forget to the bit,
-        but samples cannot be told apart, weighted or held out.
+        False keeps sums of fixed size, 32 · (c · d)² bytes, however many samples come: they merge and forget to the
+        bit, but samples cannot be told apart, weighted or held out.
     smoothing : float, default=1.0
         Pseudo-hits by which ``counts`` pulls each class towards how often all classes select a key.
-    learning_rate, batch_size, label_smoothing, clip_norm : default=0.3, 256, 0.1, 1.0
-        Settings of ``sgd``. A hit moves a value by at most learning_rate / (batch_size · c · m).
-    max_iter : int or None, default=None
-        Epochs of ``sgd`` in :meth:`fit`; None: 10.
+    solver_params : dict or None, default=None
+        Settings of ``sgd``, and their defaults: ``learning_rate`` 0.3, ``batch_size`` 256, ``label_smoothing`` 0.1,
+        ``clip_norm`` 1.0, ``max_iter`` 10 (epochs of :meth:`fit`), ``partial_fit_epochs`` 1. A hit moves a value by at
+        most learning_rate / (batch_size · c · m).
     class_weight : dict, "balanced" or None, default=None
         Weights of classes, applied when values are read, solved or stepped.
     codes_dir : str or None, default=None
         Folder for an unnamed file that holds the codes that ``joint`` remembers; None keeps them in memory.
     device : str, default="auto"
-        A torch device; ``"auto"`` is CUDA where there is one.
+        A torch device for learning and predicting; ``"auto"`` is CUDA where there is one.
     random_state : int, RandomState or None, default=None
-        Decides projection, keys and the shuffling of ``sgd``.
+        Random state of the encoder where ``encoder`` is None.
     verbose : int, default=0
-        Above 0, prints progress on stderr: keys placed, rows encoded and how long the rest takes, samples learned and
-        what they occupy, values solved.
+        Above 0, prints progress on stderr: rows encoded and time left, samples learned and their size, values solved.
 
     Attributes
     ----------
+    encoder_ : KeyEncoder
+        The fitted encoder: projection, keys and their report.
     classes_ : ndarray of shape (k,)
         Labels seen or declared, sorted.
-    projection_ : ndarray of shape (f, c, d), or csr_array of shape (f, c * d) for ``sparse``
-    keys_ : ndarray of shape (c, j, d), float32
     values_ : ndarray of shape (c, j, k), float32
+    mixture_ : list of dict
+        What ``joint`` mixed: ``objective``, ``curvature``, ``penalty`` and ``share`` of each solution.
     key_counts_ : ndarray of shape (c, j)
         Weight of the learned samples that selected each key.
     class_counts_ : ndarray of shape (k,)
         Weight of the learned samples of each class.
-    key_mask_ : ndarray of shape (c, j), bool
-        Keys that are there: all, until :meth:`prune` leaves heads of different lengths, padded to the longest.
-    key_report_ : dict
-        ``unused_share``, ``quantisation_error``, ``n_rows`` and ``novelty_unit`` of the key initialisation.
-    fingerprint_ : str
-        sha256 of projection and keys.
     temperature_ : float
-        What logits are divided by before the softmax.
+        Divisor of the logits before the softmax.
     state_bytes_ : int
-        What was learned, beside projection and keys.
+        Size of what was learned, beside projection and keys.
+    forgetting_is_exact_ : bool
     n_features_in_, n_iter_ : int
 
     Notes
     -----
     Threads on a CPU: the kernel and torch use ``torch.get_num_threads()``. ``torch.set_num_threads(n)`` sets it for the
-    process; scikit-learn's ``n_jobs`` around it starts processes, for which ``OMP_NUM_THREADS=1`` is the wise setting.
-    Codes and counts do not depend on it. A forked process computes on one thread.
+    process; with scikit-learn's ``n_jobs``, set ``OMP_NUM_THREADS=1``. Codes and counts do not depend on it. A forked
+    process computes on one thread.
 
-    Once keys are placed, the settings that they and the codes rest on are fixed. ``alpha``, ``smoothing``,
-    ``class_weight``, ``max_iter`` and ``device`` may be set at any time and hold from the next call on, the settings of
-    ``sgd`` from its next steps on. A call that fails changes nothing.
+    Once something is learned, ``solver``, ``remember`` and the encoder are fixed. ``alpha``, ``objective``,
+    ``curvature``, ``smoothing``, ``class_weight`` and ``device`` may be set at any time and hold from the next call on,
+    ``solver_params`` from the next steps on. A call that fails changes nothing.
+
+    See Also
+    --------
+    KeyEncoder : The frozen half.
 
     References
     ----------
@@ -127,9 +164,11 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
     Examples
     --------
     >>> from sklearn.datasets import load_digits
-    >>> from dkvb_estimator import DKVBClassifier
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from dkvb_estimator import DKVBClassifier, KeyEncoder
     >>> X, y = load_digits(return_X_y=True)
-    >>> model = DKVBClassifier(n_heads=32, n_keys=64, key_dim=8, random_state=0).init_keys(X)
+    >>> encoder = KeyEncoder(n_heads=32, n_keys=64, key_dim=8, random_state=0).fit(X)
+    >>> model = DKVBClassifier(FrozenEstimator(encoder))
     >>> for first in range(0, 10, 2):  # two new classes at a time
     ...     new = (y == first) | (y == first + 1)
     ...     model = model.partial_fit(X[new], y[new])
@@ -137,66 +176,57 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
     ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], True)
     """
 
+    encoder_: KeyEncoder
+    n_features_in_: int
+    _learned: Learned
+    _scratch: DeviceCache
+    # What the question mark of scikit-learn's HTML representation links to.
+    _doc_link_module = "dkvb_estimator"
+    _doc_link_template = "https://arxiv.org/abs/2207.11240"
+
     def __init__(
         self,
-        n_heads: int = 1024,
-        n_keys: int = 256,
-        key_dim: int = 2,
+        encoder: Any = None,
         *,
-        n_selected: int | str = "auto",
-        normalize: bool = True,
-        projection: str = "orthogonal",
-        density: float | str = "auto",
-        key_init: str = "kmeans",
-        key_data: Any = None,
         solver: str = "joint",
         objective: str = "auto",
         alpha: float | str = "auto",
         curvature: float | str = "auto",
         remember: bool = True,
         smoothing: float = 1.0,
-        learning_rate: float = 0.3,
-        batch_size: int = 256,
-        label_smoothing: float = 0.1,
-        clip_norm: float = 1.0,
-        max_iter: int | None = None,
+        solver_params: Any = None,
         class_weight: Any = None,
         codes_dir: str | None = None,
         device: str = "auto",
         random_state: Any = None,
         verbose: int = 0,
+        **renamed: Any,
     ) -> None:
-        self.n_heads = n_heads
-        self.n_keys = n_keys
-        self.key_dim = key_dim
-        self.n_selected = n_selected
-        self.normalize = normalize
-        self.projection = projection
-        self.density = density
-        self.key_init = key_init
-        self.key_data = key_data
+        if renamed:
+            refuse_renamed(renamed)
+        self.encoder = encoder
         self.solver = solver
         self.objective = objective
         self.alpha = alpha
         self.curvature = curvature
         self.remember = remember
         self.smoothing = smoothing
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.label_smoothing = label_smoothing
-        self.clip_norm = clip_norm
-        self.max_iter = max_iter
+        self.solver_params = solver_params
         self.class_weight = class_weight
         self.codes_dir = codes_dir
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
 
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, those of the encoder as ``encoder__NAME``, also where ``encoder`` is None."""
+        if self.encoder is None and any(name.startswith("encoder__") for name in params) and "encoder" not in params:
+            self.encoder = KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
+        return super().set_params(**params)
+
     @all_or_nothing
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Forget what was learned, and learn X and y.
-
-        Keys come from :meth:`init_keys` if it was called on this object, else ``key_data``, else X.
 
         Parameters
         ----------
@@ -212,16 +242,14 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
         self
         """
         check_parameters(self.get_params(deep=False))
-        given = hasattr(self, "_codebook") and self._codebook.source == "init_keys"
-        X, y, weights = self._check_rows(X, y, sample_weight, reset=not given)
-        self.__dict__.pop("_learned", None)
-        if not given:
-            self._start_codebook(X, y, weights, checked=not is_lazy(X))
-        return self._learn_rows(X, y, weights, None, n_epochs(self.get_params(deep=False)))
+        for name in ("_learned", "encoder_"):
+            self.__dict__.pop(name, None)
+        self._start(X, y, sample_weight)
+        return self._learn_rows(X, y, sample_weight, None, gradient_settings(self.solver_params)["max_iter"])
 
     @all_or_nothing
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Learn more samples; labels never seen before are welcome.
+        """Learn more samples; they may have labels never seen before.
 
         Parameters
         ----------
@@ -242,44 +270,12 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
             Once, when keys are placed from a first batch with fewer distinct rows than keys.
         """
         check_parameters(self.get_params(deep=False))
-        first, classes = not hasattr(self, "_codebook"), None if classes is None else as_classes(classes)
-        X, y, weights = self._check_rows(X, y, sample_weight, reset=first)
-        if first:
-            self._start_codebook(X, y, weights, checked=not is_lazy(X))
+        classes = None if classes is None else as_classes(classes)
+        if not hasattr(self, "encoder_"):
+            self._start(X, y, sample_weight)
             self._warn_about_few_rows()
-        return self._learn_rows(X, y, weights, classes, 1)
-
-    @all_or_nothing
-    def fit_codes(self, codes: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Do what :meth:`fit` does, from codes that :meth:`encode` made with the keys of this object."""
-        self._check_has_keys("fit_codes")
-        check_parameters(self.get_params(deep=False))
-        codes, y, weights = self._check_codes(codes, y, sample_weight)
-        self.__dict__.pop("_learned", None)
-        return self._learn(codes, y, weights, None, n_epochs(self.get_params(deep=False)))
-
-    @all_or_nothing
-    def partial_fit_codes(
-        self, codes: Any, y: Any, classes: Any = None, sample_weight: Any = None, epochs: int = 1
-    ) -> Self:
-        """Do what :meth:`partial_fit` does, from codes that :meth:`encode` made.
-
-        Parameters
-        ----------
-        codes : ndarray of shape (n, c, m), unsigned integers
-        y, classes, sample_weight : as in :meth:`partial_fit`
-        epochs : int, default=1
-            Passes of ``sgd`` over these codes; a sample's hit counts once all the same.
-
-        Returns
-        -------
-        self
-        """
-        self._check_has_keys("partial_fit_codes")
-        check_parameters(self.get_params(deep=False))
-        check_integer("epochs", epochs)
-        codes, y, weights = self._check_codes(codes, y, sample_weight)
-        return self._learn(codes, y, weights, None if classes is None else as_classes(classes), epochs)
+        epochs = gradient_settings(self.solver_params)["partial_fit_epochs"]
+        return self._learn_rows(X, y, sample_weight, classes, epochs)
 
     @by_blocks
     def decision_function(self, X: Any) -> np.ndarray:
@@ -331,56 +327,16 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
             If a sample was never learned; nothing is changed then.
         """
         check_is_fitted(self)
-        X, y, weights = self._check_learning(X, y, sample_weight, reset=False)
-        return self._forget(self._encode(X), y, weights)
-
-    @all_or_nothing
-    def forget_codes(self, codes: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Do what :meth:`forget` does, from codes that :meth:`encode` made."""
-        check_is_fitted(self)
-        return self._forget(*self._check_codes(codes, y, sample_weight))
+        rows, y, weights = self._check_learning(X, y, sample_weight)
+        return self._forget(self._encode(rows), y, weights)
 
     @all_or_nothing
     def forget_classes(self, labels: Any) -> Self:
         """Take away all samples of some classes (an array-like of labels); not with ``sgd`` or ``remember=False``."""
         check_is_fitted(self)
-        refuse_sgd(self.solver, "forget_classes", "which keeps no samples apart. Use forget(X, y) or mask_keys(X)")
+        refuse_sgd(self.solver, "forget_classes", "which keeps no samples apart. Use forget(X, y)")
         refuse_forgetful(self.solver, self.remember, "forget_classes")
         self._learned.forget_classes(as_classes(labels, "labels"))
-        return self._after_change()
-
-    @all_or_nothing
-    def mask_keys(self, X: Any, n_masked: int | None = None) -> Self:
-        """Set values of keys that some samples select to zero: the unlearning that ``sgd`` allows, and a weak one.
-
-        Keys are shared: other samples lose too, and those of a class leave traces in keys not masked. ``counts`` and
-        ``joint`` forget exactly; use :meth:`forget` there.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, f)
-            Embeddings to be forgotten, or others like them.
-        n_masked : int or None
-            Mask so many of the keys, those selected most often ("by activations"); None: all that any of the samples
-            selects ("by examples").
-
-        Returns
-        -------
-        self
-
-        References
-        ----------
-        Shah et al. (2023), "Unlearning via sparse representations", arXiv 2311.15268, algorithms 1 and 2.
-        """
-        check_is_fitted(self)
-        if self.solver != "sgd":
-            raise ValueError(
-                f"mask_keys was called with solver={self.solver!r}, whose values are computed anew from what was "
-                "learned; expected 'sgd'. Use forget(X, y), which is exact."
-            )
-        if n_masked is not None:
-            check_integer("n_masked", n_masked)
-        self._learned.mask_most_selected(self._encoder().encode(self._check_X(X)), n_masked)
         return self._after_change()
 
     @all_or_nothing
@@ -401,7 +357,7 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
         check_is_fitted(other)
         refuse_sgd(self.solver, "merge", "whose steps depend on each other. Learn in sequence with partial_fit")
         check_mergeable(
-            *((model.solver, bool(model.remember), model._layout(), model.fingerprint_) for model in (self, other))
+            *((each.solver, bool(each.remember), each._layout(), each.encoder_.fingerprint_) for each in (self, other))
         )
         if n_shared := self._learned.n_shared(other._learned):
             warnings.warn(
@@ -422,9 +378,9 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
         """
         check_is_fitted(self)
         self._layout()
-        self._codebook, order = self._codebook.pruned(self._learned.counts.used())
-        self._learned.prune(order, self._codebook.origin)
-        self._scratch.drop("values", "reader", "search", "solution", "distances")
+        self.encoder_, order = self.encoder_._pruned(self._learned.counts.used())
+        self._learned.prune(order, self.encoder_._codebook.origin)
+        self._scratch = DeviceCache()
         return self
 
     @all_or_nothing
@@ -450,54 +406,74 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
         Guo et al. (2017), "On calibration of modern neural networks", section 4.2.
         """
         check_is_fitted(self)
-        X, y, weights = self._check_learning(X, y, sample_weight, reset=False, learned=False)
+        rows, y, weights = self._check_learning(X, y, sample_weight, learned=False)
         check_known_labels(y, self.classes_)
-        labels, logits = positions_of(y, self.classes_), self._logits(X)
+        labels, logits = positions_of(y, self.classes_), self._read(rows)
         self._temperature_with = self._value_settings()
         self._temperature = fit_temperature(logits, labels, np.ones(len(y)) if weights is None else weights)
         return self
 
     @by_blocks
-    def novelty(self, X: Any, *, relative: bool = False) -> np.ndarray:
-        """Return how strange each sample is (n,), larger is stranger.
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Return how usual each sample is (n,), larger is more usual.
 
-        The mean over heads of the squared distance to the nearest used key, in units of its mean over the rows that
-        keys were placed from; where each of those rows is a key, in units of the keys' variance.
+        With ``joint`` and ``ridge``: minus the squared Mahalanobis distance to the nearest class mean, with one
+        covariance within classes, in the coordinates of the keys that a sample selects. With ``counts`` and ``sgd``:
+        the largest logit, for ``counts`` how likely the most likely class selects those keys.
 
         Parameters
         ----------
         X : array-like of shape (n, f)
-        relative : bool, default=False
-            Take off the distance to the nearest of all keys, used or not. What is left is due to what was learned
-            alone, and tells classes to come from learned ones far better where keys cover both; samples far from every
-            key no longer stand out, and after :meth:`prune` nothing is left.
+
+        References
+        ----------
+        Mueller and Hein (2025), "Mahalanobis++: improving OOD detection via feature normalization", ICML.
         """
         check_is_fitted(self)
-        X, encoder = self._check_X(X), self._encoder()
-        away = encoder.distances(X, self._search(encoder))
-        if relative:
-            away -= encoder.distances(X, encoder.search(self._codebook.mask))
-        return away.mean(axis=1, dtype=np.float64) / self.key_report_["novelty_unit"]
+        rows = self._check_X(X)
+        if self.solver not in JOINT:
+            return self._read(rows).max(axis=1)
+        params, device = self.get_params(deep=False), resolve_device(self.device)
+        distances = self._scratch.get(
+            "distances",
+            lambda: distances_to_classes(self._learned, params, self._prior(), device),
+            self._value_settings(),
+        )
+        return -distances(self._encode(rows))
 
-    def audit(self) -> Audit:
-        """Account for what was written to which key: shares of keys used, overlaps of classes, who is behind a key.
+    def key_usage(self) -> KeyUsage:
+        """Account for which class wrote to which key: shares of keys used, overlaps of classes, samples of a key.
 
         Returns
         -------
-        Audit
-            Of what is learned now; where samples are remembered it also finds those behind a key. See :class:`Audit`.
+        KeyUsage
+            Of what is learned now; where samples are remembered it also finds those that selected a key.
         """
         check_is_fitted(self)
         self._layout()
-        learned, mask = self._learned, self.key_mask_
+        learned = self._learned
         codes = (lambda: learned.codes.rows) if learned.keeps_rows else None
-        return make_audit(learned.counts.table(), learned.classes, mask, codes)
+        return count_key_usage(learned.counts.table(), learned.classes, self.encoder_.key_mask_, codes)
 
     @property
     def classes_(self) -> np.ndarray:
         """Labels seen or declared, sorted (k,)."""
         check_is_fitted(self)
         return self._learned.classes
+
+    @property
+    def values_(self) -> np.ndarray:
+        """Value rows (c, j, k), float32."""
+        check_is_fitted(self)
+        params = self.get_params(deep=False)
+        solve = functools.partial(solve_values, self._learned, params, self._book())
+        return self._scratch.get("values", solve, self._value_settings())
+
+    @property
+    def mixture_(self) -> list[dict[str, float | str]]:
+        """What ``joint`` mixed: ``objective``, ``curvature``, ``penalty`` and ``share`` of each solution."""
+        check_is_fitted(self)
+        return [part._asdict() for part in self._solution().parts] if self.solver in JOINT else []
 
     @property
     def key_counts_(self) -> np.ndarray:
@@ -513,7 +489,7 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
 
     @property
     def temperature_(self) -> float:
-        """What logits are divided by: from :meth:`calibrate`, else 1. Solved values are calibrated as they are."""
+        """Divisor of the logits: from :meth:`calibrate`, else 1. Solved values are calibrated already."""
         check_is_fitted(self)
         settings = self._value_settings()
         if hasattr(self, "_temperature") and getattr(self, "_temperature_with", settings) == settings:
@@ -528,29 +504,226 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
 
     @property
     def forgetting_is_exact_(self) -> bool:
-        """Whether :meth:`forget` leaves no trace: an additive solver, and keys from ``init_keys`` or ``key_data``.
+        """Whether :meth:`forget` leaves no trace: an additive solver, and keys that were frozen before.
 
-        You vouch that those rows are not among the learned: keys keep the shape of the data they were placed on.
+        The caller vouches that the frozen keys stem from other rows: keys keep the shape of the data that they were
+        placed on.
         """
         check_is_fitted(self)
-        return self.solver != "sgd" and self._codebook.source != "X"
+        return self.solver != "sgd" and self._keys_were_frozen
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_learned")
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        state.pop("_scratch", None)
+        if "_learned" in state:  # plain arrays: then skops needs to trust no class but the two estimators
+            state["_learned"] = self._learned.state()
+        return state | {"_schema_version": SCHEMA_VERSION}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        check_schema(state.pop("_schema_version", 0))
+        encoder = state.get("encoder_")
+        check_classifier_state(state, encoder._codebook if isinstance(encoder, KeyEncoder) else None)
+        if "_learned" in state:
+            state["_learned"] = Learned.from_state(state["_learned"])
+        if encoder is not None:
+            state["_scratch"] = DeviceCache()
+        super().__setstate__(state)
+
+    def _start(self, X: Any, y: Any, sample_weight: Any) -> None:
+        """Validate the first rows and take the encoder: placed from them, frozen, or the one that made them."""
+        if is_lazy(X):
+            check_features(self, X, reset=True)
+            rows, labels = X, y
+        else:
+            refuse_blocks(X)
+            rows, labels = validate_data(self, as_array(X), as_labels(y), dtype=self._dtypes)
+            labels = check_labels(labels)
+            check_classification_targets(labels)
+        self._keys_were_frozen = self._precomputed or isinstance(self.encoder, FrozenEstimator)
+        self._learned_with = {"solver": self.solver, "remember": self.remember}
+        self.encoder_ = self._make_encoder(X, rows, labels, sample_weight)
+        self._scratch = DeviceCache()
+        self._check_width(self.n_features_in_)
+
+    def _make_encoder(self, X: Any, rows: Any, labels: Any, sample_weight: Any) -> KeyEncoder:
+        if self._precomputed:
+            return _encoder_of(X)
+        if isinstance(self.encoder, FrozenEstimator):
+            encoder = self.encoder.estimator
+            if not isinstance(encoder, KeyEncoder):
+                raise TypeError(
+                    f"encoder freezes a {type(encoder).__name__}; expected a KeyEncoder. Pass "
+                    "FrozenEstimator(KeyEncoder(...).fit(X))."
+                )
+            encoder._check_fitted("FrozenEstimator")
+            return encoder
+        if self.encoder is None:
+            encoder = KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
+        elif isinstance(self.encoder, KeyEncoder):
+            encoder = clone(self.encoder)
+        else:
+            raise TypeError(
+                f"encoder={self.encoder!r} is a {type(self.encoder).__name__}; expected a KeyEncoder, "
+                "FrozenEstimator(encoder), 'precomputed' or None. Set it with set_params(encoder=...)."
+            )
+        return encoder.fit(rows, labels, sample_weight)
+
+    @property
+    def _precomputed(self) -> bool:
+        return isinstance(self.encoder, str) and self.encoder == PRECOMPUTED
+
+    @property
+    def _dtypes(self) -> Any:
+        return None if self._precomputed else FLOATS
+
+    def _check_width(self, n_features: int) -> None:
+        expected = self.encoder_._n_features_out if self._precomputed else self.encoder_.n_features_in_
+        if n_features != expected:
+            raise ValueError(
+                f"X has {n_features} features, but {type(self).__name__} is expecting {expected} features as input, "
+                f"those of its encoder. Pass {'its codes' if self._precomputed else 'embeddings of the same network'}."
+            )
+
+    def _layout(self) -> Layout:
+        """Return the codebook's shape, after checking that the settings are still those that values belong to."""
+        params = self.get_params(deep=False)
+        check_parameters(params | {"codes_dir": None})  # that folder is looked for where it is written to
+        check_unchanged(self._learned_with, params)
+        if isinstance(self.encoder, KeyEncoder):
+            check_unchanged(self.encoder_._codebook.settings, self.encoder.get_params(deep=False), "encoder__")
+        elif isinstance(self.encoder, FrozenEstimator):
+            self._check_frozen(self.encoder.estimator)
+        return self.encoder_._layout()
+
+    def _check_frozen(self, encoder: KeyEncoder) -> None:
+        """Refuse a frozen encoder that is not the one learned with, unless that was pruned since."""
+        mine = self.encoder_
+        if encoder is not mine and mine._codebook.mask is None and encoder.fingerprint_ != mine.fingerprint_:
+            raise ValueError(
+                f"encoder was set to one with keys {encoder.fingerprint_[:12]} after samples were learned with keys "
+                f"{mine.fingerprint_[:12]}; expected the same keys for a model's life. Set it back, or start anew with "
+                "clone(model)."
+            )
+
+    def _check_X(self, X: Any) -> np.ndarray:
+        """Return valid rows (n, f), float32; of codes, (n, c, m)."""
+        refuse_blocks(X)
+        layout = self._layout()
+        if self._precomputed:
+            if (
+                encoder := getattr(X, "encoder", None)
+            ) is not None and encoder.fingerprint_ != self.encoder_.fingerprint_:
+                raise ValueError(
+                    f"the codes were made with keys {encoder.fingerprint_[:12]}; expected keys "
+                    f"{self.encoder_.fingerprint_[:12]}. Encode again with encoder_.transform(X)."
+                )
+            self._check_width(np.shape(X)[1] if np.ndim(X) == 2 else -1)
+            return check_codes(X, layout, self.encoder_._codebook.mask)
+        return as_float32(validate_data(self, as_array(X), dtype=FLOATS, reset=False))
+
+    def _check_learning(
+        self, X: Any, y: Any, sample_weight: Any, *, learned: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return valid rows (codes, where those are given), labels and weights, without rows of weight zero.
+
+        Rows that are not ``learned`` may have any weights, whatever is kept of those that are.
+        """
+        refuse_blocks(X)
+        if self._precomputed:
+            rows, y = self._check_X(X), column_or_1d(as_labels(y), warn=True)
+            if len(rows) != len(y):
+                raise ValueError(
+                    f"there are {len(rows)} rows of codes and {len(y)} labels; expected as many. Pass both."
+                )
+        else:
+            self._layout()
+            rows, y = validate_data(self, as_array(X), as_labels(y), dtype=FLOATS, reset=False)
+            rows = as_float32(rows)
+        y = check_labels(y)
+        check_classification_targets(y)
+        rows, y, weights = drop_weightless(rows, y, sample_weight)
+        if not (learned and keeps_sums(self.solver, self.remember)):
+            return rows, y, weights
+        refuse_weights(weights)
+        return rows, y, None
+
+    def _encode(self, rows: np.ndarray) -> np.ndarray:
+        """Return the codes (n, c, m) of rows that were checked."""
+        return rows if self._precomputed else self.encoder_._encode(rows, self.device)
+
+    def _learn_rows(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
+        if not is_lazy(X):
+            rows, y, weights = self._check_learning(X, y, weights)
+            return self._learn(self._encode(rows), y, weights, classes, epochs)
+        on_workers = is_dask(X) and (self.solver == "counts" or (self.solver in JOINT and self.codes_dir is None))
+        learn = self._learn_on_workers if on_workers else self._learn_in_order
+        return learn(X, y, weights, classes, epochs)
+
+    def _learn_in_order(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
+        """Learn block after block."""
+        n_learned = 0
+        for block in stream_blocks(X, y, weights):
+            rows, labels, some = self._check_learning(*block)
+            self._learn(self._encode(rows), labels, some, classes, epochs)
+            n_learned += len(rows)
+        _refuse_nothing(n_learned)
+        return self
+
+    def _learn_on_workers(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
+        """Count each block where it is, and bring the sum here; codes stay with the workers."""
+        layout = self._layout()
+        parts = map_blocks(self._light("learn"), DKVBClassifier._learn_block, X, y, weights, extra=(classes,))
+        keeps_rows = self._nothing_learned(None).keeps_rows
+        if keeps_rows:
+            parts = WORKERS.keep(parts)
+        sums = WORKERS.fold([WORKERS.call(Learned.without_rows, part) for part in parts], _merge_all)
+        whole: Learned = WORKERS.fetch(sums)[0]
+        _refuse_nothing(whole.n_samples)
+        if keeps_rows:
+            width = layout.n_heads * layout.n_selected * np.dtype(code_dtype(layout.n_keys)).itemsize
+            whole.codes = WorkerCodes(parts, whole.n_samples, whole.n_samples * width)
+        known: Learned | None = getattr(self, "_learned", None)
+        self._learned = whole if known is None else known.merge(whole)
+        return self._after_learning(0 if known is None else known.nbytes, epochs)
+
+    def _learn_block(self, X: np.ndarray, y: Any, weights: Any, classes: Any) -> Learned:
+        """Return what one block teaches: a worker's share of learning."""
+        learned, (rows, labels, some) = self._nothing_learned(None), weighty(X, y, weights)
+        if len(rows):
+            rows, labels, some = self._check_learning(rows, labels, some)
+        codes = self._encode(rows if self._precomputed else rows.astype(np.float32, copy=False))
+        self._count(learned, codes, learned.learn(codes, np.asarray(labels), some, classes), 1)
+        return learned
+
     def _learn(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None, classes: Any, epochs: int) -> Self:
         learned: Learned | None = getattr(self, "_learned", None)
         before = 0 if learned is None else learned.nbytes
-        params = self.get_params(deep=False)
         if learned is None:
             learned = self._nothing_learned(self.codes_dir)
         self._learned = learned
         labels = learned.learn(codes, y, weights, classes)
         self._count(learned, codes, labels, 1)
         if self.solver == "sgd":
-            samples, device = (codes, labels, weights), resolve_device(self.device)
-            step_table(learned, samples, params, epochs=epochs, seed=self._codebook.seed, device=device)
-        return self._after_learning(before, epochs)
+            samples, device, seed = (codes, labels, weights), resolve_device(self.device), self.encoder_._codebook.seed
+            step_table(learned, samples, self.get_params(deep=False), epochs=epochs, seed=seed, device=device)
+        return self._after_learning(before, epochs if self.solver == "sgd" else 1)
+
+    def _count(self, learned: Learned, codes: np.ndarray, positions: np.ndarray, sign: int) -> None:
+        """Add rows of weight one, of classes at ``positions`` (n,), to the sums that are kept instead of them."""
+        if learned.sums is not None:
+            ones, device = np.ones(len(codes)), resolve_device(self.device)
+            sums = sum_codes(codes.__getitem__, positions, ones, self._prior(), len(learned.classes), device)
+            learned.add_sums(sums, sign)
+
+    def _nothing_learned(self, folder: str | None) -> Learned:
+        book = self.encoder_._codebook
+        n_heads, n_keys = book.keys.shape[:2]
+        width = 2 * n_heads * book.keys.shape[2] if keeps_sums(self.solver, self.remember) else None
+        return Learned(self.solver, n_heads, n_keys, book.layout.n_selected, folder, book.origin, width)
 
     def _after_learning(self, before: int, epochs: int) -> Self:
         self._tell_size(before)
@@ -560,14 +733,14 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
             self._solution()  # while the workers are there
         return self
 
-    def light(self, method: str = "encode") -> Self:
-        """Return a copy without data, with the little of what was learned that ``method`` needs: for workers."""
-        light = super().light()
-        if method != "encode":
-            light._learned = self._learned.to_predict(self._solution() if self.solver in JOINT else None)
-            if "proba" in method:
-                light._temperature = self.temperature_
-        return light
+    def _after_change(self) -> Self:
+        """Drop what was derived; a model whose last sample was forgotten is not fitted."""
+        self._scratch.drop("values", "reader", "search", "solution", "distances", "used")
+        for name in ("_temperature", "_temperature_with"):
+            self.__dict__.pop(name, None)
+        if self._learned.n_samples == 0:
+            del self._learned
+        return self
 
     def _forget(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> Self:
         if self.solver == "sgd" or self._learned.sums is not None:
@@ -577,28 +750,123 @@ class DKVBClassifier(ClassifierMixin, SolvedHalf):
             self._learned.forget(codes, y, weights)
         return self._after_change()
 
-    def _after_change(self) -> Self:
-        """Drop what was derived; a model whose last sample was forgotten is not fitted."""
-        self._scratch.drop("values", "reader", "search", "solution", "distances")
-        for name in ("_temperature", "_temperature_with"):
-            self.__dict__.pop(name, None)
-        if self._learned.n_samples == 0:
-            del self._learned
-        return self
+    def _light(self, method: str) -> Self:
+        """Return a copy with no more of what was learned than ``method`` needs: for workers."""
+        light = type(self)(**self.get_params(deep=False))
+        for name in ("n_features_in_", "encoder_", "_learned_with", "_keys_were_frozen"):
+            setattr(light, name, getattr(self, name))
+        light._scratch = DeviceCache()
+        if method != "learn":
+            light._learned = self._learned.to_predict(self._solution() if self.solver in JOINT else None)
+            if "proba" in method:
+                light._temperature = self.temperature_
+        return light
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        X = self._check_X(X)
-        encoder, device, params = self._encoder(), resolve_device(self.device), self.get_params(deep=False)
-        made_from, search = (value_settings(params), device), self._search(encoder)
+        return self._read(self._check_X(X))
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        """Return the logits (n, k) of rows that were checked."""
+        device, params = resolve_device(self.device), self.get_params(deep=False)
         read = self._scratch.get(
             "reader",
             lambda: make_reader(self._learned, params, device, lambda: self.values_, self._book()),
-            made_from,
+            (value_settings(params), device),
         )
-        parts = np.array_split(X, range(PREDICT_ROWS, len(X), PREDICT_ROWS))
-        return torch.cat([read(encoder.nearest(rows, search)) for rows in parts]).cpu().numpy()
+        parts = np.array_split(rows, range(PREDICT_ROWS, len(rows), PREDICT_ROWS))
+        return torch.cat([read(self._nearest_used(part, device)) for part in parts]).cpu().numpy()
 
-    def _search(self, encoder: Encoder) -> KeySearch:
+    def _nearest_used(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        """Return the nearest used keys of rows (n, c, m), int64; of codes, those nearest to the keys they name."""
+        encoder = self.encoder_._on(self.device)
+        if not self._precomputed:
+            return encoder.nearest(rows, self._search(encoder))
+        used = self._scratch.get("used", lambda: encoder.nearest_to_keys(self._search(encoder)), encoder)
+        heads = np.arange(rows.shape[1])[None, :, None]
+        return torch.from_numpy(used[heads, rows]).to(device)
+
+    def _search(self, encoder: Any) -> KeySearch:
         """Return the search among used keys."""
         return self._scratch.get("search", lambda: encoder.search(self._learned.counts.used()), encoder)
+
+    def _value_settings(self) -> dict[str, Any]:
+        self._layout()
+        return value_settings(self.get_params(deep=False))
+
+    def _prior(self) -> Prior:
+        """Return the functions of keys that values are made of."""
+        book = self.encoder_._codebook
+        prior: Prior = self._scratch.get("prior", lambda: Prior.of_keys(book.keys, book.centres, book.reaches), book)
+        return prior
+
+    def _book(self) -> Book:
+        def neighbours() -> Any:
+            return self.encoder_._on(self.device).neighbours(self._learned.counts.used())
+
+        return Book(self._prior, neighbours, self._solution)
+
+    def _solution(self) -> Solution:
+        """Solve values together, once for all callers."""
+        return self._learned.solution or self._scratch.get("solution", self._solve_jointly, self._value_settings())
+
+    def _solve_jointly(self) -> Solution:
+        params, started = self.get_params(deep=False), time.perf_counter()
+        solution = solve_jointly(self._learned, params, self._prior(), resolve_device(self.device))
+        chosen = ", ".join(f"{part.share:.2g} × {part.objective}" for part in solution.parts)
+        say(self, f"{len(self.classes_)} classes solved in {time.perf_counter() - started:.1f} s: {chosen}")
+        return solution
+
+    def _warn_about_few_rows(self) -> None:
+        rows, keys = int(self.encoder_.key_report_["n_rows"]), self.encoder_._codebook.layout.n_keys
+        if not self._keys_were_frozen and rows < keys:
+            warnings.warn(
+                f"the first batch has {rows} distinct rows for {keys} keys per head, and keys never move again; "
+                "accuracy may suffer. Fit a KeyEncoder on more (unlabelled) embeddings first, and pass "
+                "FrozenEstimator(encoder).",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _tell_size(self, before: int) -> None:
+        """Report the size of what was learned, and warn once when it takes much memory that could be a file."""
+        size = self._learned.nbytes
+        say(self, f"{self._learned.n_samples:,} samples learned so far: {size / 2**20:,.1f} MiB")
+        if self.solver in JOINT and self.codes_dir is None and before <= MUCH_STATE_BYTES < size:
+            warnings.warn(
+                f"{self.solver} holds {size / 2**30:.1f} GiB in memory for {self._learned.n_samples:,} samples; "
+                f"expected at most {MUCH_STATE_BYTES / 2**30:.0f} GiB. Pass codes_dir=... to keep the codes in a file, "
+                "remember=False to keep sums instead, or an encoder with fewer n_heads.",
+                UserWarning,
+                stacklevel=5,
+            )
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
+        """Show what is stored in notebooks; scikit-learn would read every attribute, and solve the values for it."""
+        shown = SimpleNamespace(**{name: getattr(self, name) for name in SHOWN if hasattr(self, name)})
+        table = BaseEstimator._get_fitted_attr_html(shown, doc_link)
+        table.estimator_class = type(self)
+        return table
+
+
+def _encoder_of(codes: Any) -> KeyEncoder:
+    """Return the encoder that codes carry."""
+    encoder = getattr(codes, "encoder", None)
+    if not isinstance(encoder, KeyEncoder):
+        raise ValueError(
+            f"encoder='precomputed' came with a {type(codes).__name__} that carries no encoder; expected Codes, as "
+            "KeyEncoder.transform returns. Pass Codes.of(codes, encoder)."
+        )
+    return encoder
+
+
+def _merge_all(*parts: Learned) -> Learned:
+    return functools.reduce(Learned.merge, parts)
+
+
+def _refuse_nothing(n_learned: int) -> None:
+    if not n_learned:
+        raise ValueError(
+            "X has no row with a positive weight; expected at least one, for there is nothing to learn. Pass rows, and "
+            "other weights or none."
+        )

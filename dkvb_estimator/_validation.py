@@ -29,20 +29,20 @@ CHOICES = {
 }
 JOINT = ("joint", "ridge")
 """Solvers whose values are solved together; ``ridge`` is ``joint`` with its objective."""
+FLOATS = [np.float32, np.float64]
 FROZEN = (
     "n_heads", "n_keys", "key_dim", "n_selected", "normalize", "projection", "density", "key_init", "random_state",
-    "solver", "remember",
 )  # fmt: skip
-"""Parameters that must not change once keys are placed: learned state is only right with them."""
-_INTEGERS = {"n_heads": None, "n_keys": MAX_KEYS, "key_dim": None, "batch_size": None}
-_REALS = {
-    "smoothing": True,
-    "learning_rate": True,
-    "clip_norm": True,
-    "label_smoothing": False,
+"""Parameters of an encoder that must not change once its keys are placed."""
+GRADIENT = {
+    "learning_rate": 0.3,
+    "batch_size": 256,
+    "label_smoothing": 0.1,
+    "clip_norm": 1.0,
+    "max_iter": 10,
+    "partial_fit_epochs": 1,
 }
-"""Real parameters, and whether zero is refused."""
-_REALS_OR_AUTO = {"alpha": True, "curvature": False, "density": True}
+"""Settings of ``sgd`` and their defaults."""
 
 
 @dataclass(frozen=True)
@@ -55,39 +55,107 @@ class Layout:
     n_selected: int
 
 
-def check_parameters(params: Mapping[str, Any]) -> None:
-    """Refuse constructor parameters that no data could make valid.
+def check_encoder(params: Mapping[str, Any]) -> None:
+    """Refuse parameters of an encoder that no data could make valid.
 
     Raises
     ------
     TypeError, ValueError
         With the parameter's name, what came and what is expected.
     """
-    for name, choices in CHOICES.items():
-        if params[name] not in choices:
-            _refuse(name, params[name], "one of " + ", ".join(map(repr, choices)))
-    for name, largest in _INTEGERS.items():
+    _check_choices(params, ("projection", "key_init"))
+    for name, largest in {"n_heads": None, "n_keys": MAX_KEYS, "key_dim": None}.items():
         check_integer(name, params[name], largest)
-    for name, positive in _REALS.items():
-        _check_real(name, params[name], positive)
-    for name in ("normalize", "remember"):
-        if not isinstance(params[name], bool | np.bool_):
-            _refuse(name, params[name], "True or False")
-    for name, positive in _REALS_OR_AUTO.items():
-        if not (isinstance(params[name], str) and params[name] == "auto"):
-            _check_real(name, params[name], positive, "'auto' or ")
+    _check_flag("normalize", params["normalize"])
+    _check_real_or_auto("density", params["density"], positive=True)
     if params["density"] != "auto" and params["density"] > 1:
         _refuse("density", params["density"], "'auto' or a number in (0, 1]")
-    if params["label_smoothing"] >= 1:
-        _refuse("label_smoothing", params["label_smoothing"], "a number in [0, 1)")
-    if params["max_iter"] is not None:
-        check_integer("max_iter", params["max_iter"])
+
+
+def check_parameters(params: Mapping[str, Any]) -> None:
+    """Refuse parameters of a classifier that no data could make valid.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the parameter's name, what came and what is expected.
+    """
+    _check_choices(params, ("solver", "objective"))
+    _check_real("smoothing", params["smoothing"], positive=True)
+    _check_flag("remember", params["remember"])
+    _check_real_or_auto("alpha", params["alpha"], positive=True)
+    _check_real_or_auto("curvature", params["curvature"], positive=False)
+    gradient_settings(params["solver_params"])
     _check_class_weight(params["class_weight"])
     if params["class_weight"] is not None and keeps_sums(params["solver"], params["remember"]):
         _refuse("class_weight", params["class_weight"], "None with remember=False, which keeps sums of rows and no row")
     folder = params["codes_dir"]
     if folder is not None and not Path(folder).is_dir():
         _refuse("codes_dir", folder, "None or an existing folder")
+
+
+def gradient_settings(given: Any) -> dict[str, Any]:
+    """Return all settings of ``sgd``: those given in ``solver_params``, and the defaults of the others.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but a mapping of the names in ``GRADIENT`` to valid values.
+    """
+    if given is None:
+        return dict(GRADIENT)
+    if not isinstance(given, Mapping):
+        _refuse("solver_params", given, "None or a dict")
+    if unknown := set(given) - set(GRADIENT):
+        _refuse("solver_params", given, f"names among {', '.join(GRADIENT)}, without {min(unknown, key=str)!r}")
+    settings = GRADIENT | given
+    for name in ("batch_size", "max_iter", "partial_fit_epochs"):
+        check_integer(name, settings[name])
+    for name, positive in {"learning_rate": True, "clip_norm": True, "label_smoothing": False}.items():
+        _check_real(name, settings[name], positive)
+    if settings["label_smoothing"] >= 1:
+        _refuse("label_smoothing", settings["label_smoothing"], "a number in [0, 1)")
+    return settings
+
+
+def _check_choices(params: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        if params[name] not in CHOICES[name]:
+            _refuse(name, params[name], "one of " + ", ".join(map(repr, CHOICES[name])))
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool | np.bool_):
+        _refuse(name, value, "True or False")
+
+
+def _check_real_or_auto(name: str, value: object, *, positive: bool) -> None:
+    if not (isinstance(value, str) and value == "auto"):
+        _check_real(name, value, positive, "'auto' or ")
+
+
+MOVED = {
+    **dict.fromkeys((*FROZEN[:-1], "key_init"), "encoder=KeyEncoder({name}=...)"),
+    **dict.fromkeys(GRADIENT, "solver_params={{'{name}': ...}}"),
+    "key_data": "encoder=FrozenEstimator(KeyEncoder(...).fit(key_data))",
+}
+"""Parameters of earlier releases, and how they are written today."""
+
+
+def refuse_renamed(given: Mapping[str, Any]) -> None:
+    """Refuse parameters that a classifier does not have, and say where those of earlier releases went.
+
+    Raises
+    ------
+    TypeError
+    """
+    name = next(iter(given))
+    if name in MOVED:
+        raise TypeError(
+            f"{name}={given[name]!r} is a parameter of an earlier release; expected {MOVED[name].format(name=name)}. "
+            "Pass it that way."
+        )
+    raise TypeError(f"DKVBClassifier has no parameter {name!r}; expected those of its signature. Leave it out.")
 
 
 def check_integer(name: str, value: object, largest: int | None = None) -> None:
@@ -145,8 +213,10 @@ def resolve_layout(params: Mapping[str, Any], n_features: int) -> Layout:
     return Layout(n_heads, n_keys, key_dim, _resolve_n_selected(params, n_keys))
 
 
-def check_unchanged(drawn_with: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+def check_unchanged(drawn_with: Mapping[str, Any], params: Mapping[str, Any], prefix: str = "") -> None:
     """Refuse settings that were changed after the keys were placed with others, but for those that were not kept.
+
+    ``prefix`` is what a caller writes before a setting's name.
 
     Raises
     ------
@@ -156,7 +226,7 @@ def check_unchanged(drawn_with: Mapping[str, Any], params: Mapping[str, Any]) ->
     for name, value in drawn_with.items():
         if params[name] != value:
             raise ValueError(
-                f"{name}={params[name]!r} was set after the keys were placed with {name}={value!r}; expected the same "
+                f"{prefix}{name}={params[name]!r} was set after the keys were placed with {value!r}; expected the same "
                 "for a model's life. Set it back, or start anew with clone(model)."
             )
 
@@ -228,8 +298,8 @@ def drop_weightless(
     return rows[kept], y[kept], weights[kept]
 
 
-def check_codes(codes: object, layout: Layout, n_labels: int, mask: np.ndarray | None = None) -> np.ndarray:
-    """Refuse what :meth:`DKVBClassifier.encode` cannot have made.
+def check_codes(codes: object, layout: Layout, mask: np.ndarray | None = None) -> np.ndarray:
+    """Return codes as (n, c, m), of the smallest unsigned type; refuse what no encoder of this layout can have made.
 
     Raises
     ------
@@ -239,23 +309,31 @@ def check_codes(codes: object, layout: Layout, n_labels: int, mask: np.ndarray |
     codes = np.asarray(as_array(codes))
     if codes.dtype.kind != "u" or issparse(codes):
         raise TypeError(
-            f"codes have dtype {codes.dtype}; expected unsigned integers as encode(X) returns. Pass encode(X)."
+            f"codes have dtype {codes.dtype}; expected unsigned integers as KeyEncoder.transform returns. Pass "
+            "encoder.transform(X)."
         )
-    expected = (n_labels, layout.n_heads, layout.n_selected)
-    if codes.shape != expected:
+    width = layout.n_heads * layout.n_selected
+    if codes.ndim != 2 or codes.shape[1] != width:
         raise ValueError(
-            f"codes have shape {codes.shape}; expected {expected} (samples, heads, selected keys). "
-            "Encode again with this estimator's encode(X)."
+            f"codes have shape {codes.shape}; expected (n, {width}), {layout.n_selected} per head. Encode again with "
+            "encoder.transform(X)."
         )
     if codes.size and int(codes.max()) >= layout.n_keys:
         raise ValueError(
-            f"codes name key {int(codes.max())}; expected keys below {layout.n_keys}. Encode again with encode(X)."
+            f"codes name key {int(codes.max())}; expected keys below {layout.n_keys}. Encode again with "
+            "encoder.transform(X)."
         )
+    codes = codes.reshape(-1, layout.n_heads, layout.n_selected).astype(code_dtype(layout.n_keys), copy=False)
     if mask is not None and not mask[np.arange(layout.n_heads)[None, :, None], codes].all():
         raise ValueError(
-            "codes name keys that prune() removed; expected codes made since. Encode again with encode(X)."
+            "codes name keys that prune() removed; expected codes made since. Encode again with encoder_.transform(X)."
         )
     return codes
+
+
+def code_dtype(n_keys: int) -> type[np.unsignedinteger]:
+    """Return the smallest unsigned integer type that holds ``n_keys - 1``."""
+    return np.uint8 if n_keys <= 2**8 else np.uint16
 
 
 def refuse_sgd(solver: str, method: str, reason: str) -> None:
@@ -302,7 +380,7 @@ def check_mergeable(mine: tuple[str, bool, Layout, str], theirs: tuple[str, bool
         raise ValueError(
             f"the other model has solver={theirs[0]!r}, remember={theirs[1]}, {theirs[2]} and keys {theirs[3][:12]}, "
             f"this one solver={mine[0]!r}, remember={mine[1]}, {mine[2]} and keys {mine[3][:12]}; expected the same. "
-            "Start both from copies of one model after init_keys, and prune after merging."
+            "Start both from one fitted encoder, FrozenEstimator(encoder), and prune after merging."
         )
 
 

@@ -1,7 +1,7 @@
 """What keys are used for: shares, overlaps, and who is behind a single key.
 
 Enters: class counts of every key, labels of the classes, and the codes of samples where a solver keeps them. Leaves: an
-:class:`Audit`. Must not know: embeddings, where keys lie, what values are made of counts.
+:class:`KeyUsage`. Must not know: embeddings, where keys lie, what values are made of counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HEADS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Audit:
+class KeyUsage:
     """Account for what a model has written to which key.
 
     Attributes
@@ -37,10 +37,10 @@ class Audit:
 
     Examples
     --------
-    >>> from dkvb_estimator import DKVBClassifier
+    >>> from dkvb_estimator import DKVBClassifier, KeyEncoder
     >>> X, y = [[0.0, 1.0], [0.1, 1.0], [1.0, 0.0], [1.0, 0.1]], ["a", "a", "b", "b"]
-    >>> audit = DKVBClassifier(n_heads=4, n_keys=4, key_dim=2, random_state=0).fit(X, y).audit()
-    >>> audit.overlap.round(2).tolist(), audit.own_share.tolist()
+    >>> usage = DKVBClassifier(KeyEncoder(4, 4, 2, random_state=0)).fit(X, y).key_usage()
+    >>> usage.overlap.round(2).tolist(), usage.own_share.tolist()
     ([[1.0, 0.0], [0.0, 1.0]], [1.0, 1.0])
     """
 
@@ -93,9 +93,9 @@ class Audit:
         return head * self._n_keys + key
 
 
-def make_audit(
+def count_key_usage(
     table: csr_array, classes: np.ndarray, mask: np.ndarray, codes: Callable[[], np.ndarray] | None
-) -> Audit:
+) -> KeyUsage:
     """Account for a table of class counts.
 
     Parameters
@@ -114,7 +114,7 @@ def make_audit(
     per_key = np.bincount(served[used], minlength=len(classes) + 1) / max(1, used.sum())
     alone = np.asarray(table[served == 1].sum(axis=0)).ravel()
     of_class = np.asarray(table.sum(axis=0)).ravel()
-    return Audit(
+    return KeyUsage(
         classes,
         used.reshape(n_heads, n_keys).sum(axis=1) / mask.sum(axis=1),
         per_key,

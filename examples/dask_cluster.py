@@ -5,7 +5,7 @@ import numpy as np
 from distributed import Client, LocalCluster
 from sklearn.datasets import load_digits
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 
 def main():
@@ -17,10 +17,10 @@ def main():
     cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR")
     with cluster, Client(cluster):
         for solver in ("joint", "counts"):
-            model = DKVBClassifier(128, 64, solver=solver, random_state=0)
+            model = DKVBClassifier(KeyEncoder(128, 64, random_state=0), solver=solver)
             model.fit(rows, labels)  # each worker learns its blocks; the codes of joint stay there
             predicted = model.predict(rows)  # nothing is computed yet
-            alone = DKVBClassifier(128, 64, solver=solver, random_state=0).fit(X, y)
+            alone = DKVBClassifier(KeyEncoder(128, 64, random_state=0), solver=solver).fit(X, y)
             difference = np.abs(model.values_ - alone.values_).max()
             print(f"{solver}: accuracy on its own rows {np.mean(predicted.compute() == y):.3f}")
             print(f"{solver}: same keys {model.fingerprint_ == alone.fingerprint_}, values differ by {difference:.0e}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from dkvb_estimator import DKVBClassifier, load_model, save_model
+from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
 
 X, y = load_digits(return_X_y=True)
 X_keys, X, y = X[:500], X[500:], y[500:]
@@ -14,7 +14,7 @@ X_keys, X, y = X[:500], X[500:], y[500:]
 with tempfile.TemporaryDirectory() as folder:
     for solver in ("joint", "counts"):
         start = Path(folder) / f"{solver}.npz"
-        save_model(DKVBClassifier(128, 64, solver=solver, random_state=0).init_keys(X_keys), start)
+        save_model(DKVBClassifier(KeyEncoder(128, 64, random_state=0), solver=solver).init_keys(X_keys), start)
 
         # Each machine starts from the same keys and sees its own rows, even classes of its own.
         first = load_model(start).partial_fit(X[y < 6], y[y < 6])

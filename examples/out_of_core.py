@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from pipeline.cache import CacheHeader, SplitRows, open_cache, write_cache
 
 X, y = load_digits(return_X_y=True)
@@ -31,7 +31,7 @@ with tempfile.TemporaryDirectory() as folder:
     write_cache(path, header, {name: SplitRows(blocks[name], y[part], ids[name]) for name, part in parts.items()})
 
     with open_cache(path) as cache:
-        model = DKVBClassifier(128, 64, codes_dir=folder, random_state=0)
+        model = DKVBClassifier(KeyEncoder(128, 64, random_state=0), codes_dir=folder)
         model.fit(cache.lazy("train"), cache.labels("train"))  # codes go into a file too
         predicted = model.predict(cache.lazy("test"))
         print(f"accuracy {np.mean(predicted == cache.labels('test')):.3f}")

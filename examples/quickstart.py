@@ -6,13 +6,13 @@ from pathlib import Path
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from dkvb_estimator import DKVBClassifier, load_model, save_model
+from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
 
 X, y = load_digits(return_X_y=True)  # your embeddings (n, f) and labels (n,)
 X, X_unlabelled, y, _ = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
 
-model = DKVBClassifier(n_heads=128, n_keys=64, random_state=0)
+model = DKVBClassifier(KeyEncoder(n_heads=128, n_keys=64, random_state=0))
 model.init_keys(X_unlabelled)  # keys are placed once, without labels, and never move
 
 for first in range(0, 10, 2):  # two new classes arrive; the old ones are not shown again

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dkvb_estimator import DKVBClassifier, load_model, save_model
+from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
 from fuzz import Finding
 from pipeline.cache import CacheHeader, SplitRows, open_cache, write_cache
 from pipeline.config import load_params
@@ -114,12 +114,17 @@ def fuzz_cache(data: bytes) -> None:
 def small_models() -> list[bytes]:
     """Return the files of small fitted models: each solver, weights, a sparse projection, pruned, sums alone."""
     X, y = _rows(), np.arange(24) % 3
-    models = [DKVBClassifier(3, 8, 2, solver=solver, random_state=0).fit(X, y) for solver in ("counts", "joint", "sgd")]
+    models = [
+        DKVBClassifier(KeyEncoder(3, 8, 2, random_state=0), solver=solver).fit(X, y)
+        for solver in ("counts", "joint", "sgd")
+    ]
     models.append(
-        DKVBClassifier(3, 8, 2, projection="sparse", random_state=0).fit(X, y.astype(str), np.arange(1, 25.0))
+        DKVBClassifier(KeyEncoder(3, 8, 2, projection="sparse", random_state=0)).fit(
+            X, y.astype(str), np.arange(1, 25.0)
+        )
     )
-    models.append(DKVBClassifier(3, 20, 2, random_state=0).init_keys(X).partial_fit(X[:4], y[:4]).prune())
-    models.append(DKVBClassifier(3, 8, 2, remember=False, random_state=0).init_keys(X).partial_fit(X, y))
+    models.append(DKVBClassifier(KeyEncoder(3, 20, 2, random_state=0)).init_keys(X).partial_fit(X[:4], y[:4]).prune())
+    models.append(DKVBClassifier(KeyEncoder(3, 8, 2, random_state=0), remember=False).init_keys(X).partial_fit(X, y))
     return [
         SCRATCH.make("whole.npz", lambda path, model=model: save_model(model, path, compress=False)) for model in models
     ]

@@ -61,7 +61,6 @@ class Codebook:
     layout : Layout
     settings : mapping
         The parameters that the codebook is only right with.
-    source : {"X", "init_keys", "key_data"}
     seed : int
     report : dict
         ``unused_share`` (of keys, over the rows looked at), ``quantisation_error`` (mean squared distance of a head
@@ -77,14 +76,13 @@ class Codebook:
     origin: np.ndarray | None
     layout: Layout
     settings: Mapping[str, Any]
-    source: str
     seed: int
     report: Mapping[str, float]
     _encoders: DeviceCache = field(default_factory=DeviceCache, repr=False)
 
-    def encoder(self, device: torch.device) -> Encoder:
+    def encoder(self, device: torch.device) -> DeviceEncoder:
         """Return the encoder on a device, made once."""
-        return self._encoders.get(str(device), lambda: Encoder(self, device))
+        return self._encoders.get(str(device), lambda: DeviceEncoder(self, device))
 
     def pruned(self, used: np.ndarray) -> tuple[Codebook, np.ndarray]:
         """Return the codebook of the used keys (c, j) alone, and where each of its keys stood (c, fewer keys)."""
@@ -117,8 +115,10 @@ class Codebook:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Codebook:
         """Rebuild from what :meth:`state` gave."""
-        reaches = _reaches(state["keys"], state["centres"])
-        return cls(**{"origin": None, "reaches": reaches, **state, "layout": Layout(**state["layout"])})
+        state = {name: value for name, value in state.items() if name != "source"}  # which older states tell
+        settings = {name: value for name, value in state["settings"].items() if name in FROZEN}
+        added = {"origin": None, "reaches": _reaches(state["keys"], state["centres"])}
+        return cls(**added | state | {"layout": Layout(**state["layout"]), "settings": settings})
 
 
 class Sketches:
@@ -176,34 +176,21 @@ class Sketches:
         return np.ascontiguousarray(rows[:, :-2]), rows[:, -2:].astype(np.float64) @ [2.0**24, 1.0]
 
 
-def draw_codebook(
-    sketches: Sketches,
-    key_sketches: Sketches | None,
-    params: Mapping[str, Any],
-    *,
-    source: str,
-    seed: int,
-    device: torch.device,
-) -> Codebook:
+def draw_codebook(sketches: Sketches, params: Mapping[str, Any], *, seed: int, device: torch.device) -> Codebook:
     """Draw a projection and place keys.
 
     Parameters
     ----------
     sketches : Sketches
         Of rows and, for a learned projection, their labels.
-    key_sketches : Sketches or None
-        Of rows that keys are placed from, where they are others.
     params : mapping
-        Parameters of the estimator.
-    source : str
+        Parameters of the encoder.
     seed : int
-        Everything drawn follows from it.
+        Determines everything that is drawn.
     device : torch.device
     """
     rows, labelled = sketches.rows(), sketches.labelled()
     layout = resolve_layout(params, rows.shape[1])
-    if key_sketches is not None:
-        rows = key_sketches.rows()
     rng = np.random.default_rng(seed)
     if labelled is None:
         sizes = (rows.shape[1], layout.n_heads, layout.key_dim)
@@ -216,9 +203,7 @@ def draw_codebook(
     report["novelty_unit"] = report["quantisation_error"] or variance or 1.0
     given = {name: params[name].item() if isinstance(params[name], np.generic) else params[name] for name in FROZEN}
     settings = {name: value for name, value in given.items() if not isinstance(value, np.random.RandomState)}
-    return Codebook(
-        projection, keys, centres, _reaches(keys, centres), None, None, layout, settings, source, seed, report
-    )
+    return Codebook(projection, keys, centres, _reaches(keys, centres), None, None, layout, settings, seed, report)
 
 
 def _reaches(keys: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -252,7 +237,7 @@ def _place(
     return keys, report
 
 
-class Encoder:
+class DeviceEncoder:
     """Turn embeddings into codes with tensors that stay on a device.
 
     Parameters
@@ -301,6 +286,10 @@ class Encoder:
         given = np.zeros(used.shape)
         np.add.at(given, (heads, positions), weights)
         return positions, weights / np.where(given > 0, given, 1)[heads, positions]
+
+    def nearest_to_keys(self, search: KeySearch) -> np.ndarray:
+        """Return for each key the nearest key that a search knows (c, j), int64."""
+        return search.nearest(self._keys.transpose(0, 1), 1)[:, :, 0].T.cpu().numpy()
 
     def nearest(self, X: np.ndarray, search: KeySearch) -> torch.Tensor:
         """Return the nearest keys that a search knows (n, c, m), int64, with low latency for a few rows."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dkvb_estimator._kernel import native
+from dkvb_estimator._validation import code_dtype
 
 SCORE_BUDGET_BYTES = 2 * 2**20
 """The n × j scores of as many heads as fit in here are held at a time: about what a core's cache holds."""
@@ -18,11 +19,6 @@ MAX_SELECTED = 16
 """Keys of a head that the kernel finds at most; torch finds more."""
 BLOCK_ROWS = 128
 """Rows scored at a time, padded with zeros: a fixed shape gives a row the same bits in every batch."""
-
-
-def code_dtype(n_keys: int) -> type[np.unsignedinteger]:
-    """Return the smallest unsigned integer type that holds ``n_keys - 1``."""
-    return np.uint8 if n_keys <= 2**8 else np.uint16
 
 
 def nearest_keys(

@@ -1,7 +1,7 @@
 """Write a fitted estimator to one file that can run no code, and read it back.
 
-Enters: a :class:`DKVBClassifier`. Leaves: a ``.npz`` of arrays and JSON whose bytes depend on nothing but the model.
-Must not know: what the state means.
+Enters: a :class:`DKVBClassifier` or a :class:`KeyEncoder`. Leaves: a ``.npz`` of
+arrays and JSON whose bytes depend on nothing but the model. Must not know: what the state means.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import math
 import os
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from scipy.sparse import csr_array
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 
 from dkvb_estimator._classifier import DKVBClassifier
-from dkvb_estimator._validation import check_parameters
+from dkvb_estimator._encoder import SCHEMA_VERSION, KeyEncoder
+from dkvb_estimator._validation import GRADIENT, check_encoder, check_parameters
 from dkvb_estimator._version import __version__
 
-from .state_checks import check_state
-
-FORMAT, FORMAT_VERSION = "dkvb-model", 1
+FORMAT, FORMAT_VERSION = "dkvb-model", 2
 MAX_BYTES = 64 * 2**30
 """What a file may unpack to."""
 MAX_INFLATION = 1032
@@ -32,21 +33,27 @@ MAX_INFLATION = 1032
 MAX_HEADER_BYTES = 64 * 2**20
 _HEADER = "header.json"
 _FITTED = {"n_features_in_", "feature_names_in_", "n_iter_"}
-_STORED = {"_codebook", "_learned", "_temperature", "_temperature_with", "_schema_version", *_FITTED}
+_STORED = {
+    "_codebook", "_keys_were_frozen", "_learned", "_learned_with", "_schema_version", "_temperature",
+    "_temperature_with", "encoder_", *_FITTED,
+}  # fmt: skip
 
 
 def save_model(
-    model: DKVBClassifier, path: str | Path, card: Mapping[str, Any] | None = None, *, compress: bool = True
+    model: DKVBClassifier | KeyEncoder,
+    path: str | Path,
+    card: Mapping[str, Any] | None = None,
+    *,
+    compress: bool = True,
 ) -> None:
     """Write a model, whole or not at all: to a neighbour first, then moved into place.
 
-    ``key_data`` is left out; the keys that were placed from it are there. Links are followed, and a device or pipe is
-    written into.
+    Links are followed, and a device or pipe is written into. A ``memory`` of the encoder is left out.
 
     Parameters
     ----------
-    model : DKVBClassifier
-        With keys, fitted or not.
+    model : DKVBClassifier or KeyEncoder
+        Fitted or not.
     path : str or Path
         Usually ends in ``.npz``.
     card : mapping, JSON-able
@@ -66,9 +73,9 @@ def save_model(
     Examples
     --------
     >>> import tempfile, numpy as np
-    >>> from dkvb_estimator import DKVBClassifier, load_model, save_model
+    >>> from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
     >>> X, y = np.eye(4, dtype=np.float32), np.array(["a", "b", "a", "b"])
-    >>> model = DKVBClassifier(2, 4, 2, normalize=False, random_state=0).fit(X, y)
+    >>> model = DKVBClassifier(KeyEncoder(2, 4, 2, normalize=False, random_state=0)).fit(X, y)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_model(model, folder + "/model.npz")
     ...     load_model(folder + "/model.npz").predict(X).tolist()
@@ -76,7 +83,9 @@ def save_model(
     """
     arrays: dict[str, np.ndarray] = {}
     whole = _state(model)
-    check_state(whole)
+    _rebuild(
+        {name: dict(value) if isinstance(value, dict) else value for name, value in whole.items()}
+    )  # refuses what could not be read back
     state = {name: _pack(name, value, arrays) for name, value in sorted(whole.items())}
     header = {
         "format": FORMAT,
@@ -89,7 +98,7 @@ def save_model(
     _publish(Path(path), text, arrays, zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED)
 
 
-def load_model(path: str | Path) -> DKVBClassifier:
+def load_model(path: str | Path) -> Any:
     """Read a model that :func:`save_model` wrote. Nothing in the file is ever executed or unpickled.
 
     Raises
@@ -102,7 +111,8 @@ def load_model(path: str | Path) -> DKVBClassifier:
     path = Path(path)
     header, arrays = _read(path)
     try:
-        return _rebuild({name: _unpack(value, arrays) for name, value in header["state"].items()})
+        state = {name: _unpack(value, arrays) for name, value in header["state"].items()}
+        return _rebuild(_from_version_1(state) if header["version"] == 1 else state)
     except Exception as error:
         raise _unreadable(path, f"its state does not fit: {error}") from error
 
@@ -112,24 +122,73 @@ def read_card(path: str | Path) -> dict[str, Any]:
     return dict(_read(Path(path))[0]["card"])
 
 
-def _rebuild(state: dict[str, Any]) -> DKVBClassifier:
-    known = DKVBClassifier().get_params()
+def _rebuild(state: dict[str, Any]) -> DKVBClassifier | KeyEncoder:
+    """Make the estimator whose state a file holds."""
+    kind = state.pop("estimator", None)
+    if kind == "KeyEncoder":
+        return _with_state(KeyEncoder(), state, check_encoder)
+    if kind != "DKVBClassifier":
+        raise ValueError(f"it holds a {kind!r}; expected a DKVBClassifier or a KeyEncoder")
+    for name in ("encoder_", "encoder"):
+        if isinstance(state.get(name), dict):
+            state[name] = _rebuild(state[name]) if name == "encoder_" else _encoder_parameter(state)
+    # a folder for codes is one of the machine that saved, and is looked for when it is written to
+    return _with_state(DKVBClassifier(), state, lambda params: check_parameters(params | {"codes_dir": None}))
+
+
+def _encoder_parameter(state: dict[str, Any]) -> Any:
+    frozen = state["encoder"].pop("frozen")
+    if not frozen:
+        return _rebuild(state["encoder"])
+    return FrozenEstimator(_rebuild(state["encoder"]) if state["encoder"] else state["encoder_"])
+
+
+def _with_state(estimator: Any, state: dict[str, Any], check: Callable[[dict[str, Any]], None]) -> Any:
+    known = estimator.get_params(deep=False)
     if foreign := set(state) - set(known) - _STORED:
         raise ValueError(f"it sets {', '.join(sorted(foreign))}, which an estimator does not store")
     params = {name: state.pop(name) for name in list(state) if name in known}
-    if params.get("solver") == "ridge" and "objective" not in params:
-        params["alpha"] = "auto"  # what was stored before counted it in hits of a key
-    # a folder for codes is one of the machine that saved, and is looked for when it is written to
-    check_parameters(known | params | {"codes_dir": None})
-    model = DKVBClassifier(**params)
-    model.__setstate__(model.__getstate__() | state)
-    return model
+    check(known | params)
+    estimator.set_params(**params)
+    estimator.__setstate__(estimator.__getstate__() | state)
+    return estimator
 
 
-def _state(model: DKVBClassifier) -> dict[str, Any]:
-    state = model.__getstate__()
-    state["key_data"] = None
+def _state(estimator: DKVBClassifier | KeyEncoder) -> dict[str, Any]:
+    """Return an estimator as mappings, arrays and plain values; caches on this machine are left out."""
+    state = estimator.__getstate__()
     state.pop("_sklearn_version", None)
+    if isinstance(estimator, KeyEncoder):
+        return state | {"estimator": "KeyEncoder", "memory": None}
+    encoder, fitted = state["encoder"], state.get("encoder_")
+    if isinstance(encoder, FrozenEstimator):
+        same = encoder.estimator is fitted
+        state["encoder"] = {"frozen": True, **({} if same else _state(encoder.estimator))}
+    elif isinstance(encoder, KeyEncoder):
+        state["encoder"] = {"frozen": False, **_state(clone(encoder))}
+    if fitted is not None:
+        state["encoder_"] = _state(fitted)
+    return state | {"estimator": "DKVBClassifier"}
+
+
+def _from_version_1(state: dict[str, Any]) -> dict[str, Any]:
+    """Split the state that releases before 0.2 stored, of one estimator, into that of a classifier and its encoder."""
+    own = {name: state.pop(name) for name in list(KeyEncoder().get_params()) if name in state}
+    shared = {name: own[name] for name in ("device", "random_state", "verbose") if name in own}
+    state.pop("key_data", None)
+    steps = {name: value for name in GRADIENT if (value := state.pop(name, None)) is not None}
+    if state.get("solver") == "ridge" and "objective" not in state:
+        state["alpha"] = "auto"  # what was stored before counted it in hits of a key
+    state |= {"estimator": "DKVBClassifier", "_schema_version": SCHEMA_VERSION, **shared}
+    state["solver_params"] = steps if state.get("solver") == "sgd" else None
+    own |= {"estimator": "KeyEncoder", "_schema_version": SCHEMA_VERSION}
+    frozen = "_codebook" in state and state["_codebook"]["source"] != "X"
+    state["encoder"] = {"frozen": frozen, **({} if frozen else own)}
+    if "_codebook" in state:
+        features = {name: state[name] for name in ("n_features_in_", "feature_names_in_") if name in state}
+        state["encoder_"] = own | features | {"_codebook": state.pop("_codebook")}
+        state["_keys_were_frozen"] = frozen
+        state["_learned_with"] = {"solver": state.get("solver", "counts"), "remember": state.get("remember", True)}
     return state
 
 
@@ -295,5 +354,5 @@ def _unreadable(path: Path, why: str) -> ValueError:
 def _check_header(header: Any) -> None:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError("its header does not name the format " + FORMAT)
-    if header.get("version") != FORMAT_VERSION:
-        raise ValueError(f"it has version {header.get('version')}, this release reads version {FORMAT_VERSION}")
+    if header.get("version") not in (1, FORMAT_VERSION):
+        raise ValueError(f"it has version {header.get('version')}, this release reads versions 1 and {FORMAT_VERSION}")

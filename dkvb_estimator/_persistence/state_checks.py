@@ -19,8 +19,7 @@ from scipy.sparse import csr_array
 from dkvb_estimator._validation import CHOICES, FROZEN, JOINT, MAX_KEYS, MAX_SELECTED
 from dkvb_estimator._values import LEVELS
 
-SOURCES = ("X", "init_keys", "key_data")
-BOOK = {"projection", "keys", "centres", "reaches", "mask", "origin", "layout", "settings", "source", "seed", "report"}
+BOOK = {"projection", "keys", "centres", "reaches", "mask", "origin", "layout", "settings", "seed", "report"}
 LEARNED = {
     "solver",
     "n_selected",
@@ -35,14 +34,14 @@ LEARNED = {
     "sums",
 }
 SUMS, ROUNDING = {"gram", "by_class", "weights"}, 1e-9
-ADDED = {"origin", "reaches", "sums"}
-"""What came later: what was stored before has none."""
+ADDED = {"origin", "reaches", "sums", "source"}
+"""What one release or another does not store."""
 COUNTS = {"shape", "pointers", "classes", "hits", "weights"}
 REPORT = ("unused_share", "quantisation_error", "n_rows", "novelty_unit")
 
 
-def check_state(state: Mapping[str, Any]) -> None:
-    """Refuse the state of an estimator that no estimator can have had.
+def check_encoder_state(state: Mapping[str, Any]) -> None:
+    """Refuse the state of an encoder that no encoder can have had.
 
     Parameters
     ----------
@@ -56,37 +55,66 @@ def check_state(state: Mapping[str, Any]) -> None:
 
     Examples
     --------
-    >>> check_state({"_codebook": {"keys": 3}})
+    >>> check_encoder_state({"_codebook": {"keys": 3}})
     Traceback (most recent call last):
     ...
     ValueError: _codebook lacks or adds ...
     """
-    if "_learned" in state and "_codebook" not in state:
-        raise ValueError("something was learned without keys; expected both")
     if "_codebook" not in state:
         return
     book = _mapping(state["_codebook"], "_codebook")
     _check_names("_codebook", book, BOOK)
-    n_heads, n_keys, key_dim, n_selected = _check_layout(book.get("layout"))
-    n_features = _check_codebook(book)
-    if state.get("n_features_in_") != n_features:
-        raise ValueError(f"n_features_in_ is {state.get('n_features_in_')}; expected {n_features}, as the projection")
-    names = state.get("feature_names_in_")
-    if names is not None:
-        _array("feature_names_in_", names, "OU", (n_features,))
+    _check_features(state, _check_codebook(book))
+
+
+def check_classifier_state(state: Mapping[str, Any], book: Any) -> None:
+    """Refuse the state of a classifier that no classifier with this codebook can have had.
+
+    Parameters
+    ----------
+    state : mapping
+        What ``__getstate__`` gave.
+    book : Codebook or None
+        That of its encoder.
+
+    Raises
+    ------
+    ValueError
+        Naming the part.
+    """
+    if book is None:
+        if "_learned" in state or "encoder_" in state:
+            raise ValueError("something was learned without keys; expected both")
+        return
+    layout = book.layout
+    n_features = book.projection.shape[0]
+    if state.get("encoder") == "precomputed":
+        n_features = layout.n_heads * layout.n_selected
+    _check_features(state, n_features)
     temperature = state.get("_temperature", 1.0)
     if not _is_finite(temperature) or temperature <= 0:
         raise ValueError(f"the temperature is {temperature!r}; expected a finite number > 0")
     for name, value in _mapping(state.get("_temperature_with", {}), "_temperature_with").items():
         if isinstance(value, np.ndarray) or (isinstance(value, Mapping) and not all(map(_is_finite, value.values()))):
             raise ValueError(f"_temperature_with holds a {type(value).__name__} for {name}; expected a setting")
+    learned_with = _mapping(state.get("_learned_with"), "_learned_with")
+    if set(learned_with) != {"solver", "remember"} or not isinstance(state.get("_keys_were_frozen"), bool):
+        raise ValueError(f"_learned_with is {dict(learned_with)}; expected solver and remember")
     if "_learned" in state:
         learned = _mapping(state["_learned"], "_learned")
         _check_names("_learned", learned, LEARNED)
         _check_names("counts", _mapping(learned["counts"], "counts"), COUNTS)
-        _check_learned(learned, (n_heads, n_keys, key_dim, n_selected), book.get("origin"))
-        if learned["solver"] != book["settings"].get("solver"):
-            raise ValueError(f"solver {learned['solver']!r} learned with keys of another; expected one solver")
+        _check_learned(learned, (layout.n_heads, layout.n_keys, layout.key_dim, layout.n_selected), book.origin)
+        if learned["solver"] != learned_with["solver"]:
+            raise ValueError(f"solver {learned['solver']!r} learned with settings of another; expected one solver")
+
+
+def _check_features(state: Mapping[str, Any], n_features: int) -> None:
+    if state.get("n_features_in_") != n_features:
+        raise ValueError(f"n_features_in_ is {state.get('n_features_in_')}; expected {n_features}, as the projection")
+    names = state.get("feature_names_in_")
+    if names is not None:
+        _array("feature_names_in_", names, "OU", (n_features,))
 
 
 def _check_names(what: str, given: Mapping[str, Any], names: set[str]) -> None:
@@ -122,14 +150,14 @@ def _check_codebook(book: Mapping[str, Any]) -> int:
     if book.get("mask") is not None and not book["mask"].any(axis=1).all():
         raise ValueError("a head has no key; expected one at least")
     settings, report = _mapping(book.get("settings"), "settings"), _mapping(book.get("report"), "report")
-    if not {"normalize", "solver"} <= set(settings) <= set(FROZEN) or not isinstance(settings["normalize"], bool):
+    if not {"normalize"} <= set(settings) <= {*FROZEN, "solver", "remember"} or not isinstance(
+        settings["normalize"], bool
+    ):
         raise ValueError(f"settings are {', '.join(map(str, settings))}; expected {', '.join(FROZEN)}")
     if set(report) != set(REPORT) or not all(map(_is_finite, report.values())) or report["novelty_unit"] <= 0:
         raise ValueError(f"report is {dict(report)}; expected finite numbers named {', '.join(REPORT)}")
-    if book.get("source") not in SOURCES or not _is_whole(book.get("seed")):
-        raise ValueError(
-            f"keys come from {book.get('source')!r}, seed {book.get('seed')!r}; expected {SOURCES}, a seed"
-        )
+    if not _is_whole(book.get("seed")):
+        raise ValueError(f"the seed is {book.get('seed')!r}; expected a whole number")
     return _check_projection(book.get("projection"), n_heads, key_dim)
 
 

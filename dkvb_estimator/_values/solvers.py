@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dkvb_estimator._device import to_tensor
-from dkvb_estimator._validation import JOINT, class_weights
+from dkvb_estimator._validation import JOINT, class_weights, gradient_settings
 
 from . import joint as _joint
 from .counts import Likelihoods, Neighbours
@@ -27,8 +27,6 @@ from .statistics import Learned, Rows
 _JOINT = ("objective", "alpha", "curvature", "class_weight", "device")
 VALUE_SETTINGS = {"counts": ("smoothing", "class_weight"), "joint": _JOINT, "ridge": _JOINT, "sgd": ()}
 """Parameters that values are made from after learning: where one changes, they are made anew."""
-DEFAULT_EPOCHS = 10
-"""Epochs of ``sgd`` in ``fit`` where ``max_iter`` is None."""
 ENOUGH_HELD_OUT, FOLDS = 500, 5
 """Fifths of the distinct rows are held out, one at a time, until so many rows have been."""
 MANY_ROWS, MAX_HELD_OUT, MAX_SCORES = 5000, 4000, 2_000_000
@@ -56,11 +54,6 @@ class Book:
     prior: Callable[[], Prior]
     neighbours: Callable[[], Neighbours]
     solution: Callable[[], Solution]
-
-
-def n_epochs(params: Mapping[str, Any]) -> int:
-    """Return how often :meth:`fit` goes through the rows."""
-    return (params["max_iter"] or DEFAULT_EPOCHS) if params["solver"] == "sgd" else 1
 
 
 def value_settings(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,15 +226,18 @@ def step_table(
     per_class = _class_weights(learned, params)
     if per_class is not None:
         weights = weights * per_class[labels]
-    names = ("learning_rate", "batch_size", "label_smoothing", "clip_norm")
-    settings = GradientSettings(**{name: params[name] for name in names}, n_unseen=n_unseen(learned))
+    given, names = (
+        gradient_settings(params["solver_params"]),
+        ("learning_rate", "batch_size", "label_smoothing", "clip_norm"),
+    )
+    settings = GradientSettings(**{name: given[name] for name in names}, n_unseen=n_unseen(learned))
     rng = np.random.default_rng([seed, learned.n_samples])
     table = to_tensor(learned.table.copy(), device)  # type: ignore[union-attr]
     tensors = [to_tensor(rows, device) for rows in (codes, labels, weights.astype(np.float32))]
     descend_(table, tensors[0], tensors[1], tensors[2], settings, epochs, rng)
     if not torch.isfinite(table).all():
         raise ValueError(
-            f"learning_rate={params['learning_rate']!r} made values infinite; expected steps that stay finite. Set a "
-            "smaller one with set_params(learning_rate=...)."
+            f"learning_rate={given['learning_rate']!r} made values infinite; expected steps that stay finite. Set a "
+            "smaller one with set_params(solver_params={'learning_rate': ...})."
         )
     learned.table = table.cpu().numpy()

@@ -253,16 +253,6 @@ class Learned:
         table[keys] = 0
         self.table = table
 
-    def mask_most_selected(self, codes: np.ndarray, n_masked: int | None) -> None:
-        """Mask the keys that samples select: all of them, or the ``n_masked`` selected most often."""
-        labels = np.zeros(len(codes), dtype=np.int64)
-        hits = ClassCounts.empty(*self.counts.shape[:2]).with_classes([], 1).plus(codes, labels, None).key_hits()
-        chosen = hits > 0
-        if n_masked is not None and n_masked < chosen.sum():
-            chosen = np.zeros(hits.shape, dtype=bool)
-            chosen.flat[np.argsort(-hits, axis=None, kind="stable")[:n_masked]] = True
-        self.mask(chosen)
-
     def without_rows(self) -> Learned:
         """Return all of it but the codes that values are solved from."""
         rest = copy.copy(self)

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import train_test_split
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 X, y = load_digits(return_X_y=True)
 X, X_unlabelled, y, _ = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
@@ -23,8 +23,10 @@ X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_
 # Keys are placed once, from rows without labels that are not learned later. scikit-learn's classifier has to
 # be told all classes at its first call; the bottleneck has not.
 models = {
-    "bottleneck, joint": DKVBClassifier(128, 64, random_state=0).init_keys(X_unlabelled),
-    "bottleneck, counts": DKVBClassifier(64, 128, 8, solver="counts", random_state=0).init_keys(X_unlabelled),
+    "bottleneck, joint": DKVBClassifier(KeyEncoder(128, 64, random_state=0)).init_keys(X_unlabelled),
+    "bottleneck, counts": DKVBClassifier(KeyEncoder(64, 128, 8, random_state=0), solver="counts").init_keys(
+        X_unlabelled
+    ),
     "linear, gradient steps": SGDClassifier(loss="log_loss", random_state=0),
 }
 stages = [(first, first + 1) for first in range(0, 10, 2)]

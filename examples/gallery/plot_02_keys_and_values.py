@@ -9,7 +9,7 @@ keys, three classes.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 rng = np.random.default_rng(0)
 centres = np.array([[0.25, 0.3], [0.7, 0.25], [0.5, 0.75]])
@@ -19,7 +19,9 @@ X = centres[y] + 0.09 * rng.standard_normal((len(y), 2))
 # %%
 # Keys are placed on unlabelled rows, here points spread evenly over the square, and never move again.
 # ``normalize=False`` keeps the length of an embedding, which in the plane is half of what there is to know.
-model = DKVBClassifier(1, 60, n_selected=1, projection="identity", normalize=False, solver="counts", random_state=0)
+model = DKVBClassifier(
+    KeyEncoder(1, 60, n_selected=1, projection="identity", normalize=False, random_state=0), solver="counts"
+)
 model.init_keys(rng.uniform(size=(2000, 2)))
 keys = model.keys_[0]
 

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from dkvb_estimator.baselines import NearestClassMean, RandomProjectionRidge, StreamingLDA
 
 X, y = load_digits(return_X_y=True)
@@ -23,9 +23,9 @@ X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_
 # ``joint`` likes many heads of two coordinates, the others fewer and wider ones. Learning rate 30 is for ten passes;
 # the paper's 0.3 is meant for two thousand.
 heads = {
-    "joint": DKVBClassifier(256, 64, random_state=0),
-    "counts": DKVBClassifier(128, 256, 8, solver="counts", random_state=0),
-    "sgd": DKVBClassifier(128, 256, 8, solver="sgd", learning_rate=30.0, random_state=0),
+    "joint": DKVBClassifier(KeyEncoder(256, 64, random_state=0)),
+    "counts": DKVBClassifier(KeyEncoder(128, 256, 8, random_state=0), solver="counts"),
+    "sgd": DKVBClassifier(KeyEncoder(128, 256, 8, random_state=0), solver="sgd", solver_params={"learning_rate": 30.0}),
     "nearest class mean": NearestClassMean(),
     "streaming LDA": StreamingLDA(),
     "random-projection ridge": RandomProjectionRidge(1000, random_state=0),

@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_state=0)
@@ -27,7 +27,7 @@ for s, solver in enumerate(DIMS):
     for h, n_heads in enumerate(HEADS):
         for j, n_keys in enumerate(KEYS):
             started = perf_counter()
-            model = DKVBClassifier(n_heads, n_keys, DIMS[solver], solver=solver, random_state=0).fit(X, y)
+            model = DKVBClassifier(KeyEncoder(n_heads, n_keys, DIMS[solver], random_state=0), solver=solver).fit(X, y)
             accuracy[s, h, j] = model.score(X_test, y_test)
             seconds[s, h, j] = perf_counter() - started
             megabytes[s, h, j] = (model.state_bytes_ + model.keys_.nbytes + model.projection_.nbytes) / 2**20
@@ -54,7 +54,9 @@ plt.show()
 # near keys share what samples teach anyway. On these pixels one or two are best: try it on your data.
 selected = (1, 2, 4, 8, 16)
 scores = [
-    DKVBClassifier(64, 256, 8, n_selected=m, solver="counts", random_state=0).fit(X, y).score(X_test, y_test)
+    DKVBClassifier(KeyEncoder(64, 256, 8, n_selected=m, random_state=0), solver="counts")
+    .fit(X, y)
+    .score(X_test, y_test)
     for m in selected
 ]
 figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")

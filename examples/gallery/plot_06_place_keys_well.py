@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.model_selection import train_test_split
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_state=0)
@@ -25,7 +25,7 @@ X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_
 sizes = (1, 8, 32, 128, 512, len(X))
 small = []
 for size in sizes:
-    model = DKVBClassifier(128, 128, random_state=0)
+    model = DKVBClassifier(KeyEncoder(128, 128, random_state=0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the warning is what this page is about
         model.partial_fit(X[:size], y[:size])
@@ -43,7 +43,7 @@ for i in range(2000):
     top, left = (int(rng.integers(length - side + 1)) for length in grey.shape)
     square = grey[top : top + side, left : left + side].reshape(8, side // 8, 8, side // 8).mean(axis=(1, 3))
     crops.append((square - square.min()).ravel())
-other = DKVBClassifier(128, 128, random_state=0).init_keys(np.array(crops)).partial_fit(X, y)
+other = DKVBClassifier(KeyEncoder(128, 128, random_state=0)).init_keys(np.array(crops)).partial_fit(X, y)
 
 # %%
 figure, axes = plt.subplots(figsize=(6.5, 3.6), layout="constrained")

@@ -14,12 +14,14 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 X, y = load_digits(return_X_y=True)
 X, X_keys, y, _ = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
-blank = DKVBClassifier(128, 64, random_state=0).init_keys(X_keys)  # keys know none of the rows learned below
+blank = DKVBClassifier(KeyEncoder(128, 64, random_state=0)).init_keys(
+    X_keys
+)  # keys know none of the rows learned below
 full = copy.deepcopy(blank).partial_fit(X, y)
 print("exact:", full.forgetting_is_exact_)
 

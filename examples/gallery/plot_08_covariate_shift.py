@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import train_test_split
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 images, y = load_digits(return_X_y=True)
 images = images.reshape(-1, 8, 8)
@@ -32,7 +32,7 @@ def turned(pictures, angle):
 # seen twice.
 parts = np.arange(len(y)) % len(ANGLES)
 models = {
-    "bottleneck": DKVBClassifier(128, 64, random_state=0),
+    "bottleneck": DKVBClassifier(KeyEncoder(128, 64, random_state=0)),
     "linear, gradient steps": SGDClassifier(loss="log_loss", random_state=0),
 }
 models["bottleneck"].init_keys(turned(train[parts == 0], 0))

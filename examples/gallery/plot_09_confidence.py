@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import log_loss, roc_auc_score, roc_curve
 from sklearn.model_selection import train_test_split
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 X, y = load_digits(return_X_y=True)
 known = y < 8  # eights and nines are never learned
@@ -22,8 +22,8 @@ X_train, X_rest, y_train, y_rest = train_test_split(
     X[known], y[known], test_size=0.6, stratify=y[known], random_state=0
 )
 X_held, X_test, y_held, y_test = train_test_split(X_rest, y_rest, test_size=0.5, stratify=y_rest, random_state=0)
-model = DKVBClassifier(64, 128, 8, solver="counts", random_state=0).fit(X_train, y_train)
-joint = DKVBClassifier(128, 64, random_state=0).fit(X_train, y_train)
+model = DKVBClassifier(KeyEncoder(64, 128, 8, random_state=0), solver="counts").fit(X_train, y_train)
+joint = DKVBClassifier(KeyEncoder(128, 64, random_state=0)).fit(X_train, y_train)
 
 # %%
 # Top probabilities of ``counts`` before and after; ``calibrate`` changes no prediction. ``joint`` chooses its mixture

@@ -14,11 +14,11 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import recall_score
 from sklearn.model_selection import train_test_split
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_state=0)
-blank = DKVBClassifier(128, 64, random_state=0).init_keys(X)
+blank = DKVBClassifier(KeyEncoder(128, 64, random_state=0)).init_keys(X)
 
 # %%
 # One place sees even digits, the other odd ones.

@@ -7,6 +7,7 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
+from models import by_codes, codes_of, encoder_of, flat, placed
 
 from dkvb_estimator import DKVBClassifier
 from dkvb_estimator._atomic import all_or_nothing
@@ -24,7 +25,7 @@ STEPS = {  # a function that learning passes through, early and late
 
 
 def small(**settings):
-    return DKVBClassifier(**({"n_heads": 4, "n_keys": 8, "key_dim": 3, "random_state": 0} | settings))
+    return flat(**({"n_heads": 4, "n_keys": 8, "key_dim": 3, "random_state": 0} | settings))
 
 
 def fails_with(error):
@@ -70,18 +71,18 @@ def test_a_later_call_that_fails_at_its_end_changes_no_answer(blobs, monkeypatch
 
 CHANGES = {
     "forget": lambda model, X, y: model.forget(X[:9], y[:9]),
-    "forget_codes": lambda model, X, y: model.forget_codes(model.encode(X[:9]), y[:9]),
+    "forget_codes": lambda model, X, y: by_codes(model, "forget", codes_of(model, X[:9]), y[:9]),
     "forget_classes": lambda model, X, y: model.forget_classes([1]),
     "merge": lambda model, X, y: model.merge(copy.deepcopy(model).fit(X[200:], y[200:] + 5)),
-    "partial_fit_codes": lambda model, X, y: model.partial_fit_codes(model.encode(X[:9]), y[:9]),
-    "fit_codes": lambda model, X, y: model.fit_codes(model.encode(X[:9]), y[:9]),
+    "partial_fit_codes": lambda model, X, y: by_codes(model, "partial_fit", codes_of(model, X[:9]), y[:9]),
+    "fit_codes": lambda model, X, y: by_codes(model, "fit", codes_of(model, X[:9]), y[:9]),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_that_is_interrupted_is_undone(blobs, monkeypatch, change):
     X, y = blobs
-    model = small().init_keys(X).partial_fit(X[:100], y[:100])
+    model = placed(small(), X).partial_fit(X[:100], y[:100])
     expected = model.predict_proba(X)
     settings = dict(vars(model))
     original = DKVBClassifier._after_change
@@ -101,12 +102,12 @@ def test_a_change_that_is_interrupted_is_undone(blobs, monkeypatch, change):
 
 def test_pruning_that_is_interrupted_keeps_keys_and_counts_together(blobs, monkeypatch):
     X, y = blobs
-    model = small(n_keys=32).init_keys(X).partial_fit(X[:20], y[:20])
+    model = placed(small(n_keys=32), X).partial_fit(X[:20], y[:20])
     expected = model.predict_proba(X)
     monkeypatch.setattr("dkvb_estimator._values.statistics.ClassCounts.with_keys", fails_with(MemoryError()))
     with pytest.raises(MemoryError):
         model.prune()
-    assert model.keys_.shape == (4, 32, 3)
+    assert encoder_of(model).keys_.shape == (4, 32, 3)
     np.testing.assert_array_equal(model.predict_proba(X), expected)
 
 
@@ -127,7 +128,7 @@ def test_a_warning_that_is_an_error_undoes_its_call(blobs):
     with pytest.raises(UserWarning, match="the first batch has 5 distinct rows for 64 keys"):
         model.partial_fit(X[:5], y[:5])
     assert not hasattr(model, "n_features_in_")
-    assert model.partial_fit(X, y).key_report_["n_rows"] == 240
+    assert encoder_of(model.partial_fit(X, y)).key_report_["n_rows"] == 240
 
 
 def test_steps_that_leave_the_numbers_are_refused_and_undone(blobs):

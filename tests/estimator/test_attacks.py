@@ -12,10 +12,11 @@ import pytest
 import skops.io
 import torch
 import yaml
+from models import flat
 from reliability import note
 from small_cache import forge, write_small
 
-from dkvb_estimator import DKVBClassifier, load_model, read_card, save_model
+from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, read_card, save_model
 from pipeline.backbones import read_weights
 from pipeline.cache import open_cache
 from pipeline.config import load_params
@@ -43,7 +44,7 @@ def nothing_explodes(tmp_path, monkeypatch):
 def model(solver="counts", **settings):
     X = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
     layout = {"n_heads": 3, "n_keys": 8, "key_dim": 2, "random_state": 0}
-    return DKVBClassifier(**layout, solver=solver, **settings).fit(X, np.arange(30) % 3)
+    return flat(**layout, solver=solver, **settings).fit(X, np.arange(30) % 3)
 
 
 def members(path):
@@ -124,7 +125,7 @@ def test_a_model_whose_arrays_do_not_fit_each_other_is_refused(tmp_path, name):
 @pytest.mark.parametrize("weight", [-1e304, -1.0, 1e250])
 def test_counts_with_an_impossible_weight_are_refused(tmp_path, weight):
     X, y = np.random.default_rng(0).normal(size=(30, 6)), np.arange(30) % 3
-    weighted = DKVBClassifier(3, 8, 2, random_state=0).fit(X, y, sample_weight=np.full(30, 0.5))
+    weighted = DKVBClassifier(KeyEncoder(3, 8, 2, random_state=0)).fit(X, y, sample_weight=np.full(30, 0.5))
     save_model(weighted, tmp_path / "m.npz")
     contents = members(tmp_path / "m.npz")
     array = np.load(io.BytesIO(contents["_learned.counts.weights.npy"]))

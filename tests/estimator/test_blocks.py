@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from models import by_codes, codes_of, encoder_of, flat, placed
 from small_cache import write_small
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from dkvb_estimator import DKVBClassifier, _blocks
+from dkvb_estimator import _blocks
 from dkvb_estimator._blocks import is_lazy, stream_blocks
 from dkvb_estimator._values.code_store import CodeStore
 from pipeline.cache import open_cache
@@ -29,12 +30,12 @@ def scheduler(request):
 
 def model(solver="counts", **settings):
     options = {"n_heads": 6, "n_keys": 16, "key_dim": 4, "n_selected": 2, "random_state": 0}
-    return DKVBClassifier(**options | {"solver": solver, **settings})
+    return flat(**options | {"solver": solver, **settings})
 
 
 def equal_state(one, other):
     """Both learned the same: keys, counts, ledger and values, bit for bit."""
-    assert one.fingerprint_ == other.fingerprint_
+    assert encoder_of(one).fingerprint_ == encoder_of(other).fingerprint_
     for name in ("pointers", "classes", "hits"):
         found, expected = (getattr(each._learned.counts, name) for each in (one, other))
         assert found.dtype == expected.dtype
@@ -75,22 +76,22 @@ def test_weights_come_in_blocks_too(blobs, solver, in_file):
 @pytest.mark.parametrize("solver", ["counts", "ridge"])
 def test_learning_goes_on_after_blocks_and_with_blocks(blobs, solver):
     X, y = blobs
-    whole = model(solver).init_keys(X).partial_fit(X, y)
-    lazy = model(solver).init_keys(da.from_array(X, chunks=70))
+    whole = placed(model(solver), X).partial_fit(X, y)
+    lazy = placed(model(solver), da.from_array(X, chunks=70))
     lazy.partial_fit(da.from_array(X[:100], chunks=30), y[:100]).partial_fit(
         da.from_array(X[100:150], chunks=20), y[100:150]
     )
     equal_state(lazy.partial_fit(X[150:], y[150:]), whole)
-    equal_state(lazy.forget(X[:50], y[:50]), model(solver).init_keys(X).partial_fit(X[50:], y[50:]))
+    equal_state(lazy.forget(X[:50], y[:50]), placed(model(solver), X).partial_fit(X[50:], y[50:]))
 
 
 def test_codes_of_ridge_stay_where_they_were_made(blobs, monkeypatch):
     X, y = blobs
-    lazy = model("ridge").init_keys(X)
+    lazy = placed(model("ridge"), X)
     monkeypatch.setattr(_blocks, "_codes_of", None)
     lazy.partial_fit(da.from_array(X[:120], chunks=30), y[:120]).partial_fit(da.from_array(X[120:], chunks=30), y[120:])
     lazy.predict_proba(da.from_array(X, chunks=30)).compute()
-    assert lazy._learned.codes.nbytes == lazy.encode(X).nbytes
+    assert lazy._learned.codes.nbytes == codes_of(lazy, X).nbytes
     assert isinstance(lazy._learned.codes, _blocks.WorkerCodes)
 
 
@@ -119,15 +120,13 @@ def test_keys_come_from_lazy_key_data(blobs, lazily):
 def test_sgd_learns_blocks_in_their_order_as_a_plain_loop_does(blobs):
     X, y = blobs
     settings = {"learning_rate": 100.0, "max_iter": 3}
-    lazy = model("sgd", **settings).init_keys(X).fit(da.from_array(X, chunks=(100, 12)), y)
-    loop = model("sgd", **settings).init_keys(X)
+    lazy = placed(model("sgd", **settings), X).fit(da.from_array(X, chunks=(100, 12)), y)
+    loop = placed(model("sgd", **settings), X)
     for start in (0, 100, 200):
-        loop.partial_fit_codes(loop.encode(X[start : start + 100]), y[start : start + 100], epochs=3)
+        by_codes(loop, "partial_fit", codes_of(loop, X[start : start + 100]), y[start : start + 100], epochs=3)
     np.testing.assert_array_equal(lazy.values_, loop.values_)
-    backwards = (
-        model("sgd", **settings)
-        .init_keys(X)
-        .fit(da.from_array(X, chunks=(100, 12)).blocks[[2, 1, 0]], np.r_[y[200:], y[100:200], y[:100]])
+    backwards = placed(model("sgd", **settings), X).fit(
+        da.from_array(X, chunks=(100, 12)).blocks[[2, 1, 0]], np.r_[y[200:], y[100:200], y[:100]]
     )
     assert np.abs(backwards.values_ - lazy.values_).max() > 0
 
@@ -172,7 +171,7 @@ def test_nothing_is_computed_before_it_is_asked_for(blobs):
 def test_blocks_are_in_memory_one_at_a_time(blobs):
     X, y = blobs
     source = Rows(X, (20, 12))
-    model("ridge").init_keys(X).fit(source, y)
+    placed(model("ridge"), X).fit(source, y)
     assert source.largest <= 100
     assert source.read == 240
 
@@ -252,8 +251,8 @@ def test_lazy_rows_are_refused_where_they_would_be_read_whole(blobs):
     for call in (lambda: fitted.forget(lazy, y), lambda: fitted.calibrate(lazy, y)):
         with pytest.raises(TypeError, match=r"lazy dask array of shape \(240, 12\); expected rows in memory.*_codes"):
             call()
-    codes = fitted.encode(lazy).compute()
-    assert not hasattr(fitted.forget_codes(codes, y), "_learned")
+    codes = codes_of(fitted, lazy).compute()
+    assert not hasattr(by_codes(fitted, "forget", codes, y), "_learned")
 
 
 def test_wrong_lazy_rows_are_refused_with_reasons(blobs):
@@ -310,22 +309,22 @@ def loaders(X, y):
 @pytest.mark.parametrize("projection", ["gaussian", "learned"])
 def test_keys_come_from_any_iterable_of_pairs(blobs, name, projection):
     X, y = blobs
-    found = model(projection=projection).init_keys(loaders(X, y)[name])
-    assert found.fingerprint_ == model(projection=projection).init_keys(X, y).fingerprint_
+    found = placed(model(projection=projection), loaders(X, y)[name])
+    assert encoder_of(found).fingerprint_ == encoder_of(placed(model(projection=projection), X, y)).fingerprint_
 
 
 def test_keys_come_from_loaders_without_labels(blobs):
     X, y = blobs
-    expected = model().init_keys(X).fingerprint_
+    expected = encoder_of(placed(model(), X)).fingerprint_
     for data in (TensorDataset(torch.from_numpy(X)), torch.from_numpy(X), X):
-        assert model().init_keys(DataLoader(data, batch_size=100)).fingerprint_ == expected
-    assert model(key_data=DataLoader(X, batch_size=100)).fit(X, y).fingerprint_ == expected
+        assert encoder_of(placed(model(), DataLoader(data, batch_size=100))).fingerprint_ == expected
+    assert encoder_of(model(key_data=DataLoader(X, batch_size=100)).fit(X, y)).fingerprint_ == expected
 
 
 def test_blocks_of_two_rows_are_no_pairs(blobs):
     X, _ = blobs
     for blocks in ([X[i : i + 2] for i in range(0, 240, 2)], [[X[i], X[i + 1]] for i in range(0, 240, 2)]):
-        assert model().init_keys(iter(blocks)).key_report_["n_rows"] == 240
+        assert encoder_of(placed(model(), iter(blocks))).key_report_["n_rows"] == 240
 
 
 @pytest.mark.parametrize(
@@ -333,7 +332,7 @@ def test_blocks_of_two_rows_are_no_pairs(blobs):
 )
 def test_blocks_that_are_neither_rows_nor_pairs_are_refused(block):
     with pytest.raises(ValueError, match=r"block 1 of X is a \w+ of \d parts; expected rows \(n, f\) or a pair.*Pass"):
-        model().init_keys(iter([block]))
+        placed(model(), iter([block]))
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit", "predict", "encode", "forget", "novelty", "calibrate"])

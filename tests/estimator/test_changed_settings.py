@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import codes_of, flat, placed
 from sklearn.base import clone
 
 from dkvb_estimator import DKVBClassifier, load_model, save_model
@@ -71,20 +72,20 @@ def through(model, way):
     st.sampled_from(["kept", "pickled", "copied"]),
 )
 def test_a_changed_setting_takes_effect_at_the_next_prediction(solver, steps, way):
-    model, now = DKVBClassifier(**SHAPE, solver=solver, n_selected=2).fit(X, Y), {}
+    model, now = flat(**SHAPE, solver=solver, n_selected=2).fit(X, Y), {}
     for step in steps:
         answers(model)
         model.set_params(**step)
         now |= step
         model = through(model, way)
     read = {name: value for name, value in now.items() if name in READ[solver]}
-    assert_same(model, DKVBClassifier(**SHAPE, solver=solver, n_selected=2).set_params(**read).fit(X, Y))
+    assert_same(model, flat(**SHAPE, solver=solver, n_selected=2).set_params(**read).fit(X, Y))
 
 
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(changes())
 def test_a_changed_setting_of_steps_holds_for_the_next_steps(step):
-    model = DKVBClassifier(**SHAPE, solver="sgd").fit(X[:30], Y[:30])
+    model = flat(**SHAPE, solver="sgd").fit(X[:30], Y[:30])
     twin = pickle.loads(pickle.dumps(model)).set_params(**step)
     answers(model)
     model.set_params(**step).partial_fit(X[30:], Y[30:])
@@ -93,13 +94,13 @@ def test_a_changed_setting_of_steps_holds_for_the_next_steps(step):
 
 @pytest.mark.parametrize("name", FIXED)
 def test_what_cannot_change_is_refused_by_name_at_the_next_call(name):
-    model = DKVBClassifier(**SHAPE).fit(X, Y)
+    model = flat(**SHAPE).fit(X, Y)
     expected = model.predict_proba(X)
     before = model.get_params()[name]
     model.set_params(**{name: FIXED[name]})
     calls = [
         lambda each: each.predict(X), lambda each: each.predict_proba(X), lambda each: each.values_,
-        lambda each: each.temperature_, lambda each: each.encode(X), lambda each: each.partial_fit(X, Y),
+        lambda each: each.temperature_, lambda each: codes_of(each, X), lambda each: each.partial_fit(X, Y),
         lambda each: each.forget(X[:3], Y[:3]), lambda each: each.novelty(X),
     ]  # fmt: skip
     for call in calls:
@@ -114,7 +115,7 @@ def test_what_cannot_change_is_refused_by_name_at_the_next_call(name):
 
 @pytest.mark.parametrize("name", FIXED)
 def test_what_is_fixed_for_a_life_may_change_for_the_next_fit(name):
-    changed = DKVBClassifier(**SHAPE).fit(X, Y).set_params(**{name: FIXED[name]})
+    changed = flat(**SHAPE).fit(X, Y).set_params(**{name: FIXED[name]})
     np.testing.assert_array_equal(changed.fit(X, Y).predict_proba(X), clone(changed).fit(X, Y).predict_proba(X))
 
 
@@ -127,7 +128,7 @@ def test_every_setting_is_one_that_may_change_or_one_that_may_not():
 )
 @pytest.mark.parametrize("solver", READ)
 def test_a_setting_that_becomes_wrong_is_refused_at_the_next_prediction(solver, wrong):
-    model = DKVBClassifier(**SHAPE, solver=solver).fit(X, Y)
+    model = flat(**SHAPE, solver=solver).fit(X, Y)
     expected, (name,) = model.predict(X), wrong
     with pytest.raises(ValueError, match=rf"{name}=[\s\S]*; expected"):
         model.set_params(**wrong).predict(X)
@@ -136,15 +137,15 @@ def test_a_setting_that_becomes_wrong_is_refused_at_the_next_prediction(solver, 
 
 def test_a_dict_of_weights_that_is_written_into_counts_as_changed():
     weights = {0: 1.0}
-    model = DKVBClassifier(**SHAPE, class_weight=weights).fit(X, Y)
+    model = flat(**SHAPE, class_weight=weights).fit(X, Y)
     answers(model)
     weights[0] = 9.0
-    assert_same(model, DKVBClassifier(**SHAPE, class_weight={0: 9.0}).fit(X, Y))
+    assert_same(model, flat(**SHAPE, class_weight={0: 9.0}).fit(X, Y))
 
 
 @pytest.mark.parametrize("way", ["kept", "pickled", "file"])
 def test_a_chosen_temperature_belongs_to_the_settings_it_was_chosen_with(way, tmp_path):
-    model = DKVBClassifier(**SHAPE, class_weight={1: 2.0}).fit(X, Y).calibrate(X[::2], Y[::2])
+    model = flat(**SHAPE, class_weight={1: 2.0}).fit(X, Y).calibrate(X[::2], Y[::2])
     chosen = model.temperature_
     assert chosen != 1
     if way == "file":
@@ -156,7 +157,7 @@ def test_a_chosen_temperature_belongs_to_the_settings_it_was_chosen_with(way, tm
 
 
 def test_values_are_solved_once_while_nothing_that_they_are_made_from_changes():
-    model = DKVBClassifier(**SHAPE, solver="ridge").fit(X, Y)
+    model = flat(**SHAPE, solver="ridge").fit(X, Y)
     with mock.patch("dkvb_estimator._solved.solve_jointly", wraps=solve_jointly) as solved:
         for change in ({"smoothing": 3.0}, {"learning_rate": 2.0}, {"max_iter": 2}, {"verbose": 0}):
             model.set_params(**change).predict(X)
@@ -166,7 +167,7 @@ def test_values_are_solved_once_while_nothing_that_they_are_made_from_changes():
 
 
 def test_a_pruned_model_follows_its_settings_too():
-    one, other = (DKVBClassifier(**SHAPE, smoothing=s).init_keys(X).partial_fit(X[:20], Y[:20]) for s in (1.0, 6.0))
+    one, other = (placed(flat(**SHAPE, smoothing=s), X).partial_fit(X[:20], Y[:20]) for s in (1.0, 6.0))
     one.predict(X)
     np.testing.assert_array_equal(
         one.prune().set_params(smoothing=6.0).predict_proba(X), other.prune().predict_proba(X)

@@ -6,26 +6,30 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from models import by_codes, codes_of, encoder_of, flat, placed
 from sklearn.exceptions import NotFittedError
 
-from dkvb_estimator import DKVBClassifier, save_model
+from dkvb_estimator import save_model
 
 SOLVERS = ["joint", "counts", "ridge", "sgd"]
 
 
 def small(**settings):
-    return DKVBClassifier(**({"n_heads": 6, "n_keys": 16, "key_dim": 3, "random_state": 0} | settings))
+    return flat(**({"n_heads": 6, "n_keys": 16, "key_dim": 3, "random_state": 0} | settings))
 
 
 def frozen(model):
-    return model.projection_.tobytes() + model.keys_.tobytes()
+    return encoder_of(model).projection_.tobytes() + encoder_of(model).keys_.tobytes()
 
 
 def pooled(model, X):
     """The oracle's logits for the model's own projection, keys and values."""
     rows = oracle.normalize(X) if model.normalize else X
     codes = oracle.nearest(
-        oracle.project(rows, model.projection_), model.keys_, model.encode(X).shape[2], model.key_counts_ > 0
+        oracle.project(rows, encoder_of(model).projection_),
+        encoder_of(model).keys_,
+        codes_of(model, X).shape[2],
+        model.key_counts_ > 0,
     )
     return oracle.pool(codes, model.values_)
 
@@ -45,9 +49,9 @@ def test_logits_equal_the_oracle(blobs, solver, n_selected, normalize):
 def test_counted_values_equal_the_oracle(blobs):
     X, y = blobs
     model = small(solver="counts", n_selected=2).fit(X, y)
-    table = oracle.counts((6, 16, 5), model.encode(X), y, np.ones(len(y)))
+    table = oracle.counts((6, 16, 5), codes_of(model, X), y, np.ones(len(y)))
     np.testing.assert_array_equal(model.key_counts_, table.sum(axis=2))
-    kernel = oracle.sharing(model.keys_, table.sum(axis=2) > 0, model._codebook.reaches, 32)
+    kernel = oracle.sharing(encoder_of(model).keys_, table.sum(axis=2) > 0, encoder_of(model)._codebook.reaches, 32)
     np.testing.assert_allclose(
         model.values_, oracle.counts_to_values(kernel @ table, np.bincount(y), 2, 1.0), rtol=1e-5, atol=1e-5
     )
@@ -58,18 +62,18 @@ def test_counted_values_equal_the_oracle(blobs):
 @pytest.mark.parametrize("solver", ["joint", "ridge"])
 def test_jointly_solved_values_equal_the_oracle(blobs, solver, n_selected, n):
     X, y = blobs
-    model = small(solver=solver, n_selected=n_selected).init_keys(X).partial_fit(X[:n], y[:n])
-    prior, samples = model._prior(), (model.encode(X[:n]), y[:n], np.ones(n))
+    model = placed(small(solver=solver, n_selected=n_selected), X).partial_fit(X[:n], y[:n])
+    prior, samples = model._prior(), (codes_of(model, X[:n]), y[:n], np.ones(n))
     expected = oracle.joint_values(prior.table, prior.steps, samples, 5, model.mixture_)
     np.testing.assert_allclose(model.values_, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_one_sgd_step_with_all_classes_declared_equals_the_oracle(blobs):
     X, y = blobs
-    model = small(solver="sgd", batch_size=240).init_keys(X).partial_fit(X, y, classes=range(5))
+    model = placed(small(solver="sgd", batch_size=240), X).partial_fit(X, y, classes=range(5))
     expected = oracle.sgd_step(
         np.zeros((6, 16, 5)),
-        model.encode(X),
+        codes_of(model, X),
         y,
         np.ones(240),
         learning_rate=0.3,
@@ -90,16 +94,16 @@ def test_defect_pooling_over_the_wrong_axis_outputs_have_one_column_a_class(blob
 
 def test_defect_heads_seen_by_every_codebook_a_code_depends_on_its_own_projection_only(blobs):
     X, _ = blobs
-    model = small().init_keys(X)
+    model = placed(small(), X)
     other = copy.deepcopy(model)
-    other.projection_[:, 1:] = 7
-    np.testing.assert_array_equal(other.encode(X)[:, 0], model.encode(X)[:, 0])
+    encoder_of(other).projection_[:, 1:] = 7
+    np.testing.assert_array_equal(codes_of(other, X)[:, 0], codes_of(model, X)[:, 0])
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_defect_learned_projection_only_values_learn(blobs, solver):
     X, y = blobs
-    model = small(solver=solver).init_keys(X)
+    model = placed(small(solver=solver), X)
     before = frozen(model)
     model.partial_fit(X, y)
     assert frozen(model) == before
@@ -132,39 +136,41 @@ def test_defect_state_left_out_of_files_a_new_process_predicts_the_same(blobs, t
 @pytest.mark.parametrize("key_dim", [1, 5, 30])
 def test_defect_wrong_contraction_key_dimension_may_differ_from_features(blobs, key_dim):
     X, y = blobs
-    assert small(key_dim=key_dim).fit(X, y).keys_.shape == (6, 16, key_dim)
+    assert encoder_of(small(key_dim=key_dim).fit(X, y)).keys_.shape == (6, 16, key_dim)
 
 
 def test_defect_scalar_chunks_a_chunk_head_reads_all_its_features(blobs):
     X, _ = blobs
-    model = small(n_heads=4, key_dim=3, projection="chunk", normalize=False).init_keys(X)
-    expected = oracle.nearest(X.reshape(len(X), 4, 3), model.keys_, 1)
-    np.testing.assert_array_equal(model.encode(X), expected)
+    model = placed(small(n_heads=4, key_dim=3, projection="chunk", normalize=False), X)
+    expected = oracle.nearest(X.reshape(len(X), 4, 3), encoder_of(model).keys_, 1)
+    np.testing.assert_array_equal(codes_of(model, X), expected)
 
 
 def test_defect_growing_heads_projection_columns_have_unit_length(blobs):
     X, _ = blobs
-    lengths = np.linalg.norm(small().init_keys(X).projection_.astype(np.float64), axis=0)
+    lengths = np.linalg.norm(encoder_of(placed(small(), X)).projection_.astype(np.float64), axis=0)
     np.testing.assert_allclose(lengths, np.ones((6, 3)), rtol=1e-6)
 
 
 def test_defect_keys_off_the_data_keys_are_placed_where_data_is(blobs):
     X, _ = blobs
-    report = small(n_keys=32).init_keys(X).key_report_
+    report = encoder_of(placed(small(n_keys=32), X)).key_report_
     assert report["unused_share"] < 0.05
     assert report["n_rows"] == 240
 
 
 def test_defect_random_values_sgd_rows_never_hit_are_zero(blobs):
     X, y = blobs
-    model = small(solver="sgd").init_keys(X).partial_fit(X[:5], y[:5])
+    model = placed(small(solver="sgd"), X).partial_fit(X[:5], y[:5])
     assert not model.values_[model.key_counts_ == 0].any()
     assert model.values_[model.key_counts_ > 0].any()
 
 
 def test_defect_double_precision_keys_and_values_are_float32(blobs):
     model = small().fit(blobs[0].astype(np.float64), blobs[1])
-    assert {model.keys_.dtype, model.values_.dtype, model.projection_.dtype} == {np.dtype(np.float32)}
+    assert {encoder_of(model).keys_.dtype, model.values_.dtype, encoder_of(model).projection_.dtype} == {
+        np.dtype(np.float32)
+    }
 
 
 def test_defect_no_seeds_one_random_state_gives_one_model(blobs):
@@ -173,7 +179,7 @@ def test_defect_no_seeds_one_random_state_gives_one_model(blobs):
 
 
 def test_another_random_state_gives_another_codebook(blobs):
-    assert small(random_state=1).fit(*blobs).fingerprint_ != small().fit(*blobs).fingerprint_
+    assert encoder_of(small(random_state=1).fit(*blobs)).fingerprint_ != encoder_of(small().fit(*blobs)).fingerprint_
 
 
 # Masking
@@ -181,7 +187,7 @@ def test_another_random_state_gives_another_codebook(blobs):
 
 def test_unused_keys_cannot_change_logits(blobs):
     X, y = blobs
-    model = small(n_selected=3, n_keys=64).init_keys(X).partial_fit(X[:20], y[:20])
+    model = placed(small(n_selected=3, n_keys=64), X).partial_fit(X[:20], y[:20])
     before, used = model.decision_function(X), model.key_counts_ > 0
     assert not used.all()
     values = model.values_.copy()
@@ -193,7 +199,7 @@ def test_unused_keys_cannot_change_logits(blobs):
 
 def test_a_query_snaps_to_the_only_used_key_however_far():
     X = np.float32([[0], [1], [2], [100]])
-    model = small(n_heads=1, n_keys=4, projection="identity", key_init="sample", normalize=False).init_keys(X)
+    model = placed(small(n_heads=1, n_keys=4, projection="identity", key_init="sample", normalize=False), X)
     model.partial_fit(X[3:], [7])
     assert model.predict(X).tolist() == [7, 7, 7, 7]
     np.testing.assert_array_equal(model.decision_function(X), np.broadcast_to(model.decision_function(X[3:]), (4, 1)))
@@ -220,7 +226,7 @@ def test_predicting_counts_nothing(blobs):
 
 def test_with_sgd_unvisited_value_rows_keep_every_bit(blobs):
     X, y = blobs
-    model = small(solver="sgd", learning_rate=50.0, n_keys=64).init_keys(X).partial_fit(X[:100], y[:100])
+    model = placed(small(solver="sgd", learning_rate=50.0, n_keys=64), X).partial_fit(X[:100], y[:100])
     before, hits = model.values_.copy(), model.key_counts_.copy()
     model.partial_fit(X[100:110], y[100:110])
     rest = model.key_counts_ == hits
@@ -231,7 +237,7 @@ def test_with_sgd_unvisited_value_rows_keep_every_bit(blobs):
 
 def test_with_counts_classes_learned_first_are_still_known_at_the_end(blobs):
     X, y = blobs
-    model = small(n_heads=32, n_keys=32).init_keys(X)
+    model = placed(small(n_heads=32, n_keys=32), X)
     for label in (3, 1, 4, 0, 2):
         model.partial_fit(X[y == label], y[y == label])
     assert (model.predict(X[y == 3]) == 3).mean() > 0.9
@@ -240,7 +246,7 @@ def test_with_counts_classes_learned_first_are_still_known_at_the_end(blobs):
 def test_classes_stay_sorted_and_columns_follow_when_a_label_sorts_in_between(blobs):
     X, y = blobs
     for solver in SOLVERS:
-        model = small(solver=solver, learning_rate=100.0).init_keys(X)
+        model = placed(small(solver=solver, learning_rate=100.0), X)
         for label in (3, 1, 4, 0, 2):
             model.partial_fit(X[y == label], y[y == label])
         assert model.classes_.tolist() == [0, 1, 2, 3, 4]
@@ -249,7 +255,7 @@ def test_classes_stay_sorted_and_columns_follow_when_a_label_sorts_in_between(bl
 
 def test_declared_classes_have_columns_before_they_are_seen(blobs):
     X, y = blobs
-    model = small().init_keys(X).partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 9])
+    model = placed(small(), X).partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 9])
     assert model.predict_proba(X).shape == (240, 3)
     assert set(model.predict(X)) <= {0, 1}
 
@@ -268,7 +274,7 @@ def test_labels_of_any_one_type_come_back(blobs, solver, names):
 
 def test_longer_text_labels_later_are_not_cut(blobs):
     X, _ = blobs
-    model = small().init_keys(X).partial_fit(X[:20], ["a", "b"] * 10).partial_fit(X[20:40], ["elephant"] * 20)
+    model = placed(small(), X).partial_fit(X[:20], ["a", "b"] * 10).partial_fit(X[20:40], ["elephant"] * 20)
     assert model.classes_.tolist() == ["a", "b", "elephant"]
 
 
@@ -283,25 +289,25 @@ def test_rows_of_weight_zero_are_as_if_never_given(blobs, solver):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_learning_codes_equals_learning_embeddings(blobs, solver):
     X, y = blobs
-    by_rows = small(solver=solver).init_keys(X).partial_fit(X, y)
-    by_codes = small(solver=solver).init_keys(X)
-    by_codes.partial_fit_codes(by_codes.encode(X), y)
+    by_rows = placed(small(solver=solver), X).partial_fit(X, y)
+    by_codes = placed(small(solver=solver), X)
+    by_codes(by_codes, "partial_fit", codes_of(by_codes, X), y)
     np.testing.assert_array_equal(by_codes.values_, by_rows.values_)
 
 
 def test_codes_of_a_wider_unsigned_type_learn_the_same_values(blobs):
     X, y = blobs
-    model, twin = (small(solver="ridge", n_selected=2).init_keys(X) for _ in range(2))
-    codes = model.encode(X)
-    model.partial_fit_codes(codes, y).partial_fit_codes(codes, y)
-    twin.partial_fit_codes(codes, y).partial_fit_codes(codes.astype(np.uint32), y)
+    model, twin = (placed(small(solver="ridge", n_selected=2), X) for _ in range(2))
+    codes = codes_of(model, X)
+    by_codes(by_codes(model, "partial_fit", codes, y), "partial_fit", codes, y)
+    by_codes(by_codes(twin, "partial_fit", codes, y), "partial_fit", codes.astype(np.uint32), y)
     np.testing.assert_array_equal(twin.values_, model.values_)
 
 
 def test_epochs_do_not_multiply_hits(blobs):
     X, y = blobs
-    model = small(solver="sgd").init_keys(X)
-    model.partial_fit_codes(model.encode(X), y, epochs=3)
+    model = placed(small(solver="sgd"), X)
+    by_codes(model, "partial_fit", codes_of(model, X), y, epochs=3)
     assert model.key_counts_.sum() == 240 * 6
     assert model.n_iter_ == 3
 
@@ -309,9 +315,9 @@ def test_epochs_do_not_multiply_hits(blobs):
 @pytest.mark.parametrize("n_epochs", [1, 3])
 def test_more_epochs_take_more_steps(blobs, n_epochs):
     X, y = blobs
-    model = small(solver="sgd").init_keys(X)
-    model.partial_fit_codes(model.encode(X), y, epochs=n_epochs)
-    once = small(solver="sgd").init_keys(X).partial_fit(X, y)
+    model = placed(small(solver="sgd"), X)
+    by_codes(model, "partial_fit", codes_of(model, X), y, epochs=n_epochs)
+    once = placed(small(solver="sgd"), X).partial_fit(X, y)
     assert (np.abs(model.values_).sum() > 2 * np.abs(once.values_).sum()) == (n_epochs == 3)
 
 
@@ -342,14 +348,17 @@ def test_classes_all_of_weight_zero_are_refused(blobs, solver):
 
 def test_fit_keeps_keys_that_init_keys_gave(blobs):
     X, y = blobs
-    model = small().init_keys(X[:100])
+    model = placed(small(), X[:100])
     before = frozen(model)
     assert frozen(model.fit(X[100:], y[100:])) == before
 
 
 def test_fit_takes_keys_from_key_data(blobs):
     X, y = blobs
-    assert small(key_data=X[:50]).fit(X[50:], y[50:]).fingerprint_ == small().init_keys(X[:50]).fingerprint_
+    assert (
+        encoder_of(small(key_data=X[:50]).fit(X[50:], y[50:])).fingerprint_
+        == encoder_of(placed(small(), X[:50])).fingerprint_
+    )
 
 
 def test_fit_after_partial_fit_forgets_what_was_learned(blobs):
@@ -361,15 +370,15 @@ def test_fit_after_partial_fit_forgets_what_was_learned(blobs):
 
 def test_init_keys_again_replaces_the_keys(blobs):
     X, _ = blobs
-    model = small().init_keys(X[:100]).init_keys(X[100:])
-    assert model.fingerprint_ == small().init_keys(X[100:]).fingerprint_
+    model = placed(placed(small(), X[:100]), X[100:])
+    assert encoder_of(model).fingerprint_ == encoder_of(placed(small(), X[100:])).fingerprint_
 
 
 def test_a_replaced_codebook_encodes_with_the_new_keys(blobs):
     X, _ = blobs
-    model = small().init_keys(X[:100])
-    model.encode(X)
-    np.testing.assert_array_equal(model.init_keys(X[100:]).encode(X), small().init_keys(X[100:]).encode(X))
+    model = placed(small(), X[:100])
+    codes_of(model, X)
+    np.testing.assert_array_equal(codes_of(placed(model, X[100:]), X), codes_of(placed(small(), X[100:]), X))
 
 
 def test_a_small_first_batch_warns_once_with_both_numbers(blobs):
@@ -403,7 +412,7 @@ def test_every_projection_learns(blobs, projection):
 def test_extreme_scales_give_no_nan(blobs, scale, normalize, solver):
     X, y = blobs
     model = small(solver=solver, normalize=normalize, n_selected=2).fit(X * np.float32(scale), y)
-    assert np.isfinite(model.keys_).all()
+    assert np.isfinite(encoder_of(model).keys_).all()
     assert np.isfinite(model.predict_proba(X * np.float32(scale))).all()
 
 
@@ -439,7 +448,7 @@ def test_predicting_before_learning_is_refused(blobs):
     with pytest.raises(NotFittedError, match=r"not fitted yet. Call 'fit'"):
         small().predict(blobs[0])
     with pytest.raises(NotFittedError, match=r"not fitted yet. Call 'fit'"):
-        small().init_keys(blobs[0]).predict(blobs[0])
+        placed(small(), blobs[0]).predict(blobs[0])
 
 
 @pytest.mark.parametrize("method", ["encode", "fit_codes", "partial_fit_codes"])
@@ -459,7 +468,7 @@ def test_another_number_of_features_is_refused(blobs, method):
 def test_learning_another_number_of_features_is_refused(blobs):
     X, y = blobs
     with pytest.raises(ValueError, match="X has 11 features, but DKVBClassifier is expecting 12 features"):
-        small().init_keys(X).fit(X[:, :11], y)
+        placed(small(), X).fit(X[:, :11], y)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -518,9 +527,9 @@ def test_more_keys_than_codes_can_name_are_refused(blobs):
 
 
 def test_codes_of_another_layout_are_refused(blobs):
-    model = small().init_keys(blobs[0])
+    model = placed(small(), blobs[0])
     with pytest.raises(ValueError, match=r"codes have shape \(2, 5, 1\); expected \(2, 6, 1\).*Encode again"):
-        model.partial_fit_codes(np.zeros((2, 5, 1), np.uint8), [0, 1])
+        by_codes(model, "partial_fit", np.zeros((2, 5, 1), np.uint8), [0, 1])
 
 
 def test_placing_keys_after_learning_is_refused(blobs):
@@ -528,7 +537,7 @@ def test_placing_keys_after_learning_is_refused(blobs):
     with pytest.raises(
         ValueError, match=r"init_keys came after 240 samples were learned.*expected a model that has learned"
     ):
-        small().fit(X, y).init_keys(X)
+        placed(small().fit(X, y), X)
 
 
 def test_refused_settings_leave_a_learned_model_as_it_was(blobs):
@@ -570,7 +579,7 @@ def test_a_setting_that_keys_or_values_rest_on_is_refused_once_changed(blobs, ch
 @pytest.mark.parametrize("name", ["n_heads", "n_keys", "key_dim"])
 def test_a_layout_changed_after_keys_were_placed_is_refused_or_waits_for_new_keys(blobs, name):
     X, y = blobs
-    model = small().init_keys(X).set_params(**{name: 99})
+    model = placed(small(), X).set_params(**{name: 99})
     try:
         shape = model.partial_fit(X, y).values_.shape
     except ValueError as error:
@@ -618,19 +627,19 @@ def test_strange_samples_are_more_novel(blobs, solver):
 def test_novelty_equals_the_oracle(blobs):
     X, y = blobs
     model = small(normalize=False).fit(X, y)
-    away = oracle.distances(oracle.project(X[:20], model.projection_), model.keys_)
+    away = oracle.distances(oracle.project(X[:20], encoder_of(model).projection_), encoder_of(model).keys_)
     away[:, model.key_counts_ == 0] = np.inf
-    expected = away.min(axis=2).mean(axis=1) / model.key_report_["quantisation_error"]
+    expected = away.min(axis=2).mean(axis=1) / encoder_of(model).key_report_["quantisation_error"]
     np.testing.assert_allclose(model.novelty(X[:20]), expected, rtol=1e-4)
 
 
 def test_relative_novelty_is_what_learning_adds_to_the_distance(blobs):
     X, y = blobs
-    model = small(normalize=False).init_keys(X).partial_fit(X[y < 3], y[y < 3])
-    away = oracle.distances(oracle.project(X, model.projection_), model.keys_)
+    model = placed(small(normalize=False), X).partial_fit(X[y < 3], y[y < 3])
+    away = oracle.distances(oracle.project(X, encoder_of(model).projection_), encoder_of(model).keys_)
     nearest = away.min(axis=2)
     away[:, model.key_counts_ == 0] = np.inf
-    expected = (away.min(axis=2) - nearest).mean(axis=1) / model.key_report_["novelty_unit"]
+    expected = (away.min(axis=2) - nearest).mean(axis=1) / encoder_of(model).key_report_["novelty_unit"]
     found = model.novelty(X, relative=True)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
     assert found[y >= 3].mean() > 10 * found[y < 3].mean()
@@ -684,7 +693,7 @@ def test_odd_data_is_learned_in_one_or_many_parts_with_finite_answers(solver, na
 
 def test_more_key_dimensions_than_features_are_allowed_for_gaussian_heads():
     X = ROWS[:, :2]
-    assert small(key_dim=5).fit(X, np.arange(30) % 3).keys_.shape == (6, 16, 5)
+    assert encoder_of(small(key_dim=5).fit(X, np.arange(30) % 3)).keys_.shape == (6, 16, 5)
     with pytest.raises(
         ValueError, match=r"projection='chunk' with n_heads=6 and key_dim=5 reads 30 features; expected 2"
     ):

@@ -9,8 +9,9 @@ import dask.array as da
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from models import codes_of, encoder_of, flat, placed
 
-from dkvb_estimator import DKVBClassifier, _blocks
+from dkvb_estimator import _blocks
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,15 +50,15 @@ def lazily(X, slow=0.0):
 @pytest.mark.parametrize("solver", ["counts", "ridge"])
 def test_a_cluster_learns_and_predicts_what_one_process_does(client, rows, solver):
     X, y = rows
-    lazy = DKVBClassifier(solver=solver, **SETTINGS).fit(lazily(X), y)
-    whole = DKVBClassifier(solver=solver, **SETTINGS).fit(X, y)
+    lazy = flat(solver=solver, **SETTINGS).fit(lazily(X), y)
+    whole = flat(solver=solver, **SETTINGS).fit(X, y)
     assert_same(lazy, whole)
     np.testing.assert_array_equal(lazy.predict(lazily(X)).compute(), lazy.predict(X))
-    np.testing.assert_array_equal(lazy.encode(lazily(X)).compute(), whole.encode(X))
+    np.testing.assert_array_equal(codes_of(lazy, lazily(X)).compute(), codes_of(whole, X))
 
 
 def assert_same(lazy, whole):
-    assert lazy.fingerprint_ == whole.fingerprint_
+    assert encoder_of(lazy).fingerprint_ == encoder_of(whole).fingerprint_
     for name in ("pointers", "classes", "hits"):
         np.testing.assert_array_equal(*(getattr(each._learned.counts, name) for each in (lazy, whole)))
     np.testing.assert_allclose(lazy.values_, whole.values_, atol=RIDGE_TOLERANCE if lazy.solver == "ridge" else 0)
@@ -66,8 +67,8 @@ def assert_same(lazy, whole):
 @pytest.mark.parametrize("solver", ["counts", "ridge"])
 def test_a_killed_worker_changes_nothing(client, rows, solver):
     X, y = rows
-    whole = DKVBClassifier(solver=solver, **SETTINGS).init_keys(X).partial_fit(X, y)
-    model = DKVBClassifier(solver=solver, **SETTINGS).init_keys(X)
+    whole = placed(flat(solver=solver, **SETTINGS), X).partial_fit(X, y)
+    model = placed(flat(solver=solver, **SETTINGS), X)
     victim = next(iter(client.run(os.getpid).values()))
     killed = threading.Event()
 
@@ -86,18 +87,18 @@ def test_a_killed_worker_changes_nothing(client, rows, solver):
 
 def test_codes_of_a_killed_worker_are_made_again(client, rows):
     X, y = rows
-    model = DKVBClassifier(solver="ridge", **SETTINGS).init_keys(X).partial_fit(lazily(X), y)
+    model = placed(flat(solver="ridge", **SETTINGS), X).partial_fit(lazily(X), y)
     before = model.values_.copy()
     os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
     model._scratch.drop("values", "solution")
     np.testing.assert_allclose(model.values_, before, atol=1e-6)
-    np.testing.assert_array_equal(model._learned.codes.rows, model.encode(X))
+    np.testing.assert_array_equal(model._learned.codes.rows, codes_of(model, X))
     client.wait_for_workers(2, timeout=60)
 
 
 def test_every_worker_reads_the_keys_once(client, rows):
     X, y = rows
-    model = DKVBClassifier(**SETTINGS, alpha=0.123).init_keys(X)  # a model that no worker has seen
+    model = placed(flat(**SETTINGS, alpha=0.123), X)  # a model that no worker has seen
     client.wait_for_workers(2, timeout=60)
     client.run(lambda: _blocks._read.cache_clear())
     model.partial_fit(lazily(X), y)
@@ -107,7 +108,7 @@ def test_every_worker_reads_the_keys_once(client, rows):
 def test_codes_do_not_travel(client, rows):
     """What reaches this process of a ridge fit is less than the codes: counts, ledger and values alone."""
     X, y = rows
-    model = DKVBClassifier(solver="ridge", **SETTINGS).init_keys(X)
+    model = placed(flat(solver="ridge", **SETTINGS), X)
     model.partial_fit(lazily(X), y)
     held = client.run(
         lambda dask_worker: sum(value.codes.nbytes for value in dask_worker.data.values() if hasattr(value, "codes"))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from models import flat, placed
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
@@ -19,7 +20,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from dkvb_estimator import DKVBClassifier
 from dkvb_estimator.baselines import NearestClassMean, RandomProjectionRidge, StreamingLDA
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ EXPECTED = {
 
 
 def small(**settings):
-    return DKVBClassifier(**({"n_heads": 24, "n_keys": 32, "key_dim": 4, "random_state": 0} | settings))
+    return flat(**({"n_heads": 24, "n_keys": 32, "key_dim": 4, "random_state": 0} | settings))
 
 
 def failures(estimator, expected):
@@ -174,7 +174,7 @@ def test_showing_a_model_computes_nothing(monkeypatch, solver, state, show):
     X, y = load_iris(return_X_y=True)
     model = small(solver=solver)
     if state != "new":
-        model.init_keys(X)
+        placed(model, X)
     if state in ("fitted", "wrong"):
         model.partial_fit(X, y)
     if state == "wrong":

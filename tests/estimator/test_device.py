@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import by_codes, codes_of, encoder_of, flat, placed
 
-from dkvb_estimator import DKVBClassifier
 from dkvb_estimator._device import DeviceCache, resolve_device, to_tensor
 
 CPU = torch.device("cpu")
@@ -155,11 +155,18 @@ def defaults():
 
 def everything(X, y, **settings):
     """Codes, keys and answers of a model that goes through every step."""
-    model = DKVBClassifier(8, 300, 3, random_state=0, **settings).init_keys(X, y)
-    codes = model.encode(X)
-    model.partial_fit(X[:150], y[:150]).partial_fit_codes(codes[150:], y[150:]).calibrate(X[::3], y[::3])
+    model = placed(flat(8, 300, 3, random_state=0, **settings), X, y)
+    codes = codes_of(model, X)
+    by_codes(model.partial_fit(X[:150], y[:150]), "partial_fit", codes[150:], y[150:]).calibrate(X[::3], y[::3])
     model.forget(X[:3], y[:3])
-    return [codes, model.keys_, model.values_, model.predict_proba(X), model.predict_proba(X[:1]), model.novelty(X)]
+    return [
+        codes,
+        encoder_of(model).keys_,
+        model.values_,
+        model.predict_proba(X),
+        model.predict_proba(X[:1]),
+        model.novelty(X),
+    ]
 
 
 @pytest.mark.parametrize("kernel", [True, False])

@@ -2,21 +2,20 @@
 
 import numpy as np
 import pytest
-
-from dkvb_estimator import DKVBClassifier
+from models import by_codes, codes_of, encoder_of, flat, placed
 
 SOLVERS = ["joint", "counts", "ridge", "sgd"]
 
 
 def started(X, **settings):
     options = {"n_heads": 6, "n_keys": 32, "key_dim": 4, "n_selected": 2, "random_state": 0, "learning_rate": 100.0}
-    return DKVBClassifier(**options | settings).init_keys(X)
+    return placed(flat(**options | settings), X)
 
 
 def test_keys_from_blocks_of_any_size_are_those_from_the_whole(blobs):
     X, _ = blobs
     blocks = (X[start : start + 50] for start in (200, 0, 150, 50, 100))
-    assert started(blocks).fingerprint_ == started(X).fingerprint_
+    assert encoder_of(started(blocks)).fingerprint_ == encoder_of(started(X)).fingerprint_
 
 
 def test_blocks_are_read_one_at_a_time(blobs):
@@ -34,7 +33,7 @@ def test_blocks_are_read_one_at_a_time(blobs):
 
 def test_labels_beside_blocks_are_passed_over_where_nothing_wants_them(blobs):
     X, y = blobs
-    assert started(iter([(X, y)])).fingerprint_ == started(X).fingerprint_
+    assert encoder_of(started(iter([(X, y)]))).fingerprint_ == encoder_of(started(X)).fingerprint_
 
 
 def test_no_blocks_at_all_is_refused():
@@ -56,10 +55,10 @@ def test_pruning_keeps_every_prediction_bit_for_bit(blobs, solver):
     unused = model.key_counts_ == 0
     assert unused.any()
     model.prune()
-    assert model.keys_.shape[1] < 32
+    assert encoder_of(model).keys_.shape[1] < 32
     np.testing.assert_array_equal(model.predict_proba(X), before)
-    np.testing.assert_array_equal(model.values_[model.key_mask_], values[~unused])
-    assert (model.key_counts_[model.key_mask_] > 0).all()
+    np.testing.assert_array_equal(model.values_[encoder_of(model).key_mask_], values[~unused])
+    assert (model.key_counts_[encoder_of(model).key_mask_] > 0).all()
 
 
 @pytest.mark.parametrize("solver", ["counts", "ridge"])
@@ -77,17 +76,17 @@ def test_a_pruned_model_forgets_as_exactly_as_before(blobs, solver):
 def test_a_pruned_model_learns_on_among_the_keys_that_are_left(blobs, solver):
     X, y = blobs
     model = started(X, solver=solver).partial_fit(X[:60], y[:60]).prune()
-    keys = model.keys_.copy()
+    keys = encoder_of(model).keys_.copy()
     model.partial_fit(X[60:], y[60:])
-    np.testing.assert_array_equal(model.keys_, keys)
-    assert (model.key_counts_[~model.key_mask_] == 0).all()
+    np.testing.assert_array_equal(encoder_of(model).keys_, keys)
+    assert (model.key_counts_[~encoder_of(model).key_mask_] == 0).all()
     assert model.score(X, y) > 0.8
 
 
 def test_pruning_twice_is_pruning_once(blobs):
     X, y = blobs
     once, twice = (started(X).partial_fit(X[:60], y[:60]).prune() for _ in range(2))
-    assert twice.prune().fingerprint_ == once.fingerprint_
+    assert encoder_of(twice.prune()).fingerprint_ == encoder_of(once).fingerprint_
     np.testing.assert_array_equal(twice.predict_proba(X), once.predict_proba(X))
 
 
@@ -101,9 +100,9 @@ def test_a_pruned_model_does_not_merge_with_the_whole_one(blobs):
 def test_codes_from_before_pruning_are_refused(blobs):
     X, y = blobs
     model = started(X).partial_fit(X[:60], y[:60])
-    codes = model.encode(X)
+    codes = codes_of(model, X)
     with pytest.raises(ValueError, match=r"codes name key.*Encode again with encode\(X\)"):
-        model.prune().partial_fit_codes(codes, y)
+        by_codes(model.prune(), "partial_fit", codes, y)
 
 
 def test_a_projection_that_changed_its_settings_is_refused(blobs):

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from models import by_codes, codes_of, encoder_of, flat, placed
 
-from dkvb_estimator import DKVBClassifier, load_model, save_model
+from dkvb_estimator import load_model, save_model
 from dkvb_estimator._labels import are_among, check_labels, merge_classes, positions_of
 
 SOLVERS = ["joint", "counts", "ridge", "sgd"]
@@ -18,7 +19,7 @@ BIG = 2**53
 
 
 def small(**settings):
-    return DKVBClassifier(**({"n_heads": 5, "n_keys": 8, "key_dim": 3, "random_state": 0} | settings))
+    return flat(**({"n_heads": 5, "n_keys": 8, "key_dim": 3, "random_state": 0} | settings))
 
 
 def survives(model, path):
@@ -75,9 +76,9 @@ def test_labels_that_cannot_be_kept_are_refused_by_every_door(name):
     with pytest.raises(ValueError, match=r"y holds .*; expected .*(Convert y|Remove the NUL)"):
         model.fit(X, y)
     assert not hasattr(model, "n_features_in_")
-    model.init_keys(X)
+    placed(model, X)
     with pytest.raises(ValueError, match=r"y holds .*; expected"):
-        model.partial_fit_codes(model.encode(X), y)
+        by_codes(model, "partial_fit", codes_of(model, X), y)
     with pytest.raises(ValueError, match=r"classes holds .*; expected"):
         model.partial_fit(X, GROUP, classes=REFUSED[name])
     assert not hasattr(model, "_learned")
@@ -91,7 +92,7 @@ def test_lists_that_numpy_would_change_are_refused(pair):
 
 @pytest.mark.parametrize("classes", [[0, np.nan], [0, np.inf], [0, None], ["a"], [[0, 1]], {1, "a"}])
 def test_declared_labels_that_cannot_be_kept_are_refused_by_name(classes):
-    model = small().init_keys(X)
+    model = placed(small(), X)
     with pytest.raises(ValueError, match=r"classes (holds|has) .*; expected .*(Convert|Pass) "):
         model.partial_fit(X, GROUP, classes=classes)
     assert not hasattr(model, "_learned")
@@ -113,7 +114,7 @@ def test_declared_labels_that_cannot_be_kept_are_refused_by_name(classes):
     ],
 )
 def test_labels_to_come_are_declared_in_any_collection(classes, tmp_path):
-    model = small().init_keys(X).partial_fit(X, GROUP, classes=classes)
+    model = placed(small(), X).partial_fit(X, GROUP, classes=classes)
     assert model.classes_.tolist() == [0, 1, 2, 7]
     survives(model, tmp_path / "m.npz")
     assert model.forget_classes({2}).classes_.tolist() in ([0, 1, 7], [0, 1, 2, 7])
@@ -123,7 +124,7 @@ def test_labels_to_come_are_declared_in_any_collection(classes, tmp_path):
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
 def test_large_labels_stay_what_they_are_through_integers_of_two_types(solver, order, tmp_path):
     labels = [np.int64(BIG + 1), np.uint64(2**63 + 1), np.int32(5)]
-    model = small(solver=solver, learning_rate=300.0).init_keys(X)
+    model = placed(small(solver=solver, learning_rate=300.0), X)
     for group in order:
         model.partial_fit(X[20 * group : 20 * group + 20], np.full(20, labels[group]))
     assert model.classes_.tolist() == [5, BIG + 1, 2**63 + 1]
@@ -136,7 +137,7 @@ def test_large_labels_stay_what_they_are_through_integers_of_two_types(solver, o
 
 
 def test_models_merge_with_large_labels_of_two_types():
-    one, other = (small().init_keys(X) for _ in range(2))
+    one, other = (placed(small(), X) for _ in range(2))
     one.partial_fit(X[:20], np.full(20, BIG + 1))
     other.partial_fit(X[20:], np.array([BIG, 2**63], dtype=np.uint64)[GROUP[20:] - 1])
     assert one.merge(other).classes_.tolist() == [BIG, BIG + 1, 2**63]
@@ -144,16 +145,14 @@ def test_models_merge_with_large_labels_of_two_types():
 
 
 def test_small_unsigned_labels_meet_signed_ones_as_integers():
-    model = (
-        small().init_keys(X).partial_fit(X[:30], np.full(30, -1)).partial_fit(X[30:], np.full(30, 3, dtype=np.uint64))
-    )
+    model = placed(small(), X).partial_fit(X[:30], np.full(30, -1)).partial_fit(X[30:], np.full(30, 3, dtype=np.uint64))
     assert model.classes_.dtype == np.int64
     assert model.classes_.tolist() == [-1, 3]
 
 
 @pytest.mark.parametrize("second", [np.array([2**63], dtype=np.uint64), np.array([2.0])])
 def test_labels_that_no_type_holds_are_refused_and_nothing_is_learned(second):
-    model = small().init_keys(X).partial_fit(X[:30], np.array([-1, BIG + 1])[np.arange(30) % 2])
+    model = placed(small(), X).partial_fit(X[:30], np.array([-1, BIG + 1])[np.arange(30) % 2])
     with pytest.raises(
         ValueError, match=r"y and the classes learned so far hold labels from -?\d.*expected a type.*Convert"
     ):
@@ -163,7 +162,7 @@ def test_labels_that_no_type_holds_are_refused_and_nothing_is_learned(second):
 
 
 def test_unknown_labels_are_told_from_known_ones_that_are_close():
-    model = small().init_keys(X).partial_fit(X, np.array([2**63, 2**63 + 1], dtype=np.uint64)[GROUP % 2])
+    model = placed(small(), X).partial_fit(X, np.array([2**63, 2**63 + 1], dtype=np.uint64)[GROUP % 2])
     with pytest.raises(ValueError, match="not among the learned classes"):
         model.calibrate(X, np.full(60, 2**63 - 1))
     with pytest.raises(ValueError, match="never learned"):
@@ -227,4 +226,4 @@ def test_large_rows_that_are_all_keys_come_back(tmp_path):
     shape = {"n_heads": 1, "n_keys": 60, "projection": "identity", "key_init": "sample", "normalize": False}
     model = small(**shape).fit(X * np.float32(1e37), GROUP)
     save_model(model, tmp_path / "m.npz")
-    assert load_model(tmp_path / "m.npz").key_report_ == model.key_report_
+    assert encoder_of(load_model(tmp_path / "m.npz")).key_report_ == encoder_of(model).key_report_

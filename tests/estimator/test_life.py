@@ -26,6 +26,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from models import by_codes, codes_of, encoder_of, flat, placed
 from reference_model import (
     LABELS,
     N_HEADS,
@@ -42,7 +43,7 @@ from reference_model import (
 )
 from sklearn.exceptions import NotFittedError
 
-from dkvb_estimator import DKVBClassifier, load_model, save_model
+from dkvb_estimator import load_model, save_model
 
 samples = st.tuples(st.integers(0, N_ROWS - 1), st.sampled_from(LABELS), st.sampled_from([0, 1, 2, 3, 0.3]))
 """A row of the pool, a label, and a weight if the batch has weights."""
@@ -61,7 +62,7 @@ def choose(items, seed):
 
 def snapshot(model):
     """Everything that a refused call, and storing, must leave as it was."""
-    parts = [model.fingerprint_, model.keys_.tobytes(), hasattr(model, "_learned")]
+    parts = [encoder_of(model).fingerprint_, encoder_of(model).keys_.tobytes(), hasattr(model, "_learned")]
     if parts[-1]:
         parts += [model.classes_.tolist(), model.class_counts_.tolist(), model.key_counts_.tolist()]
         parts += [model.values_.tobytes(), model.temperature_, model.predict_proba(POOL).tobytes()]
@@ -95,7 +96,7 @@ class Life(RuleBasedStateMachine):
         shape = {"n_heads": N_HEADS, "n_keys": N_KEYS, "key_dim": 2, "normalize": False, "random_state": 0}
         kind = {"solver": self.solver, "n_selected": self.n_selected, "codes_dir": self.codes_dir}
         kind["remember"] = self.remember
-        self.model = DKVBClassifier(**shape, **kind, **STEP)
+        self.model = flat(**shape, **kind, **STEP)
         self.books = None
 
     def refused(self, message, call, *arguments):
@@ -138,12 +139,12 @@ class Life(RuleBasedStateMachine):
     @initialize(given=st.booleans())
     def begin(self, given):
         if given:
-            self.init_keys(seed=0)
+            placed(self, seed=0)
 
     @precondition(has_learned_nothing)
     @rule(seed=seeds)
     def init_keys(self, seed):
-        self.model.init_keys(OTHERS[np.random.default_rng(seed).permutation(30)[:20]])
+        placed(self.model, OTHERS[np.random.default_rng(seed).permutation(30)[:20]])
         self.books = Books(self.model)
 
     @precondition(has_learned)
@@ -171,7 +172,7 @@ class Life(RuleBasedStateMachine):
     @precondition(has_keys)
     @rule(batch=batches, epochs=st.integers(1, 2))
     def partial_fit_codes(self, batch, epochs):
-        codes = self.model.encode(rows_of(batch))
+        codes = codes_of(self.model, rows_of(batch))
         self.teach(partial(self.model.partial_fit_codes, codes, labels_of(batch), epochs=epochs), batch, epochs=epochs)
 
     @rule(batch=batches, weighted=st.booleans())
@@ -179,10 +180,14 @@ class Life(RuleBasedStateMachine):
         if not any(weights_of(batch)):
             return
         weighted = weighted and self.may_weigh(batch)
-        kept = self.books.fingerprint if has_keys(self) and self.model._codebook.source == "init_keys" else None
+        kept = (
+            self.books.fingerprint
+            if has_keys(self) and encoder_of(self.model)._codebook.source == "init_keys"
+            else None
+        )
         self.model.fit(rows_of(batch), labels_of(batch), weights_of(batch) if weighted else None)
         self.books = Books(self.model)
-        assert kept in (None, self.model.fingerprint_)
+        assert kept in (None, encoder_of(self.model).fingerprint_)
         self.write_down(self.books.entries(batch, weighted), epochs=10)
 
     # What changes nothing that was learned
@@ -209,7 +214,7 @@ class Life(RuleBasedStateMachine):
         before = self.model.predict_proba(POOL)
         self.model.prune()
         self.books.prune()
-        self.books.fingerprint = self.model.fingerprint_
+        self.books.fingerprint = encoder_of(self.model).fingerprint_
         np.testing.assert_allclose(self.model.predict_proba(POOL), before, atol=1e-6)
 
     @precondition(has_learned)
@@ -226,16 +231,19 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def keys_are_where_they_were_placed(self):
         if has_keys(self):
-            expected, lengths = self.books.now(self.books.empty.keys_), [[len(heads)] for heads in self.books.places]
-            assert self.model.fingerprint_ == self.books.fingerprint
-            np.testing.assert_array_equal(self.model.keys_, expected)
-            np.testing.assert_array_equal(self.model.key_mask_, np.arange(expected.shape[1]) < lengths)
+            expected, lengths = (
+                self.books.now(encoder_of(self.books.empty).keys_),
+                [[len(heads)] for heads in self.books.places],
+            )
+            assert encoder_of(self.model).fingerprint_ == self.books.fingerprint
+            np.testing.assert_array_equal(encoder_of(self.model).keys_, expected)
+            np.testing.assert_array_equal(encoder_of(self.model).key_mask_, np.arange(expected.shape[1]) < lengths)
 
     @invariant()
     def codes_are_those_of_the_oracle(self):
         if has_keys(self):
             expected = self.books.codes
-            found = np.stack([self.books.places[c][self.model.encode(POOL)[:, c]] for c in range(N_HEADS)], axis=1)
+            found = np.stack([self.books.places[c][codes_of(self.model, POOL)[:, c]] for c in range(N_HEADS)], axis=1)
             np.testing.assert_array_equal(found, expected)
             for sample in self.books.samples:  # keys do not move, and pruning takes none that a sample selected
                 np.testing.assert_array_equal(expected[sample.row], sample.codes)
@@ -257,7 +265,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def values_and_predictions_are_those_of_the_oracle(self):
         if has_learned(self):
-            values, mask = self.books.values(self.solver, self.model.mixture_), self.model.key_mask_
+            values, mask = self.books.values(self.solver, self.model.mixture_), encoder_of(self.model).key_mask_
             expected, atol = self.books.now(values)[mask], self.tolerance * max(1, np.abs(values).max())
             np.testing.assert_allclose(self.model.values_[mask], expected, atol=atol)
             expected = self.books.probabilities(values, self.model.temperature_)
@@ -281,7 +289,7 @@ class AdditiveLife(Life):
     def forget_codes(self, seed):
         gone = choose(self.books.samples, seed)
         rows, labels, weights = as_given(gone)
-        self.model.forget_codes(self.model.encode(rows), labels, weights)
+        by_codes(self.model, "forget", codes_of(self.model, rows), labels, weights)
         self.cross_out(gone)
 
     @precondition(has_learned)
@@ -335,7 +343,7 @@ class AdditiveLife(Life):
         other = copy.deepcopy(self.books.empty)
         weights = weights_of(batch) if weighted and any(weights_of(batch)) and self.may_weigh(batch) else None
         other.partial_fit(rows_of(batch), labels_of(batch), announced, weights)
-        if other.fingerprint_ == self.model.fingerprint_:
+        if encoder_of(other).fingerprint_ == encoder_of(self.model).fingerprint_:
             self.merged(self.model, other)
             self.write_down(self.books.entries(batch, weights is not None), announced)
         else:
@@ -359,7 +367,7 @@ class AdditiveLife(Life):
     def the_model_equals_one_that_learned_the_samples_in_one_call(self):
         if not has_learned(self):
             return
-        fresh, mask = self.books.fresh(), self.model.key_mask_
+        fresh, mask = self.books.fresh(), encoder_of(self.model).key_mask_
         expected = self.books.now(fresh.values_)[mask]
         if self.books.calibration:
             fresh.calibrate(*self.books.calibration)
@@ -408,9 +416,9 @@ class SgdLife(Life):
         before = (self.model.classes_, self.model.values_.copy()) if has_learned(self) else None
         super().teach(call, batch, announced, weighted, epochs)
         if before is not None:
-            still = np.ones(self.model.keys_.shape[:2], dtype=bool)
+            still = np.ones(encoder_of(self.model).keys_.shape[:2], dtype=bool)
             kept = np.array(weights_of(batch)) > 0 if weighted else slice(None)
-            still[np.arange(N_HEADS)[None, :, None], self.model.encode(rows_of(batch))[kept]] = False
+            still[np.arange(N_HEADS)[None, :, None], codes_of(self.model, rows_of(batch))[kept]] = False
             columns = np.searchsorted(self.model.classes_, before[0])
             found = self.model.values_[still][:, columns]
             np.testing.assert_array_equal(found.view(np.uint32), before[1][still].view(np.uint32))
@@ -447,7 +455,7 @@ class SgdLife(Life):
     @rule(row=st.integers(0, N_ROWS - 1))
     def mask_keys(self, row):
         expected = self.model.values_.copy()
-        expected[np.arange(N_HEADS)[:, None], self.model.encode(POOL[[row]])[0]] = 0
+        expected[np.arange(N_HEADS)[:, None], codes_of(self.model, POOL[[row]])[0]] = 0
         self.model.mask_keys(POOL[[row]])
         self.books.table[np.arange(N_HEADS)[:, None], self.books.codes[row]] = 0
         self.books.calibration = None

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from models import encoder_of, placed
 from sklearn.datasets import load_digits
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from dkvb_estimator._values.counts import Likelihoods
 
 X, Y = load_digits(return_X_y=True)
@@ -12,7 +13,9 @@ X, Y = load_digits(return_X_y=True)
 
 @pytest.fixture(scope="module")
 def model():
-    return DKVBClassifier(16, 64, 2, solver="counts", random_state=0).init_keys(X).partial_fit(X[:300], Y[:300])
+    return placed(DKVBClassifier(KeyEncoder(16, 64, 2, random_state=0), solver="counts"), X).partial_fit(
+        X[:300], Y[:300]
+    )
 
 
 def neighbours(model):
@@ -21,7 +24,7 @@ def neighbours(model):
 
 def test_what_a_used_key_gives_adds_up_to_what_it_has(model):
     positions, weights = neighbours(model)
-    given = np.zeros(model.keys_.shape[:2])
+    given = np.zeros(encoder_of(model).keys_.shape[:2])
     np.add.at(given, (np.arange(16)[:, None, None], positions), weights)
     np.testing.assert_allclose(given, model.key_counts_ > 0, atol=1e-12)
 
@@ -36,10 +39,12 @@ def test_unused_keys_neither_give_nor_take(model):
 
 def test_shared_counts_are_the_values_of_a_direct_computation(model):
     used, hits = model.key_counts_ > 0, model._learned.counts.dense().astype(float)
-    reach = np.abs(model.keys_ - model.keys_.mean(axis=1, keepdims=True)).max(axis=(1, 2))
+    reach = np.abs(encoder_of(model).keys_ - encoder_of(model).keys_.mean(axis=1, keepdims=True)).max(axis=(1, 2))
     values = np.zeros(hits.shape)
     for head in range(16):
-        squares = np.square(model.keys_[head, :, None] - model.keys_[head]).sum(axis=2, dtype=float)
+        squares = np.square(encoder_of(model).keys_[head, :, None] - encoder_of(model).keys_[head]).sum(
+            axis=2, dtype=float
+        )
         nearest = np.argsort(np.where(used[head], squares, np.inf), axis=1, kind="stable")[:, :32]
         kernel = np.zeros((64, 64))
         np.put_along_axis(
@@ -59,7 +64,7 @@ def test_shared_counts_are_the_values_of_a_direct_computation(model):
 def test_few_samples_teach_more_where_keys_share():
     few, gains = np.random.default_rng(0).permutation(len(X))[:60], []
     for seed in range(3):
-        model = DKVBClassifier(128, 256, 2, solver="counts", random_state=seed).init_keys(X)
+        model = placed(DKVBClassifier(KeyEncoder(128, 256, 2, random_state=seed), solver="counts"), X)
         model.partial_fit(X[few], Y[few])
         alone = Likelihoods(model._learned.counts, None, 1, 1.0).values()
         codes = model._encoder().nearest(X.astype(np.float32), model._search(model._encoder())).numpy()[:, :, 0]
@@ -69,17 +74,19 @@ def test_few_samples_teach_more_where_keys_share():
 
 
 def test_pruning_changes_no_prediction():
-    model = DKVBClassifier(16, 64, 2, solver="counts", random_state=0).init_keys(X).partial_fit(X[:200], Y[:200])
+    model = placed(DKVBClassifier(KeyEncoder(16, 64, 2, random_state=0), solver="counts"), X).partial_fit(
+        X[:200], Y[:200]
+    )
     before = model.decision_function(X[:50])
     np.testing.assert_array_equal(model.prune().decision_function(X[:50]), before)
 
 
 def test_heads_of_one_key_share_nothing():
-    model = DKVBClassifier(4, 1, 2, solver="counts", random_state=0).fit(X[:50], Y[:50])
+    model = DKVBClassifier(KeyEncoder(4, 1, 2, random_state=0), solver="counts").fit(X[:50], Y[:50])
     assert np.isfinite(model.values_).all()
 
 
 def test_heads_of_many_keys_share_with_fewer():
-    model = DKVBClassifier(2, 600, 2, solver="counts", random_state=0).fit(X, Y)
+    model = DKVBClassifier(KeyEncoder(2, 600, 2, random_state=0), solver="counts").fit(X, Y)
     positions, _ = neighbours(model)
     assert positions.shape == (2, 600, 16)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import codes_of, encoder_of, flat
 from sklearn.base import clone
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from dkvb_estimator.baselines import (
     ClasswiseLDA,
     NearestClassMean,
@@ -60,14 +61,14 @@ def problems(draw):
 def test_nothing_but_finite_numbers_comes_out(solver, problem, n_keys, key_init):
     X, y, normalize = problem
     layout = {"n_heads": 3, "n_keys": n_keys, "key_dim": 2, "random_state": 0}
-    model = DKVBClassifier(**layout, solver=solver, key_init=key_init, normalize=normalize)
+    model = flat(**layout, solver=solver, key_init=key_init, normalize=normalize)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # few rows for many keys
         model.fit(X, y)
     finite(model, X)
     finite(model, X[:1] * np.float32(-0.5))
     assert np.isfinite(model.values_).all()
-    assert np.isfinite(model.keys_).all()
+    assert np.isfinite(encoder_of(model).keys_).all()
 
 
 @pytest.mark.parametrize(
@@ -97,8 +98,8 @@ def bits(solver, n_threads):
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
-        model = DKVBClassifier(16, 32, 8, solver=solver, random_state=0).fit(X, y)
-        return model.fingerprint_, model.encode(X).tobytes(), model.key_counts_.tobytes(), model.values_
+        model = DKVBClassifier(KeyEncoder(16, 32, 8, random_state=0), solver=solver).fit(X, y)
+        return encoder_of(model).fingerprint_, codes_of(model, X).tobytes(), model.key_counts_.tobytes(), model.values_
     finally:
         torch.set_num_threads(before)
 

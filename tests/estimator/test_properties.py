@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import codes_of, encoder_of, flat, placed
 
-from dkvb_estimator import DKVBClassifier, load_model, save_model
+from dkvb_estimator import load_model, save_model
 from dkvb_estimator._device import DeviceCache
 
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
@@ -40,7 +41,7 @@ def problems(draw):
 
 def with_keys(problem, solver):
     X, _, options = problem
-    return DKVBClassifier(**options, solver=solver, learning_rate=100.0).init_keys(X)
+    return placed(flat(**options, solver=solver, learning_rate=100.0), X)
 
 
 def batches(n, seed):
@@ -62,10 +63,10 @@ def taught(problem, solver, seed):
 @given(problems(), solvers, seeds)
 def test_projection_and_keys_do_not_move(problem, solver, seed):
     model = with_keys(problem, solver)
-    before = model.fingerprint_
+    before = encoder_of(model).fingerprint_
     for rows in batches(len(problem[0]), seed):
         model.partial_fit(problem[0][rows], problem[1][rows])
-        assert model.fingerprint_ == before
+        assert encoder_of(model).fingerprint_ == before
 
 
 @few
@@ -95,7 +96,7 @@ def test_permuting_heads_leaves_the_output_as_it_was(problem, solver, seed):
     X, y, options = problem
     model = with_keys((X, y, options | {"projection": "gaussian"}), solver)
     twin, order = copy.deepcopy(model), np.random.default_rng(seed).permutation(options["n_heads"])
-    book = model._codebook
+    book = encoder_of(model)._codebook
     moved = {"projection": book.projection[:, order], "keys": book.keys[order], "centres": book.centres[order]}
     moved["reaches"] = book.reaches[order]
     twin._codebook = dataclasses.replace(book, **moved, _encoders=DeviceCache())
@@ -117,7 +118,10 @@ def test_keys_depend_on_the_set_of_rows_only(problem, seed):
     X, y, options = problem
     rng = np.random.default_rng(seed)
     again = np.concatenate([X[rng.permutation(len(X))], X[rng.integers(len(X), size=5)]])
-    assert with_keys((again, y, options), "counts").fingerprint_ == with_keys(problem, "counts").fingerprint_
+    assert (
+        encoder_of(with_keys((again, y, options), "counts")).fingerprint_
+        == encoder_of(with_keys(problem, "counts")).fingerprint_
+    )
 
 
 @few
@@ -163,7 +167,7 @@ def test_pickling_and_saving_predict_the_same(problem, solver, seed):
 @given(problems(), solvers)
 def test_fit_after_fit_equals_one_fit(problem, solver):
     X, y, options = problem
-    once, twice = (DKVBClassifier(**options, solver=solver).fit(X, y) for _ in range(2))
+    once, twice = (flat(**options, solver=solver).fit(X, y) for _ in range(2))
     twice.fit(X[: len(X) // 2], y[: len(X) // 2]).fit(X, y)
     np.testing.assert_array_equal(twice.predict_proba(X), once.predict_proba(X))
 
@@ -173,6 +177,6 @@ def test_fit_after_fit_equals_one_fit(problem, solver):
 def test_a_rows_codes_do_not_depend_on_its_batch(problem, seed):
     X = problem[0]
     model = with_keys(problem, "counts")
-    together = model.encode(X)
+    together = codes_of(model, X)
     for rows in batches(len(X), seed):
-        np.testing.assert_array_equal(model.encode(X[rows]), together[rows])
+        np.testing.assert_array_equal(codes_of(model, X[rows]), together[rows])

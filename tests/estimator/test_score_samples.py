@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from models import codes_of, placed
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
-from dkvb_estimator import DKVBClassifier, load_model, save_model
+from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
 
 X, Y = load_digits(return_X_y=True)
 PENALTY = 1e-3
@@ -15,7 +16,7 @@ def direct(model, learned, labels, rows):
     """Squared distances by explicit matrices, from the coordinates that codes name."""
     prior = model._prior()
     features, tested = (
-        (prior.features(model.encode(part)) * prior.steps)[:, ~prior.curved] for part in (learned, rows)
+        (prior.features(codes_of(model, part)) * prior.steps)[:, ~prior.curved] for part in (learned, rows)
     )
     means = np.stack([features[labels == label].mean(axis=0) for label in np.unique(labels)])
     within = features - means[np.searchsorted(np.unique(labels), labels)]
@@ -29,7 +30,9 @@ def direct(model, learned, labels, rows):
 @pytest.mark.parametrize("n", [30, 400])  # fewer and more rows than features
 @pytest.mark.parametrize("remember", [True, False])
 def test_it_is_minus_the_distance_of_a_direct_computation(n, remember):
-    model = DKVBClassifier(32, 16, 2, remember=remember, random_state=0).init_keys(X).partial_fit(X[:n], Y[:n])
+    model = placed(DKVBClassifier(KeyEncoder(32, 16, 2, random_state=0), remember=remember), X).partial_fit(
+        X[:n], Y[:n]
+    )
     expected = direct(model, X[:n], Y[:n], X[1000:1040])
     np.testing.assert_allclose(-model.score_samples(X[1000:1040]), expected, rtol=1e-5)
 
@@ -38,7 +41,7 @@ def test_it_tells_classes_to_come_about_as_well_as_mahalanobis_distances_of_embe
     old = Y < 5
     X_old, y_old, tested = X[old][:600], Y[old][:600], np.concatenate([X[~old][:300], X[old][600:]])
     known = np.arange(len(tested)) >= 300
-    model = DKVBClassifier(128, 64, 2, random_state=0).init_keys(X_old).partial_fit(X_old, y_old)
+    model = placed(DKVBClassifier(KeyEncoder(128, 64, 2, random_state=0)), X_old).partial_fit(X_old, y_old)
     rows, others = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (X_old, tested))
     means = np.stack([rows[y_old == label].mean(axis=0) for label in range(5)])
     inverse = np.linalg.pinv(np.cov((rows - means[y_old]).T))
@@ -48,13 +51,13 @@ def test_it_tells_classes_to_come_about_as_well_as_mahalanobis_distances_of_embe
 
 
 def test_a_loaded_model_scores_alike(tmp_path):
-    model = DKVBClassifier(16, 16, 2, random_state=0).fit(X[:100], Y[:100])
+    model = DKVBClassifier(KeyEncoder(16, 16, 2, random_state=0)).fit(X[:100], Y[:100])
     save_model(model, tmp_path / "m.npz")
     np.testing.assert_array_equal(load_model(tmp_path / "m.npz").score_samples(X[:9]), model.score_samples(X[:9]))
 
 
 def test_what_is_learned_later_counts():
-    model = DKVBClassifier(32, 16, 2, random_state=0).init_keys(X).partial_fit(X[Y == 0], Y[Y == 0])
+    model = placed(DKVBClassifier(KeyEncoder(32, 16, 2, random_state=0)), X).partial_fit(X[Y == 0], Y[Y == 0])
     before = model.score_samples(X[Y == 1][:20])
     after = model.partial_fit(X[Y == 1], Y[Y == 1]).score_samples(X[Y == 1][:20])
     assert (after > before).all()
@@ -62,7 +65,7 @@ def test_what_is_learned_later_counts():
 
 @pytest.mark.parametrize("solver", ["counts", "sgd"])
 def test_solvers_without_a_covariance_refuse_it(solver):
-    model = DKVBClassifier(4, 8, 2, solver=solver, random_state=0).fit(X[:50], Y[:50])
+    model = DKVBClassifier(KeyEncoder(4, 8, 2, random_state=0), solver=solver).fit(X[:50], Y[:50])
     with pytest.raises(AttributeError) as refused:
         model.score_samples(X[:2])
     sentence = str(refused.value.__cause__)

@@ -4,8 +4,9 @@ import copy
 
 import numpy as np
 import pytest
+from models import codes_of, flat, placed
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 EXACT = ["counts", "ridge"]
 
@@ -18,8 +19,8 @@ def data(seed, n=60, n_classes=3):
 
 def started(solver, **settings):
     """A model with keys from other data and nothing learned."""
-    model = DKVBClassifier(8, 12, 3, solver=solver, n_selected=2, random_state=0, **settings)
-    return model.init_keys(np.random.default_rng(9).standard_normal((80, 6)).astype(np.float32))
+    model = flat(8, 12, 3, solver=solver, n_selected=2, random_state=0, **settings)
+    return placed(model, np.random.default_rng(9).standard_normal((80, 6)).astype(np.float32))
 
 
 def assert_same(one, other):
@@ -128,7 +129,7 @@ def test_weighted_and_plain_models_merge():
 
 def test_models_with_other_keys_are_refused():
     X, y = data(0)
-    foreign = DKVBClassifier(8, 12, 3, n_selected=2, random_state=1).fit(X, y)
+    foreign = DKVBClassifier(KeyEncoder(8, 12, 3, n_selected=2, random_state=1)).fit(X, y)
     with pytest.raises(ValueError, match=r"expected the same\. Start both from copies of one model after init_keys"):
         started("counts").partial_fit(X, y).merge(foreign)
 
@@ -166,14 +167,14 @@ def test_sgd_refuses_samples_that_hit_less_than_asked_to_forget():
 def test_forgetting_is_called_exact_only_with_foreign_keys_and_an_additive_solver(solver, expected):
     X, y = data(0)
     assert started(solver).partial_fit(X, y).forgetting_is_exact_ is expected
-    assert not DKVBClassifier(8, 12, 3, solver=solver, random_state=0).fit(X, y).forgetting_is_exact_
+    assert not DKVBClassifier(KeyEncoder(8, 12, 3, random_state=0), solver=solver).fit(X, y).forgetting_is_exact_
 
 
 @pytest.mark.parametrize("n_masked", [None, 5])
 def test_masked_keys_are_those_that_the_samples_select_most(n_masked):
     (X, y), (gone, _) = data(0), data(1, n=10)
     model = started("sgd", learning_rate=100.0).partial_fit(X, y)
-    codes, before = model.encode(gone), model.values_.copy()
+    codes, before = codes_of(model, gone), model.values_.copy()
     hits = np.zeros((8, 12), dtype=int)
     np.add.at(hits, (np.arange(8)[None, :, None], codes), 1)
     model.mask_keys(gone, n_masked=n_masked)

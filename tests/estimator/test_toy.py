@@ -13,9 +13,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from models import by_codes, codes_of, flat, placed
 from PIL import Image
 
-from dkvb_estimator import DKVBClassifier
 from pipeline import cli as console
 from pipeline.config import Toy
 from pipeline.stages import toy as stage
@@ -53,10 +53,10 @@ def accuracies(solver, bottleneck, seed, key_init="ema"):
     stages, (X_test, y_test), square = draw_toy(seed)
     options, epochs = SOLVERS[solver]
     shape = BOTTLENECKS[bottleneck] | {"key_dim": 2, "normalize": False, "key_init": key_init}
-    model = DKVBClassifier(**shape, **options, solver=solver, random_state=seed).init_keys(square)
+    model = placed(flat(**shape, **options, solver=solver, random_state=seed), square)
     found = []
     for X, y in stages:
-        model.partial_fit_codes(model.encode(X), y, epochs=epochs)
+        by_codes(model, "partial_fit", codes_of(model, X), y, epochs=epochs)
         found.append(model.score(X_test, y_test))
     return found
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from models import flat
 
-from dkvb_estimator import DKVBClassifier
 from dkvb_estimator._labels import merge_classes
 from dkvb_estimator._validation import (
     Layout,
@@ -20,7 +20,7 @@ LAYOUT = Layout(n_heads=2, n_keys=4, key_dim=3, n_selected=1)
 
 
 def parameters(**changes):
-    return DKVBClassifier(**changes).get_params(deep=False)
+    return flat(**changes).get_params(deep=False)
 
 
 def test_default_parameters_are_valid():

@@ -6,11 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from models import flat, placed
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from test_train import write_two_caches
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from pipeline.config import Search, load_params
 from pipeline.evaluation import candidates
 from pipeline.evaluation.candidates import Candidate, Source
@@ -50,7 +51,7 @@ class Plain(ClassifierMixin, BaseEstimator):
         self.estimator, self.key_rows = estimator, key_rows
 
     def fit(self, X, y):
-        self.model_ = DKVBClassifier(**self.estimator.get_params()).init_keys(self.key_rows).fit(X, y)
+        self.model_ = placed(flat(**self.estimator.get_params()), self.key_rows).fit(X, y)
         self.classes_ = self.model_.classes_
         return self
 
@@ -62,12 +63,12 @@ def test_settings_of_learning_share_keys_and_those_that_learned_state_rests_on_d
     usual = candidates.keys_of(DKVBClassifier())
     assert candidates.keys_of(DKVBClassifier(objective="ridge", curvature=0.0, alpha=0.01, smoothing=2.0)) == usual
     for other in ({"remember": False}, {"solver": "counts"}, {"n_selected": 2}, {"key_dim": 3}):
-        assert candidates.keys_of(DKVBClassifier(**other)) != usual
+        assert candidates.keys_of(flat(**other)) != usual
 
 
 def test_scores_are_those_of_a_plain_grid_search(source):
     X, y = candidates._reader(source.cache).as_numpy("train")
-    plain = Plain(DKVBClassifier(**ENTRY["estimator"]), candidates._reader(source.key_cache).read("train"))
+    plain = Plain(flat(**ENTRY["estimator"]), candidates._reader(source.key_cache).read("train"))
     grid = {f"estimator__{name}": values for name, values in ENTRY["grid"].items()}
     folds = StratifiedKFold(2, shuffle=True, random_state=0)
     results = GridSearchCV(plain, grid, cv=folds, refit=False).fit(X, y).cv_results_
@@ -105,7 +106,7 @@ def test_a_failed_candidate_is_reported_by_name_and_reason_and_costs_no_other(so
 
 
 def test_codes_of_another_number_of_selected_keys_are_others(source):
-    one, two = (source.started(DKVBClassifier(6, 8, 3, n_selected=m, random_state=0))[1] for m in (1, 2))
+    one, two = (source.started(DKVBClassifier(KeyEncoder(6, 8, 3, n_selected=m, random_state=0)))[1] for m in (1, 2))
     assert (one.shape[2], two.shape[2]) == (1, 2)
     np.testing.assert_array_equal(one[:, :, 0], two[:, :, 0])
 
@@ -169,7 +170,7 @@ def test_the_stage_writes_table_best_and_seconds_the_same_each_time(tmp_path, so
     best = json.loads((tmp_path / "out/pets.json").read_text())
     assert best["best_score"] == float(lines[0]["mean_score"])
     assert best["heat_map"] == {"x": "n_keys", "y": "solver"}
-    assert DKVBClassifier(**best["best_params"]).n_heads == 6
+    assert flat(**best["best_params"]).n_heads == 6
     assert str(best["best_params"]["n_keys"]) == lines[0]["n_keys"]
     assert set(json.loads((tmp_path / "out/seconds.json").read_text())) == {"keys_and_codes", "fit_and_test"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pets.csv", "pets.json", "seconds.json"]

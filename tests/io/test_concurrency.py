@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from models import codes_of
 from reliability import note
 from small_cache import write_small
 from small_project import ROOT, call, copy_project, finish, start
 from test_graph import SMALL, TABLES
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from pipeline.cache import open_cache
 
 READ = """
@@ -33,8 +34,8 @@ print(len(found), *sorted(set(found)))
 @pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
 def test_threads_that_predict_with_one_model_get_what_one_thread_gets(blobs, solver):
     X, y = blobs
-    model = DKVBClassifier(8, 32, 4, solver=solver, random_state=0).fit(X, y)
-    expected = DKVBClassifier(8, 32, 4, solver=solver, random_state=0).fit(X, y).predict_proba(X)
+    model = DKVBClassifier(KeyEncoder(8, 32, 4, random_state=0), solver=solver).fit(X, y)
+    expected = DKVBClassifier(KeyEncoder(8, 32, 4, random_state=0), solver=solver).fit(X, y).predict_proba(X)
     with ThreadPoolExecutor(2) as pool:  # nothing is derived yet: both threads derive it
         results = list(pool.map(lambda _: model.predict_proba(X), range(40)))
     for found in results:
@@ -44,8 +45,8 @@ def test_threads_that_predict_with_one_model_get_what_one_thread_gets(blobs, sol
 
 def test_threads_may_share_a_model_with_one_that_encodes(blobs):
     X, y = blobs
-    model = DKVBClassifier(8, 32, 4, random_state=0).fit(X, y)
-    codes, labels = model.encode(X), model.predict(X)
+    model = DKVBClassifier(KeyEncoder(8, 32, 4, random_state=0)).fit(X, y)
+    codes, labels = codes_of(model, X), model.predict(X)
     with ThreadPoolExecutor(2) as pool:
         results = [pool.submit(model.encode if i % 2 else model.predict, X) for i in range(20)]
     for i, found in enumerate(results):

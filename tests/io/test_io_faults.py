@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from cache_bytes import regions
 from damage import try_ways
+from models import encoder_of, placed
 from reliability import note
 from small_cache import write_small
 
-from dkvb_estimator import DKVBClassifier, load_model, save_model
+from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
 from pipeline.cache import open_cache
 from pipeline.cli import write_json
 from pipeline.data import build_manifest, read_manifest, write_manifest
@@ -119,7 +120,7 @@ def test_a_cache_cut_at_twenty_lengths_is_an_error(cache, tmp_path):
 
 def a_model(folder, cache):
     X = np.random.default_rng(0).normal(size=(40, 6))
-    save_model(DKVBClassifier(3, 8, 2, random_state=0).fit(X, np.arange(40) % 3), folder / "m.npz")
+    save_model(DKVBClassifier(KeyEncoder(3, 8, 2, random_state=0)).fit(X, np.arange(40) % 3), folder / "m.npz")
 
     def read():
         save_model(load_model(folder / "m.npz"), folder / "again.npz", compress=False)
@@ -129,14 +130,14 @@ def a_model(folder, cache):
 
 
 def a_checkpoint(folder, cache):
-    model = DKVBClassifier(3, 8, 2, random_state=0).init_keys(np.random.default_rng(0).normal(size=(40, 6)))
+    model = placed(DKVBClassifier(KeyEncoder(3, 8, 2, random_state=0)), np.random.default_rng(0).normal(size=(40, 6)))
     checkpoint = Checkpoint(folder, "f")
     with checkpoint:
         checkpoint.write(model, 2)
 
     def read():
         kept = checkpoint.read()
-        return kept and (kept[0].keys_.tobytes(), kept[1])
+        return kept and (encoder_of(kept[0]).keys_.tobytes(), kept[1])
 
     return folder / "f/checkpoint.npz", read
 
@@ -210,7 +211,7 @@ def test_a_flipped_byte_of_any_file_with_a_checksum_is_never_believed(cache, tmp
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "without stages"])
 def test_a_damaged_checkpoint_is_none(blobs, tmp_path, damage):
-    model = DKVBClassifier(3, 8, 2, random_state=0).fit(*blobs)
+    model = DKVBClassifier(KeyEncoder(3, 8, 2, random_state=0)).fit(*blobs)
     with Checkpoint(tmp_path, "f") as checkpoint:
         checkpoint.write(model, 2)
         assert checkpoint.read()[1] == 2
@@ -292,7 +293,7 @@ def pipeline_writes(path):
 
 
 def estimator_writes(path):
-    save_model(DKVBClassifier(3, 8, 2, random_state=0).init_keys(np.eye(9)), path)
+    save_model(placed(DKVBClassifier(KeyEncoder(3, 8, 2, random_state=0)), np.eye(9)), path)
 
 
 @pytest.mark.parametrize("write", [pipeline_writes, estimator_writes])
@@ -323,5 +324,5 @@ def test_a_file_system_that_cannot_synchronise_folders_is_good_enough(tmp_path, 
 def test_what_the_faults_are_tried_on_can_be_read(cache, blobs, tmp_path):
     with open_cache(cache) as reader:
         assert reader.n_rows("train") == 20
-    save_model(DKVBClassifier(3, 8, 2, random_state=0).fit(*blobs), tmp_path / "m.npz", compress=False)
+    save_model(DKVBClassifier(KeyEncoder(3, 8, 2, random_state=0)).fit(*blobs), tmp_path / "m.npz", compress=False)
     assert load_model(tmp_path / "m.npz").classes_.tolist() == [0, 1, 2, 3, 4]

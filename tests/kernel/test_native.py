@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from dkvb_estimator._kernel import native
 
 needs_kernel = pytest.mark.skipif(native.KERNEL is None, reason="the package was installed without its kernel")
@@ -55,7 +55,7 @@ def test_the_interpreter_is_free_while_the_kernel_works():
 def test_the_package_works_without_a_kernel(monkeypatch):
     monkeypatch.setattr(native, "KERNEL", None)
     X, y = np.eye(8, dtype=np.float32), range(8)
-    assert DKVBClassifier(4, 8, 2, random_state=0).fit(X, y).score(X, y) > 0.8
+    assert DKVBClassifier(KeyEncoder(4, 8, 2, random_state=0)).fit(X, y).score(X, y) > 0.8
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ import oracle
 import pytest
 import torch
 import yaml
+from models import by_codes, codes_of, encoder_of, flat, placed
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from dkvb_estimator import DKVBClassifier, load_model, save_model
+from dkvb_estimator import load_model, save_model
 from dkvb_estimator._encoding import key_placement as key_room
 from dkvb_estimator._encoding.nearest import nearest_keys
 from dkvb_estimator._values.gradient import GradientSettings, read_values, step_
@@ -49,11 +50,11 @@ ORDERS = {  # of CIFAR-10's classes, by the seeds of the original code
 
 
 def small(**settings):
-    return DKVBClassifier(**({"n_heads": 6, "n_keys": 16, "key_dim": 3, "random_state": 0} | settings))
+    return flat(**({"n_heads": 6, "n_keys": 16, "key_dim": 3, "random_state": 0} | settings))
 
 
 def frozen(model):
-    return hashlib.sha256(model.projection_.tobytes() + model.keys_.tobytes()).hexdigest()
+    return hashlib.sha256(encoder_of(model).projection_.tobytes() + encoder_of(model).keys_.tobytes()).hexdigest()
 
 
 # Line 1: heads
@@ -61,11 +62,13 @@ def frozen(model):
 
 def test_line_1_a_head_is_the_embedding_times_its_unit_columns(blobs):
     X, _ = blobs
-    model = small(normalize=False).init_keys(X)
-    assert model.projection_.shape == (12, 6, 3)
-    np.testing.assert_allclose(np.linalg.norm(model.projection_.astype(np.float64), axis=0), np.ones((6, 3)), rtol=1e-6)
-    codes = oracle.nearest(oracle.project(X[:40], model.projection_), model.keys_, 1)
-    np.testing.assert_array_equal(model.encode(X[:40]), codes)
+    model = placed(small(normalize=False), X)
+    assert encoder_of(model).projection_.shape == (12, 6, 3)
+    np.testing.assert_allclose(
+        np.linalg.norm(encoder_of(model).projection_.astype(np.float64), axis=0), np.ones((6, 3)), rtol=1e-6
+    )
+    codes = oracle.nearest(oracle.project(X[:40], encoder_of(model).projection_), encoder_of(model).keys_, 1)
+    np.testing.assert_array_equal(codes_of(model, X[:40]), codes)
 
 
 def test_line_1_another_process_draws_the_same_projection_and_keys(blobs, tmp_path, elsewhere):
@@ -75,14 +78,14 @@ def test_line_1_another_process_draws_the_same_projection_and_keys(blobs, tmp_pa
         f"model = DKVBClassifier(6, 16, 3, random_state=0).init_keys(np.load({str(tmp_path / 'X.npy')!r}))\n"
         "print(model.fingerprint_)"
     )
-    assert elsewhere(program).strip() == small().init_keys(blobs[0]).fingerprint_
+    assert elsewhere(program).strip() == encoder_of(placed(small(), blobs[0])).fingerprint_
 
 
 def test_line_1_chunks_must_fill_the_features(blobs):
     X, _ = blobs
-    assert small(projection="chunk", n_heads=4).init_keys(X).keys_.shape == (4, 16, 3)
+    assert encoder_of(placed(small(projection="chunk", n_heads=4), X)).keys_.shape == (4, 16, 3)
     with pytest.raises(ValueError, match="reads 18 features; expected 12"):
-        small(projection="chunk").init_keys(X)
+        placed(small(projection="chunk"), X)
 
 
 # Line 2: the nearest key
@@ -90,18 +93,22 @@ def test_line_1_chunks_must_fill_the_features(blobs):
 
 def test_line_2_ties_go_to_the_lowest_key():
     X = np.float32([[0, 0], [2, 0]])
-    model = small(n_heads=1, n_keys=2, projection="identity", key_init="sample", normalize=False).init_keys(X)
-    assert model.encode(np.float32([[1, 5], [1, -3]])).ravel().tolist() == [0, 0]
+    model = placed(small(n_heads=1, n_keys=2, projection="identity", key_init="sample", normalize=False), X)
+    assert codes_of(model, np.float32([[1, 5], [1, -3]])).ravel().tolist() == [0, 0]
 
 
 def test_line_2_codes_equal_a_float64_reference_but_where_two_keys_almost_tie(blobs):
     X, _ = blobs
-    model = small(n_heads=12, n_keys=64, normalize=False).init_keys(X)
-    away = np.sort(oracle.distances(oracle.project(X[:80], model.projection_), model.keys_), axis=2)
+    model = placed(small(n_heads=12, n_keys=64, normalize=False), X)
+    away = np.sort(
+        oracle.distances(oracle.project(X[:80], encoder_of(model).projection_), encoder_of(model).keys_), axis=2
+    )
     clear = away[:, :, 1] - away[:, :, 0] > 1e-5 * away[:, :, 1]
-    expected = oracle.nearest(oracle.project(X[:80], model.projection_), model.keys_, 1)[:, :, 0]
+    expected = oracle.nearest(oracle.project(X[:80], encoder_of(model).projection_), encoder_of(model).keys_, 1)[
+        :, :, 0
+    ]
     assert clear.mean() > 0.99
-    np.testing.assert_array_equal(model.encode(X[:80])[:, :, 0][clear], expected[clear])
+    np.testing.assert_array_equal(codes_of(model, X[:80])[:, :, 0][clear], expected[clear])
 
 
 # Line 3: logits
@@ -111,8 +118,8 @@ def test_line_2_codes_equal_a_float64_reference_but_where_two_keys_almost_tie(bl
 def test_line_3_logits_are_the_mean_of_the_nearest_values_one_column_a_class(blobs, solver):
     X, y = blobs
     model = small(n_heads=7, n_selected=1, solver=solver, learning_rate=30, normalize=False).fit(X, y)
-    heads = oracle.project(X[:20], model.projection_)
-    codes = oracle.nearest(heads, model.keys_, 1, model.key_counts_ > 0)
+    heads = oracle.project(X[:20], encoder_of(model).projection_)
+    codes = oracle.nearest(heads, encoder_of(model).keys_, 1, model.key_counts_ > 0)
     logits = model.decision_function(X[:20])
     assert logits.shape == (20, 5)
     np.testing.assert_allclose(logits, oracle.pool(codes, model.values_), atol=1e-5)
@@ -128,8 +135,8 @@ def two_heads():
     """Two heads of keys 0 and 1, the published samples, and where key 0 of each head stands."""
     X = np.float32([[0, 0], [1, 1]])
     options = {"projection": "chunk", "key_init": "sample", "normalize": False, "solver": "sgd", "batch_size": 2}
-    model = DKVBClassifier(2, 2, 1, **options, random_state=0).init_keys(X)
-    return model, np.float32([[0.1, 0.9], [0.2, 0.1]]), model.keys_[:, :, 0].argmin(axis=1)
+    model = placed(flat(2, 2, 1, **options, random_state=0), X)
+    return model, np.float32([[0.1, 0.9], [0.2, 0.1]]), encoder_of(model).keys_[:, :, 0].argmin(axis=1)
 
 
 def test_line_4_before_any_step_all_classes_are_equally_probable():
@@ -153,7 +160,7 @@ def test_line_4_the_first_step_equals_the_published_vector(two_heads):
 
 def test_line_4_the_smallest_dose_leaves_probabilities_uniform(blobs):
     X, y = blobs
-    model = small(solver="sgd", learning_rate=1e-9).init_keys(X).partial_fit(X, y, classes=range(5))
+    model = placed(small(solver="sgd", learning_rate=1e-9), X).partial_fit(X, y, classes=range(5))
     np.testing.assert_allclose(model.predict_proba(X), np.full((240, 5), 0.2), atol=1e-6)
 
 
@@ -162,7 +169,7 @@ def test_line_4_the_smallest_dose_leaves_probabilities_uniform(blobs):
 
 def test_line_5_with_sgd_all_but_the_hit_rows_keep_every_bit(blobs):
     X, y = blobs
-    model = small(solver="sgd", learning_rate=50, n_keys=64).init_keys(X).partial_fit(X[:120], y[:120])
+    model = placed(small(solver="sgd", learning_rate=50, n_keys=64), X).partial_fit(X[:120], y[:120])
     values, hits = model.values_.copy(), model.key_counts_.copy()
     for start in range(120, 135, 5):
         model.partial_fit(X[start : start + 5], y[start : start + 5])
@@ -174,11 +181,11 @@ def test_line_5_with_sgd_all_but_the_hit_rows_keep_every_bit(blobs):
 
 def test_line_5_with_counts_hits_of_other_keys_keep_every_bit(blobs):
     X, y = blobs
-    model = small(n_keys=64).init_keys(X).partial_fit(X[:120], y[:120])
+    model = placed(small(n_keys=64), X).partial_fit(X[:120], y[:120])
     before = model.key_counts_.copy()
     model.partial_fit(X[120:130], y[120:130])
     np.testing.assert_array_equal(
-        model.key_counts_ - before, oracle.counts((6, 64, 1), model.encode(X[120:130]), [0] * 10, [1] * 10)[:, :, 0]
+        model.key_counts_ - before, oracle.counts((6, 64, 1), codes_of(model, X[120:130]), [0] * 10, [1] * 10)[:, :, 0]
     )
 
 
@@ -188,7 +195,7 @@ def test_line_5_with_counts_hits_of_other_keys_keep_every_bit(blobs):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_line_6_projection_and_keys_keep_every_bit_in_any_order_of_classes(blobs, solver):
     X, y = blobs
-    model = small(solver=solver, key_data=X[:100]).init_keys(X)
+    model = placed(small(solver=solver, key_data=X[:100]), X)
     before = frozen(model)
     for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 40):
         for label in order:
@@ -202,7 +209,7 @@ def test_line_6_projection_and_keys_keep_every_bit_in_any_order_of_classes(blobs
 
 def test_line_7_a_query_goes_to_the_nearest_key_that_training_hit():
     X = np.float32([[0], [1], [2], [100]])
-    model = small(n_heads=1, n_keys=4, projection="identity", key_init="sample", normalize=False).init_keys(X)
+    model = placed(small(n_heads=1, n_keys=4, projection="identity", key_init="sample", normalize=False), X)
     model.partial_fit(X[2:], ["two", "hundred"])
     assert model.predict(np.float32([[0], [1], [50], [52]])).tolist() == ["two", "two", "two", "hundred"]
 
@@ -211,7 +218,7 @@ def test_line_7_a_query_goes_to_the_nearest_key_that_training_hit():
 @pytest.mark.parametrize("n_selected", [1, 3])
 def test_line_7_rows_never_hit_may_hold_nan_without_effect(blobs, solver, n_selected):
     X, y = blobs
-    model = small(solver=solver, n_keys=64, n_selected=n_selected).init_keys(X).partial_fit(X[:20], y[:20])
+    model = placed(small(solver=solver, n_keys=64, n_selected=n_selected), X).partial_fit(X[:20], y[:20])
     twin = copy.deepcopy(model)
     model.values_[model.key_counts_ == 0] = np.nan
     assert np.isnan(model.values_).any()
@@ -221,19 +228,19 @@ def test_line_7_rows_never_hit_may_hold_nan_without_effect(blobs, solver, n_sele
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_line_7_a_result_does_not_depend_on_its_batch(blobs, solver):
     X, y = blobs
-    model = small(solver=solver, learning_rate=30).init_keys(X).partial_fit(X[:30], y[:30])
+    model = placed(small(solver=solver, learning_rate=30), X).partial_fit(X[:30], y[:30])
     alone = np.concatenate([model.predict_proba(X[i : i + 1]) for i in range(100, 120)])
     np.testing.assert_allclose(model.predict_proba(X)[100:120], alone, atol=1e-6)
 
 
 def test_line_7_before_any_training_there_is_a_clear_error(blobs):
     with pytest.raises(NotFittedError, match="not fitted yet"):
-        small().init_keys(blobs[0]).predict(blobs[0])
+        placed(small(), blobs[0]).predict(blobs[0])
 
 
 def test_line_7_training_selects_among_all_keys():
     X = np.float32([[0], [1], [2], [100]])
-    model = small(n_heads=1, n_keys=4, projection="identity", key_init="sample", normalize=False).init_keys(X)
+    model = placed(small(n_heads=1, n_keys=4, projection="identity", key_init="sample", normalize=False), X)
     model.partial_fit(X[3:], [0]).partial_fit(X[:1], [1])
     assert sorted(model.key_counts_.ravel().tolist()) == [0, 0, 1, 1]
 
@@ -241,9 +248,9 @@ def test_line_7_training_selects_among_all_keys():
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_line_7_evaluating_changes_no_counter(blobs, solver):
     X, y = blobs
-    model = small(solver=solver).init_keys(X).partial_fit(X[:30], y[:30])
+    model = placed(small(solver=solver), X).partial_fit(X[:30], y[:30])
     keys, classes = model.key_counts_.copy(), model.class_counts_.copy()
-    model.predict(X), model.predict_proba(X), model.score(X, y), model.encode(X), model.novelty(X)
+    model.predict(X), model.predict_proba(X), model.score(X, y), codes_of(model, X), model.novelty(X)
     np.testing.assert_array_equal(model.key_counts_, keys)
     np.testing.assert_array_equal(model.class_counts_, classes)
 
@@ -268,15 +275,15 @@ def test_line_8_the_mended_start_wastes_few_keys_and_beats_random_samples():
     X = np.random.default_rng(0).standard_normal((2000, 32)).astype(np.float32)
     unused, error = {}, {}
     for name in ("kmeans", "ema", "ema-faithful", "sample"):
-        model = small(
-            n_heads=1, n_keys=1024, key_dim=14, projection="gaussian", normalize=False, key_init=name
-        ).init_keys(X)
+        model = placed(
+            small(n_heads=1, n_keys=1024, key_dim=14, projection="gaussian", normalize=False, key_init=name), X
+        )
         # the report of "sample" looks at its 1,024 keys alone: here all look at the same 2,000 rows
-        heads = torch.from_numpy((X @ model.projection_[:, 0])[:, None])
-        unused[name], error[name] = key_room.report_keys(heads, torch.from_numpy(model.keys_))
+        heads = torch.from_numpy((X @ encoder_of(model).projection_[:, 0])[:, None])
+        unused[name], error[name] = key_room.report_keys(heads, torch.from_numpy(encoder_of(model).keys_))
         if name != "sample":
-            assert model.key_report_["unused_share"] == unused[name]
-            assert model.key_report_["quantisation_error"] == pytest.approx(error[name], rel=1e-5)
+            assert encoder_of(model).key_report_["unused_share"] == unused[name]
+            assert encoder_of(model).key_report_["quantisation_error"] == pytest.approx(error[name], rel=1e-5)
     assert max(unused["kmeans"], unused["ema"]) <= 0.006
     assert max(error["kmeans"], error["ema"]) < error["sample"] < error["ema-faithful"]
     assert 0.2 < unused["ema-faithful"] < 0.3  # what the original's order of operations costs
@@ -292,7 +299,7 @@ def test_line_9_the_toys_classes_are_learned_two_by_two(solver):
     y_test = np.repeat(np.arange(8), 200)
     X_test = (places[y_test] + 0.035 * rng.standard_normal((1600, 2))).astype(np.float32)
     paper = {"n_heads": 20, "n_keys": 20, "key_dim": 2, "projection": "gaussian", "normalize": False}
-    model = small(solver=solver, **paper).init_keys(rng.random((2000, 2)))
+    model = placed(small(solver=solver, **paper), rng.random((2000, 2)))
     found = []
     for pair in ((0, 4), (1, 5), (2, 6), (3, 7)):
         y = rng.choice(pair, size=100)
@@ -333,9 +340,9 @@ def test_line_10_keys_are_placed_with_the_papers_constants():
 
 def test_line_10_the_papers_settings_train_a_small_bottleneck(preset, blobs):
     X, y = blobs
-    model = make_estimator(preset.estimator | {"n_heads": 24, "n_keys": 16, "key_dim": 4}).init_keys(X)
+    model = placed(make_estimator(preset.estimator | {"n_heads": 24, "n_keys": 16, "key_dim": 4}), X)
     for rows in (y < 2, y >= 2):
-        model.partial_fit_codes(model.encode(X[rows]), y[rows], classes=range(5), epochs=20)
+        by_codes(model, "partial_fit", codes_of(model, X[rows]), y[rows], classes=range(5), epochs=20)
     assert model.n_iter_ == 20
     assert model.class_counts_.tolist() == [48] * 5
     assert model.score(X, y) > 0.9
@@ -370,7 +377,7 @@ def test_line_11_a_whole_estimator_is_the_same_without_clipping(blobs):
 
 def test_line_12_counts_depend_on_no_order_of_classes_batches_or_merges(blobs):
     X, y = blobs
-    keyed = small().init_keys(X)
+    keyed = placed(small(), X)
     whole = copy.deepcopy(keyed).partial_fit(X, y)
     parts = [copy.deepcopy(keyed).partial_fit(X[y == label], y[y == label]) for label in (3, 0, 4, 1, 2)]
     merged = parts[0].merge(parts[1].merge(parts[2])).merge(parts[4].merge(parts[3]))
@@ -399,9 +406,9 @@ def pixels():
     order = np.random.default_rng(0).permutation(len(y))
     X, y = X[order].astype(np.float32), y[order]
     stepping, counting = (
-        small(**PIXELS, solver=solver, batch_size=20, n_selected=1).init_keys(X[:1200]) for solver in ("sgd", "counts")
+        placed(small(**PIXELS, solver=solver, batch_size=20, n_selected=1), X[:1200]) for solver in ("sgd", "counts")
     )
-    return stepping, counting, stepping.encode(X[:1200]), y[:1200], X[1200:]
+    return stepping, counting, codes_of(stepping, X[:1200]), y[:1200], X[1200:]
 
 
 def sum_counts(model, codes, y, X):
@@ -409,8 +416,8 @@ def sum_counts(model, codes, y, X):
     table = np.zeros((64, 256, 10), dtype=np.int64)
     np.add.at(table, (np.arange(64)[None, :], codes[:, :, 0], y[:, None]), 1)
     used = table.sum(axis=2) > 0
-    heads = torch.from_numpy(X @ model.projection_.reshape(64, -1)).reshape(-1, 64, 8)
-    queries = nearest_keys(heads, torch.from_numpy(model.keys_), 1, torch.from_numpy(used)).numpy()
+    heads = torch.from_numpy(X @ encoder_of(model).projection_.reshape(64, -1)).reshape(-1, 64, 8)
+    queries = nearest_keys(heads, torch.from_numpy(encoder_of(model).keys_), 1, torch.from_numpy(used)).numpy()
     return table[np.arange(64)[None, :], queries[:, :, 0]].sum(axis=1)
 
 
@@ -423,13 +430,13 @@ def test_line_13_small_steps_in_equal_batches_agree_with_counts(pixels, order, l
     stages = [np.flatnonzero(y // 2 == pair) for pair in range(5)] if order == "by-class" else [np.arange(1200)]
     stages = [rows[: len(rows) // 20 * 20] for rows in stages]
     for rows in stages:
-        model.partial_fit_codes(codes[rows], y[rows], classes=range(10))
+        by_codes(model, "partial_fit", codes[rows], y[rows], classes=range(10))
     predicted, learned = model.predict(X_test), np.concatenate(stages)
     counted = sum_counts(model, codes[learned], y[learned], X_test).argmax(axis=1)
     assert (predicted == counted).mean() >= 0.99
 
     for smoothing in (10.0, 1.0):  # likelihoods are another rule than sums of counts: rarely hit keys say more
-        shares = copy.deepcopy(counting).set_params(smoothing=smoothing).fit_codes(codes[learned], y[learned])
+        shares = by_codes(copy.deepcopy(counting).set_params(smoothing=smoothing), "fit", codes[learned], y[learned])
         assert (predicted == shares.predict(X_test)).mean() >= 0.98
 
 
@@ -466,13 +473,13 @@ def test_line_14_the_metric_is_the_mean_over_all_classes_of_their_accuracies():
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_line_15_a_saved_model_predicts_and_goes_on_alike_mask_and_counters_included(blobs, solver, tmp_path):
     X, y = blobs
-    model = small(solver=solver, n_keys=64, learning_rate=30).init_keys(X).partial_fit(X[:60], y[:60])
+    model = placed(small(solver=solver, n_keys=64, learning_rate=30), X).partial_fit(X[:60], y[:60])
     save_model(model, tmp_path / "model.npz")
     loaded = load_model(tmp_path / "model.npz")
     for twin in (loaded, copy.deepcopy(model)):
         np.testing.assert_array_equal(twin.predict_proba(X), model.predict_proba(X))
         np.testing.assert_array_equal(twin.key_counts_, model.key_counts_)
-        np.testing.assert_array_equal(twin.key_mask_, model.key_mask_)
+        np.testing.assert_array_equal(encoder_of(twin).key_mask_, encoder_of(model).key_mask_)
         twin.partial_fit(X[60:], y[60:])
     model.partial_fit(X[60:], y[60:])
     np.testing.assert_array_equal(loaded.values_, model.values_)
@@ -490,16 +497,16 @@ def test_defect_1_a_sample_has_one_output_a_class_not_one_a_head(blobs):
 
 def test_defect_2_a_codebook_sees_its_own_head_alone(blobs):
     X, _ = blobs
-    model = small().init_keys(X)
+    model = placed(small(), X)
     other = copy.deepcopy(model)
-    other.projection_[:, 1:] = np.random.default_rng(1).standard_normal((12, 5, 3))
-    np.testing.assert_array_equal(other.encode(X)[:, 0], model.encode(X)[:, 0])
-    assert (other.encode(X)[:, 1:] != model.encode(X)[:, 1:]).any()
+    encoder_of(other).projection_[:, 1:] = np.random.default_rng(1).standard_normal((12, 5, 3))
+    np.testing.assert_array_equal(codes_of(other, X)[:, 0], codes_of(model, X)[:, 0])
+    assert (codes_of(other, X)[:, 1:] != codes_of(model, X)[:, 1:]).any()
 
 
 def test_defect_3_heads_times_keys_times_classes_numbers_learn_and_nothing_else(blobs):
     X, y = blobs
-    model = small(solver="sgd", learning_rate=30).init_keys(X).partial_fit(X[:120], y[:120], classes=range(5))
+    model = placed(small(solver="sgd", learning_rate=30), X).partial_fit(X[:120], y[:120], classes=range(5))
     before = copy.deepcopy(model.__getstate__()["_codebook"])
     assert model.partial_fit(X[120:], y[120:]).values_.size == 6 * 16 * 5
     after = model.__getstate__()["_codebook"]
@@ -510,7 +517,7 @@ def test_defect_3_heads_times_keys_times_classes_numbers_learn_and_nothing_else(
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_defect_4_keys_do_not_drift_while_learning_or_predicting(blobs, solver):
     X, y = blobs
-    model = small(solver=solver).init_keys(X)
+    model = placed(small(solver=solver), X)
     before = frozen(model)
     model.partial_fit(9 * X + 5, y).predict(X)
     model.fit(-X, y).predict_proba(X)
@@ -520,7 +527,7 @@ def test_defect_4_keys_do_not_drift_while_learning_or_predicting(blobs, solver):
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 def test_defect_5_values_learn_and_are_stored_on_every_device(blobs, device, tmp_path):
     X, y = blobs
-    model = small(solver="sgd", learning_rate=30, device=device).init_keys(X).partial_fit(X[:60], y[:60])
+    model = placed(small(solver="sgd", learning_rate=30, device=device), X).partial_fit(X[:60], y[:60])
     before = model.values_.copy()
     assert (model.partial_fit(X[60:], y[60:]).values_ != before).any()
     save_model(model, tmp_path / "model.npz")
@@ -544,27 +551,27 @@ def test_defect_6_a_new_process_loads_projection_keys_and_mask(blobs, tmp_path, 
 def test_defect_7_keys_may_have_other_dimensions_than_features(blobs, n_features, key_dim):
     X, y = blobs
     model = small(key_dim=key_dim).fit(X[:, :n_features], y)
-    assert model.projection_.shape == (n_features, 6, key_dim)
+    assert encoder_of(model).projection_.shape == (n_features, 6, key_dim)
     assert model.predict(X[:, :n_features]).shape == (240,)
 
 
 def test_defect_8_a_chunk_is_several_features_not_one(blobs):
     X, _ = blobs
-    model = small(n_heads=4, projection="chunk", normalize=False).init_keys(X)
-    np.testing.assert_array_equal(model.encode(X), oracle.nearest(X.reshape(240, 4, 3), model.keys_, 1))
+    model = placed(small(n_heads=4, projection="chunk", normalize=False), X)
+    np.testing.assert_array_equal(codes_of(model, X), oracle.nearest(X.reshape(240, 4, 3), encoder_of(model).keys_, 1))
 
 
 @pytest.mark.parametrize("n_features", [8, 512])
 def test_defect_9_heads_do_not_grow_with_the_number_of_features(n_features):
     X = np.random.default_rng(0).standard_normal((500, n_features)).astype(np.float32)
-    keys = small(n_heads=64, n_keys=64, normalize=False, key_init="sample").init_keys(X).keys_
+    keys = encoder_of(placed(small(n_heads=64, n_keys=64, normalize=False, key_init="sample"), X)).keys_
     assert 0.9 < keys.std() < 1.1  # the data's own deviation is one
 
 
 def test_defect_10_keys_stand_where_the_data_is(blobs):
     X, _ = blobs
-    placed = small(n_keys=32, normalize=False).init_keys(X).key_report_
-    blind = small(n_keys=32, normalize=False, key_init="gaussian").init_keys(X).key_report_
+    placed = encoder_of(placed(small(n_keys=32, normalize=False), X)).key_report_
+    blind = encoder_of(placed(small(n_keys=32, normalize=False, key_init="gaussian"), X)).key_report_
     assert placed["unused_share"] < 0.05 < blind["unused_share"]
     assert placed["quantisation_error"] < 0.5 * blind["quantisation_error"]
 
@@ -572,7 +579,7 @@ def test_defect_10_keys_stand_where_the_data_is(blobs):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_defect_11_keys_never_trained_vote_for_nothing(blobs, solver):
     X, y = blobs
-    model = small(solver=solver, n_keys=64, learning_rate=30).init_keys(X).partial_fit(X[:30], y[:30], classes=range(5))
+    model = placed(small(solver=solver, n_keys=64, learning_rate=30), X).partial_fit(X[:30], y[:30], classes=range(5))
     rest = model.values_[model.key_counts_ == 0]
     assert len(rest)
     if solver in ("sgd", "counts"):  # jointly solved values are a function of a key's place, wherever rows were
@@ -586,7 +593,9 @@ def test_defect_11_keys_never_trained_vote_for_nothing(blobs, solver):
 def test_defect_15_single_precision_fixed_seeds_and_no_ones_home_path(blobs):
     X, y = blobs
     model = small(solver="sgd").fit(X.astype(np.float64), y)
-    assert {model.projection_.dtype, model.keys_.dtype, model.values_.dtype} == {np.dtype(np.float32)}
+    assert {encoder_of(model).projection_.dtype, encoder_of(model).keys_.dtype, model.values_.dtype} == {
+        np.dtype(np.float32)
+    }
     np.testing.assert_array_equal(small(solver="sgd").fit(X, y).values_, model.values_)
     sources = [path for folder in ("dkvb_estimator", "pipeline") for path in (ROOT / folder).rglob("*.py")]
     assert not [path.name for path in sources if "/home/" in path.read_text() or "/Users/" in path.read_text()]
@@ -673,8 +682,8 @@ def test_defect_13_an_image_goes_through_the_network_once_however_often_it_is_le
     assert network.n_images == 40
     with open_cache(path) as reader:
         X, y = reader.as_numpy("train")
-        model = small(n_heads=4, n_keys=8, solver="sgd").init_keys(X)
-        model.partial_fit_codes(model.encode(X), y, epochs=5).predict(reader.read("test"))
+        model = placed(small(n_heads=4, n_keys=8, solver="sgd"), X)
+        by_codes(model, "partial_fit", codes_of(model, X), y, epochs=5).predict(reader.read("test"))
     assert network.n_images == 40
 
 

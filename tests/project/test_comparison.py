@@ -11,7 +11,7 @@ from sklearn.linear_model import Perceptron, SGDClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
@@ -41,5 +41,5 @@ def test_scikit_learns_incremental_learners_refuse_a_new_label(model):
     model.partial_fit(X[y < 2], y[y < 2], classes=[0, 1])
     with pytest.raises(ValueError, match=r"2|classes"):
         model.partial_fit(X[y == 2], y[y == 2])
-    ours = DKVBClassifier(8, 16, 3, normalize=False, random_state=0).partial_fit(X[y < 2], y[y < 2])
+    ours = DKVBClassifier(KeyEncoder(8, 16, 3, normalize=False, random_state=0)).partial_fit(X[y < 2], y[y < 2])
     np.testing.assert_array_equal(ours.partial_fit(X[y == 2], y[y == 2]).classes_, [0, 1, 2])

@@ -7,10 +7,11 @@ from unittest import mock
 import dask.array as da
 import numpy as np
 import yaml
+from models import by_codes, codes_of, flat, placed
 from PIL import Image
 from small_cache import header, rows, write_small
 
-from dkvb_estimator import DKVBClassifier, load_model, save_model
+from dkvb_estimator import load_model, save_model
 from dkvb_estimator.baselines import RandomProjectionRidge, StreamingLDA
 from dkvb_estimator.metrics import forgetting, mean_class_accuracy
 from pipeline.backbones import find_backbone, read_weights
@@ -36,7 +37,7 @@ def bad(name):
 
 
 def small(**settings):
-    return DKVBClassifier(**({"n_heads": 3, "n_keys": 8, "key_dim": 2, "random_state": 0} | settings))
+    return flat(**({"n_heads": 3, "n_keys": 8, "key_dim": 2, "random_state": 0} | settings))
 
 
 def fitted(**settings):
@@ -72,16 +73,16 @@ bad("labels too large for floats")(lambda folder: small().fit(X, Y * 2.0**60))
 bad("labels that no integer type holds")(
     lambda folder: fitted().partial_fit(X, Y - 1).partial_fit(X, np.full(30, 2**63, dtype=np.uint64))
 )
-bad("declared labels that are NaN")(lambda folder: small().init_keys(X).partial_fit(X, Y, classes=[0, np.nan]))
-bad("declared labels in a table")(lambda folder: small().init_keys(X).partial_fit(X, Y, classes=[[0, 1]]))
+bad("declared labels that are NaN")(lambda folder: placed(small(), X).partial_fit(X, Y, classes=[0, np.nan]))
+bad("declared labels in a table")(lambda folder: placed(small(), X).partial_fit(X, Y, classes=[[0, 1]]))
 bad("key_data of another width")(lambda folder: small(key_data=X[:, :4]).fit(X, Y))
 bad("key_data after keys from X")(lambda folder: fitted().set_params(key_data=X).predict(X))
 bad("another random state after the keys")(lambda folder: fitted().set_params(random_state=1).predict(X))
 bad("steps that leave the numbers")(lambda folder: fitted(solver="sgd", learning_rate=1e300))
 bad("rows in an iterator")(lambda folder: small().fit(iter([X]), Y))
-bad("rows in a dict")(lambda folder: small().init_keys({"X": X}))
-bad("a block of three parts")(lambda folder: small().init_keys(iter([(X, Y, Y)])))
-bad("no block at all")(lambda folder: small().init_keys(iter([])))
+bad("rows in a dict")(lambda folder: placed(small(), {"X": X}))
+bad("a block of three parts")(lambda folder: placed(small(), iter([(X, Y, Y)])))
+bad("no block at all")(lambda folder: placed(small(), iter([])))
 bad("lazy labels of unknown length")(lambda folder: small().fit(da.from_array(X), da.unique(da.from_array(Y))))
 bad("lazy labels in a column")(lambda folder: small().fit(da.from_array(X), Y[:, None]))
 bad("weights all zero")(lambda folder: small().fit(X, Y, np.zeros(30)))
@@ -93,13 +94,13 @@ bad("forget_classes with sgd")(lambda folder: fitted(solver="sgd").forget_classe
 bad("mask_keys with counts")(lambda folder: fitted().mask_keys(X))
 bad("merge with other keys")(lambda folder: fitted().merge(fitted(random_state=1)))
 bad("merge with sgd")(lambda folder: fitted(solver="sgd").merge(fitted(solver="sgd")))
-bad("init_keys after learning")(lambda folder: fitted().init_keys(X))
+bad("init_keys after learning")(lambda folder: placed(fitted(), X))
 bad("a setting changed after the keys")(lambda folder: fitted().set_params(n_keys=4).predict(X))
 bad("calibrate on unknown labels")(lambda folder: fitted().calibrate(X, Y + 10))
-bad("codes that are floats")(lambda folder: fitted().partial_fit_codes(np.zeros((30, 3, 1)), Y))
-bad("codes of another shape")(lambda folder: fitted().partial_fit_codes(np.zeros((30, 2, 1), np.uint8), Y))
-bad("codes of no key")(lambda folder: fitted().partial_fit_codes(np.full((30, 3, 1), 200, np.uint8), Y))
-bad("no epochs")(lambda folder: fitted().partial_fit_codes(fitted().encode(X), Y, epochs=0))
+bad("codes that are floats")(lambda folder: by_codes(fitted(), "partial_fit", np.zeros((30, 3, 1)), Y))
+bad("codes of another shape")(lambda folder: by_codes(fitted(), "partial_fit", np.zeros((30, 2, 1), np.uint8), Y))
+bad("codes of no key")(lambda folder: by_codes(fitted(), "partial_fit", np.full((30, 3, 1), 200, np.uint8), Y))
+bad("no epochs")(lambda folder: by_codes(fitted(), "partial_fit", codes_of(fitted(), X), Y, epochs=0))
 bad("class weights that are all zero")(lambda folder: fitted(class_weight=dict.fromkeys(range(3), 0.0)).predict(X))
 bad("a setting that a file cannot hold")(
     lambda folder: save_model(fitted(random_state=np.random.RandomState(0)), folder / "model.npz")

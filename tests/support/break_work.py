@@ -21,7 +21,7 @@ import torch
 from test_train import SETTINGS, command, write_two_caches
 from torch import nn
 
-from dkvb_estimator import DKVBClassifier, save_model
+from dkvb_estimator import DKVBClassifier, KeyEncoder, save_model
 from pipeline import cli as console
 from pipeline.backbones.registry import BACKBONES
 from pipeline.cache import describe_cache
@@ -83,8 +83,8 @@ def prepare_train(shared):
 def prepare_save(shared):
     """Write a model over an older one."""
     X = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
-    model = DKVBClassifier(4, 16, 3, solver="ridge", random_state=0).fit(X, np.arange(60) % 3)
-    save_model(DKVBClassifier(2, 4, 2, random_state=0).fit(X, np.arange(60) % 2), shared / "old.npz")
+    model = DKVBClassifier(KeyEncoder(4, 16, 3, random_state=0), solver="ridge").fit(X, np.arange(60) % 3)
+    save_model(DKVBClassifier(KeyEncoder(2, 4, 2, random_state=0)).fit(X, np.arange(60) % 2), shared / "old.npz")
 
     def work(folder):
         save_model(model, folder / "out/model.npz")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import oracle
+from models import by_codes, codes_of, encoder_of
 
 N_HEADS, N_KEYS, N_ROWS = 3, 7, 24
 LABELS = [30, 10, 20, 0]
@@ -36,17 +37,17 @@ class Books:
     def __init__(self, model):
         self.empty = copy.deepcopy(model)
         vars(self.empty).pop("_learned", None)
-        self.places = [np.flatnonzero(mask) for mask in model.key_mask_]
-        self.fingerprint = model.fingerprint_
+        self.places = [np.flatnonzero(mask) for mask in encoder_of(model).key_mask_]
+        self.fingerprint = encoder_of(model).fingerprint_
         self.samples, self.declared, self.calibration = [], set(), None
         self.rounding = 0.0  # until a fractional weight arrives, every number is exact
-        self.n_selected = model.encode(POOL[:1]).shape[2]
-        self.heads = oracle.project(POOL, model.projection_)
-        self.codes = self.nearest(model.key_mask_)
-        self.columns, self.table = [], np.zeros((*model.keys_.shape[:2], 1))
+        self.n_selected = codes_of(model, POOL[:1]).shape[2]
+        self.heads = oracle.project(POOL, encoder_of(model).projection_)
+        self.codes = self.nearest(encoder_of(model).key_mask_)
+        self.columns, self.table = [], np.zeros((*encoder_of(model).keys_.shape[:2], 1))
 
     def nearest(self, usable):
-        return oracle.nearest(self.heads, self.empty.keys_, self.n_selected, usable)
+        return oracle.nearest(self.heads, encoder_of(self.empty).keys_, self.n_selected, usable)
 
     def entries(self, batch, weighted):
         """The samples of a batch; weight zero is as if never given."""
@@ -84,7 +85,9 @@ class Books:
         labels = np.array(self.classes())[labels]
         declared, weights = sorted(self.declared) or None, None if self.unweighted() else weights
         codes = codes.astype(np.uint8)
-        return copy.deepcopy(self.empty).partial_fit_codes(codes, labels, classes=declared, sample_weight=weights)
+        return by_codes(
+            copy.deepcopy(self.empty), "partial_fit", codes, labels, classes=declared, sample_weight=weights
+        )
 
     def values(self, solver, mixture):
         """Values (c, j, k), by the oracle; what is solved jointly as the mixture that the model chose."""
@@ -95,7 +98,7 @@ class Books:
             prior = self.empty._prior()
             return oracle.joint_values(prior.table, prior.steps, (codes, labels, weights), len(self.classes()), mixture)
         per_class = np.bincount(labels, weights, minlength=len(self.classes()))
-        counts, book = self.counts(self.samples), self.empty._codebook
+        counts, book = self.counts(self.samples), encoder_of(self.empty)._codebook
         kernel = oracle.sharing(book.keys, counts.sum(axis=2) > 0, book.reaches, 32)
         return oracle.counts_to_values(kernel @ counts, per_class, self.n_selected, 1.0)
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from models import flat, placed
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from dkvb_estimator._values import code_store as _store
 from dkvb_estimator._values.code_store import CodeStore
 
@@ -62,7 +63,7 @@ def test_the_file_has_no_name(tmp_path):
 def test_a_model_with_codes_in_a_file_is_the_same_model(blobs, tmp_path):
     X, y = blobs
     options = {"n_heads": 6, "n_keys": 32, "key_dim": 4, "solver": "ridge", "random_state": 0}
-    memory, file = (DKVBClassifier(**options, codes_dir=folder).init_keys(X) for folder in (None, str(tmp_path)))
+    memory, file = (placed(flat(**options, codes_dir=folder), X) for folder in (None, str(tmp_path)))
     for model in (memory, file):
         model.partial_fit(X[:100], y[:100]).partial_fit(X[100:], y[100:]).forget(X[:20], y[:20]).prune()
     np.testing.assert_array_equal(file.predict_proba(X), memory.predict_proba(X))
@@ -77,7 +78,7 @@ def test_a_folder_that_is_not_there_is_refused(blobs, tmp_path):
 def test_much_memory_for_codes_is_warned_of_once(blobs, monkeypatch):
     X, y = blobs
     monkeypatch.setattr("dkvb_estimator._lazy.MUCH_STATE_BYTES", 6_000)
-    model = DKVBClassifier(6, 32, 4, solver="ridge", random_state=0).init_keys(X).partial_fit(X[:20], y[:20])
+    model = placed(DKVBClassifier(KeyEncoder(6, 32, 4, random_state=0), solver="ridge"), X).partial_fit(X[:20], y[:20])
     with pytest.warns(UserWarning, match=r"ridge holds .* for 220 samples.*Pass codes_dir"):
         model.partial_fit(X[20:220], y[20:220])
     model.partial_fit(X[220:], y[220:])

@@ -8,9 +8,10 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from models import by_codes, codes_of, encoder_of, flat, placed
 from sklearn.datasets import make_classification
 
-from dkvb_estimator import DKVBClassifier, load_model, save_model
+from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
 from dkvb_estimator._kernel import native
 from dkvb_estimator._values.joint import (
     FewRows,
@@ -40,7 +41,7 @@ FEW, MANY = slice(0, 20), slice(0, 300)
 
 
 def started(**settings):
-    return DKVBClassifier(**SMALL | settings).init_keys(OTHERS)
+    return placed(flat(**SMALL | settings), OTHERS)
 
 
 def rows(n, width=8, n_classes=4, weighted=False):
@@ -261,7 +262,9 @@ def test_settings_that_are_given_are_used():
 
 def test_probabilities_of_unseen_rows_are_calibrated():
     rows_, labels = make_classification(1600, 10, n_informative=6, n_classes=3, flip_y=0.2, random_state=1)
-    shares = DKVBClassifier(32, 32, 2, random_state=0).fit(rows_[:800], labels[:800]).predict_proba(rows_[800:])
+    shares = (
+        DKVBClassifier(KeyEncoder(32, 32, 2, random_state=0)).fit(rows_[:800], labels[:800]).predict_proba(rows_[800:])
+    )
     sure, right = shares.max(axis=1), shares.argmax(axis=1) == labels[800:]
     bins = np.digitize(sure, np.linspace(0, 1, 11)[1:-1])
     error = sum(abs(right[bins == b].mean() - sure[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins))
@@ -279,8 +282,8 @@ def test_decisions_are_the_mean_over_heads_of_values(part, pruned):
     if pruned:
         model.prune()
         np.testing.assert_allclose(model.decision_function(X), before, atol=1e-4)
-    heads = X.astype(float) @ model.projection_.reshape(10, -1)
-    codes = oracle.nearest(heads.reshape(-1, 6, 2)[:40], model.keys_, 1, model.key_counts_ > 0)
+    heads = X.astype(float) @ encoder_of(model).projection_.reshape(10, -1)
+    codes = oracle.nearest(heads.reshape(-1, 6, 2)[:40], encoder_of(model).keys_, 1, model.key_counts_ > 0)
     np.testing.assert_allclose(model.decision_function(X[:40]), oracle.pool(codes, model.values_), atol=1e-4)
 
 
@@ -342,7 +345,7 @@ def test_the_device_may_be_named_and_the_kernel_may_be_missing(monkeypatch):
     twin = copy.deepcopy(expected)
     vars(twin).pop("_learned")
     monkeypatch.setattr(native, "KERNEL", None)
-    twin.partial_fit_codes(expected.encode(X), Y)
+    by_codes(twin, "partial_fit", codes_of(expected, X), Y)
     np.testing.assert_array_equal(twin.values_, expected.values_)
 
 
@@ -383,14 +386,14 @@ def test_sums_refuse_weights_by_name_and_take_those_of_one_or_nothing(name):
 def test_sums_refuse_weights_of_codes_and_of_lazy_rows_by_name():
     model = forgetful()
     with pytest.raises(ValueError, match="sample_weight holds 3"):
-        model.partial_fit_codes(model.encode(X), Y, sample_weight=np.full(400, 3.0))
+        by_codes(model, "partial_fit", codes_of(model, X), Y, sample_weight=np.full(400, 3.0))
     with pytest.raises(ValueError, match="sample_weight holds 3"):
         model.partial_fit(da.from_array(X, chunks=100), Y, sample_weight=np.full(400, 3.0))
 
 
 def test_sums_refuse_class_weights_by_name_whenever_they_are_set():
     with pytest.raises(ValueError, match=r"class_weight='balanced' is not valid; expected None with remember=False"):
-        DKVBClassifier(**SMALL, remember=False, class_weight="balanced").fit(X, Y)
+        flat(**SMALL, remember=False, class_weight="balanced").fit(X, Y)
     model = forgetful().partial_fit(X, Y)
     expected = model.predict(X)
     for call in (model.predict, lambda rows_: model.partial_fit(rows_, Y)):

@@ -1,0 +1,488 @@
+"""The frozen half: from embeddings to codes, as a scikit-learn transformer.
+
+Enters: embeddings (n, f), in memory, in blocks or lazily. Leaves: codes (n, c · m) and the attributes of a
+:class:`Codebook`. Must not know: how values learn.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
+
+import numpy as np
+from joblib import Memory
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ._atomic import all_or_nothing
+from ._blocks import (
+    WORKERS,
+    by_blocks,
+    is_dask,
+    is_lazy,
+    map_blocks,
+    refuse_blocks,
+    split_blocks,
+    stream_blocks,
+    weighty,
+)
+from ._device import resolve_device
+from ._encoding import Block, Codebook, DeviceEncoder, Sketches, draw_codebook
+from ._labels import as_labels, check_labels
+from ._persistence import check_encoder_state
+from ._validation import (
+    FLOATS,
+    Layout,
+    as_array,
+    as_float32,
+    check_codes,
+    check_encoder,
+    check_unchanged,
+    drop_weightless,
+)
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 2
+FEW_FEATURES = 16
+ROWS_PER_LINE = 16_384
+"""Rows that are encoded between two lines of progress."""
+
+
+class Codes(np.ndarray):
+    """Codes (n, c · m) that carry the encoder that made them, so that ``DKVBClassifier("precomputed")`` knows the keys.
+
+    Slices, selections of rows and pickles keep it; ``np.asarray`` and files of NumPy do not: pass those codes through
+    ``Codes.of(array, encoder)``.
+
+    Attributes
+    ----------
+    encoder : KeyEncoder or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dkvb_estimator import Codes, KeyEncoder
+    >>> X = np.random.default_rng(0).standard_normal((50, 6))
+    >>> codes = KeyEncoder(4, 8, 2, random_state=0).fit_transform(X)
+    >>> codes[:3].encoder is codes.encoder, Codes.of(np.asarray(codes), codes.encoder).shape
+    (True, (50, 4))
+    """
+
+    encoder: KeyEncoder | None
+
+    @classmethod
+    def of(cls, codes: np.ndarray, encoder: KeyEncoder) -> Codes:
+        """Attach an encoder to the codes (n, c · m) that it made."""
+        view = np.asarray(codes).view(cls)
+        view.encoder = encoder
+        return view
+
+    def __array_finalize__(self, origin: Any) -> None:
+        self.encoder = getattr(origin, "encoder", None)
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        """Return plain arrays and numbers from computations: their results are no codes."""
+        plain = np.asarray(array)
+        return plain[()] if return_scalar else plain
+
+    def __reduce__(self) -> Any:
+        make, arguments, state = super().__reduce__()[:3]  # type: ignore[misc]
+        return make, arguments, (state, self.encoder)
+
+    def __setstate__(self, state: Any) -> None:
+        array, self.encoder = state
+        super().__setstate__(array)
+
+
+class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Turn embeddings into the nearest keys of many heads: the frozen half of a Discrete Key-Value Bottleneck.
+
+    An embedding is projected into many small heads, and each head snaps to the nearest of its keys. Projection and
+    keys are placed once, by :meth:`fit`, from unlabelled embeddings.
+
+    Parameters
+    ----------
+    n_heads : int, default=1024
+        Heads, c.
+    n_keys : int, default=256
+        Keys of each head, j; at most 65,536.
+    key_dim : int, default=2
+        Coordinates of a head, d.
+    n_selected : int or "auto", default="auto"
+        Nearest keys read in each head, m, 1…16. ``"auto"``: 1.
+    normalize : bool, default=True
+        Divide each embedding by its Euclidean length first.
+    projection : {"orthogonal", "gaussian", "sparse", "chunk", "identity", "learned"}, default="orthogonal"
+        How heads read features. ``orthogonal``: random rotations; ``gaussian``: the paper's; ``chunk`` needs
+        n_heads · key_dim = f; ``identity`` needs one head; ``learned`` reads labels: see
+        ``docs/experiments/projections.md``.
+    density : float in (0, 1] or "auto", default="auto"
+        Share of entries of a ``sparse`` projection that are not zero; ``"auto"``: 1 / sqrt(f).
+    key_init : {"kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"}, default="kmeans"
+        How keys are placed. ``ema-faithful``: the paper's rule; ``ema``: the same with two numerical fixes.
+    memory : str, joblib.Memory or None, default=None
+        Caches keys and codes of rows in memory, as in :class:`sklearn.pipeline.Pipeline`: a grid search over a
+        classifier's settings then encodes once per encoder.
+    device : str, default="auto"
+        A torch device; ``"auto"`` is CUDA where there is one.
+    random_state : int, RandomState or None, default=None
+        Determines projection and keys.
+    verbose : int, default=0
+        Above 0, prints progress on stderr.
+
+    Attributes
+    ----------
+    keys_ : ndarray of shape (c, j, d), float32
+    projection_ : ndarray of shape (f, c, d), or csr_array of shape (f, c * d) for ``sparse``
+    key_mask_ : ndarray of shape (c, j), bool
+        Keys that exist: all, until a classifier prunes them and pads heads to one length.
+    key_report_ : dict
+        ``unused_share``, ``quantisation_error``, ``n_rows`` and ``novelty_unit`` of the key placement.
+    fingerprint_ : str
+        sha256 of projection and keys: equal fingerprints give equal codes on one machine.
+    n_features_in_ : int
+        Features of an embedding, f.
+
+    See Also
+    --------
+    DKVBClassifier : The half that learns.
+
+    References
+    ----------
+    Träuble, Goyal, Rahaman, Mozer, Kawaguchi, Bengio, Schölkopf, "Discrete Key-Value Bottleneck", ICML 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dkvb_estimator import KeyEncoder
+    >>> X = np.random.default_rng(0).standard_normal((300, 20))
+    >>> encoder = KeyEncoder(n_heads=4, n_keys=8, key_dim=3, random_state=0).fit(X)
+    >>> encoder.transform(X[:2]).shape, encoder.keys_.shape
+    ((2, 4), (4, 8, 3))
+    """
+
+    _codebook: Codebook
+    n_features_in_: int
+    # What the question mark of scikit-learn's HTML representation links to.
+    _doc_link_module = "dkvb_estimator"
+    _doc_link_template = "https://arxiv.org/abs/2207.11240"
+
+    def __init__(
+        self,
+        n_heads: int = 1024,
+        n_keys: int = 256,
+        key_dim: int = 2,
+        *,
+        n_selected: int | str = "auto",
+        normalize: bool = True,
+        projection: str = "orthogonal",
+        density: float | str = "auto",
+        key_init: str = "kmeans",
+        memory: Any = None,
+        device: str = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_heads = n_heads
+        self.n_keys = n_keys
+        self.key_dim = key_dim
+        self.n_selected = n_selected
+        self.normalize = normalize
+        self.projection = projection
+        self.density = density
+        self.key_init = key_init
+        self.memory = memory
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @all_or_nothing
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Draw the projection and place the keys.
+
+        Keys depend on the set of rows alone, so blocks of any size and order give the same.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, f), or an iterable of such blocks
+            An iterable, such as torch's ``DataLoader``, is read once, one block in memory at a time; with labels it
+            yields pairs of X and y. Workers read a dask array.
+        y : array-like of shape (n,) or None
+            Labels, which only ``projection="learned"`` reads.
+        sample_weight : array-like of shape (n,) or None
+            Rows of weight zero are left out; other weights change nothing.
+
+        Returns
+        -------
+        self
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dkvb_estimator import KeyEncoder
+        >>> X = np.random.default_rng(0).standard_normal((300, 20))
+        >>> whole, blocks = (KeyEncoder(4, 8, 3, random_state=0) for _ in range(2))
+        >>> fingerprint = whole.fit(X).fingerprint_
+        >>> fingerprint == blocks.fit(X[start : start + 100] for start in (200, 0, 100)).fingerprint_
+        True
+        """
+        params = self.get_params(deep=False)
+        check_encoder(params)
+        self.__dict__.pop("_codebook", None)
+        started, seed = time.perf_counter(), int(check_random_state(self.random_state).randint(2**31 - 1))
+        draw = self._cached(_draw_codebook)
+        if is_dask(X):
+            sketches = self._sketch_on_workers(X, y, sample_weight, seed)
+        else:
+            blocks = self._check_blocks(_pairs(X, y, sample_weight, labelled=self._reads_labels))
+            sketches = Sketches(params, seed, labelled=self._reads_labels).look_at(blocks)
+        self._codebook = draw(sketches, {name: params[name] for name in params if name != "memory"}, seed)
+        self._report_keys(started)
+        return self
+
+    @by_blocks
+    def transform(self, X: Any) -> Codes:
+        """Return the nearest keys of each head, nearest first.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, f)
+
+        Returns
+        -------
+        Codes of shape (n, c · m), uint8 or uint16
+            Of a dask array, a dask array.
+        """
+        self._check_fitted("transform")
+        codes = self._cached(_encode_rows)(self, self._check_X(X), self.device)
+        return Codes.of(codes.reshape(len(codes), -1), self)
+
+    def inverse_transform(self, codes: Any) -> np.ndarray:
+        """Return the coordinates of the keys that codes name.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n, c · m), unsigned integers
+
+        Returns
+        -------
+        ndarray of shape (n, c · d), float32
+            In the space of the heads; with several keys per head, their mean.
+        """
+        self._check_fitted("inverse_transform")
+        codes = check_codes(codes, self._layout(), self._codebook.mask)
+        keys = self.keys_[np.arange(codes.shape[1])[None, :, None], codes]
+        return keys.mean(axis=2).reshape(len(codes), -1)
+
+    @by_blocks
+    def distances(self, X: Any) -> np.ndarray:
+        """Return the squared Euclidean distance of each head to its nearest key (n, c), float32.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, f)
+        """
+        self._check_fitted("distances")
+        encoder = self._on(self.device)
+        return encoder.distances(self._check_X(X), encoder.search(self._codebook.mask))
+
+    @property
+    def projection_(self) -> Any:
+        """The frozen projection (f, c, d)."""
+        self._check_fitted("projection_")
+        return self._codebook.projection
+
+    @property
+    def keys_(self) -> np.ndarray:
+        """The frozen keys (c, j, d), float32."""
+        self._check_fitted("keys_")
+        return self._codebook.keys
+
+    @property
+    def key_mask_(self) -> np.ndarray:
+        """Keys that exist and are not padding (c, j), bool."""
+        mask = self._codebook.mask
+        return np.ones(self.keys_.shape[:2], dtype=bool) if mask is None else mask
+
+    @property
+    def key_report_(self) -> dict[str, float]:
+        """Result of the key placement: share of unused keys, quantisation error, number of rows."""
+        self._check_fitted("key_report_")
+        return dict(self._codebook.report)
+
+    @property
+    def fingerprint_(self) -> str:
+        """The sha256 of projection and keys: equal fingerprints give equal codes on one machine."""
+        self._check_fitted("fingerprint_")
+        return self._codebook.fingerprint()
+
+    @property
+    def _n_features_out(self) -> int:
+        layout = self._layout()
+        return layout.n_heads * layout.n_selected
+
+    @property
+    def _reads_labels(self) -> bool:
+        return self.projection == "learned"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_codebook")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.projection == "learned"
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "_codebook" in state:  # plain arrays: then skops needs to trust no class but the estimator
+            state["_codebook"] = self._codebook.state()
+        return state | {"_schema_version": SCHEMA_VERSION}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        check_schema(state.pop("_schema_version", 0))
+        check_encoder_state(state)
+        if "_codebook" in state:
+            state["_codebook"] = Codebook.from_state(state["_codebook"])
+        super().__setstate__(state)
+
+    def _pruned(self, used: np.ndarray) -> tuple[KeyEncoder, np.ndarray]:
+        """Return an encoder of the used keys (c, j), bool, alone, and where each of its keys stood (c, fewer keys)."""
+        fewer = copy.copy(self)
+        fewer._codebook, order = self._codebook.pruned(used)
+        return fewer, order
+
+    def _light(self, method: str) -> Self:
+        """Return what workers need of this estimator to call ``method``."""
+        return self
+
+    def _cached(self, function: Any) -> Any:
+        if self.memory is None:
+            return function
+        memory = Memory(self.memory, verbose=0) if isinstance(self.memory, str) else self.memory
+        return memory.cache(function, ignore=["device"] if function is _encode_rows else [])
+
+    def _check_fitted(self, caller: str) -> None:
+        check_is_fitted(self, msg=f"this %(name)s has no keys yet, which {caller} needs. Call fit first.")
+
+    def _check_X(self, X: Any) -> np.ndarray:
+        refuse_blocks(X)
+        return as_float32(validate_data(self, as_array(X), dtype=FLOATS, reset=False))
+
+    def _layout(self) -> Layout:
+        """Return the codebook's shape, after checking that the settings are still those it was drawn with."""
+        params = self.get_params(deep=False)
+        check_encoder(params)
+        check_unchanged(self._codebook.settings, params)
+        return self._codebook.layout
+
+    def _on(self, device: str) -> DeviceEncoder:
+        """Return the codebook on a device, ready to encode."""
+        self._layout()
+        return self._codebook.encoder(resolve_device(device))
+
+    def _encode(self, X: np.ndarray, device: str | None = None) -> np.ndarray:
+        """Return the codes of valid rows (n, f), float32, as (n, c, m): what :meth:`transform` does after its checks.
+
+        Blocks, between which ``verbose`` reports progress, change no bit of the codes.
+        """
+        encoder, started = self._on(device or self.device), time.perf_counter()
+        if not self.verbose:
+            return encoder.encode(X)
+        parts, done = [], 0
+        for rows in np.array_split(X, range(ROWS_PER_LINE, len(X), ROWS_PER_LINE)):
+            parts.append(encoder.encode(rows))
+            done += len(rows)
+            speed = done / max(time.perf_counter() - started, 1e-9)
+            left = f", {(len(X) - done) / speed:.0f} s left" if done < len(X) else ""
+            say(self, f"{done:,} of {len(X):,} rows encoded, {speed:,.0f} rows/s{left}")
+        return np.concatenate(parts)
+
+    def _check_blocks(self, pairs: Iterable[tuple[Any, Any]], *, reset: bool = True) -> Iterator[Block]:
+        """Validate blocks one by one; where features are reset, the first decides their number."""
+        for rows, labels in pairs:
+            if labels is None:
+                rows = validate_data(self, as_array(rows), dtype=FLOATS, reset=reset)
+            else:
+                rows, labels = validate_data(self, as_array(rows), as_labels(labels), dtype=FLOATS, reset=reset)
+                labels = check_labels(labels)
+            yield as_float32(rows), labels
+            reset = False
+
+    def _sketch_on_workers(self, X: Any, y: Any, weights: Any, seed: int) -> Sketches:
+        check_features(self, X, reset=True)
+        labels = y if self._reads_labels else None
+        parts = map_blocks(self, KeyEncoder._sketch_block, X, labels, weights, extra=(seed,))
+        sketches: Sketches = WORKERS.fetch(WORKERS.fold(parts, Sketches.merged))[0]
+        return sketches
+
+    def _sketch_block(self, X: np.ndarray, y: Any, weights: Any, seed: int) -> Sketches:
+        """Return a worker's share of :meth:`fit`."""
+        X, y, _ = weighty(X, y, weights)
+        pairs = split_blocks(X, y, labelled=self._reads_labels) if len(X) else iter([])
+        sketches = Sketches(self.get_params(deep=False), seed, labelled=self._reads_labels)
+        return sketches.look_at(self._check_blocks(pairs, reset=False))
+
+    def _report_keys(self, started: float) -> None:
+        if self.n_features_in_ < FEW_FEATURES and self.normalize:
+            logger.info(
+                "embeddings have %d features and normalize=True, which keeps only their direction; normalize=False "
+                "may serve so few features better.",
+                self.n_features_in_,
+            )
+        layout, report = self._codebook.layout, self.key_report_
+        say(
+            self,
+            f"{layout.n_heads} heads × {layout.n_keys} keys placed from {report['n_rows']:,} rows in "
+            f"{time.perf_counter() - started:.1f} s, {report['unused_share']:.1%} unused",
+        )
+
+
+def _draw_codebook(sketches: Sketches, params: dict[str, Any], seed: int) -> Codebook:
+    return draw_codebook(sketches, params, seed=seed, device=resolve_device(params["device"]))
+
+
+def _encode_rows(encoder: KeyEncoder, X: np.ndarray, device: str) -> np.ndarray:
+    return encoder._encode(X, device)
+
+
+def _pairs(X: Any, y: Any, sample_weight: Any, *, labelled: bool) -> Iterator[tuple[Any, Any]]:
+    """Yield rows and labels (None where they are not read) of positive weight."""
+    if sample_weight is None:
+        return split_blocks(X, y, labelled=labelled)
+    if is_lazy(X):
+        return (block[:2] for block in stream_blocks(X, y if labelled else None, sample_weight))
+    rows, labels, _ = drop_weightless(
+        np.asarray(as_array(X)), np.zeros(len(X)) if y is None else np.asarray(y), sample_weight
+    )
+    return split_blocks(rows, labels, labelled=labelled)
+
+
+def check_features(estimator: Any, X: Any, *, reset: bool) -> None:
+    """Check the shape of lazy rows, whose content is checked block by block."""
+    if len(X.shape) != 2:
+        raise ValueError(f"X has shape {tuple(X.shape)}; expected two axes (n, f). Reshape X.")
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+
+
+def check_schema(version: int) -> None:
+    """Refuse a pickled state of another version."""
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"the stored model has state version {version}; this dkvb_estimator reads version {SCHEMA_VERSION}. "
+            "Load it with the release that wrote it, or fit again."
+        )
+
+
+def say(estimator: Any, text: str) -> None:
+    """Print a line of progress on stderr, where ``verbose`` asks for it."""
+    if estimator.verbose:
+        print(f"[{type(estimator).__name__}] {text}", file=sys.stderr, flush=True)
