@@ -6,7 +6,7 @@ import torch
 from dkvb_estimator import DKVBClassifier
 from dkvb_estimator._joint import FewRows, Listed, ManyRows, Settings, solve, sum_codes
 from dkvb_estimator._prior import LEVELS
-from dkvb_estimator._solvers import _folds
+from dkvb_estimator._solvers import are_judges
 
 
 class DirectLink:
@@ -25,10 +25,10 @@ class DirectLink:
         unit = _unit(X)
         self._mean = unit.mean(axis=0)
         self._reach = np.abs(unit - self._mean).max()
-        rows = Listed(self._features(X, codes), labels, np.ones(len(y)))
+        order = np.random.default_rng(0).permutation(len(y))  # the first choose
+        rows = Listed(self._features(X, codes), labels, np.ones(len(y))).where(order)
         steps = self._steps(rows.features, X.shape[1])
-        folds = _folds(np.random.default_rng(0).permutation(len(y)), len(self.classes_))
-        self._weights, self._bias, _ = solve(_rows(rows, folds, len(self.classes_)), steps, Settings())
+        self._weights, self._bias, _ = solve(_rows(rows, len(self.classes_)), steps, Settings())
         return self
 
     def _features(self, X, codes):
@@ -69,9 +69,10 @@ class _Columns:
         return rows
 
 
-def _rows(rows, folds, n_classes):
+def _rows(rows, n_classes):
     device, width = torch.device("cpu"), rows.features.shape[1]
+    judges = are_judges(rows.labels, rows.weights, n_classes)
     if len(rows.labels) < width:
-        return FewRows(rows, folds, n_classes, device)
+        return FewRows(rows, judges, n_classes, device)
     sums = sum_codes(rows.features.__getitem__, rows.labels, rows.weights, _Columns(width), n_classes, device)
-    return ManyRows(sums, [rows.where(fold) for fold in folds], device)
+    return ManyRows(sums, rows.where(judges), device)
