@@ -30,6 +30,8 @@ DEFAULT_EPOCHS = 10
 """Epochs of ``sgd`` in ``fit`` where ``max_iter`` is None."""
 JUDGES, FEWEST_JUDGES, MAX_SCORES = 1000, 500, 2_000_000
 """So many rows choose the mixture, fewer where their scores of all classes would be more, but not below a least."""
+FEW_ROWS = 0.6
+"""Rows fewer than so many times the features are solved as they are, more from their sums: both take as long there."""
 TABLE_LIMIT_BYTES = 2**30
 """Above it, values of ``counts`` are read from the counts, and no table is made."""
 SPARSE_READ_ROWS = 64
@@ -142,7 +144,7 @@ def _rows(
     per_class = _class_weights(learned, params)
     rows, n_classes = learned.rows().weighted(per_class), len(learned.classes)
     judges = are_judges(rows.labels, rows.weights, n_classes) & choose
-    if len(rows) < prior.width:
+    if len(rows) < FEW_ROWS * prior.width:
         return FewRows(_listed(rows, prior), judges, n_classes, device)
     sums = _sum_parts(learned, per_class, prior, device)
     return ManyRows(sums, _listed(rows.where(judges), prior), device)

@@ -34,8 +34,8 @@ X, Y = (each[:400] for each in make_classification(
 X = X.astype(np.float32)
 OTHERS = RNG.standard_normal((200, 10)).astype(np.float32)
 SMALL = {"n_heads": 6, "n_keys": 16, "key_dim": 2, "normalize": False, "random_state": 0}
-FEW, MANY = slice(0, 20), slice(0, 300)
-"""Fewer rows than the 24 features of six heads, and more."""
+FEW, MANY = slice(0, 14), slice(0, 300)
+"""Fewer rows than six tenths of the 24 features of six heads, and more."""
 
 
 def started(**settings):
