@@ -319,7 +319,8 @@ def _discriminant_left_out(
     With d the row's place around its class mean, ``W`` loses a multiple of ``ddᵀ``, which Sherman and Morrison's
     formula inverts, and the mean of its class and that of all move away from the row.
     """
-    each, own, spread = torch.arange(len(images)), rows.labels, found.spread
+    each = torch.arange(len(images), dtype=torch.int64, device=images.device)
+    own, spread = rows.labels, found.spread
     rest = found.weights[own] - rows.weights
     to_classes = images - spread[own]  # of d, through (W + λI)⁻¹, to every class mean (h, k)
     to_row = lengths - images[each, own]
