@@ -26,7 +26,7 @@ def fuzz_kernel(data: bytes) -> None:
     native = _native.NativeKeys(_native.KERNEL, centred, halves, centres)
     codes = native.nearest(rows, n_selected, 1 + threads % 3)
     if n_selected == 1:
-        _check_boxes(native, rows, codes)
+        _check_arranged(native, rows, codes)
     if codes.max(initial=0) >= sizes[2]:
         raise Finding(f"code {codes.max()} of {sizes[2]} keys")
     ordered = np.sort(codes, axis=2)
@@ -35,15 +35,14 @@ def fuzz_kernel(data: bytes) -> None:
     _check_nearness(rows - centres, centred, halves, codes)
 
 
-def _check_boxes(native: _native.NativeKeys, rows: np.ndarray, codes: np.ndarray) -> None:
-    """Demand the same codes of a search in boxes, were they worth drawing or not."""
+def _check_arranged(native: _native.NativeKeys, rows: np.ndarray, codes: np.ndarray) -> None:
+    """Demand the same codes of a search in boxes and of one in a grid, were they worth making or not."""
     with patch.object(_native, "MIN_BOXES", 1), patch.object(_native, "MAX_LOOKED_INTO", 1):
         boxes = native._boxed
-    if boxes is None:
-        return
-    with patch.object(native, "_boxes_for", lambda n_rows, n_selected: boxes):
-        if not np.array_equal(native.nearest(rows, 1, 1), codes):
-            raise Finding("a search in boxes gives other codes than a scan")
+    for what, arranged in (("boxes", boxes), ("a grid", native._gridded)):
+        with patch.object(native, "_arranged_for", lambda n_rows, n_selected, arranged=arranged: arranged):
+            if not np.array_equal(native.nearest(rows, 1, 1), codes):
+                raise Finding(f"a search in {what} gives other codes than a scan")
 
 
 def _kernel_arrays(
