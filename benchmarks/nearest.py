@@ -123,7 +123,7 @@ def compare(key_dim, build):
         print(json.dumps(line, ensure_ascii=False), flush=True)
     work = 2e-9 * n_heads * n_keys * key_dim * rate["scan"]
     peak = 2e-9 * 2048**3 * rate["peak"] / N_ROWS
-    share = SHARE_OF_PEAK if build == "_kernel_v4" and key_dim > 2 else 0
+    share = SHARE_OF_PEAK if build == "_kernel_v4" else 0
     encode_goal = min(goal, 1.0) if key_dim == 2 else goal  # most of it is the projection, which is theirs too
     met = [
         report(
@@ -136,7 +136,6 @@ def compare(key_dim, build):
             searched=made,
         ),
         report(f"nearest key against cdist and argmin, {what}", rate["ours"], rate["torch"], 1.0),
-        report(f"every key scored, against sgemm's peak, {what}", work, peak, share, "GFLOP/s"),
         report(
             f"projection against sgemm, 1280 → {n_heads} × {key_dim}",
             rate["projection"],
@@ -145,6 +144,8 @@ def compare(key_dim, build):
         ),
         report(f"encode against FAISS and sgemm, {what}", rate["encode"], rate["faiss encode"], encode_goal),
     ]
+    if key_dim > 2:  # of fewer, most of a scan is no multiplication
+        met.append(report(f"every key scored, against sgemm's peak, {what}", work, peak, share, "GFLOP/s"))
     return all(met)
 
 
