@@ -1,9 +1,10 @@
 // Cuts the space of each head into cells, and tells which keys can be nearest to a sample in each.
 //
-// A key is left out of a cell where it scores more than some rival everywhere in it. Exact scores of samples in the cell and
-// of the keys at hand are at most T = (longest key + farthest sample)^2, and the search rounds a score Dim + 1 times, by half an
-// epsilon of T each; what is computed here is rounded some ten times for each of Dim + 1 terms. So a key whose computed lead
-// is more than 16 (Dim + 1) epsilon T also loses in float32, with twice as much to spare; what underflows is added.
+// A key is left out of a cell where it scores more than some rival everywhere in it. With T = (its length + that of the farthest
+// sample in the cell)^2, the terms of its score add up to T at most, and the search rounds each Dim + 1 times, by half an epsilon
+// of it; so it does for the rival. What is computed here is rounded less than ten times for each of Dim + 1 terms. So where a key
+// is found to score more by 16 (Dim + 1) epsilon times both T, it does in float32 too, with twice as much to spare; what
+// underflows is added.
 
 #pragma once
 
@@ -28,10 +29,10 @@ inline int64_t words_of(int64_t n_keys) { return (n_keys + kWordKeys - 1) / kWor
 template <int Dim>
 struct Sites {
     int64_t n_padded;
-    std::vector<float> coordinates[Dim], halves, ascending;
+    std::vector<float> coordinates[Dim], halves, lengths, ascending;
     float reach = 0;  // the length of the longest
 
-    explicit Sites(int64_t n_keys) : n_padded(words_of(n_keys) * kWordKeys), halves(n_padded, kInfinity) {
+    explicit Sites(int64_t n_keys) : n_padded(words_of(n_keys) * kWordKeys), halves(n_padded, kInfinity), lengths(n_padded) {
         for (auto &coordinate : coordinates) coordinate.resize(n_padded);
     }
 
@@ -41,7 +42,8 @@ struct Sites {
             const float half = halves[key] = d.halves[head * d.n_keys + key];
             const bool usable = half < kInfinity;
             for (int u = 0; u < Dim; ++u) coordinates[u][key] = usable ? d.keys[(head * d.n_keys + key) * Dim + u] : 0;
-            if (usable) reach = std::max(reach, std::sqrt(2 * half));
+            lengths[key] = usable ? std::sqrt(2 * half) : 0;
+            reach = std::max(reach, lengths[key]);
         }
     }
 
@@ -55,19 +57,25 @@ struct Sites {
     }
 };
 
-// Cuts each coordinate so that equally many keys lie in every part; outer parts end a little outside the keys. A head without
-// keys that may be selected, or with lengths whose sums may overflow, has no cells: all samples are outside.
+// Cuts each coordinate so that equally many keys lie in every part; outer parts are as wide as all others together, or more where
+// those of another coordinate are. A head without keys that may be selected, or with lengths whose sums may overflow, has no
+// cells: all samples are outside.
 template <int Dim>
 bool cut(Sites<Dim> &sites, float *cuts) {
     constexpr int parts = parts_of(Dim);
     std::fill(cuts, cuts + Dim * (parts + 1), kInfinity);
     if (!(sites.reach < kLargestReach)) return false;
-    for (int u = 0; u < Dim; ++u, cuts += parts + 1) {
+    float width = 0;
+    for (int u = 0; u < Dim; ++u) {
         const std::vector<float> &ascending = sites.sorted(u);
         if (ascending.empty()) return false;
-        for (int part = 1; part < parts; ++part) cuts[part] = ascending[part * ascending.size() / parts];
-        cuts[0] = ascending.front() - kOutside * sites.reach;
-        cuts[parts] = ascending.back() + kOutside * sites.reach;
+        float *here = cuts + u * (parts + 1);
+        for (int part = 1; part < parts; ++part) here[part] = ascending[part * ascending.size() / parts];
+        width = std::max(width, here[parts - 1] - here[1]);
+    }
+    for (int u = 0; u < Dim; ++u, cuts += parts + 1) {
+        cuts[0] = cuts[1] - width;
+        cuts[parts] = cuts[parts - 1] + width;
     }
     return true;
 }
@@ -75,20 +83,26 @@ bool cut(Sites<Dim> &sites, float *cuts) {
 // A cell, and what its keys are held against: how much nearer than a rival a key can be.
 template <int Dim>
 struct Cell {
-    float middle[Dim], side[Dim], margin;  // side: half of it
+    float middle[Dim], side[Dim], farthest;  // side: half of it
 
-    Cell(const float *cuts, int number, float reach) {
+    Cell(const float *cuts, int number) {
         constexpr int parts = parts_of(Dim);
         float squared = 0;
         for (int u = Dim - 1; u >= 0; --u, number /= parts) {
             const float low = cuts[u * (parts + 1) + number % parts], high = cuts[u * (parts + 1) + number % parts + 1];
-            const float farthest = std::max(std::fabs(low), std::fabs(high));
+            const float far = std::max(std::fabs(low), std::fabs(high));
             middle[u] = low + (high - low) / 2;
             side[u] = std::max(high - middle[u], middle[u] - low);
-            squared += farthest * farthest;
+            squared += far * far;
         }
-        const float far = reach + std::sqrt(squared);
-        margin = 16 * (Dim + 1) * std::numeric_limits<float>::epsilon() * far * far + 64 * std::numeric_limits<float>::min();
+        farthest = std::sqrt(squared);
+    }
+
+    // What rounding can make of the scores of keys of a length.
+    template <class Lengths>
+    Lengths margin(Lengths lengths) const {
+        const Lengths far = lengths + farthest;
+        return 16 * (Dim + 1) * std::numeric_limits<float>::epsilon() * far * far + 32 * std::numeric_limits<float>::min();
     }
 };
 
@@ -115,7 +129,7 @@ int32_t nearest_to(const Sites<Dim> &sites, const float *point) {
 template <int Dim>
 struct Rivals {
     static constexpr int kCount = 1 + (1 << Dim);
-    float coordinates[kCount][Dim], scores[kCount];
+    float coordinates[kCount][Dim], scores[kCount];  // the scores in the middle, with a margin
 
     Rivals(const Sites<Dim> &sites, const Cell<Dim> &cell) {
         for (int rival = 0; rival < kCount; ++rival) {
@@ -123,7 +137,7 @@ struct Rivals {
             for (int u = 0; u < Dim; ++u)
                 point[u] = cell.middle[u] + (rival == kCount - 1 ? 0 : rival >> u & 1 ? cell.side[u] : -cell.side[u]);
             const int32_t key = nearest_to(sites, point);
-            scores[rival] = sites.halves[key];
+            scores[rival] = sites.halves[key] + cell.margin(sites.lengths[key]);
             for (int u = 0; u < Dim; ++u) {
                 coordinates[rival][u] = sites.coordinates[u][key];
                 scores[rival] -= cell.middle[u] * coordinates[rival][u];
@@ -136,7 +150,7 @@ struct Rivals {
 // difference is that in the middle less what the cell's sides can take away.
 template <int Dim>
 Ints beaten(const Sites<Dim> &sites, const Cell<Dim> &cell, const Rivals<Dim> &rivals, int64_t at) {
-    const Floats middle = scores_at(sites, at, cell.middle);
+    const Floats middle = scores_at(sites, at, cell.middle) - cell.margin(load(sites.lengths.data() + at));
     Ints found = {};
     for (int rival = 0; rival < rivals.kCount; ++rival) {
         Floats ahead = middle - all(rivals.scores[rival]);
@@ -144,7 +158,7 @@ Ints beaten(const Sites<Dim> &sites, const Cell<Dim> &cell, const Rivals<Dim> &r
             const Floats off = load(sites.coordinates[u].data() + at) - all(rivals.coordinates[rival][u]);
             ahead -= all(cell.side[u]) * greatest(off, -off);
         }
-        found |= ahead > all(cell.margin);
+        found |= ahead > Floats{};
     }
     return found;
 }
@@ -160,7 +174,7 @@ void divide_head(const Division &d, int64_t head, Sites<Dim> &sites) {
         int64_t &count = d.counts[head * kCells + number] = 0;
         std::fill(members, members + n_words, 0);
         if (!divided) continue;
-        const Cell<Dim> cell(cuts, number, sites.reach);
+        const Cell<Dim> cell(cuts, number);
         const Rivals<Dim> rivals(sites, cell);
         for (int64_t word = 0; word < n_words; ++word) {
             Bits bits;

@@ -20,7 +20,6 @@ constexpr int kCells = 64;          // samples outside are of one more, whose li
 constexpr int kTogether = 8;        // heads of one task: with two coordinates they are a line of memory
 constexpr int64_t kGridRows = 512;  // of one task
 
-constexpr float kOutside = 0.125f;      // of the longest key's length: so far outside the keys begin the cells
 constexpr float kLargestReach = 1e18f;  // of keys: half a square and a product with a sample in a cell stay finite
 
 constexpr int parts_of(int dim) { return dim == 1 ? 64 : dim == 2 ? 8 : 4; }  // of each coordinate
@@ -40,7 +39,7 @@ struct Grid {
 // What a task holds: samples of its heads, then those of one head sorted by cell. Vectors may reach past the last sample.
 template <int Dim>
 struct GridTask {
-    static constexpr int64_t kRoom = kGridRows + 16;
+    static constexpr int64_t kRoom = kGridRows + 2 * 16;
     alignas(64) float samples[kTogether][Dim][kRoom] = {}, sorted[Dim][kRoom] = {};
     alignas(64) int32_t cells[kRoom], found[kRoom];
     int32_t places[kRoom], ends[kCells + 1];
@@ -82,19 +81,26 @@ void sort_by_cell(const float (*samples)[GridTask<Dim>::kRoom], int64_t n_rows, 
     }
 }
 
-// The nearest of a list of keys to each of a vector of samples. Keys descend, so that the lowest of equal ones comes last.
-template <int Dim>
-Ints nearest_of(const float *keys, const float *halves, const uint16_t *first, const uint16_t *last, const Floats *sample) {
-    Floats best = all(kInfinity);
-    Ints where = {};  // key 0 where sums overflowed and none is nearest
+// The nearest of a list of keys to each of a few vectors of samples, from `at` on. Keys descend, so that the lowest of equal ones
+// comes last.
+template <int Vectors, int Dim>
+void nearest_of(const float *keys, const float *halves, const uint16_t *first, const uint16_t *last, int32_t at, GridTask<Dim> &task) {
+    Floats samples[Vectors][Dim], best[Vectors];
+    Ints where[Vectors] = {};  // key 0 where sums overflowed and none is nearest
+    for (int v = 0; v < Vectors; ++v) {
+        best[v] = all(kInfinity);
+        for (int u = 0; u < Dim; ++u) samples[v][u] = load(task.sorted[u] + at + v * kLanes);
+    }
     while (last > first) {
         const int64_t name = *--last;
-        Floats sum = all(halves[name]);
-        for (int u = 0; u < Dim; ++u) sum -= sample[u] * all(keys[name * Dim + u]);
-        where = sum <= best ? all(static_cast<int32_t>(name)) : where;
-        best = least(best, sum);
+        for (int v = 0; v < Vectors; ++v) {
+            Floats sum = all(halves[name]);
+            for (int u = 0; u < Dim; ++u) sum -= samples[v][u] * all(keys[name * Dim + u]);
+            where[v] = sum <= best[v] ? all(static_cast<int32_t>(name)) : where[v];
+            best[v] = least(best[v], sum);
+        }
     }
-    return where;
+    std::memcpy(task.found + at, where, sizeof where);
 }
 
 template <int Dim>
@@ -109,12 +115,9 @@ void search_head(const Grid &g, int64_t head, int64_t n_rows, int together, Grid
         const bool outside = cell == kCells;
         const uint16_t *first = outside ? task.everyone.data() : g.names + starts[cell];
         const uint16_t *last = outside ? first + g.n_keys : g.names + starts[cell + 1];
-        for (; at < task.ends[cell]; at += kLanes) {  // what is written behind the last belongs to the next cell
-            Floats sample[Dim];
-            for (int u = 0; u < Dim; ++u) sample[u] = load(task.sorted[u] + at);
-            const Ints found = nearest_of<Dim>(keys, halves, first, last, sample);
-            std::memcpy(task.found + at, &found, sizeof found);
-        }
+        // What is written behind a cell's last sample belongs to the next.
+        for (; at + kLanes < task.ends[cell]; at += 2 * kLanes) nearest_of<2>(keys, halves, first, last, at, task);
+        if (at < task.ends[cell]) nearest_of<1>(keys, halves, first, last, at, task);
     }
     for (int64_t row = 0; row < n_rows; ++row) task.codes[row][together] = static_cast<uint16_t>(task.found[task.places[row]]);
 }

@@ -23,8 +23,9 @@ SMALL_WORK = 4_000_000
 MIN_BOXES, MAX_LOOKED_INTO, MAX_BOXED_DIM = 16, 0.5, 16
 """Panels of keys below which, and part of them looked into above which, scoring all keys is faster (measured)."""
 PROBED_HEADS, SMALL_BATCH = 4, 64
-MAX_GRID_KEYS, KEYS_A_ROW = 512, 4
-"""Keys above which, and keys for each row of a batch above which, a grid is slower than boxes or a scan (measured)."""
+MAX_GRID_KEYS, KEYS_A_ROW, MAX_LISTED = 512, 4, 0.5
+"""Keys above which, keys for each row of a batch above which, and part of them that cells list above which a grid is
+slower than boxes or a scan (measured)."""
 BUILDS = {4: "_kernel_v4", 3: "_kernel_v3"}
 """Builds by the level of x86-64 that they need; the plain ``_kernel`` runs everywhere."""
 
@@ -304,6 +305,8 @@ def grid_keys(kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray) 
     threads = os.cpu_count() or 1
     kernel.dkvb_divide(*pointers, *addresses(counts, dtype=np.int64), n_heads, n_keys, key_dim, threads)
     starts = np.concatenate([[0], np.cumsum(counts)])
+    if starts[-1] > MAX_LISTED * n_keys * counts.size:
+        return None
     names = np.empty(starts[-1], dtype=np.uint16)
     kernel.dkvb_list(pointers[-1], *addresses(names, dtype=np.uint16), n_heads * n_cells, n_keys)
     return GriddedKeys(cuts, starts, names)

@@ -37,9 +37,10 @@ def fuzz_kernel(data: bytes) -> None:
 
 def _check_arranged(native: _native.NativeKeys, rows: np.ndarray, codes: np.ndarray) -> None:
     """Demand the same codes of a search in boxes and of one in a grid, were they worth making or not."""
-    with patch.object(_native, "MIN_BOXES", 1), patch.object(_native, "MAX_LOOKED_INTO", 1):
-        boxes = native._boxed
-    for what, arranged in (("boxes", boxes), ("a grid", native._gridded)):
+    limits = {"MIN_BOXES": 1, "MAX_LOOKED_INTO": 1, "MAX_LISTED": 1}
+    with patch.multiple(_native, **limits):
+        ways = {"boxes": native._boxed, "a grid": native._gridded}
+    for what, arranged in ways.items():
         with patch.object(native, "_arranged_for", lambda n_rows, n_selected, arranged=arranged: arranged):
             if not np.array_equal(native.nearest(rows, 1, 1), codes):
                 raise Finding(f"a search in {what} gives other codes than a scan")

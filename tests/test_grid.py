@@ -16,6 +16,14 @@ BUILDS = {name: _native.open_kernel(name) for name in ("_kernel", "_kernel_v3", 
 NEEDED = {"_kernel": 0, "_kernel_v3": 3, "_kernel_v4": 4}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def grids_of_any_lists():
+    """Make grids whatever their cells list: scans are no worse where they list nearly everything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_native, "MAX_LISTED", 1)
+        yield
+
+
 def runnable():
     level = BUILDS["_kernel"].dkvb_level()
     return [build for name, build in BUILDS.items() if build is not None and NEEDED[name] <= level]
@@ -103,6 +111,15 @@ def test_cells_list_few_of_the_keys(key_dim):
     keys, _ = search(rng, 256, key_dim, DRAWS["normal"](rng))
     n_cells = 3 * _native.KERNEL.dkvb_cells()
     assert len(keys._gridded.names) / n_cells < {1: 8, 2: 24, 3: 64}[key_dim]
+
+
+def test_no_grid_is_made_where_its_cells_list_nearly_everything(monkeypatch):
+    rng = np.random.default_rng(0)
+    keys, heads = search(rng, 256, 2, DRAWS["one point"](rng))
+    monkeypatch.setattr(_native, "MAX_LISTED", 0.5)
+    assert keys._gridded is None
+    for _ in range(3):
+        assert (keys.nearest(heads, 1, 1) == 0).all()
 
 
 @pytest.mark.parametrize(

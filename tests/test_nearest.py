@@ -31,6 +31,7 @@ def path(request, monkeypatch):
         monkeypatch.setattr(_native, "MAX_LOOKED_INTO", 1)
     if how:
         monkeypatch.setattr(_native, "MAX_GRID_KEYS", 10**9)
+        monkeypatch.setattr(_native, "MAX_LISTED", 1)
         attribute = f"_{how}"
         monkeypatch.setattr(
             _native.NativeKeys, "_arranged_for", lambda keys, n, m: getattr(keys, attribute) if m == 1 else None
