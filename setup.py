@@ -14,6 +14,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 
 EXTRAS_OF_THE_WHEEL = {"dask"}
 
+HEADERS = ("arrange", "boxes", "divide", "grid", "product", "scan", "vectors")
 LEVELS = {"": [], "_v3": ["-march=x86-64-v3"], "_v4": ["-march=x86-64-v4"]}
 ON_X86 = platform.machine() in ("x86_64", "AMD64", "i686")
 
@@ -47,7 +48,7 @@ setup(
         Extension(
             f"dkvb_estimator._kernel._kernel{suffix}",
             ["dkvb_estimator/_kernel/nearest.cpp"],
-            depends=[f"dkvb_estimator/_kernel/{name}.h" for name in ("arrange", "boxes", "product", "scan", "vectors")],
+            depends=[f"dkvb_estimator/_kernel/{name}.h" for name in HEADERS],
             extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-Wno-psabi", *flags],
             extra_link_args=["-pthread"],
             optional=True,

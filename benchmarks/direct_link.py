@@ -6,7 +6,7 @@ import torch
 from dkvb_estimator import DKVBClassifier
 from dkvb_estimator._values.joint import FewRows, Listed, ManyRows, Settings, solve, sum_codes
 from dkvb_estimator._values.prior import LEVELS
-from dkvb_estimator._values.solvers import _folds
+from dkvb_estimator._values.solvers import FEW_ROWS, are_judges
 
 
 class DirectLink:
@@ -22,23 +22,25 @@ class DirectLink:
     def fit(self, X, y):
         """Learn X (n, f) and y (n,)."""
         codes, (self.classes_, labels) = self._model.fit(X, y).encode(X), np.unique(y, return_inverse=True)
+        self._prior = self._model._prior()
         unit = _unit(X)
         self._mean = unit.mean(axis=0)
         self._reach = np.abs(unit - self._mean).max()
-        rows = Listed(self._features(X, codes), labels, np.ones(len(y)))
-        steps = self._steps(rows.features, X.shape[1])
-        folds = _folds(np.random.default_rng(0).permutation(len(y)), len(self.classes_))
-        self._weights, self._bias, _ = solve(_rows(rows, folds, len(self.classes_)), steps, Settings())
+        order = np.random.default_rng(0).permutation(len(y))  # the first choose
+        rows = Listed(self._features(X, codes), labels, np.ones(len(y))).where(order)
+        prior = _Columns(self._steps(rows.features, X.shape[1]))
+        self._weights, self._bias, _ = solve(_rows(rows, prior, len(self.classes_)), prior, Settings())
         return self
 
     def _features(self, X, codes):
         """Coordinates, the embedding, curves, and zeros in place of its curves: (n, w + 2 f)."""
-        linear, curved = np.split(self._model._prior().features(codes), 2, axis=1)
+        own, bent = self._prior.features(codes), self._prior.curved
+        linear, curved = own[:, ~bent], own[:, bent]
         link = np.rint(LEVELS * ((_unit(X) - self._mean) / self._reach).clip(-1, 1)).astype(np.int8)
         return np.concatenate([linear, link, curved, np.zeros_like(link)], axis=1)
 
     def _steps(self, rows, n_features):
-        linear, curved = np.split(self._model._prior().steps, 2)
+        linear, curved = self._prior.steps[~self._prior.curved], self._prior.steps[self._prior.curved]
         spread = rows[:, : len(linear) + n_features].var(axis=0, dtype=np.float64)
         own, link = spread[: len(linear)] @ linear**2, spread[len(linear) :].sum()
         return np.concatenate([linear, np.full(n_features, np.sqrt(own / link)), curved, np.zeros(n_features)])
@@ -59,19 +61,21 @@ def _unit(X):
 
 
 class _Columns:
-    """What ``sum_codes`` asks of a prior, of features that are there."""
+    """What a solution asks of a prior, of features that are there: as many curves as coordinates, after them."""
 
-    def __init__(self, width):
-        self.width = width
+    def __init__(self, steps):
+        self.width, self.steps = len(steps), steps
+        self.curved = np.arange(self.width) >= self.width // 2
 
     def features(self, rows):
         """Return the rows as they are."""
         return rows
 
 
-def _rows(rows, folds, n_classes):
-    device, width = torch.device("cpu"), rows.features.shape[1]
-    if len(rows.labels) < width:
-        return FewRows(rows, folds, n_classes, device)
-    sums = sum_codes(rows.features.__getitem__, rows.labels, rows.weights, _Columns(width), n_classes, device)
-    return ManyRows(sums, [rows.where(fold) for fold in folds], device)
+def _rows(rows, prior, n_classes):
+    device = torch.device("cpu")
+    judges = are_judges(rows.labels, rows.weights, n_classes)
+    if len(rows.labels) < FEW_ROWS * prior.width:
+        return FewRows(rows, judges, n_classes, device)
+    sums = sum_codes(rows.features.__getitem__, rows.labels, rows.weights, prior, n_classes, device)
+    return ManyRows(sums, rows.where(judges), device)

@@ -26,7 +26,7 @@ def fuzz_kernel(data: bytes) -> None:
     searched = native.NativeKeys(native.KERNEL, centred, halves, centres)
     codes = searched.nearest(rows, n_selected, 1 + threads % 3)
     if n_selected == 1:
-        _check_boxes(searched, rows, codes)
+        _check_arranged(searched, rows, codes)
     if codes.max(initial=0) >= sizes[2]:
         raise Finding(f"code {codes.max()} of {sizes[2]} keys")
     ordered = np.sort(codes, axis=2)
@@ -35,15 +35,15 @@ def fuzz_kernel(data: bytes) -> None:
     _check_nearness(rows - centres, centred, halves, codes)
 
 
-def _check_boxes(searched: native.NativeKeys, rows: np.ndarray, codes: np.ndarray) -> None:
-    """Demand the same codes of a search in boxes, were they worth drawing or not."""
-    with patch.object(native, "MIN_BOXES", 1), patch.object(native, "MAX_LOOKED_INTO", 1):
-        boxes = searched._boxed
-    if boxes is None:
-        return
-    with patch.object(searched, "_boxes_for", lambda n_rows, n_selected: boxes):
-        if not np.array_equal(searched.nearest(rows, 1, 1), codes):
-            raise Finding("a search in boxes gives other codes than a scan")
+def _check_arranged(searched: native.NativeKeys, rows: np.ndarray, codes: np.ndarray) -> None:
+    """Demand the same codes of a search in boxes and of one in a grid, were they worth making or not."""
+    limits = {"MIN_BOXES": 1, "MAX_LOOKED_INTO": 1, "MAX_LISTED": 1}
+    with patch.multiple(native, **limits):
+        ways = {"boxes": searched._boxed, "a grid": searched._gridded}
+    for what, arranged in ways.items():
+        with patch.object(searched, "_arranged_for", lambda n_rows, n_selected, arranged=arranged: arranged):
+            if not np.array_equal(searched.nearest(rows, 1, 1), codes):
+                raise Finding(f"a search in {what} gives other codes than a scan")
 
 
 def _kernel_arrays(

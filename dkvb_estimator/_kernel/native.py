@@ -23,6 +23,9 @@ SMALL_WORK = 4_000_000
 MIN_BOXES, MAX_LOOKED_INTO, MAX_BOXED_DIM = 16, 0.5, 16
 """Panels of keys below which, and part of them looked into above which, scoring all keys is faster (measured)."""
 PROBED_HEADS, SMALL_BATCH = 4, 64
+MAX_GRID_KEYS, KEYS_A_ROW, MAX_LISTED = 512, 4, 0.5
+"""Keys above which, keys for each row of a batch above which, and part of them that cells list above which a grid is
+slower than boxes or a scan (measured)."""
 BUILDS = {4: "_kernel_v4", 3: "_kernel_v3"}
 """Builds by the level of x86-64 that they need; the plain ``_kernel`` runs everywhere."""
 
@@ -46,13 +49,17 @@ def open_kernel(name: str, folder: Path = Path(__file__).parent) -> ctypes.CDLL 
     for suffix in EXTENSION_SUFFIXES:
         try:
             library = ctypes.CDLL(str(folder / f"{name}{suffix}"))
-            library.dkvb_panel.restype = ctypes.c_int64
+            library.dkvb_panel.restype = library.dkvb_cells.restype = library.dkvb_parts.restype = ctypes.c_int64
             pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
             library.dkvb_nearest.argtypes = [pointer] * 5 + [size] * 4 + [number] * 3
             library.dkvb_nearest_boxed.argtypes = [pointer] * 8 + [size] * 4 + [number] * 2
             library.dkvb_arrange.argtypes = [pointer] * 5 + [size] * 3 + [number] * 2
+            library.dkvb_nearest_in_grid.argtypes = [pointer] * 8 + [size] * 3 + [number] * 2
+            library.dkvb_divide.argtypes = [pointer] * 5 + [size] * 2 + [number] * 2
+            library.dkvb_list.argtypes = [pointer] * 2 + [size] * 2
             library.dkvb_project.argtypes = [pointer] * 3 + [size] * 2 + [number] * 2
             library.dkvb_nearest.restype = library.dkvb_nearest_boxed.restype = library.dkvb_project.restype = None
+            library.dkvb_nearest_in_grid.restype = library.dkvb_divide.restype = library.dkvb_list.restype = None
             library.dkvb_sides.restype, library.dkvb_sides.argtypes = size, [size]
             library.dkvb_arrange.restype = ctypes.c_double
         except (OSError, AttributeError):
@@ -120,7 +127,7 @@ class NativeProjection:
 
 
 class NativeKeys:
-    """Find nearest keys by the kernel: of few coordinates by :class:`BoxedKeys`, otherwise by scoring all.
+    """Find nearest keys by the kernel: in a grid or in boxes where coordinates are few, otherwise by scoring all.
 
     Parameters
     ----------
@@ -133,7 +140,7 @@ class NativeKeys:
     """
 
     def __init__(self, kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray, centres: np.ndarray) -> None:
-        self._kernel, self._half_norms = kernel, half_norms
+        self._kernel, self._half_norms = kernel, np.ascontiguousarray(half_norms, dtype=np.float32)
         self._made: dict[Callable[..., Any], Any] = {}
         self._centred = np.ascontiguousarray(centred, dtype=np.float32)
         self._centres, self._searched = np.ascontiguousarray(centres, dtype=np.float32), 0
@@ -148,21 +155,27 @@ class NativeKeys:
         boxed: BoxedKeys | None = self._once(box_keys)
         return boxed
 
+    @property
+    def _gridded(self) -> GriddedKeys | None:
+        gridded: GriddedKeys | None = self._once(grid_keys)
+        return gridded
+
     def _once(self, make: Callable[..., Any]) -> Any:
         """Keep what is made of the keys. There is no lock, which a fork could leave held: threads may make it twice."""
         if make not in self._made:
             self._made[make] = make(self._kernel, self._centred, self._half_norms)
         return self._made[make]
 
-    def _boxes_for(self, n_rows: int, n_selected: int) -> BoxedKeys | None:
-        """Return boxes once they pay: they take about as long to draw as it takes to search with as many rows as keys.
+    def _arranged_for(self, n_rows: int, n_selected: int) -> GriddedKeys | BoxedKeys | None:
+        """Return a grid or boxes once they pay: they take about as long to make as to search with as many rows as keys.
 
-        Small batches never draw them, so that none of them has to wait.
+        Small batches never make them, so that none of them has to wait.
         """
         if n_selected > 1 or self._searched < self._centred.shape[1]:
             self._searched += n_rows if n_selected == 1 and n_rows >= SMALL_BATCH else 0
             return None
-        return self._boxed
+        enough = n_rows >= max(SMALL_BATCH, self._centred.shape[1] / KEYS_A_ROW)
+        return (self._gridded if enough else None) or self._boxed
 
     def nearest(self, heads: np.ndarray, n_selected: int, n_threads: int) -> np.ndarray:
         """Return the nearest keys (n, c, m), uint16, nearest first; the interpreter is free meanwhile.
@@ -177,19 +190,26 @@ class NativeKeys:
         heads = np.ascontiguousarray(heads, dtype=np.float32)
         n_heads, n_keys, key_dim = self._centred.shape
         codes = np.empty((len(heads), n_heads, n_selected), dtype=np.uint16)
-        boxed = self._boxes_for(len(heads), n_selected)
-        packed = boxed.packed if boxed else self._all
         if codes.size:
+            search, arrays, sizes, last = self._search_for(len(heads), n_selected)
             n_threads = threads_for(heads.size * n_keys, n_threads)
-            arrays = [*addresses(heads, packed.keys, packed.half_norms, self._centres)]
-            sizes = (len(heads), n_heads, n_keys, packed.half_norms.shape[1], key_dim)
-            if boxed:
-                arrays += [*addresses(boxed.sides), *addresses(boxed.names, dtype=np.int32), *addresses(boxed.reaches)]
-                search, last = self._kernel.dkvb_nearest_boxed, [n_threads]
-            else:
-                search, last = self._kernel.dkvb_nearest, [n_selected, n_threads]
-            search(*arrays, *addresses(codes, dtype=np.uint16), *sizes, *last)
+            outer = *addresses(heads), *arrays, *addresses(codes, dtype=np.uint16)
+            search(*outer, len(heads), n_heads, n_keys, *sizes, key_dim, *last, n_threads)
         return codes
+
+    def _search_for(self, n_rows: int, n_selected: int) -> tuple[Callable[..., None], list[int], list[int], list[int]]:
+        """Return a search of the kernel: what it reads beside heads, its sizes of these, and what else it is told."""
+        arranged = self._arranged_for(n_rows, n_selected)
+        if isinstance(arranged, GriddedKeys):
+            arrays = addresses(self._centred, self._half_norms, self._centres, arranged.cuts)
+            arrays += [*addresses(arranged.starts, dtype=np.int64), *addresses(arranged.names, dtype=np.uint16)]
+            return self._kernel.dkvb_nearest_in_grid, arrays, [], []
+        packed = arranged.packed if arranged else self._all
+        arrays, sizes = addresses(packed.keys, packed.half_norms, self._centres), [packed.half_norms.shape[1]]
+        if arranged is None:
+            return self._kernel.dkvb_nearest, arrays, sizes, [n_selected]
+        arrays += [*addresses(arranged.sides), *addresses(arranged.names, dtype=np.int32), *addresses(arranged.reaches)]
+        return self._kernel.dkvb_nearest_boxed, arrays, sizes, []
 
 
 class PackedKeys:
@@ -251,3 +271,42 @@ def arrange(
     pointers = [*addresses(centred, half_norms), *addresses(names, dtype=np.int32), *addresses(sides, reaches)]
     looked_into = kernel.dkvb_arrange(*pointers, n_heads, n_keys, padded, key_dim, os.cpu_count() or 1)
     return names, sides, reaches, looked_into
+
+
+@dataclass(frozen=True)
+class GriddedKeys:
+    """Which keys can be nearest to a sample in each cell of a head's space (see ``grid.h``).
+
+    Attributes
+    ----------
+    cuts : ndarray of shape (c, d, parts + 1), float32
+        Where the cells begin along each coordinate.
+    starts : ndarray of shape (c * cells + 1,), int64
+        Where the list of a cell begins in ``names``.
+    names : ndarray of uint16
+        Keys, ascending in every list.
+    """
+
+    cuts: np.ndarray
+    starts: np.ndarray
+    names: np.ndarray
+
+
+def grid_keys(kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray) -> GriddedKeys | None:
+    """List the keys (c, j, d) of every cell, or return None where boxes or scoring all of them are faster."""
+    n_heads, n_keys, key_dim = centred.shape
+    n_cells, parts = kernel.dkvb_cells(), kernel.dkvb_parts(key_dim)
+    if not parts or n_keys > MAX_GRID_KEYS:
+        return None
+    cuts = np.empty((n_heads, key_dim, parts + 1), dtype=np.float32)
+    members = np.empty((n_heads, n_cells, -(-n_keys // 32)), dtype=np.uint32)
+    counts = np.empty((n_heads, n_cells), dtype=np.int64)
+    pointers = [*addresses(centred, half_norms, cuts), *addresses(members, dtype=np.uint32)]
+    threads = os.cpu_count() or 1
+    kernel.dkvb_divide(*pointers, *addresses(counts, dtype=np.int64), n_heads, n_keys, key_dim, threads)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    if starts[-1] > MAX_LISTED * n_keys * counts.size:
+        return None
+    names = np.empty(starts[-1], dtype=np.uint16)
+    kernel.dkvb_list(pointers[-1], *addresses(names, dtype=np.uint16), n_heads * n_cells, n_keys)
+    return GriddedKeys(cuts, starts, names)

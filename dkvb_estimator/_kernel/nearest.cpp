@@ -7,6 +7,8 @@
 
 #include "arrange.h"
 #include "boxes.h"
+#include "divide.h"
+#include "grid.h"
 #include "product.h"
 #include "scan.h"
 
@@ -62,6 +64,32 @@ DKVB_API double dkvb_arrange(const float *keys, const float *halves, int32_t *na
     double all_parts = 0;
     for (double part : parts) all_parts += part;
     return all_parts;
+}
+
+// Cells of a head; parts that each of so many coordinates is cut into, 0 where there are too many.
+DKVB_API int64_t dkvb_cells() { return kCells; }
+DKVB_API int64_t dkvb_parts(int dim) { return dim <= kGridDims ? parts_of(dim) : 0; }
+
+// Writes the cuts of a grid, and which keys belong to each cell, as bits and how many.
+DKVB_API void dkvb_divide(const float *keys, const float *halves, float *cuts, uint32_t *members, int64_t *counts,
+                          int64_t n_heads, int64_t n_keys, int dim, int n_threads) {
+    const Division d{keys, halves, cuts, members, counts, n_heads, n_keys};
+    const auto run = dim == 1 ? divide<1> : dim == 2 ? divide<2> : divide<3>;
+    in_threads(n_threads, [&](int64_t thread) { run(d, thread, n_threads); });
+}
+
+// Writes their names, which the counts tell the number of.
+DKVB_API void dkvb_list(const uint32_t *members, uint16_t *names, int64_t n_lists, int64_t n_keys) {
+    list_names(members, names, n_lists, words_of(n_keys));
+}
+
+// One nearest key, in a grid; dim is 3 at most.
+DKVB_API void dkvb_nearest_in_grid(const float *heads, const float *keys, const float *halves, const float *centres,
+                                   const float *cuts, const int64_t *starts, const uint16_t *names, uint16_t *codes,
+                                   int64_t n_rows, int64_t n_heads, int64_t n_keys, int dim, int n_threads) {
+    const Grid g{heads, keys, halves, centres, cuts, starts, names, codes, n_rows, n_heads, n_keys};
+    const auto run = dim == 1 ? search_grid<1> : dim == 2 ? search_grid<2> : search_grid<3>;
+    in_threads(n_threads, [&](int64_t thread) { run(g, thread, n_threads); });
 }
 
 DKVB_API void dkvb_project(const float *rows, const float *panels, float *heads, int64_t n_rows, int64_t n_columns, int n_features,

@@ -46,8 +46,12 @@ uint16_t first_at(const Problem &p, const float *keys, const float *halves, cons
     for (; at < p.n_padded; at += kPanel) {
         Floats sums[kTiles][1];
         score<kTiles, 1, Dim, Stride>(keys + at * p.dim, halves + at, p.dim, row, sums);
-        for (int key = 0; key < kPanel && at + key < p.n_keys; ++key)
-            if (sums[key / kLanes][0][key % kLanes] == wanted) return static_cast<uint16_t>(at + key);
+        Bits bits;
+        for (int tile = 0; tile < kTiles; ++tile) bits.add(sums[tile][0] == all(wanted), tile);
+        if (const uint32_t found = bits.all()) {
+            const int64_t key = at + __builtin_ctz(found);
+            return static_cast<uint16_t>(key < p.n_keys ? key : 0);
+        }
     }
     return 0;
 }

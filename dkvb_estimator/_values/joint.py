@@ -27,13 +27,15 @@ PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Penalties that are tried, in units of the summed squared lengths of centred rows."""
 USUAL_CURVATURE, USUAL_PENALTIES = 0.6, {"ridge": 1e-4, "discriminant": 1e-3}
 USUAL_SHARES = {"ridge": 2.0, "discriminant": 0.1}
-"""What is taken where no row can be held out: about what rows chose on the sets of ``benchmarks/accuracy.py``."""
+"""What is taken where no row can choose: about what rows chose on the sets of ``benchmarks/accuracy.py``."""
 UNSEEN = 1e6
 """A class without rows counts as one row in so many."""
 JITTER = 1e-10
 """What is added to the products of rows, as part of their mean squared length, so that equal rows can be factored."""
 ROUNDING = 1e-12
 """A spread of so small a part of the squared lengths, or a weight of so small a part, is what rounding left of none."""
+LEAST_LEFT = 1e-6
+"""Of what a row says, at least so much is taken to come from other rows."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,6 @@ class Sums:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Sums(*(mine + sign * theirs for mine, theirs in pairs))
 
-    def rest(self, part: Sums) -> Sums:
-        """Return what is left without a part of the rows: nothing of a class whose rows are all in it."""
-        left = self.plus(part, -1)
-        kept = left.weights > ROUNDING * self.weights
-        return replace(left, by_class=left.by_class * kept[:, None], weights=left.weights * kept)
-
     def with_classes(self, old: np.ndarray, n_classes: int) -> Sums:
         """Renumber: class i becomes ``old[i]`` of ``n_classes``."""
         by_class, weights = np.zeros((n_classes, self.by_class.shape[1])), np.zeros(n_classes)
@@ -125,6 +121,11 @@ class Listed(NamedTuple):
     features: np.ndarray
     labels: np.ndarray
     weights: np.ndarray
+
+    @classmethod
+    def none(cls, width: int) -> Listed:
+        """Return no rows."""
+        return cls(np.zeros((0, width), dtype=np.int8), np.zeros(0, dtype=np.int64), np.zeros(0))
 
     def where(self, mask: np.ndarray) -> Listed:
         """Return the rows where ``mask`` (n,) holds."""
@@ -207,9 +208,26 @@ class Directions(NamedTuple):
 
 
 def log_class_shares(weights: torch.Tensor) -> torch.Tensor:
-    """Return the logarithm of each class's share (k,); a class without rows counts as one row in ``UNSEEN``."""
-    total = weights.sum()
+    """Return the logarithm of each class's share (..., k); a class without rows counts as one row in ``UNSEEN``."""
+    total = weights.sum(dim=-1, keepdim=True)
     return torch.log(torch.where(weights > 0, weights, total / UNSEEN) / total)
+
+
+class Judges(NamedTuple):
+    """Rows that choose, among those that are solved from: features (h, w), class positions (h,), weights (h,).
+
+    Each is of a class that has other rows.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+
+    @classmethod
+    def of(cls, rows: Listed, device: torch.device) -> Judges:
+        """Put rows on a device."""
+        features, labels = (torch.from_numpy(each).to(device) for each in (rows.features, rows.labels.astype(np.int64)))
+        return cls(features, labels, torch.from_numpy(rows.weights).to(device))
 
 
 class Scatter:
@@ -219,31 +237,36 @@ class Scatter:
     ----------
     sums : Sums
     device : torch.device
-    whole : Sums or None
-        Of which these are what is left without some rows; None where no row is left out.
-    least : float
-        Rows do not differ whose squared distances from their mean are so small a part of all squared lengths.
     """
 
-    def __init__(self, sums: Sums, device: torch.device, whole: Sums | None = None, least: float = ROUNDING) -> None:
-        lengths = float((whole or sums).gram.diagonal().sum())
+    def __init__(self, sums: Sums, device: torch.device) -> None:
         gram, by_class, self._weights = (torch.from_numpy(each).to(device) for each in vars(sums).values())
         total, seen = self._weights.sum(), self._weights > 0
         self._mean = by_class.sum(dim=0) / total
         self._means = torch.where(seen[:, None], by_class / self._weights.clamp(min=1e-300)[:, None] - self._mean, 0)
-        self._unit = float(gram.diagonal().sum() - total * self._mean @ self._mean)
-        self._smallest, self._differs = ROUNDING * lengths, self._unit > least * lengths
+        lengths = float(gram.diagonal().sum())
+        self._unit = float(lengths - total * self._mean @ self._mean)
+        self._smallest, self._differs = ROUNDING * lengths, self._unit > ROUNDING * lengths
         centres = torch.cat([self._mean[None], self._means])
         self._within = gram - centres.T @ (torch.cat([total[None], self._weights])[:, None] * centres)
 
     def directions(self, penalty: float) -> Directions:
         """Solve for a penalty in units of the summed squared lengths of centred rows, or the smallest there can be."""
         if self._differs:
-            matrix = self._within.clone()
-            matrix.diagonal().add_(max(penalty * self._unit, self._smallest))
-            Z = torch.cholesky_solve(self._means.T, torch.linalg.cholesky(matrix))
-        else:  # equal rows teach the shares of classes alone
-            Z = torch.zeros_like(self._means.T)
+            return self._directions(self._factor(penalty))
+        nothing = torch.zeros_like(self._means.T)  # equal rows teach the shares of classes alone
+        return Directions(nothing, self._means @ nothing, self._mean, self._weights)
+
+    def _ridge(self, penalty: float) -> float:
+        return max(penalty * self._unit, self._smallest)
+
+    def _factor(self, penalty: float) -> torch.Tensor:
+        matrix = self._within.clone()
+        matrix.diagonal().add_(self._ridge(penalty))
+        return torch.linalg.cholesky(matrix)
+
+    def _directions(self, factor: torch.Tensor) -> Directions:
+        Z = torch.cholesky_solve(self._means.T, factor)
         return Directions(Z, self._means @ Z, self._mean, self._weights)
 
     def nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -255,29 +278,66 @@ class Scatter:
 
         ``left_out`` (n,) is the squared length of each row that its coordinates leave out.
         """
-        matrix, ridge = self._within.clone(), max(penalty * self._unit, self._smallest)
-        matrix.diagonal().add_(ridge)
-        factor, means = torch.linalg.cholesky(matrix), self._means[self._weights > 0]
+        factor, means = self._factor(penalty), self._means[self._weights > 0]
         away, centres = (
             torch.linalg.solve_triangular(factor, each.T, upper=False).T for each in (rows - self._mean, means)
         )
+        ridge = self._ridge(penalty)
         return self._weights.sum() * (torch.cdist(away, centres).square().amin(dim=1) + left_out / ridge)
 
+    def left_out(self, rows: Judges, penalty: float, objectives: Sequence[str]) -> list[np.ndarray]:
+        """Return the scores (h, k) of rows by each objective, float32, each solved from all rows but itself.
 
-class HeldOut(NamedTuple):
-    """Rows that choose, and the scatter of those that are left."""
+        Nothing is solved again: without a row, ``W`` lacks one product of two vectors.
+        """
+        factor = self._factor(penalty)
+        found, centred = self._directions(factor), rows.features.double() - self._mean
+        lengths = torch.linalg.solve_triangular(factor, centred.T, upper=False).square().sum(dim=0)
+        scores = {"ridge": _ridge_left_out, "discriminant": _discriminant_left_out}
+        images = centred @ found.Z
+        return [scores[objective](found, rows, images, lengths).float().cpu().numpy() for objective in objectives]
 
-    features: torch.Tensor
-    labels: np.ndarray
-    weights: np.ndarray
-    others: Scatter
 
-    def scores(self, penalty: float, objectives: Sequence[str]) -> list[np.ndarray]:
-        """Return the scores (n, k) of the rows by each objective, float32."""
-        found = self.others.directions(penalty)
-        images = (self.features @ found.Z.float()).double() - found.mean @ found.Z
-        mixed = (found.mixed(objective) for objective in objectives)
-        return [(images @ mix + bias).float().cpu().numpy() for mix, bias in mixed]
+def _ridge_left_out(found: Directions, rows: Judges, images: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return the scores (h, k) of a regression without each row.
+
+    ``lengths`` (h,) are ``xᵀ (W + λI)⁻¹ x``. A row pulls its own score to its label by its leverage.
+    """
+    mix, shares = found.mixed("ridge")
+    pulled = images @ mix
+    leverages = rows.weights * (1 / found.weights.sum() + lengths - (pulled * images).sum(dim=1))
+    leverages = leverages.clamp(max=1 - LEAST_LEFT)[:, None]
+    labels = torch.nn.functional.one_hot(rows.labels, len(shares))
+    return (pulled + shares - leverages * labels) / (1 - leverages)
+
+
+def _discriminant_left_out(
+    found: Directions, rows: Judges, images: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
+    """Return the scores (h, k) of a discriminant without each row; ``lengths`` (h,) are ``xᵀ (W + λI)⁻¹ x``.
+
+    With d the row's place around its class mean, ``W`` loses a multiple of ``ddᵀ``, which Sherman and Morrison's
+    formula inverts, and the mean of its class and that of all move away from the row.
+    """
+    each = torch.arange(len(images), dtype=torch.int64, device=images.device)
+    own, spread = rows.labels, found.spread
+    rest = found.weights[own] - rows.weights
+    to_classes = images - spread[own]  # of d, through (W + λI)⁻¹, to every class mean (h, k)
+    to_row = lengths - images[each, own]
+    to_itself = to_row - to_classes[each, own]
+    moved, lost = rows.weights / rest, rows.weights * found.weights[own] / rest
+    gain = lost / (1 - lost * to_itself).clamp(min=LEAST_LEFT)
+    away = to_classes[each, own] - moved * to_itself
+    near = images + (gain * to_row)[:, None] * to_classes
+    far = spread.diagonal() + gain[:, None] * to_classes.square()
+    near[each, own] = images[each, own] - moved * to_row + gain * away * to_row
+    far[each, own] = spread[own, own] - 2 * moved * to_classes[each, own] + moved**2 * to_itself + gain * away**2
+    weights = found.weights.repeat(len(images), 1)
+    weights[each, own] = rest
+    total = weights.sum(dim=1)
+    step = rows.weights / total  # of the mean of all, away from the row
+    near += ((step + step**2 / 2) * (lengths + gain * to_row**2))[:, None] * (found.weights > 0)
+    return total[:, None] * (near - far / 2) + log_class_shares(weights)
 
 
 class View(NamedTuple):
@@ -288,7 +348,7 @@ class View(NamedTuple):
     """
 
     whole: Scatter
-    parts: list[HeldOut]
+    judges: Judges
     back: Callable[[torch.Tensor], torch.Tensor]
     forth: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -314,16 +374,15 @@ class ManyRows:
     ----------
     sums : Sums
         Of all rows.
-    held_out : sequence of Listed
-        Rows among them that choose, in parts that are held out one at a time.
+    judges : Listed
+        Rows among them that choose, each of a class that has others.
     device : torch.device
     """
 
-    def __init__(self, sums: Sums, held_out: Sequence[Listed], device: torch.device) -> None:
+    def __init__(self, sums: Sums, judges: Listed, device: torch.device) -> None:
         unit = unit_of_weights(sums.weights)
         self._sums = sums if unit == 1 else Sums(*(each / unit for each in vars(sums).values()))
-        self._held_out = [rows._replace(weights=rows.weights / unit) for rows in held_out]
-        self._rests = [self._sums.rest(sum_rows(rows, len(sums.weights), device)) for rows in self._held_out]
+        self._judges = Judges.of(judges._replace(weights=judges.weights / unit), device)
         self._device, self.weights = device, self._sums.weights
 
     def squares(self) -> np.ndarray:
@@ -344,12 +403,8 @@ class ManyRows:
         def forth(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return features[:, kept] * columns, features.new_zeros(len(features))
 
-        parts = []
-        for rows, rest in zip(self._held_out, self._rests, strict=True):
-            features = torch.from_numpy(rows.features).to(self._device)[:, kept] * columns.float()
-            others = Scatter(rest.scaled(scale), self._device, whole)
-            parts.append(HeldOut(features, rows.labels, rows.weights, others))
-        return View(Scatter(whole, self._device), parts, back, forth)
+        judges = self._judges._replace(features=self._judges.features[:, kept] * columns)
+        return View(Scatter(whole, self._device), judges, back, forth)
 
 
 class FewRows:
@@ -358,15 +413,15 @@ class FewRows:
     Parameters
     ----------
     rows : Listed
-    folds : sequence of ndarrays of shape (n,), bool
-        Which rows each part holds out.
+    judges : ndarray of shape (n,), bool
+        Which rows choose, each of a class that has others.
     n_classes : int
     device : torch.device
     """
 
-    def __init__(self, rows: Listed, folds: Sequence[np.ndarray], n_classes: int, device: torch.device) -> None:
+    def __init__(self, rows: Listed, judges: np.ndarray, n_classes: int, device: torch.device) -> None:
         rows = rows._replace(weights=rows.weights / unit_of_weights(rows.weights))
-        self._rows, self._folds, self._device = rows, folds, device
+        self._rows, self._judges, self._device = rows, judges, device
         self._features = torch.from_numpy(rows.features).to(device, torch.float64)
         self.weights = np.bincount(rows.labels, weights=rows.weights, minlength=n_classes)
 
@@ -395,14 +450,8 @@ class FewRows:
             return turned, left_out
 
         rows = self._rows._replace(features=factor.cpu().numpy())
-        whole, parts = sum_rows(rows, len(self.weights), self._device), []
-        for fold in self._folds:
-            held = rows.where(fold)
-            rest = whole.rest(sum_rows(held, len(self.weights), self._device))
-            others = Scatter(rest, self._device, whole, 10 * JITTER)
-            features = torch.from_numpy(held.features).to(self._device, torch.float32)
-            parts.append(HeldOut(features, held.labels, held.weights, others))
-        return View(Scatter(whole, self._device), parts, back, forth)
+        whole = Scatter(sum_rows(rows, len(self.weights), self._device), self._device)
+        return View(whole, Judges.of(rows.where(self._judges), self._device), back, forth)
 
 
 def unit_of_weights(weights: np.ndarray) -> float:
@@ -417,11 +466,11 @@ def without_rounding(squares: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def solve(rows: Rows, prior: Prior, settings: Settings) -> Solution:
-    """Choose a mixture of solutions on held-out rows, then solve it from all rows.
+    """Choose a mixture of solutions by rows that are left out, then solve it from all rows.
 
-    One solution is there for every objective, curvature and penalty. Their scores on held-out rows are summed with the
-    shares, zero or more, that make the labels most likely; most are zero. The same shares of the same solutions from
-    all rows are then values, and probabilities are calibrated as they are.
+    One solution is there for every objective, curvature and penalty. Their scores of rows, each left out of what scores
+    it, are summed with the shares, zero or more, that make the labels most likely; most are zero. The same shares of
+    the same solutions from all rows are then values, and probabilities are calibrated as they are.
 
     Parameters
     ----------
@@ -491,20 +540,18 @@ def curved_scales(squares: np.ndarray, prior: Prior, curvatures: Sequence[float]
 
 
 def choose(views: dict[float, View], settings: Settings) -> tuple[Part, ...]:
-    """Return the mixture that held-out rows choose; the usual one where none is held out."""
-    parts = next(iter(views.values())).parts
-    if not parts:
+    """Return the mixture that makes the labels of rows left out most likely; the usual one where no row can choose."""
+    judges = next(iter(views.values())).judges
+    if not len(judges.labels):
         return usual_mixture(tuple(views), settings)
     tables: dict[tuple[str, float, float], np.ndarray] = {}
     for curvature, view in views.items():
         for penalty in settings.penalties:
-            scores = zip(*(part.scores(penalty, settings.objectives) for part in view.parts))
-            for objective, table in zip(settings.objectives, map(np.concatenate, scores), strict=True):
-                tables[objective, curvature, penalty] = table
-    labels, weights = (np.concatenate([part[position] for part in parts]) for position in (1, 2))
-    shares = fit_shares(list(tables.values()), labels, weights)
+            scores = view.whole.left_out(view.judges, penalty, settings.objectives)
+            tables |= {(name, curvature, penalty): each for name, each in zip(settings.objectives, scores, strict=True)}
+    shares = fit_shares(list(tables.values()), judges.labels.cpu().numpy(), judges.weights.cpu().numpy())
     chosen = tuple(Part(*name, float(share)) for name, share in zip(tables, shares, strict=True) if share > 0)
-    return chosen or usual_mixture(tuple(views), settings)  # rows whose classes have no other rows choose nothing
+    return chosen or usual_mixture(tuple(views), settings)
 
 
 def usual_mixture(curvatures: Sequence[float], settings: Settings) -> tuple[Part, ...]:

@@ -27,10 +27,10 @@ from .statistics import Learned, Rows
 _JOINT = ("objective", "alpha", "curvature", "class_weight", "device")
 VALUE_SETTINGS = {"counts": ("smoothing", "class_weight"), "joint": _JOINT, "ridge": _JOINT, "sgd": ()}
 """Parameters that values are made from after learning: where one changes, they are made anew."""
-ENOUGH_HELD_OUT, FOLDS = 500, 5
-"""Fifths of the distinct rows are held out, one at a time, until so many rows have been."""
-MANY_ROWS, MAX_HELD_OUT, MAX_SCORES = 5000, 4000, 2_000_000
-"""From so many rows on a tenth is held out once, or as many rows and as many scores at most."""
+JUDGES, FEWEST_JUDGES, MAX_SCORES = 1000, 500, 2_000_000
+"""So many rows choose the mixture, fewer where their scores of all classes would be more, but not below a least."""
+FEW_ROWS = 0.6
+"""Rows fewer than so many times the features are solved as they are, more from their sums: both take as long there."""
 TABLE_LIMIT_BYTES = 2**30
 """Above it, values of ``counts`` are read from the counts, and no table is made."""
 SPARSE_READ_ROWS = 64
@@ -116,7 +116,7 @@ def _class_weights(learned: Learned, params: Mapping[str, Any]) -> np.ndarray | 
 
 
 def solve_jointly(learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device) -> Solution:
-    """Solve the values of ``joint`` and ``ridge``, choosing what is ``"auto"`` on held-out rows."""
+    """Solve the values of ``joint`` and ``ridge``, choosing what is ``"auto"`` by rows that are left out."""
     return _joint.solve(_rows(learned, params, prior, device), prior, _settings(params))
 
 
@@ -124,24 +124,24 @@ def distances_to_classes(
     learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from codes (n, c, m) to the squared distance of each to the nearest class (n,)."""
-    rows = _rows(learned, params, prior, device, hold_out=False)
+    rows = _rows(learned, params, prior, device, choose=False)
     distances = _joint.make_distances(rows, prior)
     return lambda codes: distances(prior.features(codes))
 
 
 def _rows(
-    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device, *, hold_out: bool = True
+    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device, *, choose: bool = True
 ) -> _joint.Rows:
     """Return the rows to solve from, whichever way is shorter."""
     if learned.sums is not None:  # no rows to choose by
-        return ManyRows(learned.sums, [], device)
+        return ManyRows(learned.sums, Listed.none(prior.width), device)
     per_class = _class_weights(learned, params)
     rows, n_classes = learned.rows().weighted(per_class), len(learned.classes)
-    folds = _folds(rows.hashes, n_classes) if hold_out else []
-    if len(rows) < prior.width:
-        return FewRows(_listed(rows, prior), folds, n_classes, device)
+    judges = are_judges(rows.labels, rows.weights, n_classes) & choose
+    if len(rows) < FEW_ROWS * prior.width:
+        return FewRows(_listed(rows, prior), judges, n_classes, device)
     sums = _sum_parts(learned, per_class, prior, device)
-    return ManyRows(sums, [_listed(rows.where(fold), prior) for fold in folds], device)
+    return ManyRows(sums, _listed(rows.where(judges), prior), device)
 
 
 def _sum_parts(learned: Learned, per_class: np.ndarray | None, prior: Prior, device: torch.device) -> Sums:
@@ -178,16 +178,11 @@ def _settings(params: Mapping[str, Any]) -> Settings:
     )
 
 
-def _folds(hashes: np.ndarray, n_classes: int) -> list[np.ndarray]:
-    """Return which distinct rows (n,) each part holds out, by their hashes: their order cannot matter."""
-    n = len(hashes)
-    if n < MANY_ROWS:
-        n_folds = min(FOLDS, -(-ENOUGH_HELD_OUT * FOLDS // n))
-        folds = [hashes % FOLDS == fold for fold in range(n_folds)]
-    else:
-        most = min(MAX_HELD_OUT, max(ENOUGH_HELD_OUT, MAX_SCORES // n_classes))
-        folds = [hashes % max(2 * FOLDS, n // most) == 0]
-    return [fold for fold in folds if fold.any() and not fold.all()]
+def are_judges(labels: np.ndarray, weights: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return which distinct rows (n,), in the order of their hashes, choose: the first of classes that have others."""
+    rest = np.bincount(labels, weights, minlength=n_classes)[labels] - weights
+    able = rest > _joint.ROUNDING * weights
+    return able & (np.cumsum(able) <= min(JUDGES, max(FEWEST_JUDGES, MAX_SCORES // n_classes)))
 
 
 def _listed(rows: Rows, prior: Prior) -> Listed:

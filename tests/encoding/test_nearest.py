@@ -15,10 +15,10 @@ KERNELS = {name: native.open_kernel(name) for name in ("_kernel", "_kernel_v3", 
 LEVELS = {"_kernel": 0, "_kernel_v3": 3, "_kernel_v4": 4}
 
 
-@pytest.fixture(autouse=True, params=["torch", *KERNELS, *(f"{name} boxed" for name in KERNELS)])
+@pytest.fixture(autouse=True, params=["torch", *(name + how for how in ("", " boxed", " gridded") for name in KERNELS)])
 def path(request, monkeypatch):
-    """Every promise holds on torch and on every build that this processor runs, with boxes and without."""
-    name, _, boxed = request.param.partition(" ")
+    """Every promise holds on torch and on every build that this processor runs, with boxes, in a grid and without."""
+    name, _, how = request.param.partition(" ")
     kernel = KERNELS.get(name)
     if name != "torch":
         if kernel is None:
@@ -26,10 +26,16 @@ def path(request, monkeypatch):
         if KERNELS["_kernel"].dkvb_level() < LEVELS[name]:
             pytest.skip("this processor lacks the instructions")
     monkeypatch.setattr(native, "KERNEL", kernel)
-    if boxed:
+    if how == "boxed":
         monkeypatch.setattr(native, "MIN_BOXES", 1)
         monkeypatch.setattr(native, "MAX_LOOKED_INTO", 1)
-        monkeypatch.setattr(native.NativeKeys, "_boxes_for", lambda keys, n, m: keys._boxed if m == 1 else None)
+    if how:
+        monkeypatch.setattr(native, "MAX_GRID_KEYS", 10**9)
+        monkeypatch.setattr(native, "MAX_LISTED", 1)
+        attribute = f"_{how}"
+        monkeypatch.setattr(
+            native.NativeKeys, "_arranged_for", lambda keys, n, m: getattr(keys, attribute) if m == 1 else None
+        )
     return request.param
 
 

@@ -22,6 +22,7 @@ def search(rng, n_keys, key_dim, draw, usable=1.0, n_heads=3):
 def always_boxed(monkeypatch):
     monkeypatch.setattr(native, "MIN_BOXES", 1)
     monkeypatch.setattr(native, "MAX_LOOKED_INTO", 1)
+    monkeypatch.setattr(native, "MAX_GRID_KEYS", 0)
 
 
 DRAWS = {
@@ -65,7 +66,7 @@ def test_heads_far_from_every_key_find_what_a_scan_finds(always_boxed):
 
 def test_boxes_are_drawn_once_as_many_rows_as_keys_were_searched_but_never_for_few(monkeypatch):
     rng = np.random.default_rng(0)
-    keys, heads = search(rng, 512, 2, DRAWS["normal"](rng))
+    keys, heads = search(rng, 513, 2, DRAWS["normal"](rng))
     drawn = []
     box_keys = native.box_keys
     monkeypatch.setattr(native, "box_keys", lambda *given: drawn.append(1) or box_keys(*given))

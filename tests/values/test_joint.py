@@ -13,11 +13,11 @@ from sklearn.datasets import make_classification
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
 from dkvb_estimator._kernel import native
+from dkvb_estimator._values import solvers as _solvers
 from dkvb_estimator._values.joint import (
     FewRows,
     Listed,
     ManyRows,
-    Scatter,
     Settings,
     Sums,
     choose,
@@ -27,6 +27,7 @@ from dkvb_estimator._values.joint import (
     sum_rows,
 )
 from dkvb_estimator._values.prior import EXACT_ROWS, Prior
+from dkvb_estimator._values.solvers import are_judges
 from dkvb_estimator._values.temperature import fit_shares
 
 CPU = torch.device("cpu")
@@ -36,8 +37,8 @@ X, Y = (each[:400] for each in make_classification(
 X = X.astype(np.float32)
 OTHERS = RNG.standard_normal((200, 10)).astype(np.float32)
 SMALL = {"n_heads": 6, "n_keys": 16, "key_dim": 2, "normalize": False, "random_state": 0}
-FEW, MANY = slice(0, 20), slice(0, 300)
-"""Fewer rows than the 24 features of six heads, and more."""
+FEW, MANY = slice(0, 14), slice(0, 300)
+"""Fewer rows than six tenths of the 24 features of six heads, and more."""
 
 
 def started(**settings):
@@ -84,7 +85,6 @@ def test_sums_do_not_depend_on_order_or_splits_and_undo_each_other():
     parts = [sum_rows(listed.where(order[part]), 4, CPU) for part in (slice(0, 1), slice(1, 120), slice(120, 300))]
     assert_same_bits(parts[2].plus(parts[0]).plus(parts[1]), whole)
     assert_same_bits(whole.plus(parts[1], -1), parts[0].plus(parts[2]))
-    assert_same_bits(whole.rest(parts[1]), parts[0].plus(parts[2]))
 
 
 def test_weighted_sums_equal_a_direct_formula():
@@ -103,24 +103,15 @@ def test_codes_are_summed_as_their_features():
     assert_same_bits(sum_codes(codes.__getitem__, labels, ones, prior, 4, CPU), sum_rows(listed, 4, CPU))
 
 
-def test_what_rounding_left_of_a_class_is_nothing():
-    listed = rows(90, weighted=True)
-    own = listed.where(listed.labels == 1)
-    parts = [sum_rows(listed.where(np.arange(90) % 7 == part), 4, CPU) for part in range(7)]
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole.plus(part)
-    left = whole.rest(sum_rows(own, 4, CPU))
-    assert left.weights[1] == 0
-    assert not left.by_class[1].any()
-
-
 # Solutions
 
 
 def solved(listed, objective, penalty=1e-3, few=False, curvature=0.6):
     steps, settings = np.linspace(0.5, 2, listed.features.shape[1]), Settings((objective,), (curvature,), (penalty,))
-    source = FewRows(listed, [], 4, CPU) if few else ManyRows(sum_rows(listed, 4, CPU), [], CPU)
+    if few:
+        source = FewRows(listed, np.zeros(len(listed.labels), dtype=bool), 4, CPU)
+    else:
+        source = ManyRows(sum_rows(listed, 4, CPU), Listed.none(len(steps)), CPU)
     return solve(source, Prior(np.zeros((1, 1, len(steps)), np.int8), steps), settings)
 
 
@@ -178,23 +169,64 @@ def test_rows_that_do_not_differ_teach_the_shares_of_classes(few, weighted):
     np.testing.assert_allclose(found.bias, np.log(oracle.class_shares(per_class)))
 
 
-def test_held_out_rows_leave_exactly_the_others():
-    listed = rows(200)
-    held = np.arange(200) % 5 == 0
-    many = ManyRows(sum_rows(listed, 4, CPU), [listed.where(held)], CPU)
-    scale = np.linspace(0.01, 0.1, 8)
-    found = many.view(scale).parts[0].others
-    alone = Scatter(sum_rows(listed.where(~held), 4, CPU).scaled(scale), CPU, sum_rows(listed, 4, CPU).scaled(scale))
-    for one, other in zip(found.directions(1e-3), alone.directions(1e-3), strict=True):
-        np.testing.assert_array_equal(one.numpy(), other.numpy())
+def left_out(listed, penalty, few, objectives=("ridge", "discriminant")):
+    """The scores of the first ten rows, each left out, and the scale of their features."""
+    scale, judges = np.linspace(0.01, 0.1, listed.features.shape[1]), np.arange(len(listed.labels)) < 10
+    source = FewRows(listed, judges, 4, CPU) if few else ManyRows(sum_rows(listed, 4, CPU), listed.where(judges), CPU)
+    view = source.view(scale)
+    return dict(zip(objectives, view.whole.left_out(view.judges, penalty, objectives), strict=True)), scale
 
 
-def test_classes_whose_rows_are_all_held_out_choose_the_usual_mixture():
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("few", [False, True])
+@pytest.mark.parametrize("penalty", [1e-5, 1e-2])
+def test_a_row_is_left_out_as_if_it_had_never_been_there(penalty, few, weighted):
+    listed = rows(30, width=40, weighted=weighted) if few else rows(60, weighted=weighted)
+    found, scale = left_out(listed, penalty, few)
+    scaled = listed.features * scale
+
+    def unit(kept):
+        weights = listed.weights[kept]
+        return weights @ np.square(scaled[kept] - np.average(scaled[kept], axis=0, weights=weights)).sum(axis=1)
+
+    for objective, solve_it in (("ridge", oracle.ridge), ("discriminant", oracle.discriminant)):
+        for row in range(10):
+            others = np.arange(len(scaled)) != row
+            same = penalty * unit(slice(None)) / unit(others)  # the penalty stays that of all rows
+            weights, bias = solve_it(scaled[others], listed.labels[others], listed.weights[others], 4, same)
+            expected = scaled[row] @ weights + bias
+            np.testing.assert_allclose(found[objective][row], expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_rows_that_nothing_else_explains_are_left_out_with_finite_scores(few):
+    listed = rows(30, width=40) if few else rows(60)
+    listed = listed._replace(features=np.where(np.arange(40 if few else 8) == 0, listed.features, 0).astype(np.int8))
+    listed.features[0] = 63
+    found, _ = left_out(listed, 1e-300, few)
+    assert all(np.isfinite(scores).all() for scores in found.values())
+
+
+def test_the_first_rows_of_classes_that_have_others_choose(monkeypatch):
+    labels, weights = np.array([0, 1, 1, 2, 2, 2]), np.array([1, 1, 1, 1e-300, 1, 1e300])
+    assert are_judges(labels, weights, 3).tolist() == [False, True, True, True, True, False]
+    monkeypatch.setattr(_solvers, "JUDGES", 2)
+    assert are_judges(labels, weights, 3).tolist() == [False, True, True, False, False, False]
+
+
+def test_more_classes_have_fewer_rows_that_choose(monkeypatch):
+    monkeypatch.setattr(_solvers, "MAX_SCORES", 1800)
+    labels = np.arange(4000) % 3
+    assert [are_judges(labels, np.ones(4000), k).sum() for k in (3, 4)] == [600, 500]
+
+
+def test_classes_of_one_row_each_take_the_usual_mixture():
     listed = Listed(np.diag(np.full(8, 40)).astype(np.int8), np.arange(8), np.ones(8))
-    folds = [np.arange(8) % 4 == fold for fold in range(4)]
     prior = Prior(np.zeros((1, 1, 8), np.int8), np.ones(8))
-    found = solve(FewRows(listed, folds, 8, CPU), prior, Settings())
-    assert found.parts
+    judges = are_judges(listed.labels, listed.weights, 8)
+    assert not judges.any()
+    found = solve(FewRows(listed, judges, 8, CPU), prior, Settings())
+    assert len(found.parts) == 2
     scores = listed.features @ found.weights + found.bias
     np.testing.assert_array_equal(scores.argmax(axis=1), np.arange(8))
 
@@ -232,20 +264,20 @@ def test_curves_have_their_part_of_the_spread():
 
 def test_what_rows_choose_is_no_worse_than_any_single_solution_with_the_best_share():
     listed = rows(200)
-    many = ManyRows(sum_rows(listed, 4, CPU), [listed.where(np.arange(200) % 5 == 0)], CPU)
+    many = ManyRows(sum_rows(listed, 4, CPU), listed.where(np.arange(200) % 5 == 0), CPU)
     view = many.view(np.full(8, 0.01))
-    held, found = view.parts[0], choose({0.6: view}, Settings())
-    penalties = {part.penalty for part in found}
-    tables = {(name, penalty): held.scores(penalty, (name,))[0] for name in ("ridge", "discriminant")
+    judges, found = view.judges, choose({0.6: view}, Settings())
+    labels, penalties = judges.labels.numpy(), {part.penalty for part in found}
+    tables = {(name, penalty): view.whole.left_out(judges, penalty, (name,))[0] for name in ("ridge", "discriminant")
               for penalty in penalties | {1e-3}}  # fmt: skip
 
     def loss(scores):
         logs = np.log(oracle.softmax(scores.astype(float)))
-        return -logs[np.arange(len(logs)), held.labels].sum() - logs.mean()  # one row of no known class joins in
+        return -logs[np.arange(len(logs)), labels].sum() - logs.mean()  # one row of no known class joins in
 
     mixed = loss(sum(part.share * tables[part.objective, part.penalty] for part in found))
     for table in tables.values():
-        (share,) = fit_shares([table], held.labels, held.weights)
+        (share,) = fit_shares([table], labels, judges.weights.numpy())
         assert mixed <= loss(share * table) + 1e-3
 
 
