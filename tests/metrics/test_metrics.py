@@ -3,6 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from dkvb_estimator import metrics
@@ -175,3 +177,23 @@ def test_numbers_are_avalanches(case):
     reference = case["accuracy_before_learning"]
     assert metrics.forward_transfer(matrix, reference) == pytest.approx(case["stream_forward_transfer"], abs=1e-6)
     assert metrics.final_accuracy(matrix) == pytest.approx(case["final_accuracy"], abs=1e-6)
+
+
+@given(st.integers(1, 6), st.data())
+def test_real_forgetting_and_growth_add_up_to_the_loss_since_each_task(n, data):
+    share = st.floats(0, 1, width=32)
+    matrix = np.array(data.draw(st.lists(share, min_size=n * n, max_size=n * n))).reshape(n, n)
+    restricted = data.draw(st.lists(share, min_size=n, max_size=n))
+    split = metrics.forgetting_split(matrix, restricted)
+    np.testing.assert_allclose(sum(split.values()), metrics.forgetting(matrix, "first"), atol=1e-7)
+
+
+def test_forgetting_that_competition_alone_explains_is_no_real_forgetting():
+    split = metrics.forgetting_split([[0.9, 0.0], [0.6, 0.8]], [0.9, 0.8])
+    assert split["real_forgetting"] == 0
+    assert split["label_growth"] == pytest.approx(0.3)
+
+
+def test_a_split_needs_one_restricted_accuracy_per_task():
+    with pytest.raises(ValueError, match="restricted"):
+        metrics.forgetting_split([[1.0, 0.0], [1.0, 1.0]], [1.0])
