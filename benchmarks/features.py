@@ -3,6 +3,7 @@
 A script in this folder runs as ``python -m benchmarks.NAME`` and as ``python benchmarks/NAME.py`` when it begins with
 
     import sys
+import zlib
     from pathlib import Path
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,9 +26,11 @@ that are absent raise FileNotFoundError; its text says what to place where, so a
 from __future__ import annotations
 
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -88,6 +91,44 @@ def photo_crops():
     params = load_params(ROOT / "params.yaml")
     with _open("photos", params.dataset("photos"), params.embedding("photos")) as reader:
         return reader.read("train")
+
+
+CORRUPTIONS = {
+    "blur": lambda image, strength: image.filter(ImageFilter.GaussianBlur(0.5 * strength)),
+    "noise": lambda image, strength: _with_noise(image, 12 * strength),
+    "dark": lambda image, strength: ImageEnhance.Brightness(image).enhance(1 - 0.25 * strength),
+    "contrast": lambda image, strength: ImageEnhance.Contrast(image).enhance(1 - 0.28 * strength),
+    "pixelated": lambda image, strength: _pixelated(image, 1 + strength),
+}
+STRENGTHS = (1, 2, 3)
+
+
+def corrupted_photographs(root=SHARED, network="mobilenet"):
+    """Yield kind, strength, features and labels of the test photographs, corrupted before the network saw them."""
+    images = sorted(_there(Path(root) / "data" / "cifar10-images").glob("test/*/*.*"))
+    settings = _settings("corrupted", network, root)
+    for kind, change in CORRUPTIONS.items():
+        for strength in STRENGTHS:
+            folder = SCRATCH / "corrupted" / f"{kind}_{strength}"
+            for path in images:
+                target = folder / "train" / path.parent.name / f"{path.stem}.png"
+                if not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    change(Image.open(path).convert("RGB"), strength).save(target)
+            name = f"corrupted_{kind}_{strength}_{network}"
+            with _open(name, {"kind": "folder", "root": str(folder)}, settings) as reader:
+                yield kind, strength, *reader.as_numpy("train")
+
+
+def _with_noise(image: Image.Image, deviation: float) -> Image.Image:
+    pixels = np.asarray(image, dtype=np.float64)
+    noise = np.random.default_rng(zlib.crc32(pixels.tobytes())).normal(0, deviation, pixels.shape)
+    return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
+
+
+def _pixelated(image: Image.Image, block: int) -> Image.Image:
+    small = image.resize((max(1, image.width // block), max(1, image.height // block)), Image.Resampling.BOX)
+    return small.resize(image.size, Image.Resampling.NEAREST)
 
 
 def _settings(dataset: str, network: str, root) -> Embeddings:

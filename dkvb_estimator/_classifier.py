@@ -95,13 +95,13 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         smallest and quickest. ``sgd``: the paper's gradient steps.
     objective : {"auto", "ridge", "discriminant"}, default="auto"
         What ``joint`` solves: a regression of one-hot labels, or normal classes of one covariance. ``"auto"``: the
-        mixture of both that held-out rows choose.
+        mixture of both that rows left out one at a time choose.
     alpha : float or "auto", default="auto"
         Penalty of ``joint``, in units of the summed squared lengths of the centred rows, > 0. ``"auto"``: the mixture
-        of 1e-5, 1e-4, 1e-3, 1e-2 and 1e-1 that held-out rows choose.
+        of 1e-5, 1e-4, 1e-3, 1e-2 and 1e-1 that rows left out one at a time choose.
     curvature : float or "auto", default="auto"
         Spread of the curved part of the prior on values of ``joint``, relative to the part that is linear in a key's
-        coordinates, ≥ 0. ``"auto"``: the mixture of 0 and 0.6 that held-out rows choose.
+        coordinates, ≥ 0. ``"auto"``: the mixture of 0 and 0.6 that rows left out one at a time choose.
     remember : bool, default=True
         Whether ``joint`` keeps the codes of every sample, c · m bytes each (twice that with more than 256 keys).
         False keeps sums of fixed size, 32 · (c · d)² bytes, however many samples come: they merge and forget to the
