@@ -59,7 +59,7 @@ def compare_estimator(device, small):
     codes = {name: np.asarray(each.transform(X)) for name, each in (("cpu", encoder), (device, there))}
     yield "codes", float((codes["cpu"] != codes[device]).mean())
     yield (
-        "encode, device / cpu",
+        "encode, speed-up over the CPU",
         seconds(lambda: encoder.transform(X), "cpu") / seconds(lambda: there.transform(X), device),
     )
     for solver in ("joint", "counts"):
@@ -68,13 +68,13 @@ def compare_estimator(device, small):
             seconds(lambda model=model: clone(model).fit(X, y).predict(X[:1]), name, 1)
             for model, name in ((home, "cpu"), (away, device))
         ]
-        yield f"{solver}: learn, device / cpu", learn[0] / learn[1]
+        yield f"{solver}: learn, speed-up over the CPU", learn[0] / learn[1]
         logits = [model.fit(X, y).decision_function(X[:2000]) for model in (home, away)]
         yield "scores", float(np.abs(logits[0] - logits[1]).max() / np.abs(logits[0]).max())
         predict = [
             seconds(lambda model=model: model.predict(X), name) for model, name in ((home, "cpu"), (away, device))
         ]
-        yield f"{solver}: predict, device / cpu", predict[0] / predict[1]
+        yield f"{solver}: predict, speed-up over the CPU", predict[0] / predict[1]
 
 
 class PlainLayer(torch.nn.Module):
@@ -100,7 +100,7 @@ def compare_layer(device, small):
     layer, rows = PlainLayer(model).to(device), torch.from_numpy(X).to(device)
     with torch.no_grad():
         theirs = seconds(lambda: [layer(part) for part in rows.split(256)], device)
-    yield "predict, ours / plain torch layer", theirs / seconds(lambda: model.predict(X), device)
+    yield "predict, speed-up over a plain torch layer", theirs / seconds(lambda: model.predict(X), device)
 
 
 def compare_extraction(device, small):
@@ -117,7 +117,7 @@ def compare_extraction(device, small):
             outputs.append(there(batch).cpu().numpy())
             times.append(seconds(lambda there=there, batch=batch: there(batch), name, 1))
     yield "features", float(np.abs(outputs[0] - outputs[1]).max() / np.abs(outputs[0]).max())
-    yield "extraction, device / cpu", times[0] / times[1]
+    yield "extraction, speed-up over the CPU", times[0] / times[1]
 
 
 def main():
