@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.io import check_files, remedy, replaced
 
-READ = ("--params", "--manifest", "--cache", "--key-cache", "--rivals")
+READ = ("--params", "--manifest", "--cache", "--key-cache", "--baselines")
 """The files that stages read; every other file that one names is written."""
 USER_ERRORS = (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportError)
 """What a wrong file, setting or machine raises; anything else is a defect of ours and keeps its traceback."""

@@ -25,11 +25,11 @@ from pipeline.io import first_sentence
 
 _UNKNOWN = "not stated"
 _HUB = "https://huggingface.co/"
-_TAP_OF = {"timm": "avgpool", "open_clip": "projected"}
+_LAYER_OF = {"timm": "avgpool", "open_clip": "projected"}
 """Where a library has one layer to read: its own pooled features."""
 
 
-def describe_backbone(described: Mapping[str, Any], tap: str, image_side: int) -> Backbone:
+def describe_backbone(described: Mapping[str, Any], layer: str, image_side: int) -> Backbone:
     """Return the record of a network that has no name of its own, the number of its features measured.
 
     Parameters
@@ -37,7 +37,7 @@ def describe_backbone(described: Mapping[str, Any], tap: str, image_side: int) -
     described : mapping
         ``id``, ``file`` (None: the library's own weights), ``library``, ``model``, ``weights``, and what else
         `pipeline.params.InlineBackbone` lists.
-    tap : str
+    layer : str
         ``avgpool`` of timm's models, ``projected`` of open_clip's, any node of torchvision's.
     image_side : int
         Pixels.
@@ -51,18 +51,18 @@ def describe_backbone(described: Mapping[str, Any], tap: str, image_side: int) -
     --------
     >>> file = {"id": "torchvision:resnet18:mine", "file": "mine.pth", "library": "torchvision", "model": "resnet18"}
     >>> record = describe_backbone(file, "layer3", 64)
-    >>> record.taps, record.crop_ratio, record.interpolation
+    >>> record.layers, record.crop_pct, record.interpolation
     ({'layer3': 256}, 1.0, 'bilinear')
     """
     library, model = described["library"], described["model"]
     _check_model(library, model)
-    if tap != _TAP_OF.get(library, tap):
+    if layer != _LAYER_OF.get(library, layer):
         raise ValueError(
-            f"{library} models have no tap {tap!r}; expected {_TAP_OF[library]!r}, the pooled features. Correct it in "
-            "params.yaml."
+            f"{library} models have no layer {layer!r}; expected {_LAYER_OF[library]!r}, the pooled features. Correct "
+            "it in params.yaml."
         )
     record = _of_file(described) if described["file"] else _OF_LIBRARY[library](described, image_side)
-    return replace(record, taps={tap: _width(record, tap, image_side, described.get("width"))})
+    return replace(record, layers={layer: _width(record, layer, image_side, described.get("width"))})
 
 
 def _of_file(described: Mapping[str, Any]) -> Backbone:
@@ -73,12 +73,12 @@ def _of_file(described: Mapping[str, Any]) -> Backbone:
         weights_file=Path(described["file"]).name,
         weights_url="",
         sha256=described.get("sha256"),
-        taps={},
+        layers={},
         mean=tuple(described.get("mean", IMAGENET_MEAN)),
         std=tuple(described.get("std", IMAGENET_STD)),
         interpolation=described.get("interpolation", "bilinear"),
-        crop_ratio=described.get("crop_ratio", 1.0),
-        licence=described.get("licence", _UNKNOWN),
+        crop_pct=described.get("crop_pct", 1.0),
+        license=described.get("license", _UNKNOWN),
         paper=described.get("paper", _UNKNOWN),
         prefix=described.get("prefix", ""),
         extra_keys=tuple(described.get("extra_keys", ())),
@@ -103,15 +103,15 @@ def _of_torchvision(described: Mapping[str, Any], side: int) -> Backbone:
         options = {"transform_input": True, "init_weights": False}
     elif described["model"].startswith("vit_"):
         options = {"image_size": smallest[0]}
-    licence = "CC BY-NC 4.0" if "SWAG" in kind.name else kind.meta.get("license", "BSD-3-Clause (torchvision)")
+    license = "CC BY-NC 4.0" if "SWAG" in kind.name else kind.meta.get("license", "BSD-3-Clause (torchvision)")
     return _library_record(
         described,
         weights_url=kind.url,
         mean=tuple(transform.mean),
         std=tuple(transform.std),
         interpolation=transform.interpolation.value,
-        crop_ratio=transform.crop_size[0] / transform.resize_size[0],
-        licence=licence,
+        crop_pct=transform.crop_size[0] / transform.resize_size[0],
+        license=license,
         paper=f"weights {kind.name}; {kind.meta.get('recipe', _UNKNOWN)}",
         options=options,
     )
@@ -140,11 +140,11 @@ def _of_timm(described: Mapping[str, Any], side: int) -> Backbone:
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         interpolation=data["interpolation"],
-        crop_ratio=side / int(side / data["crop_pct"]),  # timm rounds the edge down
-        licence=known.license or _UNKNOWN,
+        crop_pct=side / int(side / data["crop_pct"]),  # timm rounds the edge down
+        license=known.license or _UNKNOWN,
         paper=known.paper_name or known.origin_url or _UNKNOWN,
         resize="squash" if data["crop_mode"] == "squash" else "shorter_edge",
-        fixed_side=known.input_size[-1] if known.fixed_input_size else None,
+        fixed_input_size=known.input_size[-1] if known.fixed_input_size else None,
         converted=True,
     )
 
@@ -169,11 +169,11 @@ def _of_open_clip(described: Mapping[str, Any], side: int) -> Backbone:
         mean=tuple(known["mean"]),
         std=tuple(known["std"]),
         interpolation=known["interpolation"],
-        crop_ratio=1.0,
-        licence=f"see {_HUB}{repository}",
+        crop_pct=1.0,
+        license=f"see {_HUB}{repository}",
         paper=f"weights {tag}",
         resize="squash" if known["resize_mode"] == "squash" else "shorter_edge",
-        fixed_side=settings["vision_cfg"]["image_size"],
+        fixed_input_size=settings["vision_cfg"]["image_size"],
     )
 
 
@@ -185,12 +185,12 @@ _OF_LIBRARY: Mapping[str, Callable[[Mapping[str, Any], int], Backbone]] = {
 
 
 def _library_record(described: Mapping[str, Any], **said: Any) -> Backbone:
-    """Return a record from what a library says; a licence, a paper and a sha256 of the description count more."""
+    """Return a record from what a library says; a license, a paper and a sha256 of the description count more."""
     file = said.pop("weights_file", None) or Path(said["weights_url"]).name
     digits = re.search(r"-([0-9a-f]{8,64})\.", file)
     pinned = {"sha256": digits[1] if digits else None}
-    own = {name: described[name] for name in ("licence", "paper", "sha256") if name in described}
-    values = {"id": described["id"], "library": described["library"], "model": described["model"], "taps": {}}
+    own = {name: described[name] for name in ("license", "paper", "sha256") if name in described}
+    values = {"id": described["id"], "library": described["library"], "model": described["model"], "layers": {}}
     return Backbone(**(values | pinned | said | own | {"weights_file": file}))
 
 
@@ -205,12 +205,12 @@ def _check_weights(described: Mapping[str, Any], names: Iterable[str]) -> None:
         )
 
 
-def _width(record: Backbone, tap: str, side: int, expected: int | None) -> int:
+def _width(record: Backbone, layer: str, side: int, expected: int | None) -> int:
     """Return the number of features of a layer, by one black image through the network with random weights."""
     network = build_network(record)
     if record.without_classifier:
         remove_classifier(network, record.library)
-    tapped = _tapped(network, record, tap)
+    tapped = _tapped(network, record, layer)
     try:
         with torch.inference_mode():
             found = tapped.network(torch.zeros(1, 3, side, side))  # before places are averaged
@@ -224,28 +224,28 @@ def _width(record: Backbone, tap: str, side: int, expected: int | None) -> int:
     # square images give square maps: anything else is no map, or has its channels last
     if len(shape) != 2 and not (len(shape) == 4 and shape[2] == shape[3]):
         raise ValueError(
-            f"tap {tap!r} of {record.id} gives {shape} for one image; expected features (1, f) or a map "
-            "(1, f, places, places). Name another tap in params.yaml."
+            f"layer {layer!r} of {record.id} gives {shape} for one image; expected features (1, f) or a map "
+            "(1, f, places, places). Name another layer in params.yaml."
         )
     if expected not in (None, found.shape[1]):
         raise ValueError(
-            f"tap {tap!r} of {record.id} gives {found.shape[1]} features; expected width {expected}. Correct width, or "
-            "leave it out, in params.yaml."
+            f"layer {layer!r} of {record.id} gives {found.shape[1]} features; expected width {expected}. Correct "
+            "width, or leave it out, in params.yaml."
         )
     return found.shape[1]
 
 
-def _tapped(network: torch.nn.Module, record: Backbone, tap: str) -> Tapped:
+def _tapped(network: torch.nn.Module, record: Backbone, layer: str) -> Tapped:
     try:
-        return Tapped(network, record.library, tap).eval()
+        return Tapped(network, record.library, layer).eval()
     except ValueError as error:
         from torchvision.models.feature_extraction import get_graph_node_names
 
         nodes = get_graph_node_names(network.eval(), suppress_diff_warning=True)[1]
         layers = list(dict.fromkeys(node.split(".")[0] for node in nodes))
         raise ValueError(
-            f"{record.id} has no tap {tap!r}; expected one of {', '.join(layers)}, or a layer inside them"
-            f"{_nearest(tap, [*layers, *nodes])} Correct it in params.yaml."
+            f"{record.id} has no layer {layer!r}; expected one of {', '.join(layers)}, or a layer inside them"
+            f"{_nearest(layer, [*layers, *nodes])} Correct it in params.yaml."
         ) from error
 
 

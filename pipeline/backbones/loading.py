@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.backbones.registry import BACKBONES, Backbone, check_tap
+from pipeline.backbones.registry import BACKBONES, Backbone, check_layer
 from pipeline.io import first_sentence
 
 _WITHOUT_CLASSIFIER = frozenset({"swav_resnet50w2", "dino_resnet50"})
@@ -81,13 +81,13 @@ def _doubled_resnet50() -> nn.Module:
     return network
 
 
-def load_backbone(record: Backbone, tap: str, state: Mapping[str, torch.Tensor]) -> nn.Module:
+def load_backbone(record: Backbone, layer: str, state: Mapping[str, torch.Tensor]) -> nn.Module:
     """Build a backbone, load its weights strictly, and return it frozen, in evaluation mode: images → (n, f).
 
     Parameters
     ----------
     record : Backbone
-    tap : str
+    layer : str
     state : mapping from name to Tensor
         As :func:`pipeline.weights.read_weights` returns it.
 
@@ -96,14 +96,14 @@ def load_backbone(record: Backbone, tap: str, state: Mapping[str, torch.Tensor])
     ValueError
         If a weight is missing, one too many, or of another shape.
     """
-    check_tap(record, tap)
+    check_layer(record, layer)
     if record.converted:
-        return Tapped(_load_by_timm(record, state), record.library, tap).eval().requires_grad_(False)
+        return Tapped(_load_by_timm(record, state), record.library, layer).eval().requires_grad_(False)
     network, state = build_network(record), rename_weights(record, state)
     if record.without_classifier or record.id in _WITHOUT_CLASSIFIER:
         remove_classifier(network, record.library)
     load_strictly(network, state, record)
-    return Tapped(network, record.library, tap).eval().requires_grad_(False)
+    return Tapped(network, record.library, layer).eval().requires_grad_(False)
 
 
 def _load_by_timm(record: Backbone, state: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -140,7 +140,7 @@ def classifier_name(network: nn.Module, library: str) -> str:
 class Tapped(nn.Module):
     """Read a network at one layer, averaged over places: images (n, 3, s, s) → embeddings (n, f)."""
 
-    def __init__(self, network: nn.Module, library: str, tap: str) -> None:
+    def __init__(self, network: nn.Module, library: str, layer: str) -> None:
         super().__init__()
         self.library = library
         if library == "timm":
@@ -152,7 +152,7 @@ class Tapped(nn.Module):
             from torchvision.models.feature_extraction import create_feature_extractor
 
             # train and evaluation graphs may differ, and only the latter is used
-            self.network = create_feature_extractor(network.eval(), {tap: "embedding"}, suppress_diff_warning=True)
+            self.network = create_feature_extractor(network.eval(), {layer: "embedding"}, suppress_diff_warning=True)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of images."""
@@ -202,7 +202,7 @@ def _way_out(network: nn.Module, record: Backbone, missing: list[str], extra: li
         return f"set {lists}, which leaves them out"
     head = "\0" if record.without_classifier else f"{classifier_name(network, record.library)}."
     if all(name.startswith(head) for name in missing):
-        return f"set without_classifier: true{f' and {lists}' if extra else ''}, if the tap lies before that layer"
+        return f"set without_classifier: true{f' and {lists}' if extra else ''}, if the layer lies before that layer"
     longer = next((name for name in extra if name.endswith(f".{missing[0]}")), None)
     if longer is not None:
         return f"set prefix: {longer.removesuffix(missing[0])}"

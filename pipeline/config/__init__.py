@@ -1,7 +1,28 @@
 """The settings of ``params.yaml``: one record per table entry, checked as a whole when it is read."""
 
-from .datasets import CHECKPOINTS
-from .params import Embeddings, Rivals, Run, Search, Toy, load_params
+from .baselines import BASELINES, ON_REQUEST, Baselines
+from .embeddings import CHECKPOINTS, Embeddings
+from .params import Params, load_params
+from .plain_yaml import BANNED_KEYS
+from .records import Method, encoder_and_rest
+from .runs import Run
+from .searches import Search
 from .streams import Stream
+from .toy import Toy
 
-__all__ = ["CHECKPOINTS", "Embeddings", "Rivals", "Run", "Search", "Stream", "Toy", "load_params"]
+__all__ = [
+    "BANNED_KEYS",
+    "BASELINES",
+    "CHECKPOINTS",
+    "ON_REQUEST",
+    "Baselines",
+    "Embeddings",
+    "Method",
+    "Params",
+    "Run",
+    "Search",
+    "Stream",
+    "Toy",
+    "encoder_and_rest",
+    "load_params",
+]

@@ -1,26 +1,15 @@
-"""Where embeddings come from, as a settings file says it: images, folders, networks, imported caches.
+"""The table ``datasets``: where images come from.
 
-Room: a leaf below `params`.
-Enters: the entries of ``datasets``, ``folders``, ``embeddings`` and ``imports``.
-Leaves: frozen records, each of whose values is of its type and in its range.
-Must not know: files, whether a name that an entry refers to exists, what a stage does with a record.
+Enters: plain values. Leaves: frozen records. Must not know: files, other tables, what a stage does with a record.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import BaseModel, Field
 
-# A dot in an id would be read as a path by DVC, a slash or a space would break a file name.
-Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+from pipeline.config.records import Record, Seed
 
-
-class Record(BaseModel):
-    """An entry that cannot change, without unknown keys, whose values are of the very type that is expected."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+__all__ = ["DATASET_KINDS", "Cifar", "Dataset", "Digits", "Folder", "Photos"]
 
 
 class Digits(Record):
@@ -40,13 +29,14 @@ class Photos(Record):
 
 
 class Folder(Record):
-    """Images in one folder per class; `root` is relative to where the command runs.
+    """Images in one folder per class, which every ``dvc repro`` looks at again.
 
-    `test_fraction` and `seed` speak only where the tree has no ``train`` and ``test`` folders of its own. With
-    `skip_corrupt` files that cannot be decoded are left out and listed; without it the first one is an error. With
-    `follow_links` links may lead out of the root.
+    `root` is relative to where the command runs. `test_fraction` and `seed` speak only where the tree has no ``train``
+    and ``test`` folders of its own. With `skip_corrupt` files that cannot be decoded are left out and listed; without
+    it the first one is an error. With `follow_links` links may lead out of the root.
     """
 
+    kind: Literal["folder"]
     root: str
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     seed: Seed = 0
@@ -61,99 +51,11 @@ class Cifar(Record):
     root: str
 
 
-Dataset = Annotated[Digits | Photos | Cifar, Field(discriminator="kind")]
-
-
-class InlineBackbone(Record):
-    """A network that has no name of its own here: a library's architecture, and where its weights come from.
-
-    `weights` is a checkpoint file, relative to where the command runs, or the name that the library gives to
-    weights of its own. Preprocessing, `prefix`, `extra_keys` and `without_classifier` speak of files only: of its own
-    weights the library says all this itself. What is left out gets the defaults of `pipeline.inline_backbones`.
-    `sha256` (at least its first eight digits) pins the file, whose content DVC does not watch.
-    """
-
-    library: Literal["torchvision", "timm", "open_clip"]
-    model: Annotated[str, StringConstraints(pattern=r"^[\w.\-]+$")]
-    weights: Annotated[str, StringConstraints(min_length=1)]
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")] | None = None
-    width: int | None = Field(default=None, ge=1)
-    mean: list[float] | None = Field(default=None, min_length=3, max_length=3)
-    std: list[Annotated[float, Field(gt=0)]] | None = Field(default=None, min_length=3, max_length=3)
-    interpolation: Literal["bilinear", "bicubic"] | None = None
-    crop_ratio: float | None = Field(default=None, gt=0, le=1)
-    prefix: str | None = None
-    extra_keys: list[Annotated[str, StringConstraints(min_length=1)]] | None = None
-    without_classifier: bool | None = None
-    licence: str | None = None
-    paper: str | None = None
-
-    @property
-    def file(self) -> str | None:
-        """The checkpoint file; None where the library knows the weights by name."""
-        return self.weights if self.weights.lower().endswith(CHECKPOINTS) else None
-
-    @property
-    def id(self) -> str:
-        """Library, architecture and weights; the colons keep it apart from the names of known backbones."""
-        return f"{self.library}:{self.model}:{Path(self.weights).stem if self.file else self.weights}"
-
-    def recipe(self) -> dict[str, Any]:
-        """Return what was written, `id` and `file`, as a plain dict."""
-        return {"id": self.id, "file": self.file, **self.model_dump(exclude_none=True)}
-
-    @model_validator(mode="after")
-    def _files_are_described_here_and_names_by_their_library(self) -> "InlineBackbone":
-        extra = [name for name in _OF_FILES if getattr(self, name) is not None]
-        if self.file is None and extra:
-            raise ValueError(
-                f"{extra[0]} describes a checkpoint file, but weights is {self.weights!r}, of which {self.library} "
-                f"itself says this; expected a file ending in {', '.join(CHECKPOINTS)}, so name one or remove "
-                f"{extra[0]}"
-            )
-        return self
-
-
-CHECKPOINTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
-_OF_FILES = ("mean", "std", "interpolation", "crop_ratio", "prefix", "extra_keys", "without_classifier")
-DESCRIBED = "(described)"
-"""How pydantic calls the second kind of backbone in the place of a problem."""
-
-
-def _kind_of_backbone(value: Any) -> str:
-    return DESCRIBED if isinstance(value, Mapping | InlineBackbone) else "(named)"
-
-
-class Embeddings(Record):
-    """What is extracted once: which images through which network, read at which layer, stored how.
-
-    `network` is what stands under ``backbone``: the name of a known one, or a description.
-    """
-
-    dataset: Id
-    network: Annotated[
-        Annotated[str, Tag("(named)")] | Annotated[InlineBackbone, Tag(DESCRIBED)], Discriminator(_kind_of_backbone)
-    ] = Field(alias="backbone")
-    tap: str
-    image_side: int = Field(ge=8, le=1024)
-    compute_dtype: Literal["float32", "float16", "bfloat16"]
-    storage_dtype: Literal["float16", "float32"]
-
-    @property
-    def backbone(self) -> str:
-        """The id by which a cache names the network."""
-        return self.network if isinstance(self.network, str) else self.network.id
-
-
-class Import(Record):
-    """A cache that was made elsewhere, by ``python -m pipeline import`` or in another checkout.
-
-    `cache` is its file, relative to where the command runs.
-    """
-
-    cache: Annotated[str, StringConstraints(min_length=1)]
-
-    @property
-    def backbone(self) -> None:
-        """Unknown here: the cache itself says which network its rows come from."""
-        return
+Dataset = Annotated[Digits | Photos | Folder | Cifar, Field(discriminator="kind")]
+DATASET_KINDS: dict[str, type[BaseModel]] = {
+    "digits": Digits,
+    "photos": Photos,
+    "folder": Folder,
+    "cifar10": Cifar,
+    "cifar100": Cifar,
+}

@@ -1,58 +1,29 @@
-"""Streams of tasks, the loop that learns and tests on them, baselines, and tables of results."""
+"""Streams of tasks, the loop that learns and tests on them, methods and baselines, and tables of results."""
 
-from .baselines import Contender, make_contender
-from .calibration import describe_trust, tell_unseen
-from .candidates import EXPECTED, Candidate, Source, keys_of, short_names
-from .loop import (
-    Bench,
-    batches,
-    feed_then_test,
-    learn_codes,
-    learn_rows,
-    make_bench,
-    make_estimator,
-    per_order,
-    predict_then_learn,
-    rows_for_keys,
-    seen_half,
-    stages_of,
-    timed,
-    training_codes,
-)
-from .probes import StreamProbe
-from .streams import Stage
-from .tables import CURVE_COLUMNS, PREQUENTIAL_COLUMNS, HeadResult, Tables, make_tables, write_csv
+from .baselines import Probe, measure_baselines
+from .factory import encode, learn_codes, make_method, place_keys
+from .loop import Bench, make_bench, rows_for_keys
+from .runs import Evaluation, measure_run
+from .search import Source, search
+from .tables import CURVE_COLUMNS, PREQUENTIAL_COLUMNS, Tables, make_tables, write_csv
 
 __all__ = [
     "CURVE_COLUMNS",
-    "EXPECTED",
     "PREQUENTIAL_COLUMNS",
     "Bench",
-    "Candidate",
-    "Contender",
-    "HeadResult",
+    "Evaluation",
+    "Probe",
     "Source",
-    "Stage",
-    "StreamProbe",
     "Tables",
-    "batches",
-    "describe_trust",
-    "feed_then_test",
-    "keys_of",
+    "encode",
     "learn_codes",
-    "learn_rows",
     "make_bench",
-    "make_contender",
-    "make_estimator",
+    "make_method",
     "make_tables",
-    "per_order",
-    "predict_then_learn",
+    "measure_baselines",
+    "measure_run",
+    "place_keys",
     "rows_for_keys",
-    "seen_half",
-    "short_names",
-    "stages_of",
-    "tell_unseen",
-    "timed",
-    "training_codes",
+    "search",
     "write_csv",
 ]

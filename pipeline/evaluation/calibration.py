@@ -1,9 +1,9 @@
-"""How far probabilities can be trusted, and whether a head notices what it has never learned.
+"""How far probabilities can be trusted, and whether a method notices what it has never learned.
 
 Room: between the leaves and the stages.
 Enters: probabilities (n,k) or scores (n,) with labels.
 Leaves: plain numbers and lists, rounded to six digits.
-Must not know: heads, streams, files.
+Must not know: methods, streams, files.
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ from dkvb_estimator.metrics import (
     reliability_curve,
 )
 
-__all__ = ["ROC_STEPS", "describe_trust", "tell_unseen"]
+__all__ = ["ROC_STEPS", "describe_calibration", "tell_unseen"]
 
 N_BINS = 10
 ROC_STEPS = 20
 """Steps of 1/20 of the known samples turned away, at which the share of unseen samples noticed is written down."""
 
 
-def describe_trust(probabilities: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """Compare how sure a head is with how often it is right.
+def describe_calibration(probabilities: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    """Compare how sure a method is with how often it is right.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def describe_trust(probabilities: np.ndarray, y: np.ndarray) -> dict[str, Any]:
 
     Examples
     --------
-    >>> found = describe_trust(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]))
+    >>> found = describe_calibration(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]))
     >>> round(found["expected_calibration_error"], 2), found["bins"]
     (0.3, [[0.8, 0.5, 2]])
     """

@@ -1,24 +1,18 @@
-"""Learn a stage, test on everything, go on: the loop that training and evaluation share.
+"""Learn a task, test on everything, go on: the loop in which every method meets a stream.
 
-Room: between the leaves and the stages.
-Enters: a model, stages of row positions, arrays of training and test samples, settings of a run.
-Leaves: an `Outcome` with accuracies after every stage, predictions made before learning; the estimator that a run
-describes, with the rows that its keys come from; seconds.
-Must not know: how a cache is stored, how an estimator works inside, where files lie.
+Enters: a method, tasks of row positions, arrays of training and test samples.
+Leaves: an `Outcome` with accuracies after every task, predictions made before learning, seconds.
+Must not know: how a cache is stored, which method learns, where files lie.
 """
 
-import difflib
-import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dkvb_estimator import DKVBClassifier
 from dkvb_estimator.metrics import (
     average_incremental_accuracy,
     backward_transfer,
@@ -30,46 +24,38 @@ from dkvb_estimator.metrics import (
 )
 from pipeline.cache import CacheReader
 from pipeline.config import Stream
-from pipeline.evaluation.streams import Stage, make_stages
-from pipeline.scratch import stored_codes
+from pipeline.evaluation.streams import Task, make_tasks
 
 __all__ = [
     "Bench",
+    "HalfSeen",
     "Outcome",
+    "Prequential",
     "batches",
+    "check_tasks",
     "feed_then_test",
-    "learn_codes",
     "learn_rows",
     "make_bench",
-    "make_estimator",
+    "outcome_of",
     "per_order",
-    "predict_then_learn",
     "rows_for_keys",
     "seen_half",
-    "stages_of",
     "summarise",
+    "tasks_of",
     "timed",
-    "training_codes",
 ]
-
-# Settings that the pipeline gives itself, and the place where a user says them.
-_ELSEWHERE = {
-    "device": "the environment variable DKVB_DEVICE",
-    "key_data": "the run's keys entry",
-    "verbose": "nothing: stages report one line each",
-}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was measured after each of t stages.
+    """What was measured after each of t tasks.
 
     Attributes
     ----------
     task_classes : tuple of tuple of int
         Classes of each task, in the order of learning.
     accuracy_matrix : ndarray of float64 (t,t)
-        Accuracy on the test rows of task j after stage i, unlearned tasks included as measured.
+        Accuracy on the test rows of task j after task i, unlearned tasks included as measured.
     seen_accuracy : ndarray of float64 (t,)
         Accuracy on test rows of all classes seen so far.
     all_accuracy : ndarray of float64 (t,)
@@ -77,7 +63,7 @@ class Outcome:
     samples_seen, classes_seen : ndarray of int64 (t,)
         Training rows and distinct classes so far.
     predictions : ndarray of int64 (n,)
-        Predictions on all test rows after the last stage.
+        Predictions on all test rows after the last task.
     """
 
     task_classes: tuple[tuple[int, ...], ...]
@@ -91,17 +77,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every head is given: rows in memory and the stages of every order.
+    """What every method is given: rows in memory and the tasks of every order.
 
     Attributes
     ----------
     X, X_test : ndarray of float32 (n,f), (n_test,f)
         Embeddings; test rows without a label are left out.
     y, y_test : ndarray of int64 (n,), (n_test,)
-        Their labels; −1 for training rows without one, which belong to no stage.
+        Their labels; −1 for training rows without one, which belong to no task.
     seeds : tuple of int
         One per order.
-    orders : tuple of list of Stage
+    orders : tuple of list of Task
         Stages of every order.
     batch_rows : int
         Rows that arrive together.
@@ -114,7 +100,7 @@ class Bench:
     X_test: np.ndarray
     y_test: np.ndarray
     seeds: tuple[int, ...]
-    orders: tuple[list[Stage], ...]
+    orders: tuple[list[Task], ...]
     batch_rows: int
     class_names: tuple[str, ...]
 
@@ -124,15 +110,15 @@ class Bench:
         return np.unique(self.y[self.y >= 0])
 
 
-def stages_of(stream: Stream, labels: np.ndarray) -> list[list[Stage]]:
-    """Return the stages of every order of a stream, for the labels of all training rows (n,)."""
+def tasks_of(stream: Stream, labels: np.ndarray) -> list[list[Task]]:
+    """Return the tasks of every order of a stream, for the labels of all training rows (n,)."""
     return [
-        make_stages(
+        make_tasks(
             stream.kind,
             labels,
             seed,
-            classes_per_stage=stream.classes_per_stage,
-            n_stages=stream.n_stages,
+            classes_per_task=stream.classes_per_task,
+            n_tasks=stream.n_tasks,
             blur=stream.blur,
             order=order,
         )
@@ -142,48 +128,60 @@ def stages_of(stream: Stream, labels: np.ndarray) -> list[list[Stage]]:
 
 @dataclass(frozen=True)
 class HalfSeen:
-    """The first half of a stream's stages, and which test rows (n_test,) carry a class that they hold."""
+    """The first half of a stream's tasks.
 
-    stages: list[Stage]
+    Attributes
+    ----------
+    tasks : list of Task
+        Without rows of the other half's classes.
+    known : ndarray of bool (n_test,)
+        Which test rows carry a class that they hold.
+    whole : bool
+        Whether no row had to be left out.
+    """
+
+    tasks: list[Task]
     known: np.ndarray
+    whole: bool
 
 
-def seen_half(stages: Sequence[Stage], y: np.ndarray, y_test: np.ndarray) -> HalfSeen | None:
-    """Return the first half of the stages, rounded up, or None where no class is left for the other half.
+def seen_half(tasks: Sequence[Task], y: np.ndarray, y_test: np.ndarray) -> HalfSeen | None:
+    """Return the first half of the tasks, rounded up, or None where no class is left for the other half.
 
-    A blurry stream deals rows of every class to every stage: those of the other half's classes are left out.
+    A blurry stream deals rows of every class to every task: those of the other half's classes are left out.
 
     Examples
     --------
-    >>> stages = [Stage((0,), np.array([0, 2])), Stage((1,), np.array([1]))]
-    >>> half = seen_half(stages, y=np.array([0, 1, 1]), y_test=np.array([0, 1]))
-    >>> half.stages[0].rows.tolist(), half.known.tolist()
+    >>> tasks = [Task((0,), np.array([0, 2])), Task((1,), np.array([1]))]
+    >>> half = seen_half(tasks, y=np.array([0, 1, 1]), y_test=np.array([0, 1]))
+    >>> half.tasks[0].rows.tolist(), half.known.tolist()
     ([0], [True, False])
     """
-    first = stages[: (len(stages) + 1) // 2]
-    classes = sorted({label for stage in first for label in stage.classes})
+    first = tasks[: (len(tasks) + 1) // 2]
+    classes = sorted({label for task in first for label in task.classes})
     known = np.isin(y_test, classes)
     if known.all():
         return None
-    return HalfSeen([Stage(stage.classes, stage.rows[np.isin(y[stage.rows], classes)]) for stage in first], known)
+    own = [Task(task.classes, task.rows[np.isin(y[task.rows], classes)]) for task in first]
+    return HalfSeen(own, known, all(len(part.rows) == len(task.rows) for part, task in zip(own, first)))
 
 
 def per_order(
-    clock: Mapping[str, float], bench: Bench, *, n_orders: int | None = None, n_stages: int | None = None
+    clock: Mapping[str, float], bench: Bench, *, n_orders: int | None = None, n_tasks: int | None = None
 ) -> dict[str, float]:
-    """Return the seconds of one order: ``fit`` over all its stages, and ``predict_1000`` for a thousand rows.
+    """Return the seconds of one order: ``fit`` over all its tasks, and ``predict_1000`` for a thousand rows.
 
     Other parts of the clock, which are done once, stand as they are.
     """
     orders = n_orders or len(bench.orders)
-    predictions = orders * (n_stages or len(bench.orders[0])) * len(bench.y_test)
+    predictions = orders * (n_tasks or len(bench.orders[0])) * len(bench.y_test)
     parts = {name: value for name, value in clock.items() if name not in ("fit", "predict")}
     parts |= {"fit": clock["fit"] / orders, "predict_1000": 1000 * clock["predict"] / predictions}
     return {name: round(value, 4) for name, value in parts.items()}
 
 
 def make_bench(reader: CacheReader, stream: Stream) -> Bench:
-    """Read a cache whole and divide its training rows into the stages of every order.
+    """Read a cache whole and divide its training rows into the tasks of every order.
 
     Raises
     ------
@@ -199,45 +197,9 @@ def make_bench(reader: CacheReader, stream: Stream) -> Bench:
     X_test, y_test = reader.as_numpy("test")
     labelled = y_test >= 0
     seeds = tuple(seed for seed, _ in stream.orders())
-    orders = tuple(stages_of(stream, y))
+    orders = tuple(tasks_of(stream, y))
     names = tuple(reader.header.class_names)
     return Bench(X, y, X_test[labelled], y_test[labelled], seeds, orders, stream.batch_rows, names)
-
-
-def make_estimator(settings: Mapping[str, Any], *, device: str = "auto") -> DKVBClassifier:
-    """Build an untrained estimator from a run's settings.
-
-    Parameters
-    ----------
-    settings : mapping
-        Constructor parameters of `DKVBClassifier` by name.
-    device : str
-        Where it computes; comes from the environment, since it must not change what is computed.
-
-    Raises
-    ------
-    ValueError
-        If a name is not a parameter; the message offers the nearest valid one.
-
-    Examples
-    --------
-    >>> make_estimator({"n_heads": 8, "solver": "counts"}).n_heads
-    8
-    """
-    valid = [name for name in inspect.signature(DKVBClassifier).parameters if name not in _ELSEWHERE]
-    for name in settings:
-        if name in _ELSEWHERE:
-            raise ValueError(
-                f"estimator setting {name!r} came from the run's settings; it is expected from {_ELSEWHERE[name]}: "
-                f"remove it from the run"
-            )
-        if name not in valid:
-            close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-            hint = f", did you mean {close[0]!r}?" if close else ""
-            raise ValueError(
-                f"{name!r} is not an estimator setting{hint}; expected one of {', '.join(valid)}: correct params.yaml"
-            )
-    return DKVBClassifier(**settings, device=device)
 
 
 def batches(rows: np.ndarray, batch_rows: int) -> list[np.ndarray]:
@@ -252,74 +214,35 @@ def batches(rows: np.ndarray, batch_rows: int) -> list[np.ndarray]:
 
 
 def learn_rows(model: Any, X: np.ndarray, y: np.ndarray) -> None:
-    """Hand one stage's rows to ``model.partial_fit`` at once: the plain way to learn a stage."""
+    """Hand one task's rows to ``model.partial_fit`` at once: the plain way to learn a task."""
     model.partial_fit(X, y)
 
 
-def training_codes(model: DKVBClassifier, reader: CacheReader, folder: str | Path) -> np.ndarray:
-    """Return the codes (n,c,m) of a cache's training rows by a model's keys, made at most once and kept in a folder."""
-    # how many keys are read stands in no key, and "auto" goes by the solver
-    name = f"{model.fingerprint_} {model.n_selected} {model.solver}"
-    return stored_codes(reader, "train", model.encode, name, folder)
-
-
-def learn_codes(
-    model: Any,
-    codes: np.ndarray,
-    y: np.ndarray,
-    *,
-    epochs: int,
-    batch_rows: int,
-    classes: np.ndarray | None = None,
-) -> None:
-    """Teach an estimator one stage from codes: one epoch in batches as they arrive, more epochs over the
-    stage.
-
-    Parameters
-    ----------
-    model : DKVBClassifier
-        With keys; it is changed.
-    codes : ndarray of unsigned integers (n,c,m)
-        What ``model.encode`` gave for the stage's rows.
-    y : ndarray of int (n,)
-        Their labels.
-    epochs : int
-        Passes; with more than one a stage has to be kept until it is complete.
-    batch_rows : int
-        Rows a call where there is one pass.
-    classes : ndarray of int (k,), optional
-        All classes to come, where the run declares them.
-    """
-    parts = batches(np.arange(len(y)), batch_rows) if epochs == 1 else [np.arange(len(y))]
-    for rows in parts:
-        model.partial_fit_codes(codes[rows], y[rows], classes=classes, epochs=epochs)
-
-
-def rows_for_keys(reader: CacheReader, keys: CacheReader, key_rows: str, first_stage: Stage) -> np.ndarray:
+def rows_for_keys(reader: CacheReader, keys: CacheReader, key_rows: str, first_task: Task) -> np.ndarray:
     """Return the unlabelled embeddings (n,f) float32 that keys are placed among.
 
     Parameters
     ----------
     reader, keys : CacheReader
         The run's own cache, and the cache that its keys come from.
-    key_rows : {"all", "first_stage"}
-        All training rows of `keys`, or the rows of the run's first stage.
-    first_stage : Stage
-        The first stage of the order at hand.
+    key_rows : {"all", "first_task"}
+        All training rows of `keys`, or the rows of the run's first task.
+    first_task : Task
+        The first task of the order at hand.
 
     Raises
     ------
     ValueError
-        If the two caches do not hold embeddings of one backbone and tap.
+        If the two caches do not hold embeddings of one backbone and layer.
     """
     _check_one_space(reader, keys)
     # Sorted: keys depend on the set of rows alone, and the file is read in order.
-    return reader.read("train", np.sort(first_stage.rows)) if key_rows == "first_stage" else keys.read("train")
+    return reader.read("train", np.sort(first_task.rows)) if key_rows == "first_task" else keys.read("train")
 
 
 def feed_then_test(
     model: Any,
-    stages: Sequence[Stage],
+    tasks: Sequence[Task],
     X: np.ndarray,
     y: np.ndarray,
     X_test: np.ndarray,
@@ -327,14 +250,15 @@ def feed_then_test(
     *,
     learn: Callable[[Any, np.ndarray, np.ndarray], None] = learn_rows,
     seconds: dict[str, float] | None = None,
+    on_task: Callable[[], Any] = lambda: None,
 ) -> Outcome:
-    """Let a model learn stage after stage and test it on all test rows after each.
+    """Let a model learn task after task and test it on all test rows after each.
 
     Parameters
     ----------
     model : object
         Anything with ``predict(X_test)``; it is changed.
-    stages : sequence of Stage
+    tasks : sequence of Task
         Order of learning.
     X : ndarray (n,...)
         What `learn` takes of the training rows: embeddings, or codes.
@@ -345,85 +269,99 @@ def feed_then_test(
     y_test : ndarray of int (n_test,)
         Their labels.
     learn : callable, optional
-        ``learn(model, X_stage, y_stage)``, called once a stage.
+        ``learn(model, X_task, y_task)``, called once a task.
     seconds : dict, optional
-        Gains ``fit``, the time to learn until the first answer after every stage (some heads solve then), and
-        ``predict``, that for all test rows after every stage.
+        Gains ``fit``, the time to learn until the first answer after every task (some methods solve then), and
+        ``predict``, that for all test rows after every task.
+    on_task : callable, optional
+        Called after every task.
 
     Returns
     -------
     Outcome
-        Accuracies after every stage.
+        Accuracies after every task.
 
     Raises
     ------
     ValueError
-        If a stage's classes have no test row.
+        If a task's classes have no test row.
     """
-    tasks, clock = _task_masks(stages, y_test), {} if seconds is None else seconds
-    matrix, seen, everything, predicted = [], [], [], np.empty(0, dtype=np.int64)
-    for position, stage in enumerate(stages):
+    clock = {} if seconds is None else seconds
+    check_tasks(tasks, y_test)
+    predictions = []
+    for task in tasks:
         with timed(clock, "fit"):
-            learn(model, X[stage.rows], y[stage.rows])
+            learn(model, X[task.rows], y[task.rows])
             model.predict(X_test[:1])
         with timed(clock, "predict"):
-            predicted = np.asarray(model.predict(X_test))
-        hits = predicted == y_test
-        matrix.append([hits[task].mean() for task in tasks])
-        seen.append(hits[np.logical_or.reduce(tasks[: position + 1])].mean())
-        everything.append(hits.mean())
+            predictions.append(np.asarray(model.predict(X_test)))
+        on_task()
+    return outcome_of(tasks, np.stack(predictions), y_test)
+
+
+def outcome_of(tasks: Sequence[Task], predictions: np.ndarray, y_test: np.ndarray) -> Outcome:
+    """Return what predictions (t,n_test) on all test rows after each task say.
+
+    Raises
+    ------
+    ValueError
+        If a task's classes have no test row.
+    """
+    masks, hits = check_tasks(tasks, y_test), predictions == y_test
     return Outcome(
-        tuple(stage.classes for stage in stages),
-        np.array(matrix),
-        np.array(seen),
-        np.array(everything),
-        np.cumsum([len(stage.rows) for stage in stages]),
-        np.array([_n_classes(stages[: position + 1]) for position in range(len(stages))]),
-        predicted,
+        tuple(task.classes for task in tasks),
+        np.array([[after[mask].mean() for mask in masks] for after in hits]),
+        np.array([after[np.logical_or.reduce(masks[: i + 1])].mean() for i, after in enumerate(hits)]),
+        hits.mean(axis=1),
+        np.cumsum([len(task.rows) for task in tasks]),
+        np.array([_n_classes(tasks[: position + 1]) for position in range(len(tasks))]),
+        predictions[-1],
     )
 
 
-def predict_then_learn(
-    model: Any,
-    stages: Sequence[Stage],
-    bench: Bench,
-    X: np.ndarray,
-    *,
-    learn: Callable[[Any, np.ndarray, np.ndarray], None] = learn_rows,
-) -> np.ndarray:
-    """Let a model meet the stream in batches, each predicted before it is learned.
+class Prequential:
+    """Learn rows in batches as they arrive, each predicted before it is learned.
 
     Parameters
     ----------
-    model : object
-        Anything with ``predict``; it is changed.
-    stages : sequence of Stage
-        Order of learning.
     bench : Bench
         Gives embeddings and labels, and the rows of a batch.
-    X : ndarray (n,...)
-        What `learn` takes of the training rows: embeddings, or codes.
-    learn : callable, optional
-        ``learn(model, X_batch, y_batch)``, called once a batch. Heads that need many passes make them over the batch.
+    learn : callable
+        ``learn(model, rows)`` for positions of training rows (n_batch,). Methods that need many passes make them over
+        the batch.
 
-    Returns
-    -------
-    ndarray of int64 (2,n)
-        Labels in order of arrival, and what was predicted for each: −1 for the first batch, of which nothing is known.
+    Attributes
+    ----------
+    arrived, predicted : list of ndarray of int64 (n_batch,)
+        Labels, and what was predicted for each: −1 for the first batch, of which nothing is known.
+    seconds : float
+        Spent on predictions.
     """
-    arrived: list[np.ndarray] = []
-    predicted: list[np.ndarray] = []
-    for stage in stages:
-        for rows in batches(stage.rows, bench.batch_rows):
-            nothing = np.full(len(rows), -1)
-            predicted.append(np.asarray(model.predict(bench.X[rows])) if arrived else nothing)
-            arrived.append(bench.y[rows])
-            learn(model, X[rows], bench.y[rows])
-    return np.stack([np.concatenate(arrived), np.concatenate(predicted)])
+
+    def __init__(self, bench: Bench, learn: Callable[[Any, np.ndarray], None]) -> None:
+        self.bench, self.learn = bench, learn
+        self.arrived: list[np.ndarray] = []
+        self.predicted: list[np.ndarray] = []
+        self.seconds = 0.0
+
+    def __call__(self, model: Any, rows: np.ndarray, y: np.ndarray | None = None) -> None:
+        """Let the model meet these rows; it is changed."""
+        for part in batches(rows, self.bench.batch_rows):
+            start = time.perf_counter()
+            known = np.asarray(model.predict(self.bench.X[part])) if self.arrived else np.full(len(part), -1)
+            self.seconds += time.perf_counter() - start
+            self.predicted.append(known)
+            self.arrived.append(self.bench.y[part])
+            self.learn(model, part)
+
+    @property
+    def met(self) -> np.ndarray:
+        """Labels in order of arrival, and the predictions (2,n)."""
+        return np.stack([np.concatenate(self.arrived), np.concatenate(self.predicted)])
 
 
 def summarise(outcomes: Sequence[Outcome], y_test: np.ndarray) -> dict[str, float]:
-    """Return the metrics of one head as means over several orders, rounded to six digits.
+    """Return the metrics of one method as means over several orders, rounded to six digits.
 
     Parameters
     ----------
@@ -475,26 +413,27 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 def _check_one_space(reader: CacheReader, keys: CacheReader) -> None:
     for what, own, other in (
         ("backbone", reader.header.backbone, keys.header.backbone),
-        ("tap", reader.header.tap, keys.header.tap),
+        ("layer", reader.header.tap, keys.header.tap),
         ("number of features", reader.n_features, keys.n_features),
     ):
         if own != other:
             raise ValueError(
                 f"the key cache of dataset {keys.header.dataset} has {what} {other}, the run's cache has "
-                f"{own}; one embedding space is expected: extract both with the same backbone and tap"
+                f"{own}; one embedding space is expected: extract both with the same backbone and layer"
             )
 
 
-def _task_masks(stages: Sequence[Stage], y_test: np.ndarray) -> list[np.ndarray]:
-    masks = [np.isin(y_test, stage.classes) for stage in stages]
-    for stage, mask in zip(stages, masks):
+def check_tasks(tasks: Sequence[Task], y_test: np.ndarray) -> list[np.ndarray]:
+    """Return a mask (n_test,) of each task's test rows, or raise ValueError where a task has none."""
+    masks = [np.isin(y_test, task.classes) for task in tasks]
+    for task, mask in zip(tasks, masks):
         if not mask.any():
             raise ValueError(
-                f"no test row carries a class of {stage.classes}; one at least is expected for each stage: "
+                f"no test row carries a class of {task.classes}; one at least is expected for each task: "
                 f"use a split that holds test images of every class"
             )
     return masks
 
 
-def _n_classes(stages: Sequence[Stage]) -> int:
-    return len({label for stage in stages for label in stage.classes})
+def _n_classes(tasks: Sequence[Task]) -> int:
+    return len({label for task in tasks for label in task.classes})

@@ -2,7 +2,7 @@
 
 Room: a leaf; index arithmetic only, and the only room that decides an order of samples.
 Enters: the labels of all training rows (n,) and a seed or a written order of classes.
-Leaves: a list of `Stage`, each with its classes and the row positions (n_stage,) in order of arrival.
+Leaves: a list of `Task`, each with its classes and the row positions (n_task,) in order of arrival.
 Must not know: embeddings, caches, models, paths.
 """
 
@@ -12,18 +12,18 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["Stage", "blurry", "class_incremental", "class_order", "make_stages", "shuffled"]
+__all__ = ["Task", "blurry", "class_incremental", "class_order", "make_tasks", "shuffled"]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Rows that arrive together, and the classes that the stage is about.
+class Task:
+    """Rows that arrive together, and the classes that the task is about.
 
     Attributes
     ----------
     classes : tuple of int
-        Classes of the stage, sorted.
-    rows : ndarray of int64 (n_stage,)
+        Classes of the task, sorted.
+    rows : ndarray of int64 (n_task,)
         Positions of training rows in order of arrival.
     """
 
@@ -55,98 +55,98 @@ def class_order(classes: Sequence[int], seed: int) -> list[int]:
 
 
 def class_incremental(
-    labels: np.ndarray, classes_per_stage: int, seed: int, *, order: Sequence[int] | None = None
-) -> list[Stage]:
-    """Divide the rows into stages of a few classes each, every class in one stage only.
+    labels: np.ndarray, classes_per_task: int, seed: int, *, order: Sequence[int] | None = None
+) -> list[Task]:
+    """Divide the rows into tasks of a few classes each, every class in one task only.
 
     Parameters
     ----------
     labels : ndarray of int (n,)
         Class of each training row; rows with −1 carry no label and are left out.
-    classes_per_stage : int
-        1 or more; the last stage has fewer where the number of classes is no multiple of it.
+    classes_per_task : int
+        1 or more; the last task has fewer where the number of classes is no multiple of it.
     seed : int
-        Decides the order of classes (0: sorted) and of the rows within a stage.
+        Decides the order of classes (0: sorted) and of the rows within a task.
     order : sequence of int, optional
         Classes in the order wanted, instead of the seed's; each class of `labels` exactly once.
 
     Returns
     -------
-    list of Stage
+    list of Task
         Each labelled row once.
 
     Raises
     ------
     ValueError
-        If no row is labelled, `classes_per_stage` is below 1, or `order` is not the classes of `labels`.
+        If no row is labelled, `classes_per_task` is below 1, or `order` is not the classes of `labels`.
 
     Examples
     --------
-    >>> stages = class_incremental(np.array([0, 1, 2, 3, 0, 1]), classes_per_stage=2, seed=0)
-    >>> [stage.classes for stage in stages]
+    >>> tasks = class_incremental(np.array([0, 1, 2, 3, 0, 1]), classes_per_task=2, seed=0)
+    >>> [task.classes for task in tasks]
     [(0, 1), (2, 3)]
-    >>> sorted(stages[0].rows.tolist())
+    >>> sorted(tasks[0].rows.tolist())
     [0, 1, 4, 5]
     """
-    groups = _class_groups(labels, classes_per_stage, seed, order)
+    groups = _class_groups(labels, classes_per_task, seed, order)
     rng = np.random.default_rng((seed, 1))
-    return [Stage(group, rng.permutation(np.flatnonzero(np.isin(labels, group)))) for group in groups]
+    return [Task(group, rng.permutation(np.flatnonzero(np.isin(labels, group)))) for group in groups]
 
 
-def shuffled(labels: np.ndarray, n_stages: int, seed: int) -> list[Stage]:
-    """Divide the rows into stages of equal length that hold all classes, in random order.
+def shuffled(labels: np.ndarray, n_tasks: int, seed: int) -> list[Task]:
+    """Divide the rows into tasks of equal length that hold all classes, in random order.
 
     Parameters
     ----------
     labels : ndarray of int (n,)
         Class of each training row; rows with −1 are left out.
-    n_stages : int
+    n_tasks : int
         1 or more; lengths differ by one row at most.
     seed : int
         Decides the order.
 
     Returns
     -------
-    list of Stage
-        Each labelled row once; every stage is about all classes.
+    list of Task
+        Each labelled row once; every task is about all classes.
 
     Raises
     ------
     ValueError
-        If there are fewer labelled rows than stages, or `n_stages` is below 1.
+        If there are fewer labelled rows than tasks, or `n_tasks` is below 1.
 
     Examples
     --------
-    >>> [len(stage.rows) for stage in shuffled(np.array([0, 1, 0, 1, 0]), n_stages=2, seed=0)]
+    >>> [len(task.rows) for task in shuffled(np.array([0, 1, 0, 1, 0]), n_tasks=2, seed=0)]
     [3, 2]
     """
     classes = _labelled_classes(labels)
     rows = np.flatnonzero(np.asarray(labels) >= 0)
-    if not 1 <= n_stages <= len(rows):
+    if not 1 <= n_tasks <= len(rows):
         raise ValueError(
-            f"n_stages is {n_stages} for {len(rows)} labelled rows; a number from 1 to the number of rows is "
-            f"expected: lower n_stages"
+            f"n_tasks is {n_tasks} for {len(rows)} labelled rows; a number from 1 to the number of rows is "
+            f"expected: lower n_tasks"
         )
     mixed = np.random.default_rng((seed, 2)).permutation(rows)
-    return [Stage(tuple(classes), part) for part in np.array_split(mixed, n_stages)]
+    return [Task(tuple(classes), part) for part in np.array_split(mixed, n_tasks)]
 
 
 def blurry(
-    labels: np.ndarray, classes_per_stage: int, seed: int, *, blur: float, order: Sequence[int] | None = None
-) -> list[Stage]:
-    """Divide the rows as `class_incremental` does, then scatter a share of them over all stages.
+    labels: np.ndarray, classes_per_task: int, seed: int, *, blur: float, order: Sequence[int] | None = None
+) -> list[Task]:
+    """Divide the rows as `class_incremental` does, then scatter a share of them over all tasks.
 
     Parameters
     ----------
-    labels, classes_per_stage, seed, order
+    labels, classes_per_task, seed, order
         As for `class_incremental`.
     blur : float
-        Share of rows from 0 (the same as `class_incremental`) to 1 that are dealt to stages at random.
+        Share of rows from 0 (the same as `class_incremental`) to 1 that are dealt to tasks at random.
 
     Returns
     -------
-    list of Stage
-        Each labelled row once; `classes` names the stage's own classes, not the scattered ones.
+    list of Task
+        Each labelled row once; `classes` names the task's own classes, not the scattered ones.
 
     Raises
     ------
@@ -155,34 +155,34 @@ def blurry(
 
     Examples
     --------
-    >>> stages = blurry(np.arange(100) % 4, classes_per_stage=2, seed=1, blur=0.5)
-    >>> sum(len(stage.rows) for stage in stages)
+    >>> tasks = blurry(np.arange(100) % 4, classes_per_task=2, seed=1, blur=0.5)
+    >>> sum(len(task.rows) for task in tasks)
     100
     """
     if not 0.0 <= blur <= 1.0:
         raise ValueError(f"blur is {blur}; a share from 0 to 1 is expected: correct it")
-    plain = class_incremental(labels, classes_per_stage, seed, order=order)
+    plain = class_incremental(labels, classes_per_task, seed, order=order)
     rng = np.random.default_rng((seed, 3))
-    rows = np.concatenate([stage.rows for stage in plain])
-    place = np.repeat(np.arange(len(plain)), [len(stage.rows) for stage in plain])
+    rows = np.concatenate([task.rows for task in plain])
+    place = np.repeat(np.arange(len(plain)), [len(task.rows) for task in plain])
     moves = rng.random(len(rows)) < blur
     place[moves] = rng.integers(len(plain), size=int(moves.sum()))
     if not moves.any():
         return plain
-    return [Stage(stage.classes, rng.permutation(rows[place == i])) for i, stage in enumerate(plain)]
+    return [Task(task.classes, rng.permutation(rows[place == i])) for i, task in enumerate(plain)]
 
 
-def make_stages(
+def make_tasks(
     kind: Literal["class_incremental", "shuffled", "blurry"],
     labels: np.ndarray,
     seed: int,
     *,
-    classes_per_stage: int = 1,
-    n_stages: int = 1,
+    classes_per_task: int = 1,
+    n_tasks: int = 1,
     blur: float = 0.0,
     order: Sequence[int] | None = None,
-) -> list[Stage]:
-    """Return the stages of a named kind of stream; settings of the other kinds are not looked at.
+) -> list[Task]:
+    """Return the tasks of a named kind of stream; settings of the other kinds are not looked at.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def make_stages(
         Which of this room's functions decides.
     labels : ndarray of int (n,)
         Class of each training row.
-    seed, classes_per_stage, n_stages, blur, order
+    seed, classes_per_task, n_tasks, blur, order
         As for that function.
 
     Raises
@@ -200,35 +200,35 @@ def make_stages(
 
     Examples
     --------
-    >>> stages = make_stages("class_incremental", np.array([0, 1]), 0, classes_per_stage=1)
-    >>> [stage.classes for stage in stages]
+    >>> tasks = make_tasks("class_incremental", np.array([0, 1]), 0, classes_per_task=1)
+    >>> [task.classes for task in tasks]
     [(0,), (1,)]
     """
     if kind == "class_incremental":
-        return class_incremental(labels, classes_per_stage, seed, order=order)
+        return class_incremental(labels, classes_per_task, seed, order=order)
     if kind == "blurry":
-        return blurry(labels, classes_per_stage, seed, blur=blur, order=order)
+        return blurry(labels, classes_per_task, seed, blur=blur, order=order)
     if kind == "shuffled":
-        return shuffled(labels, n_stages, seed)
+        return shuffled(labels, n_tasks, seed)
     raise ValueError(
         f"the stream's kind is {kind!r}; class_incremental, shuffled or blurry is expected: name one of them"
     )
 
 
 def _class_groups(
-    labels: np.ndarray, classes_per_stage: int, seed: int, order: Sequence[int] | None
+    labels: np.ndarray, classes_per_task: int, seed: int, order: Sequence[int] | None
 ) -> list[tuple[int, ...]]:
     classes = _labelled_classes(labels)
-    if classes_per_stage < 1:
-        raise ValueError(f"classes_per_stage is {classes_per_stage}; 1 or more is expected: raise it")
+    if classes_per_task < 1:
+        raise ValueError(f"classes_per_task is {classes_per_task}; 1 or more is expected: raise it")
     if order is not None and sorted(order) != classes:
         raise ValueError(
             f"the class order {list(order)} does not match the classes {classes} of the training rows; each "
             f"class is expected exactly once: correct the order"
         )
     ordered = list(order) if order is not None else class_order(classes, seed)
-    starts = range(0, len(ordered), classes_per_stage)
-    return [tuple(sorted(ordered[start : start + classes_per_stage])) for start in starts]
+    starts = range(0, len(ordered), classes_per_task)
+    return [tuple(sorted(ordered[start : start + classes_per_task])) for start in starts]
 
 
 def _labelled_classes(labels: np.ndarray) -> list[int]:

@@ -1,9 +1,9 @@
 """From outcomes to tables: what rivals and runs write down in the same form, and how the two are put together.
 
-Room: between the leaves and the stages.
-Enters: a bench and what each head achieved on it.
+Room: between the leaves and the tasks.
+Enters: a bench and what each method achieved on it.
 Leaves: one `Tables` of plain numbers and lists; the same read back from JSON; files.
-Must not know: heads, caches, settings.
+Must not know: methods, caches, settings.
 """
 
 import csv
@@ -19,28 +19,28 @@ from dkvb_estimator.metrics import mean_class_accuracy, prequential_accuracy
 from pipeline.evaluation.loop import Bench, Outcome, summarise
 from pipeline.io import read_text, replaced
 
-__all__ = ["CURVE_COLUMNS", "PREQUENTIAL_COLUMNS", "HeadResult", "Tables", "make_tables", "write_csv"]
+__all__ = ["CURVE_COLUMNS", "PREQUENTIAL_COLUMNS", "MethodResult", "Tables", "make_tables", "write_csv"]
 
-CURVE_COLUMNS = ("head", "order_seed", "stage", "samples_seen", "classes_seen", "seen_accuracy", "all_accuracy")
-PREQUENTIAL_COLUMNS = ("head", "samples_seen", "accuracy")
+CURVE_COLUMNS = ("method", "order_seed", "task", "samples_seen", "classes_seen", "seen_accuracy", "all_accuracy")
+PREQUENTIAL_COLUMNS = ("method", "samples_seen", "accuracy")
 
 
 @dataclass(frozen=True)
-class HeadResult:
-    """What one head achieved.
+class MethodResult:
+    """What one method achieved.
 
     Attributes
     ----------
     outcomes : list of Outcome
-        One per order; empty for a head that sees all classes at once.
+        One per order; empty for a method that sees all classes at once.
     predictions : ndarray of int64 (n_test,)
-        On all test rows, after the last stage of the first order.
+        On all test rows, after the last task of the first order.
     met : ndarray of int64 (2,n) or None
         Labels of the first order as they arrived, and predictions made before.
     facts : mapping
         Further numbers: costs that do not depend on the clock, confidence.
     novelty : mapping
-        Name of a score → what `pipeline.trust.tell_unseen` says of it.
+        Name of a score → what `pipeline.evaluation.calibration.tell_unseen` says of it.
     seconds : mapping
         Wall-clock seconds by part.
     """
@@ -55,18 +55,19 @@ class HeadResult:
 
 @dataclass(frozen=True)
 class Tables:
-    """All numbers of some heads, ready to be written.
+    """All numbers of some methods, ready to be written.
 
     Attributes
     ----------
     metrics : dict
-        head → metric → number.
+        method → metric → number.
     curves, prequential : list of list
         Rows under `CURVE_COLUMNS` and `PREQUENTIAL_COLUMNS`.
     matrices : dict
-        ``task_classes``, ``class_names``; ``heads``, ``confusion`` and ``class_accuracy`` by head, of the first order.
+        ``task_classes``, ``class_names``; by method, of the first order: ``methods`` (accuracy on each task after each
+        task), ``confusion``, ``class_accuracy``.
     novelty : dict
-        head → score → numbers.
+        method → score → numbers.
     """
 
     metrics: dict[str, dict[str, Any]]
@@ -88,8 +89,8 @@ class Tables:
             return cls(**json.loads(read_text(path)))
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{path} cannot be read ({error}); expected tables as the rivals stage writes them. Run `dvc repro` to "
-                "make them again."
+                f"{path} cannot be read ({error}); expected tables as the stage "
+                "`baselines` writes them. Run `dvc repro` to make them again."
             ) from error
 
     def record(self) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class Tables:
         return asdict(self)
 
     def joined(self, others: "Tables") -> "Tables":
-        """Return these heads and then others, measured on the same stream.
+        """Return these methods and then others, measured on the same stream.
 
         Raises
         ------
@@ -108,52 +109,52 @@ class Tables:
             own, theirs = self.matrices[name], others.matrices[name]
             if own != theirs:
                 raise ValueError(
-                    f"the rivals' {name} are {theirs}, the run's {own}; the same stream is expected: run "
+                    f"the baselines' {name} are {theirs}, the run's {own}; the same stream is expected: run "
                     f"`dvc repro` to measure both again"
                 )
-        by_head = {
-            name: self.matrices[name] | others.matrices[name] for name in ("heads", "confusion", "class_accuracy")
+        by_method = {
+            name: self.matrices[name] | others.matrices[name] for name in ("methods", "confusion", "class_accuracy")
         }
         return Tables(
             self.metrics | others.metrics,
             self.curves + others.curves,
             self.prequential + others.prequential,
-            self.matrices | by_head,
+            self.matrices | by_method,
             self.novelty | others.novelty,
         )
 
 
-def make_tables(bench: Bench, results: Mapping[str, HeadResult]) -> Tables:
-    """Write down what heads achieved, rounded to six digits.
+def make_tables(bench: Bench, results: Mapping[str, MethodResult]) -> Tables:
+    """Write down what methods achieved, rounded to six digits.
 
     Parameters
     ----------
     bench : Bench
         What they met.
     results : mapping
-        By name of the head.
+        By name of the method.
     """
-    streamed = {head: result for head, result in results.items() if result.outcomes}
-    met = {head: result.met for head, result in results.items() if result.met is not None}
-    confusion = {head: _confusion(bench, result.predictions) for head, result in results.items()}
+    streamed = {method: result for method, result in results.items() if result.outcomes}
+    met = {method: result.met for method, result in results.items() if result.met is not None}
+    confusion = {method: _confusion(bench, result.predictions) for method, result in results.items()}
     names = list(bench.class_names)
     return Tables(
-        {head: _numbers(bench, result) for head, result in results.items()},
+        {method: _numbers(bench, result) for method, result in results.items()},
         [
-            [head, seed, *point]
-            for head, result in streamed.items()
+            [method, seed, *point]
+            for method, result in streamed.items()
             for seed, outcome in zip(bench.seeds, result.outcomes)
             for point in _points(outcome)
         ],
-        [[head, *point] for head, pair in met.items() for point in _prequential_points(pair, bench.batch_rows)],
+        [[method, *point] for method, pair in met.items() for point in _prequential_points(pair, bench.batch_rows)],
         {
-            "task_classes": [[names[label] for label in stage.classes] for stage in bench.orders[0]],
+            "task_classes": [[names[label] for label in task.classes] for task in bench.orders[0]],
             "class_names": names,
-            "heads": {head: r.outcomes[0].accuracy_matrix.round(6).tolist() for head, r in streamed.items()},
-            "confusion": {head: counts.tolist() for head, counts in confusion.items()},
-            "class_accuracy": {head: _class_accuracy(counts) for head, counts in confusion.items()},
+            "methods": {method: r.outcomes[0].accuracy_matrix.round(6).tolist() for method, r in streamed.items()},
+            "confusion": {method: counts.tolist() for method, counts in confusion.items()},
+            "class_accuracy": {method: _class_accuracy(counts) for method, counts in confusion.items()},
         },
-        {head: dict(result.novelty) for head, result in results.items() if result.novelty},
+        {method: dict(result.novelty) for method, result in results.items() if result.novelty},
     )
 
 
@@ -165,7 +166,7 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[
         writer.writerows(rows)
 
 
-def _numbers(bench: Bench, result: HeadResult) -> dict[str, Any]:
+def _numbers(bench: Bench, result: MethodResult) -> dict[str, Any]:
     numbers = summarise(result.outcomes, bench.y_test) if result.outcomes else _end_alone(bench, result.predictions)
     if result.met is not None:
         numbers["prequential_accuracy"] = round(prequential_accuracy(*result.met), 6)
@@ -173,12 +174,10 @@ def _numbers(bench: Bench, result: HeadResult) -> dict[str, Any]:
 
 
 def _end_alone(bench: Bench, predictions: np.ndarray) -> dict[str, float]:
-    """Return what can be said of a head that learned all classes at once."""
+    """Return what can be said of a method that learned all classes at once."""
     hits = predictions == bench.y_test
     # Tasks differ between orders, so the mean over tasks does too, though the predictions are the same.
-    finals = [
-        np.mean([hits[np.isin(bench.y_test, stage.classes)].mean() for stage in stages]) for stages in bench.orders
-    ]
+    finals = [np.mean([hits[np.isin(bench.y_test, task.classes)].mean() for task in tasks]) for tasks in bench.orders]
     return {
         "final_accuracy": round(float(np.mean(finals)), 6),
         "mean_class_accuracy": round(mean_class_accuracy(bench.y_test, predictions), 6),
@@ -189,8 +188,8 @@ def _end_alone(bench: Bench, predictions: np.ndarray) -> dict[str, float]:
 def _points(outcome: Outcome) -> list[list[Any]]:
     columns = (outcome.samples_seen, outcome.classes_seen, outcome.seen_accuracy, outcome.all_accuracy)
     return [
-        [stage, int(samples), int(classes), round(float(seen), 6), round(float(everything), 6)]
-        for stage, (samples, classes, seen, everything) in enumerate(zip(*columns), start=1)
+        [task, int(samples), int(classes), round(float(seen), 6), round(float(everything), 6)]
+        for task, (samples, classes, seen, everything) in enumerate(zip(*columns), start=1)
     ]
 
 

@@ -100,10 +100,10 @@ def gather_series(
     shares: dict[str, dict[int, list[float]]] = {head: {} for head, _, _ in heads}
     classes: dict[int, set[str]] = {}
     for row in rows:
-        stage, share = int(row["stage"]), float(row["seen_accuracy"] or "nan")
+        stage, share = int(row["task"]), float(row["seen_accuracy"] or "nan")
         classes.setdefault(stage, set()).add(row["classes_seen"])
         if math.isfinite(share):
-            shares[row["head"]].setdefault(stage, []).append(share)
+            shares[row["method"]].setdefault(stage, []).append(share)
     stages = sorted(classes)
     # Orders that reveal classes at another pace share no count; the stage's own number then stands.
     ticks = [min(classes[stage]) if len(classes[stage]) == 1 else f"#{i + 1}" for i, stage in enumerate(stages)]

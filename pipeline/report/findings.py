@@ -13,9 +13,9 @@ from statistics import fmean
 from pipeline.report import figures
 from pipeline.report.figures import Cell, Series, SquareLine
 from pipeline.report.html import Markup, block, element, facts, marker, number, number_cell, table, th, written
+from pipeline.report.labels import head_name, look, named, ordered
 from pipeline.report.load import RunResult, SearchResult, Toy
 from pipeline.report.sections import wide_and_narrow
-from pipeline.report.labels import head_name, look, named, ordered
 
 __all__ = [
     "audit_block", "class_block", "cost_block", "novelty_block", "prequential_block", "search_section", "toy_section",
@@ -65,8 +65,8 @@ def prequential_block(run: RunResult) -> Markup:
     """Draw the share of samples predicted right before they were learned."""
 
     def draw(names: Callable[[str], str]) -> tuple[list[Series], list[str]]:
-        heads = ordered(dict.fromkeys(row["head"] for row in run.prequential))
-        points = {head: [row for row in run.prequential if row["head"] == head] for head in heads}
+        heads = ordered(dict.fromkeys(row["method"] for row in run.prequential))
+        points = {head: [row for row in run.prequential if row["method"] == head] for head in heads}
         ticks = [f"{int(row['samples_seen']):,}" for row in points[heads[0]]] if heads else []
         lines = []
         for head in heads[::-1]:
@@ -214,7 +214,7 @@ def toy_section(toy: Toy) -> Markup:
     # An img has no closing tag: the builder's would be wrong here.
     picture = Markup(f'<img src="{source}" alt="{described}" width="1344" height="1068">')
     figure = element("div", element("div", picture, class_="sheet"), class_="scroll", tabindex=0)
-    names = [f"accuracy_after_stage_{stage}" for stage in range(1, 5)]
+    names = [f"accuracy_after_task_{stage}" for stage in range(1, 5)]
     rows = [
         [
             th(TOY_HEADS.get(head, head_name(head)), scope="row"),

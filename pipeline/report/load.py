@@ -17,8 +17,8 @@ from pipeline.io import read_text
 
 __all__ = ["CURVE_COLUMNS", "Folders", "RunResult", "SearchResult", "Toy", "read_run", "read_searches", "read_toy"]
 
-CURVE_COLUMNS = ("head", "order_seed", "stage", "classes_seen", "seen_accuracy")
-PREQUENTIAL_COLUMNS = ("head", "samples_seen", "accuracy")
+CURVE_COLUMNS = ("method", "order_seed", "task", "classes_seen", "seen_accuracy")
+PREQUENTIAL_COLUMNS = ("method", "samples_seen", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RunResult:
     audit : mapping
         What the keys are used for.
     seconds : mapping
-        head → part → wall-clock seconds, the rivals' among them.
+        head → part → wall-clock seconds, the baselines' among them.
     training : mapping
         What training reported.
     cards : mapping
@@ -121,7 +121,7 @@ def read_run(name: str, settings: Mapping[str, Any], folders: Folders) -> RunRes
     name : str
         The run's id.
     settings : mapping
-        Its settings; ``embeddings`` and ``keys`` name the cards, ``rivals`` the timings of its rivals.
+        Its settings; ``embeddings`` and ``keys`` name the cards, ``baselines`` the timings of its baselines.
     folders : Folders
         Where to look.
 
@@ -137,23 +137,23 @@ def read_run(name: str, settings: Mapping[str, Any], folders: Folders) -> RunRes
     ValueError
         If a file is not what its name promises.
     """
-    evaluate, file = f"evaluate@{name}", f"{name}.json"
+    evaluate, file = "run", f"{name}.json"
     entries = dict.fromkeys((settings["embeddings"], settings["keys"]))
-    seconds = _read(folders.timings / f"evaluate_{file}", evaluate, json.loads)
-    if rivals := settings.get("rivals"):
-        seconds = seconds | _read(folders.timings / f"rivals_{rivals}.json", f"rivals@{rivals}", json.loads)
+    seconds = _read(folders.timings / "run" / file, evaluate, json.loads)
+    if baselines := settings.get("baselines"):
+        seconds = seconds | _read(folders.timings / "baselines" / f"{baselines}.json", "baselines", json.loads)
     return RunResult(
         name=name,
         settings=settings,
         metrics=_read(folders.metrics / file, evaluate, json.loads),
         curves=_read(folders.curves / f"{name}.csv", evaluate, _rows, CURVE_COLUMNS),
-        matrices=_read(folders.matrices / file, evaluate, json.loads, ("task_classes", "heads")),
+        matrices=_read(folders.matrices / file, evaluate, json.loads, ("task_classes", "methods")),
         prequential=_read(folders.prequential / f"{name}.csv", evaluate, _rows, PREQUENTIAL_COLUMNS),
         confidence=_read(folders.confidence / file, evaluate, json.loads, ("trust", "novelty")),
         audit=_read(folders.audits / file, evaluate, json.loads, ("classes", "used_share", "overlap")),
         seconds=seconds,
-        training=_read(folders.metrics / f"train_{file}", f"train@{name}", json.loads),
-        cards={entry: _read(folders.caches / f"{entry}.json", f"extract@{entry}", json.loads) for entry in entries},
+        training=_read(folders.metrics / f"train_{file}", "run", json.loads),
+        cards={entry: _read(folders.caches / f"{entry}.json", "extract", json.loads) for entry in entries},
     )
 
 
@@ -162,8 +162,8 @@ def read_searches(names: Iterable[str], folders: Folders) -> list[SearchResult]:
     return [
         SearchResult(
             name,
-            _read(folders.searches / f"{name}.csv", f"search@{name}", _rows, ("rank", "mean_score")),
-            _read(folders.searches / f"{name}.json", f"search@{name}", json.loads, ("best_params", "best_score")),
+            _read(folders.searches / f"{name}.csv", "search", _rows, ("rank", "mean_score")),
+            _read(folders.searches / f"{name}.json", "search", json.loads, ("best_params", "best_score")),
         )
         for name in names
     ]
@@ -174,7 +174,7 @@ def read_toy(folders: Folders) -> Toy | None:
     picture = folders.figures / "toy.png"
     if not picture.exists():
         return None
-    return Toy(_read(folders.metrics / "toy.json", "toy", json.loads), picture.read_bytes())
+    return Toy(_read(folders.metrics / "toy.json", "run", json.loads), picture.read_bytes())
 
 
 def _read(path: Path, stage: str, parse: Callable[[str], Any], keys: Iterable[str] = ()) -> Any:

@@ -12,8 +12,17 @@ from typing import Any
 
 from pipeline.report import figures
 from pipeline.report.html import Markup, block, element, facts, flat, number, number_cell, table, th, written
+from pipeline.report.labels import (
+    HEAT_MAP_HEADS,
+    METRICS,
+    TABLED_ELSEWHERE,
+    head_name,
+    look,
+    metric_words,
+    named,
+    ordered,
+)
 from pipeline.report.load import RunResult
-from pipeline.report.labels import HEAT_MAP_HEADS, METRICS, TABLED_ELSEWHERE, head_name, look, metric_words, named, ordered
 
 __all__ = [
     "best_of", "confusion_block", "curve_block", "headline", "keys_block", "matrix_block", "metrics_block", "multiples",
@@ -88,7 +97,7 @@ def curve_block(run: RunResult) -> Markup:
     orders = f"mean of {n_orders} orders of classes, shaded from lowest to highest" if n_orders > 1 else "one order"
 
     def draw(names: Callable[[str], str]) -> tuple[list[figures.Series], list[str]]:
-        heads = [(head, names(head), look(head)) for head in ordered(row["head"] for row in run.curves)]
+        heads = [(head, names(head), look(head)) for head in ordered(row["method"] for row in run.curves)]
         # DKVB comes first in the page and last in the drawing, where it lies on top.
         return figures.gather_series(run.curves, heads[::-1])
 
@@ -130,7 +139,7 @@ def multiples(heads: Mapping[str, Any], draw: Callable[[Any, str], Markup]) -> M
 def matrix_block(run: RunResult) -> Markup:
     """Draw what each head still knows of every stage after every stage."""
     tasks = [", ".join(map(str, names)) for names in run.matrices["task_classes"]]
-    maps = multiples(run.matrices["heads"], lambda matrix, name: figures.accuracy_map(matrix, tasks, name))
+    maps = multiples(run.matrices["methods"], lambda matrix, name: figures.accuracy_map(matrix, tasks, name))
     ends = (element("span", word) for word in ("0%", "50%", "100%"))
     key = element("div", *ends, class_="colour-key")
     order = " · ".join(f"stage {i + 1}: {task}" for i, task in enumerate(tasks))
@@ -211,8 +220,8 @@ def provenance_block(run: RunResult) -> Markup:
 def reproduce_block(run: RunResult, params: str) -> Markup:
     """Say what to type for the same numbers, and for others."""
     install, repeat = 'pip install -e ".[pipeline]"', f"dvc repro evaluate@{run.name} && dvc repro -s report"
-    seed = (run.settings.get("estimator", {}).get("random_state") or 0) + 1
-    setting = f"{params}:runs.{run.name}.estimator.random_state={seed}"
+    seed = (run.settings.get("method", {}).get("encoder", {}).get("random_state") or 0) + 1
+    setting = f"{params}:runs.{run.name}.method.encoder.random_state={seed}"
     lines = f"{install}\n{repeat}\n\n# another draw of heads and keys\ndvc exp run -S '{setting}'"
     note = "The same settings, weights and processor give the same files."
     return block("Reproduce", element("pre", element("code", lines), tabindex=0), note=note)

@@ -1,37 +1,61 @@
-"""Keep a half-trained model outside the pipeline's outputs, so that a killed training goes on where it was.
+"""Keep a half-trained model outside the pipeline's outputs, so that an interrupted run resumes.
 
-Enters: a model and how many stages it has learned. Leaves: the same, or nothing. Must not know: streams, caches,
-settings.
+Enters: a model, what it predicted after each task, what arrived. Leaves: the same, or nothing. Must not know: streams,
+caches, settings.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
+
+import numpy as np
 
 from dkvb_estimator import DKVBClassifier, load_model, read_card, save_model
 from pipeline.io import lock_folder
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What an interrupted run had done.
+
+    Attributes
+    ----------
+    model : DKVBClassifier
+        After the last task that it had finished.
+    tested : list of ndarray of int64 (n_test,)
+        Predictions on all test rows after each of these tasks.
+    met : tuple of list of ndarray of int64 (n_batch,)
+        Labels as they arrived, and what was predicted for each before; empty where nothing was.
+    """
+
+    model: Any
+    tested: list[np.ndarray]
+    met: tuple[list[np.ndarray], list[np.ndarray]]
+
+
 class Checkpoint:
-    """Hold the last checkpoint of one training, named by its fingerprint; one process at a time.
+    """Hold the last checkpoint of one run, named by its fingerprint; one process at a time.
 
     Parameters
     ----------
     folder : str or Path
         A scratch folder; the checkpoint lies in a folder of its own below it.
     fingerprint : str
-        Of everything that decides the model: another training never sees this one's.
+        Of everything that decides the model: another run never sees this one's.
 
     Examples
     --------
     >>> import tempfile
+    >>> model = DKVBClassifier(2, 4, 2, random_state=0).init_keys([[0.0, 1.0], [1.0, 0.0]])
     >>> with tempfile.TemporaryDirectory() as folder, Checkpoint(folder, "abc") as checkpoint:
-    ...     checkpoint.write(DKVBClassifier(2, 4, 2, random_state=0).init_keys([[0.0, 1.0], [1.0, 0.0]]), 0)
-    ...     model, n_stages = checkpoint.read()
-    >>> model.keys_.shape, n_stages
-    ((2, 4, 2), 0)
+    ...     checkpoint.write(model, [np.array([0, 1])], ([], []))
+    ...     kept = checkpoint.read()
+    >>> kept.model.keys_.shape, len(kept.tested)
+    ((2, 4, 2), 1)
     """
 
     def __init__(self, folder: str | Path, fingerprint: str) -> None:
@@ -39,23 +63,31 @@ class Checkpoint:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        self._lock = lock_folder(self.folder, "training the same run")
+        self._lock = lock_folder(self.folder, "measuring the same run")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
             self._lock.close()
 
-    def write(self, model: DKVBClassifier, n_stages: int) -> None:
-        """Keep a model that has learned so many stages; after this returns it survives a killed process."""
-        save_model(model, self._path, {"n_stages": n_stages}, compress=False)
+    def write(
+        self,
+        model: DKVBClassifier,
+        tested: Sequence[np.ndarray],
+        met: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+    ) -> None:
+        """Keep a model and what it did; after this returns it survives a killed process. See `Kept`."""
+        record = {"tested": _plain(tested), "arrived": _plain(met[0]), "predicted": _plain(met[1])}
+        save_model(model, self._path, record, compress=False)
 
-    def read(self) -> tuple[DKVBClassifier, int] | None:
-        """Return the last model and the number of its stages, or None where there is none; a damaged one is none."""
+    def read(self) -> Kept | None:
+        """Return what was kept last, or None where there is nothing; what is damaged is nothing."""
         try:
-            return load_model(self._path), int(read_card(self._path)["n_stages"])
-        except (FileNotFoundError, ValueError, KeyError):
+            record, model = read_card(self._path), load_model(self._path)
+            tested, arrived, predicted = (_arrays(record[name]) for name in ("tested", "arrived", "predicted"))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
+        return Kept(model, tested, (arrived, predicted))
 
     def clear(self) -> None:
         """Delete what was kept."""
@@ -64,3 +96,11 @@ class Checkpoint:
     @property
     def _path(self) -> Path:
         return self.folder / "checkpoint.npz"
+
+
+def _plain(arrays: Sequence[np.ndarray]) -> list[list[int]]:
+    return [np.asarray(array).tolist() for array in arrays]
+
+
+def _arrays(rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    return [np.asarray(row, dtype=np.int64) for row in rows]

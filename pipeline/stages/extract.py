@@ -76,14 +76,14 @@ class Job:
         preprocessing = {
             "image_side": self.settings.image_side,
             "interpolation": self.record.interpolation,
-            "crop_ratio": self.record.crop_ratio,
+            "crop_pct": self.record.crop_pct,
             "mean": list(self.record.mean),
             "std": list(self.record.std),
         }
         origin = {
             "backbone": backbone,
             "preprocessing": preprocessing,
-            "tap": self.settings.tap,
+            "tap": self.settings.layer,
             "compute_dtype": self.settings.compute_dtype,
             "storage_dtype": self.settings.storage_dtype,
             "manifest_sha256": self.manifest.sha256,
@@ -120,10 +120,10 @@ def make_job(manifest: Manifest, settings: Embeddings) -> Job:
         If the weights are not there; with what to type.
     """
     if isinstance(settings.network, str):
-        record = find_backbone(settings.network, settings.tap)
+        record = find_backbone(settings.network, settings.layer)
         return Job(manifest, settings, record, find_weights(record))
     described = settings.network.recipe()
-    record = describe_backbone(described, settings.tap, settings.image_side)
+    record = describe_backbone(described, settings.layer, settings.image_side)
     return Job(manifest, settings, record, find_weights(record, described["file"]))
 
 
@@ -250,7 +250,7 @@ def _fill(store: ShardStore, job: Job, missing: list[int], device: torch.device,
     """
     if not missing:
         return 0
-    network = load_backbone(job.record, job.settings.tap, read_weights(job.weights))
+    network = load_backbone(job.record, job.settings.layer, read_weights(job.weights))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # only the owner waits, so that nobody waits for one who waits, and shows a bar, which counts the others' shards too
     with _bar(job, sum(len(_rows(job, index)) for index in missing), hidden=not wait) as bar:
@@ -412,8 +412,8 @@ def main(args: argparse.Namespace) -> None:
     settings = load_params(args.params).embedding(args.name)
     job = make_job(read_manifest(args.manifest), settings)
     check_files([job.weights], [args.output, args.card, args.timings])
-    if "-nc" in job.record.licence.lower():
-        console.say(f"extract {args.name}", f"the weights of {job.record.id} are licensed {job.record.licence}")
+    if "-nc" in job.record.license.lower():
+        console.say(f"extract {args.name}", f"the weights of {job.record.id} are licensed {job.record.license}")
     device, number = os.environ.get("DKVB_DEVICE", "auto"), _number("DKVB_PROCESSES", 1)
     workers = _number("DKVB_WORKERS", share_of_threads(number))
     scratch = os.environ.get("DKVB_SCRATCH", ".scratch")

@@ -19,7 +19,7 @@ from pipeline.io import check_files, replaced
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     return console.stage_parser(
-        "adopt",
+        "import_cache",
         "Take in a cache made elsewhere.",
         {
             "--output": "cache to write (.h5)",
@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> None:
     with replaced(args.output) as neighbour:
         shutil.copyfile(source, neighbour)
     console.write_json(args.card, card)
-    console.say(f"adopt {args.name}", f"{'; '.join(facts[1:])} → {args.output}")
+    console.say(f"import_cache {args.name}", f"{'; '.join(facts[1:])} → {args.output}")
 
 
 if __name__ == "__main__":

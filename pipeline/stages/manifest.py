@@ -1,11 +1,17 @@
 """The stage that lists images: so that extraction runs again when content changes, and only then.
 
-Enters: the recipe of a data set. Leaves: its manifest. Must not know: networks, embeddings.
+Enters: the recipe of a data set. Leaves: its manifest, the same bytes where nothing changed. Must not know: networks,
+embeddings.
+
+A folder is looked at by every ``dvc repro``: DVC cannot see an image that was edited. What was seen is remembered in
+the scratch folder, so that only new and changed files are read again.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 from pipeline import cli as console
 from pipeline.config import load_params
@@ -15,18 +21,14 @@ from pipeline.data import build_manifest, remarks, write_manifest
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     return console.stage_parser(
-        "manifest",
-        "List the images of a data set.",
-        {
-            "--output": "manifest to write (JSON lines)",
-        },
-        table="datasets",
+        "manifest", "List the images of a data set.", {"--output": "manifest to write (JSON lines)"}, table="datasets"
     )
 
 
 def main(args: argparse.Namespace) -> None:
     """Write the manifest of the data set that the arguments name."""
-    manifest = build_manifest(args.name, load_params(args.params).dataset(args.name))
+    index = Path(os.environ.get("DKVB_SCRATCH", ".scratch")) / "folders" / f"{args.name}.json"
+    manifest = build_manifest(args.name, load_params(args.params).dataset(args.name), index)
     write_manifest(manifest, args.output)
     count, *others = remarks(manifest)
     console.say(f"manifest {args.name}", f"{count} → {args.output}", *others)

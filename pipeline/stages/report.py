@@ -42,7 +42,7 @@ from pipeline.report import (
 __all__ = ["build_page", "build_parser", "main"]
 
 FOLDERS = tuple(field.name for field in fields(Folders))
-SHOWN = ("runs", "rivals", "searches")
+SHOWN = ("runs", "baselines", "searches")
 """Tables of the settings file that the page shows results of."""
 BLOCKS = (
     sections.tiles,
@@ -61,7 +61,8 @@ BLOCKS = (
 
 def _run_section(run: RunResult, params: str) -> Markup:
     backbone, tasks = run.card.get("backbone", {}), run.matrices["task_classes"]
-    network = f"{backbone.get('id', 'an unnamed network')} ({backbone.get('licence', 'licence unknown')})"
+    weights_license = backbone.get("license", backbone.get("licence", "license unknown"))
+    network = f"{backbone.get('id', 'an unnamed network')} ({weights_license})"
     kind = str(run.settings.get("stream", {}).get("kind", "")).replace("_", "-")
     source = f"{run.card.get('dataset', '–')} through {network}, frozen; {kind} stream"
     settings = block("Settings", facts(flat(run.settings)), kind="block card")
@@ -84,7 +85,7 @@ def _overview(runs: Sequence[RunResult]) -> Markup:
     rows = []
     for run in runs:
         finals = (run.metrics.get(head, {}).get("final_accuracy") for head in heads)
-        solver = run.settings.get("estimator", {}).get("solver", "default")
+        solver = run.settings.get("method", {}).get("solver", "default")
         kind = str(run.settings.get("stream", {}).get("kind", "–")).replace("_", "-")
         words = (solver, kind, run.card.get("dataset", "–"), run.card.get("backbone", {}).get("id", "–"))
         cells = [*(number_cell(value, "share") for value in finals), *(element("td", word) for word in words)]

@@ -1,12 +1,11 @@
-"""The stage that shows the idea in the plane: eight classes, two at a time; who still knows the first ones?
+"""The example that shows the idea in the plane: eight classes, two at a time; who still knows the first ones?
 
-Room: a stage; beside `report` the only place that draws.
 Enters: the settings of the toy.
-Leaves: accuracies after every stage (JSON), one figure of decision regions (PNG).
+Leaves: accuracies after every task (JSON), one figure of decision regions (PNG).
 Must not know: caches, runs, paths beyond its arguments.
 
 The problem is that of figure 2 of Träuble et al. (2023), "Discrete Key-Value Bottleneck", ICML: a linear probe and an
-MLP take every stage as if there were no other; the bottleneck writes to the keys that a stage's samples touch.
+MLP take every task as if there were no other; the bottleneck writes to the keys that a task's samples touch.
 """
 
 import argparse
@@ -18,18 +17,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dkvb_estimator import DKVBClassifier
 from pipeline import cli as console
-from pipeline.config import Toy, load_params
-from pipeline.evaluation import StreamProbe
+from pipeline.config import Method, Toy, load_params
+from pipeline.evaluation import Probe, encode, learn_codes, make_method, place_keys
 from pipeline.io import replaced
 
-__all__ = ["CENTRES", "STAGES", "Course", "Plane", "build_parser", "draw_plane", "learn_toy", "main"]
+__all__ = ["CENTRES", "TASKS", "Course", "Plane", "build_parser", "draw_plane", "learn_toy", "main"]
 
 CENTRES = np.array(
     [(0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75), (0.75, 0.5), (0.5, 0.75), (0.25, 0.5), (0.5, 0.25)]
 )
-STAGES = ((0, 4), (1, 5), (2, 6), (3, 7))
+TASKS = ((0, 4), (1, 5), (2, 6), (3, 7))
 N_CLASSES, TEST_ROWS_A_CLASS, KEY_ROWS, GRID = 8, 200, 2000, 100
 
 # One head whose keys lie in the plane, which can be drawn, and twenty small ones, as on real features: gaussian, since
@@ -38,6 +36,7 @@ BOTTLENECKS: Mapping[str, Mapping[str, Any]] = {
     "dkvb": {"n_heads": 1, "n_keys": 400, "n_selected": 1, "projection": "identity"},
     "dkvb_20_heads": {"n_heads": 20, "n_keys": 20, "n_selected": 1, "projection": "gaussian"},
 }
+ENCODER = {"key_dim": 2, "normalize": False, "key_init": "ema"}
 SGD = {"learning_rate": 0.3, "batch_size": 100}
 EPOCHS = {"joint": 1, "ridge": 1, "counts": 1, "sgd": 20}
 PROBES: Mapping[str, Mapping[str, Any]] = {
@@ -47,7 +46,7 @@ PROBES: Mapping[str, Mapping[str, Any]] = {
 DRAWN = {"linear_probe": "linear probe", "mlp": "MLP, one hidden layer", "dkvb": "DKVB, one head"}
 
 
-class _Head(Protocol):
+class _Method(Protocol):
     def predict(self, X: np.ndarray) -> np.ndarray: ...
 
 
@@ -57,15 +56,15 @@ class Plane:
 
     Attributes
     ----------
-    stages : list of tuple of ndarray (n,2) float32, (n,) int64
-        Training points and labels, in the order of the stages.
+    tasks : list of tuple of ndarray (n,2) float32, (n,) int64
+        Training points and labels, in the order of the tasks.
     X_test, y_test : ndarray (1600,2) float32, (1600,) int64
         Fresh points of all classes.
     key_rows : ndarray (2000,2) float32
         Uniform points of the unit square, without labels: where keys come from.
     """
 
-    stages: list[tuple[np.ndarray, np.ndarray]]
+    tasks: list[tuple[np.ndarray, np.ndarray]]
     X_test: np.ndarray
     y_test: np.ndarray
     key_rows: np.ndarray
@@ -73,18 +72,18 @@ class Plane:
 
 @dataclass(frozen=True)
 class Course:
-    """What one head did.
+    """What one method did.
 
     Attributes
     ----------
     accuracy : list of float
-        On test points of all eight classes after each stage: .25, .5, .75 and 1 where nothing is forgotten.
+        On test points of all eight classes after each task: .25, .5, .75 and 1 where nothing is forgotten.
     regions : list of ndarray (100,100) int64
-        Predicted class over the unit square after each stage, rows from below.
+        Predicted class over the unit square after each task, rows from below.
     keys : ndarray (j,2) float32 or None
-        Of a head whose keys lie in the plane.
+        Of a method whose keys lie in the plane.
     used : list of ndarray (j,) bool
-        Keys that learning had touched after each stage; pruning at the end drops the others.
+        Keys that learning had touched after each task; pruning at the end drops the others.
     """
 
     accuracy: list[float]
@@ -94,27 +93,27 @@ class Course:
 
 
 def draw_plane(toy: Toy) -> Plane:
-    """Draw the points of a seed; each sample's class is a fair coin between the two of its stage.
+    """Draw the points of a seed; each sample's class is a fair coin between the two of its task.
 
     Examples
     --------
     >>> plane = draw_plane(Toy())
-    >>> [sorted(set(y.tolist())) for _, y in plane.stages]
+    >>> [sorted(set(y.tolist())) for _, y in plane.tasks]
     [[0, 4], [1, 5], [2, 6], [3, 7]]
     """
     rng = np.random.default_rng(toy.seed)
-    labels = [rng.choice(pair, size=toy.samples_per_stage) for pair in STAGES]
+    labels = [rng.choice(pair, size=toy.samples_per_task) for pair in TASKS]
 
     def around(y: np.ndarray) -> np.ndarray:
         return (CENTRES[y] + toy.spread * rng.standard_normal((len(y), 2))).astype(np.float32)
 
-    stages = [(around(y), y) for y in labels]
+    tasks = [(around(y), y) for y in labels]
     y_test = np.repeat(np.arange(N_CLASSES), TEST_ROWS_A_CLASS)
-    return Plane(stages, around(y_test), y_test, rng.random((KEY_ROWS, 2)).astype(np.float32))
+    return Plane(tasks, around(y_test), y_test, rng.random((KEY_ROWS, 2)).astype(np.float32))
 
 
 def learn_toy(toy: Toy, plane: Plane) -> dict[str, Course]:
-    """Let every head learn the four stages one after another.
+    """Let every method learn the four tasks one after another.
 
     Returns
     -------
@@ -123,32 +122,33 @@ def learn_toy(toy: Toy, plane: Plane) -> dict[str, Course]:
     """
     courses = {}
     for name, kind in PROBES.items():
-        probe = StreamProbe(
+        probe = Probe(
             N_CLASSES,
             **kind,
-            standardise=False,
             epochs=toy.steps,
             min_steps=1,
-            batch_size=toy.samples_per_stage,
+            batch_size=toy.samples_per_task,
             random_state=toy.seed,
         )
-        courses[name] = _learn(probe, plane, StreamProbe.partial_fit)
+        courses[name] = _learn(probe, plane, Probe.partial_fit)
     for name, kind in BOTTLENECKS.items():
-        settings = {**kind, **(SGD if toy.solver == "sgd" else {}), "key_dim": 2, "normalize": False, "key_init": "ema"}
-        model = DKVBClassifier(**settings, solver=toy.solver, random_state=toy.seed).init_keys(plane.key_rows)
-        courses[name] = _learn(model, plane, _learn_codes)
+        encoder = {**kind, **ENCODER, "random_state": toy.seed}
+        settings: Method = {**(SGD if toy.solver == "sgd" else {}), "solver": toy.solver, "encoder": encoder}
+        model = place_keys(make_method(settings), plane.key_rows)
+        courses[name] = _learn(model, plane, _teach)
     return courses
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the command line of this stage."""
+    """Return the command line of this task."""
     return console.stage_parser(
         "toy",
         "Show the idea in the plane.",
         {
-            "--metrics": "JSON file to write: accuracy after every stage",
+            "--metrics": "JSON file to write: accuracy after every task",
             "--figure": "PNG file to write: decision regions",
         },
+        table="toy",
     )
 
 
@@ -164,37 +164,37 @@ def main(args: argparse.Namespace) -> None:
     console.say("toy", f"final accuracy: {finals} → {args.figure}")
 
 
-def _learn_codes(model: DKVBClassifier, X: np.ndarray, y: np.ndarray) -> None:
-    model.partial_fit_codes(model.encode(X), y, epochs=EPOCHS[model.solver])
+def _teach(model: Any, X: np.ndarray, y: np.ndarray) -> None:
+    learn_codes(model, encode(model, X), y, epochs=EPOCHS[model.solver])
 
 
-def _learn(head: Any, plane: Plane, learn: Any) -> Course:
+def _learn(method: Any, plane: Plane, learn: Any) -> Course:
     accuracy, regions, used = [], [], []
-    for X, y in plane.stages:
-        learn(head, X, y)
-        accuracy.append(round(float((head.predict(plane.X_test) == plane.y_test).mean()), 6))
-        regions.append(_regions(head))
-        if _lies_in_the_plane(head):
-            used.append(copy.copy(head.key_counts_[0] > 0))
-    return Course(accuracy, regions, head.keys_[0] if used else None, used)
+    for X, y in plane.tasks:
+        learn(method, X, y)
+        accuracy.append(round(float((method.predict(plane.X_test) == plane.y_test).mean()), 6))
+        regions.append(_regions(method))
+        if _lies_in_the_plane(method):
+            used.append(copy.copy(method.key_counts_[0] > 0))
+    return Course(accuracy, regions, method.keys_[0] if used else None, used)
 
 
-def _lies_in_the_plane(head: Any) -> bool:
-    return getattr(head, "projection", None) == "identity"
+def _lies_in_the_plane(method: Any) -> bool:
+    return getattr(method, "projection", None) == "identity"
 
 
-def _regions(head: _Head) -> np.ndarray:
+def _regions(method: _Method) -> np.ndarray:
     ticks = (np.arange(GRID) + 0.5) / GRID
     points = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2).astype(np.float32)
-    return head.predict(points).reshape(GRID, GRID)
+    return method.predict(points).reshape(GRID, GRID)
 
 
 def _metrics(courses: Mapping[str, Course]) -> dict[str, dict[str, float]]:
-    """Return head → final accuracy, the accuracy after each stage, and the share of keys that pruning keeps."""
+    """Return method → final accuracy, the accuracy after each task, and the share of keys that pruning keeps."""
     metrics = {}
     for name, course in courses.items():
         numbers = {"final_accuracy": course.accuracy[-1]}
-        numbers |= {f"accuracy_after_stage_{i}": share for i, share in enumerate(course.accuracy, start=1)}
+        numbers |= {f"accuracy_after_task_{i}": share for i, share in enumerate(course.accuracy, start=1)}
         if course.used:
             numbers["keys_kept_by_pruning"] = round(float(course.used[-1].mean()), 6)
         metrics[name] = numbers
@@ -202,19 +202,19 @@ def _metrics(courses: Mapping[str, Course]) -> dict[str, dict[str, float]]:
 
 
 def _draw(path: Path, plane: Plane, courses: Mapping[str, Course]) -> None:
-    """Draw heads (rows) after each stage (columns): regions, the stage's points, keys and those pruned."""
-    # Imported here: everything else of this stage works without a drawing library, and none of it waits for one.
+    """Draw methods (rows) after each task (columns): regions, the task's points, keys and those pruned."""
+    # Imported here: everything else of this module works without a drawing library, and none of it waits for one.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11.2, 8.9), dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    panels = figure.subplots(len(DRAWN), len(STAGES), sharex=True, sharey=True)
+    panels = figure.subplots(len(DRAWN), len(TASKS), sharex=True, sharey=True)
     for name, row in zip(DRAWN, panels):
-        for stage, panel in enumerate(row):
-            _draw_panel(panel, plane.stages[stage], courses[name], stage)
+        for task, panel in enumerate(row):
+            _draw_panel(panel, plane.tasks[task], courses[name], task)
         row[0].set_ylabel(DRAWN[name], fontsize=12)
-    for panel, classes in zip(panels[0], STAGES):
+    for panel, classes in zip(panels[0], TASKS):
         panel.set_title("learning classes " + " and ".join(map(str, classes)), fontsize=12)
     legend = panels[-1, -1].get_legend_handles_labels()
     figure.legend(*legend, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
@@ -222,23 +222,23 @@ def _draw(path: Path, plane: Plane, courses: Mapping[str, Course]) -> None:
     canvas.print_png(path, metadata={"Software": None})
 
 
-def _draw_panel(panel: Any, rows: tuple[np.ndarray, np.ndarray], course: Course, stage: int) -> None:
+def _draw_panel(panel: Any, rows: tuple[np.ndarray, np.ndarray], course: Course, task: int) -> None:
     from matplotlib.colors import ListedColormap
 
     colours = ["#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#e69f00"]
     X, y = rows
     shown = {"cmap": ListedColormap(colours), "vmin": -0.5, "vmax": N_CLASSES - 0.5}
-    panel.imshow(course.regions[stage], origin="lower", extent=(0, 1, 0, 1), alpha=0.55, **shown)
-    panel.scatter(*X.T, c=y, s=14, edgecolors="black", linewidths=0.5, label="this stage's samples", **shown, zorder=3)
+    panel.imshow(course.regions[task], origin="lower", extent=(0, 1, 0, 1), alpha=0.55, **shown)
+    panel.scatter(*X.T, c=y, s=14, edgecolors="black", linewidths=0.5, label="this task's samples", **shown, zorder=3)
     for label, centre in enumerate(CENTRES):
         panel.annotate(str(label), (centre[0], centre[1] + 0.115), ha="center", va="center", fontsize=9)
     if course.keys is not None:
-        last = stage == len(STAGES) - 1
-        used = course.used[stage]
+        last = task == len(TASKS) - 1
+        used = course.used[task]
         free = ("#b00020", 3.2, "keys never used, pruned at the end") if last else ("#777777", 1.4, "")
         for chosen, (shade, width, name) in ((used, ("#111111", 3.6, "keys in use")), (~used, free)):
             panel.plot(*course.keys[chosen].T, ".", color=shade, markersize=width, label=name, zorder=2)
-    share = f"{100 * course.accuracy[stage]:.0f}% of all eight"
+    share = f"{100 * course.accuracy[task]:.0f}% of all eight"
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2.5}
     panel.text(0.03, 0.03, share, transform=panel.transAxes, fontsize=10, bbox=box, zorder=4)
     panel.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])

@@ -1,18 +1,15 @@
-"""The settings of a search, as ``params.yaml`` states them.
+"""The table ``searches``: which settings of the method are compared.
 
-Room: a leaf, below `params`.
-Enters: an entry of ``searches``. Leaves: a frozen `Search`. Must not know: the other tables, what an estimator is.
+Enters: plain values. Leaves: a frozen `Search`. Must not know: files, other tables, what the method is.
 """
 
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from pipeline.config.datasets import Id, Record
+from pipeline.config.records import Id, Method, Record, Scalar, encoder_and_rest
 
 __all__ = ["HeatMap", "Search"]
-
-Scalar = bool | int | float | str | None
 
 
 class HeatMap(Record):
@@ -23,9 +20,10 @@ class HeatMap(Record):
 
 
 class Search(Record):
-    """Which settings of the estimator are compared, on which rows: every combination of the values in `grid`.
+    """Which settings of the method are compared, on which rows: every combination of the values in `grid`.
 
-    `estimator` holds what all candidates share. Accuracy is the mean over `folds` of the training rows, divided by
+    `method` holds what all candidates share. `grid` names its settings, those of the encoder as
+    ``encoder__n_keys``. Accuracy is the mean over `folds` of the training rows, divided by
     `seed`; test rows are not looked at.
     """
 
@@ -33,7 +31,7 @@ class Search(Record):
     keys: Id
     folds: int = Field(default=3, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**32)
-    estimator: dict[str, Scalar]
+    method: Method = Field(default_factory=dict)
     grid: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = Field(min_length=1)
     heat_map: HeatMap | None = None
 
@@ -43,11 +41,9 @@ class Search(Record):
 
     @model_validator(mode="after")
     def _settings_stand_once(self) -> "Search":
-        for name in self.grid:
-            if name in self.estimator:
-                raise ValueError(
-                    f"{name} stands under estimator and under grid; one place is expected, so remove the other"
-                )
+        encoder, rest = encoder_and_rest(self.method)
+        for name in sorted(({f"encoder__{name}" for name in encoder} | set(rest)) & set(self.grid)):
+            raise ValueError(f"{name} stands under method and under grid; one place is expected, so remove the other")
         for axis in (self.axes() or {}).values():
             if axis not in self.grid:
                 raise ValueError(

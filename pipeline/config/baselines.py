@@ -1,0 +1,54 @@
+"""The table ``baselines``: which other methods are measured, and on what.
+
+Enters: plain values. Leaves: a frozen `Baselines`. Must not know: files, how a method is made.
+"""
+
+from typing import Literal, get_args
+
+from pydantic import Field, model_validator
+
+from pipeline.config.records import Id, Record
+from pipeline.config.streams import Stream
+
+__all__ = ["BASELINES", "ON_REQUEST", "Baseline", "Baselines"]
+
+Baseline = Literal[
+    "nearest_class_mean",
+    "streaming_lda",
+    "random_projection_ridge_2000",
+    "linear_probe",
+    "k_nearest_neighbours",
+    "gaussian_naive_bayes",
+    "joint_linear_probe",
+    "mlp",
+    "random_projection_ridge_5000",
+    "random_projection_ridge_10000",
+    "fly_ridge_10000",
+    "random_fourier_discriminant",
+    "classwise_lda",
+]
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+ON_REQUEST = BASELINES[-6:]
+"""Those that take longer than all others together: measured where an entry names them."""
+
+
+class Baselines(Record):
+    """What to compare with on one entry of embeddings and one stream, measured once for all runs that name the entry.
+
+    `keys` and `key_rows` say which rows, without labels, tell linear probes and MLPs the scale of features: those that
+    the runs place their keys among. `normalize` gives methods that compare distances rows of unit length, as the runs
+    have them. `methods`, left out, are all but those of `ON_REQUEST`.
+    """
+
+    embeddings: Id
+    keys: Id
+    key_rows: Literal["all", "first_task"] = "all"
+    stream: Stream
+    normalize: bool = True
+    methods: list[Baseline] = Field(default=[name for name in BASELINES if name not in ON_REQUEST], min_length=1)
+
+    @model_validator(mode="after")
+    def _methods_are_distinct(self) -> "Baselines":
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"methods {self.methods} names one twice; name each once")
+        return self

@@ -1,0 +1,78 @@
+"""One sentence for what is wrong with a settings file.
+
+Enters: pydantic's problems. Leaves: a sentence with the setting's path and the nearest valid name. Must not know:
+files.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config.baselines import Baselines
+from pipeline.config.datasets import DATASET_KINDS
+from pipeline.config.embeddings import DESCRIBED, Embeddings, Import, InlineBackbone
+from pipeline.config.runs import Run
+from pipeline.config.searches import HeatMap, Search
+from pipeline.config.streams import Stream
+from pipeline.config.toy import Toy
+
+__all__ = ["first_sentence", "nearest"]
+
+
+def first_sentence(error: ValidationError, whole: type[BaseModel]) -> str:
+    """Turn pydantic's problems into one sentence about the first of them."""
+    problems = error.errors(include_url=False)
+    # A misspelt key is missing under its right name as well: the misspelling tells more.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    place = ".".join(str(part) for part in first["loc"] if part not in (DESCRIBED, "(named)"))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        valid = _valid_keys(first["loc"], whole)
+        return (
+            f"{place} is not a setting{nearest(str(first['loc'][-1]), valid)}; expected one of "
+            f"{', '.join(valid)}: rename or remove it{more}"
+        )
+    if first["type"] == "missing":
+        return f"{place} is missing; expected a value for it, so add the key{more}"
+    if first["type"] == "union_tag_invalid":
+        given = str(first["ctx"]["tag"])
+        return (
+            f"{place}.kind is {given!r}{nearest(given, DATASET_KINDS)}; expected one of {', '.join(DATASET_KINDS)}: "
+            f"correct the kind{more}"
+        )
+    if first["type"] == "value_error":
+        return f"{place + ': ' if place else ''}{first['ctx']['error']}{more}"
+    if first["type"] == "string_type" and not isinstance(first["input"], Mapping | list):
+        return f"{place} is {first['input']!r}; expected text, so write it, in quotes if YAML reads it otherwise{more}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{place} is {first['input']!r}; {message}: correct the value{more}"
+
+
+def _valid_keys(location: tuple[int | str, ...], whole: type[BaseModel]) -> list[str]:
+    model = whole
+    if len(location) == 4 and location[0] == "datasets":  # table, entry, kind, key
+        model = DATASET_KINDS[str(location[2])]
+    elif location[0] == "toy":
+        model = Toy
+    elif len(location) == 3:
+        tables: dict[str, type[BaseModel]] = {
+            "embeddings": Embeddings,
+            "imports": Import,
+            "streams": Stream,
+            "baselines": Baselines,
+            "runs": Run,
+            "searches": Search,
+        }
+        model = tables[str(location[0])]
+    elif len(location) == 5:  # table, entry, backbone, kind, key
+        model = InlineBackbone
+    elif len(location) == 4:
+        model = HeatMap if location[0] == "searches" else Stream
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def nearest(given: str, names: Iterable[str]) -> str:
+    """Return a question with the name that is most like the one given, to be put into a sentence, or nothing."""
+    close = difflib.get_close_matches(given, list(names), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""

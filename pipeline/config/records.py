@@ -1,0 +1,35 @@
+"""What all settings have in common: frozen records, ids, seeds.
+
+Enters: plain values. Leaves: records whose values are of their types. Must not know: any table.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+__all__ = ["Id", "Method", "Record", "Scalar", "Seed", "encoder_and_rest"]
+
+# A dot in an id would be read as a path by DVC, a slash or a space would break a file name.
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Scalar = bool | int | float | str | None
+Method = dict[str, Scalar | dict[str, Scalar]]
+"""Settings of a classifier: those of its key encoder under ``encoder``, its own beside it. `{}`: the defaults."""
+
+
+class Record(BaseModel):
+    """An entry that cannot change, without unknown keys, whose values are of the very type that is expected."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def encoder_and_rest(method: Method) -> tuple[dict[str, Scalar], Method]:
+    """Return the settings of a method's encoder, and all others.
+
+    Examples
+    --------
+    >>> encoder_and_rest({"encoder": {"n_keys": 8}, "solver": "counts"})
+    ({'n_keys': 8}, {'solver': 'counts'})
+    """
+    encoder = method.get("encoder")
+    return (encoder if isinstance(encoder, dict) else {}), {k: v for k, v in method.items() if k != "encoder"}

@@ -1,0 +1,201 @@
+"""The classifier that settings describe: made, given keys, taught from codes. All that the pipeline knows of its class.
+
+Enters: the settings of a method, embeddings (n, f), codes (n, c, m). Leaves: the classifier, codes, plain numbers.
+Must not know: streams, caches, tables, files.
+"""
+
+import copy
+import difflib
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dkvb_estimator import DKVBClassifier
+from pipeline.config import Method, encoder_and_rest
+
+__all__ = [
+    "codes_name",
+    "describe_keys",
+    "encode",
+    "fit_codes",
+    "fresh",
+    "key_facts",
+    "key_settings",
+    "learn_codes",
+    "make_method",
+    "novelty_scores",
+    "place_keys",
+    "reset_learning",
+    "set_method",
+]
+
+_ELSEWHERE = {
+    "device": "the environment variable DKVB_DEVICE",
+    "key_data": "the run's keys entry",
+    "verbose": "nothing: stages report one line each",
+}
+"""Settings that the pipeline gives itself, and the place where a user says them."""
+_ENCODER = (
+    "n_heads",
+    "n_keys",
+    "key_dim",
+    "n_selected",
+    "normalize",
+    "projection",
+    "density",
+    "key_init",
+    "random_state",
+)
+_ALSO_OF_KEYS = ("solver", "remember")
+"""What the number of keys read, or the kind of codes, may depend on besides."""
+N_BUSIEST = 8
+"""Keys with the most hits, which the audit names one by one."""
+
+
+def make_method(settings: Method, *, device: str = "auto") -> DKVBClassifier:
+    """Build an untrained classifier.
+
+    Parameters
+    ----------
+    settings : mapping
+        Those of the key encoder under ``encoder``, the classifier's beside it; what is left out is the package's
+        default.
+    device : str
+        Where it computes; comes from the environment, since it must not change what is computed.
+
+    Raises
+    ------
+    ValueError
+        If a name is no setting; the message offers the nearest valid one.
+
+    Examples
+    --------
+    >>> make_method({"encoder": {"n_heads": 8}, "solver": "counts"}).n_heads
+    8
+    """
+    encoder, rest = encoder_and_rest(settings)
+    own = [name for name in inspect.signature(DKVBClassifier).parameters if name not in (*_ENCODER, *_ELSEWHERE)]
+    _check_names("method.encoder", encoder, _ENCODER)
+    _check_names("method", rest, ("encoder", *own))
+    return DKVBClassifier(**encoder, **rest, device=device)  # type: ignore[arg-type]
+
+
+def set_method(model: DKVBClassifier, settings: Mapping[str, Any]) -> DKVBClassifier:
+    """Change settings named as in a grid, those of the encoder as ``encoder__n_keys``; return the classifier.
+
+    Examples
+    --------
+    >>> set_method(make_method({}), {"encoder__n_keys": 8}).n_keys
+    8
+    """
+    encoder = {name.removeprefix("encoder__"): v for name, v in settings.items() if name.startswith("encoder__")}
+    rest = {name: value for name, value in settings.items() if not name.startswith("encoder__")}
+    make_method({"encoder": encoder, **rest})  # refuses unknown names
+    return model.set_params(**encoder, **rest)
+
+
+def place_keys(model: DKVBClassifier, X: np.ndarray) -> DKVBClassifier:
+    """Place the keys among unlabelled embeddings (n,f); return the classifier."""
+    return model.init_keys(X)
+
+
+def encode(model: DKVBClassifier, X: np.ndarray) -> np.ndarray:
+    """Return the codes (n,c,m) of embeddings (n,f) by the classifier's keys."""
+    return model.encode(X)
+
+
+def learn_codes(
+    model: DKVBClassifier, codes: np.ndarray, y: np.ndarray, *, epochs: int = 1, classes: np.ndarray | None = None
+) -> None:
+    """Teach the classifier codes (n,c,m) with labels (n,), in so many passes; classes (k,) are declared if given."""
+    model.partial_fit_codes(codes, y, classes=classes, epochs=epochs)
+
+
+def fit_codes(model: DKVBClassifier, codes: np.ndarray, y: np.ndarray) -> DKVBClassifier:
+    """Let the classifier learn these codes and nothing else; return it."""
+    return model.fit_codes(codes, y)
+
+
+def fresh(model: DKVBClassifier) -> DKVBClassifier:
+    """Return a copy with the same keys, which learns apart."""
+    return copy.deepcopy(model)
+
+
+def codes_name(model: DKVBClassifier) -> str:
+    """Return a name for the codes that the classifier's keys give: equal names, equal codes."""
+    # how many keys are read stands in no key, and "auto" goes by the solver
+    return f"{model.fingerprint_} {model.n_selected} {model.solver}"
+
+
+def key_settings(model: DKVBClassifier) -> str:
+    """Return the settings that keys and codes depend on, as text.
+
+    Examples
+    --------
+    >>> key_settings(make_method({"alpha": 3.0})) == key_settings(make_method({}))
+    True
+    """
+    every = model.get_params(deep=False)
+    return json.dumps({name: every[name] for name in (*_ENCODER, *_ALSO_OF_KEYS)}, sort_keys=True)
+
+
+def reset_learning(started: DKVBClassifier, model: DKVBClassifier) -> DKVBClassifier:
+    """Give a classifier that has keys the other settings of `model`; return it."""
+    every = model.get_params(deep=False)
+    return started.set_params(**{k: v for k, v in every.items() if k not in (*_ENCODER, *_ALSO_OF_KEYS, "key_data")})
+
+
+def key_facts(model: DKVBClassifier) -> dict[str, Any]:
+    """Return what placing keys and learning made of them, rounded to six digits."""
+    report: Mapping[str, Any] = model.key_report_
+    return {
+        "unused_keys": round(float(report["unused_share"]), 6),
+        "quantisation_error": round(float(report["quantisation_error"]), 6),
+        "used_keys_after_training": round(float((np.asarray(model.key_counts_) > 0).mean()), 6),
+        "key_fingerprint": str(model.fingerprint_),
+    }
+
+
+def novelty_scores(model: DKVBClassifier, X: np.ndarray) -> dict[str, np.ndarray]:
+    """Return scores (n,) by name; larger is stranger."""
+    return {
+        "novelty": model.novelty(X),
+        "relative_novelty": model.novelty(X, relative=True),
+        "max_softmax": 1 - model.predict_proba(X).max(axis=1),
+    }
+
+
+def describe_keys(model: DKVBClassifier, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Write down what keys serve, classes by their names."""
+    usage, counts = model.audit(), model.key_counts_
+    order = np.argsort(-counts.astype(np.float64), axis=None, kind="stable")[:N_BUSIEST]
+    busiest = [divmod(int(position), counts.shape[1]) for position in order]
+    served = [usage.classes_of(head, key) for head, key in busiest]
+    return {
+        "classes": [class_names[label] for label in usage.classes],
+        "used_share": usage.used_share.round(6).tolist(),
+        "classes_per_key": usage.classes_per_key.round(6).tolist(),
+        "overlap": usage.overlap.round(6).tolist(),
+        "own_share": usage.own_share.round(6).tolist(),
+        "busiest": [
+            {"head": head, "key": key, "served": {class_names[label]: hits for label, hits in hits_by.items()}}
+            for (head, key), hits_by in zip(busiest, served)
+        ],
+    }
+
+
+def _check_names(place: str, settings: Mapping[str, Any], valid: tuple[str, ...]) -> None:
+    for name in settings:
+        if name in _ELSEWHERE:
+            raise ValueError(
+                f"{place}.{name} came from the settings of a method; it is expected from {_ELSEWHERE[name]}: remove it"
+            )
+        if name not in valid:
+            close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                f"{place}.{name} is not a setting{hint}; expected one of {', '.join(valid)}: correct params.yaml"
+            )

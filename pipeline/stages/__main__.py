@@ -1,0 +1,170 @@
+"""Run a stage for every entry of its table, in one process, and only where what an entry is made from has changed.
+
+Enters: a stage, its table as `settings` wrote it, the files that entries are made from, the stage's own options with
+``{name}`` and other settings in braces. Leaves: the files of every entry, and a record of them. Must not know: what any
+stage does.
+
+DVC cannot repeat a stage over a table that may be missing; within one stage it cannot tell which entry has changed. So
+a record says what an entry's files were made from: its settings, the content of its inputs, the code that the stage
+imports, without comments and docstrings. Files of entries that were removed are deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import re
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import cli
+from pipeline.io import code_digest, read_text
+
+__all__ = ["build_parser", "main"]
+
+PLACE = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one entry of a table is made from: its options, and a digest of everything that decides its files."""
+
+    name: str
+    options: list[str]
+    made_from: str
+
+
+class Record:
+    """What entries were made from, and which files they have, in a file that is written after each of them."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            known = json.loads(read_text(path))
+        except (OSError, ValueError):
+            known = {}  # whatever is wrong with a record, its entries are made anew
+        self.entries: dict[str, dict[str, Any]] = known if isinstance(known, dict) else {}
+
+    def holds(self, entry: Entry) -> bool:
+        """Say whether an entry's files are there, whole, and made from what it would be made from now."""
+        known = self.entries.get(entry.name, {})
+        files = known.get("files", {})
+        return known.get("made_from") == entry.made_from and all(_sha256(path) == files[path] for path in files)
+
+    def write(self, entry: Entry, files: Sequence[str]) -> None:
+        """Keep what an entry was made from."""
+        self.entries[entry.name] = {"made_from": entry.made_from, "files": {path: _sha256(path) for path in files}}
+        cli.write_json(self.path, self.entries)
+
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Forget all other entries, and delete their files."""
+        for name in set(self.entries) - set(names):
+            for path in self.entries.pop(name).get("files", {}):
+                Path(path).unlink(missing_ok=True)
+        cli.write_json(self.path, self.entries)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line; what follows ``--`` are options of the stage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.stages",
+        description="Run a stage for every entry of its table that has changed. "
+        "Words may hold {name} and settings of the entry in braces; an option whose setting is empty is left out.",
+        usage="%(prog)s STAGE --entries FILE --record FILE [--inputs FILE ...] [--always KEY=VALUE] -- OPTIONS",
+    )
+    parser.add_argument("stage", help="module of pipeline.stages")
+    parser.add_argument("--entries", required=True, help="JSON file to read: the table")
+    parser.add_argument("--record", required=True, help="JSON file to read and write: what entries were made from")
+    parser.add_argument("--inputs", nargs="*", default=[], help="files whose content an entry is made from")
+    parser.add_argument("--always", default="", help="run entries with this setting whatever is recorded")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what has changed; return 0, or the code of the first entry that failed."""
+    own, options = _divided(argv)
+    args, start = build_parser().parse_args(own), time.perf_counter()
+    table: dict[str, dict[str, Any]] = json.loads(read_text(args.entries))
+    for word in options:  # a table without entries leaves its folders empty, not missing
+        if PLACE.search(word):
+            Path(word).parent.mkdir(parents=True, exist_ok=True)
+    record = Record(args.record)
+    record.keep_only(table)
+    code = code_digest(f"pipeline.stages.{args.stage}") if table else ""
+    entries = [_entry(args, options, name, settings, code) for name, settings in table.items()]
+    key, _, value = args.always.partition("=")
+    waiting = [entry for entry in entries if (key and table[entry.name].get(key) == value) or not record.holds(entry)]
+    _announce(args.stage, entries, waiting)
+    for entry in waiting:
+        if failed := _run(args.stage, entry, record, debug=args.debug):
+            return failed
+    if waiting:
+        cli.say(args.stage, f"{len(waiting)} of {len(entries)} done in {time.perf_counter() - start:.0f} s")
+    return 0
+
+
+def _divided(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    return list(argv[:end]), list(argv[end + 1 :])
+
+
+def _entry(
+    args: argparse.Namespace, options: Sequence[str], name: str, settings: Mapping[str, Any], code: str
+) -> Entry:
+    values = {"name": name, **settings}
+    filled = [name, *_filled(options, values)]
+    inputs = {path: _sha256(path) for path in _filled(args.inputs, values)}
+    origin = {"stage": args.stage, "settings": settings, "options": filled, "inputs": inputs, "code": code}
+    made_from = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+    return Entry(name, filled, made_from)
+
+
+def _filled(words: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """Put an entry's settings into words; leave out one whose setting is empty, and the option before it."""
+    filled: list[str] = []
+    for word in words:
+        if any(values.get(place) is None for place in PLACE.findall(word)):
+            if filled and filled[-1].startswith("--"):
+                filled.pop()
+            continue
+        filled.append(PLACE.sub(lambda found: str(values[found[1]]), word))
+    return filled
+
+
+def _sha256(path: str | Path) -> str | None:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None  # the stage says what is wrong with it
+
+
+def _announce(stage: str, entries: Sequence[Entry], waiting: Sequence[Entry]) -> None:
+    names = {entry.name for entry in waiting}
+    kept = [entry.name for entry in entries if entry.name not in names]
+    parts = [f"{', '.join(entry.name for entry in waiting)} to do"] if waiting else []
+    parts += [f"{', '.join(kept)} unchanged"] if kept else []
+    cli.say(stage, "; ".join(parts) or "no entries")
+
+
+def _run(stage: str, entry: Entry, record: Record, *, debug: bool) -> int:
+    # Imported here: where nothing has changed, nobody waits for torch.
+    module, start = importlib.import_module(f"pipeline.stages.{stage}"), time.perf_counter()
+    parser = module.build_parser()
+    if failed := cli.run(module.main, parser, [*entry.options, *(["--debug"] if debug else [])]):
+        return failed
+    given = vars(parser.parse_args(entry.options))
+    record.write(entry, [given[name] for name in given["writes"] if given.get(name)])
+    cli.say(f"{stage} {entry.name}", f"{time.perf_counter() - start:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,131 @@
+"""The stage that measures one run, keeps its model, and puts it beside its baselines.
+
+Room: a stage.
+Enters: the settings of a run, its cache, the cache that its keys come from, and the tables of its baselines.
+Leaves: the model of the first order; metrics by method (JSON), curves by method, order and task, and by method and
+batch (CSV), accuracy and confusion matrices of the first order, confidence, what keys serve (JSON), seconds (JSON).
+Must not know: how a method or a cache works inside; how baselines were measured; where files lie, beyond its arguments.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dkvb_estimator import __version__, save_model
+from pipeline import cli as console
+from pipeline.cache import CacheReader, check_cache, file_sha256, open_cache
+from pipeline.config import Run, load_params
+from pipeline.evaluation import (
+    CURVE_COLUMNS,
+    PREQUENTIAL_COLUMNS,
+    Evaluation,
+    Tables,
+    make_tables,
+    measure_run,
+    write_csv,
+)
+from pipeline.io import remove_leftovers
+from pipeline.scratch import Checkpoint
+
+__all__ = ["build_parser", "main"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line of this stage."""
+    parser = console.stage_parser(
+        "run",
+        "Measure one run, keep its model.",
+        {
+            "--cache": "the run's own cache to read",
+            "--key-cache": "cache to read the rows for keys from; may be the same",
+            "--model": "model file to write (.npz)",
+            "--training": "JSON file to write: what became of the model and its keys",
+            "--metrics": "JSON file to write: metrics by method",
+            "--curves": "CSV file to write: accuracy after every task",
+            "--prequential": "CSV file to write: share predicted right before it was learned, after every batch",
+            "--matrices": "JSON file to write: accuracy and confusion matrices",
+            "--confidence": "JSON file to write: how sure methods are, what they notice",
+            "--audit": "JSON file to write: what keys are used for",
+            "--timings": "JSON file to write: seconds",
+        },
+        table="runs",
+    )
+    parser.add_argument("--baselines", help="tables to read, where the run names baselines (JSON)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measure the run that the arguments name and write the files that they name."""
+    params = load_params(args.params)
+    run = params.run(args.name)
+    device = os.environ.get("DKVB_DEVICE", "auto")
+    digests = {"cache_sha256": file_sha256(args.cache), "key_cache_sha256": file_sha256(args.key_cache)}
+    scratch = Path(os.environ.get("DKVB_SCRATCH", ".scratch"))
+    with (
+        open_cache(args.cache) as reader,
+        open_cache(args.key_cache) as keys,
+        Checkpoint(scratch, _fingerprint(run, digests, device)) as checkpoint,
+    ):
+        check_cache(reader, backbone=params.embedding_of(run).backbone)
+        found = measure_run(
+            run, reader, keys, device=device, checkpoint=checkpoint, scratch=scratch / "codes", name=args.name
+        )
+        _keep_model(args, digests, reader, keys, found)
+        tables = make_tables(found.bench, {"dkvb": found.result})
+        if args.baselines:
+            tables = tables.joined(Tables.read(args.baselines))
+        _write(args, tables, found)
+        checkpoint.clear()  # last: a run that is killed before this resumes
+    finals = ", ".join(f"{method} {numbers['final_accuracy']:.3f}" for method, numbers in tables.metrics.items())
+    console.say(f"run {args.name}", f"final accuracy: {finals} → {args.metrics}, {args.model}")
+
+
+def _fingerprint(run: Run, digests: Mapping[str, str], device: str) -> str:
+    """Name a run by everything that decides its model."""
+    origin = {"run": run.model_dump(), "device": device, "version": __version__, **digests}
+    return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+
+
+def _keep_model(
+    args: argparse.Namespace, digests: Mapping[str, str], reader: CacheReader, keys: CacheReader, found: Evaluation
+) -> None:
+    Path(args.model).parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(Path(args.model))
+    # A model file says what was learned; the machine's device is no part of it.
+    save_model(found.model.set_params(device="auto"), args.model, _card(args.name, digests, reader, keys, found))
+
+
+def _card(
+    name: str, digests: Mapping[str, str], reader: CacheReader, keys: CacheReader, found: Evaluation
+) -> dict[str, Any]:
+    """Say where a model comes from, for whoever finds the file alone."""
+    return {
+        "run": name,
+        "dataset": reader.header.dataset,
+        "class_names": list(reader.header.class_names),
+        "backbone": dict(reader.header.backbone),
+        "preprocessing": dict(reader.header.preprocessing),
+        "layer": reader.header.tap,
+        **digests,
+        "key_dataset": keys.header.dataset,
+        "key_fingerprint": found.training["key_fingerprint"],
+    }
+
+
+def _write(args: argparse.Namespace, tables: Tables, found: Evaluation) -> None:
+    console.write_json(args.training, found.training)
+    console.write_json(args.metrics, tables.metrics)
+    write_csv(args.curves, CURVE_COLUMNS, tables.curves)
+    write_csv(args.prequential, PREQUENTIAL_COLUMNS, tables.prequential)
+    console.write_json(args.matrices, tables.matrices)
+    console.write_json(args.confidence, {"trust": found.calibration, "novelty": tables.novelty})
+    console.write_json(args.audit, found.keys)
+    console.write_json(args.timings, {"dkvb": found.result.seconds})
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main, build_parser()))

@@ -1,0 +1,85 @@
+"""The stage that checks ``params.yaml`` as a whole and writes its tables one by one, so that DVC sees which changed.
+
+Enters: the settings file. Leaves: a JSON file per table, with the default of everything that was left out, streams in
+the place of their names, and the sha256 of imported caches. Must not know: what any stage does with its table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline import cli
+from pipeline.config import Params, load_params
+from pipeline.io import read_text
+
+__all__ = ["build_parser", "main"]
+
+TABLES = ("datasets", "embeddings", "imports", "baselines", "runs", "searches")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line of this stage."""
+    return cli.stage_parser("settings", "Check the settings file.", {"--output": "folder to write: a file per table"})
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the tables of the settings file that the arguments name."""
+    params = load_params(args.params)
+    for table, entries in _plain(params).items():
+        cli.write_json(Path(args.output) / f"{table}.json", entries)
+    counts = ", ".join(f"{len(getattr(params, table))} {table}" for table in TABLES if getattr(params, table))
+    cli.say("settings", f"{args.params} is valid: {counts or 'no entries'}")
+
+
+def _plain(params: Params) -> dict[str, dict[str, Any]]:
+    tables = {
+        table: {name: entry.model_dump(mode="json") for name, entry in getattr(params, table).items()}
+        for table in TABLES
+    }
+    seen = _Digests(Path(os.environ.get("DKVB_SCRATCH", ".scratch")) / "imports.json")
+    for name, entry in tables["imports"].items():
+        entry["sha256"] = seen.sha256(name, Path(entry["cache"]))
+    seen.keep()
+    return tables | {"toy": {"toy": params.toy.model_dump(mode="json")}}
+
+
+class _Digests:
+    """Digests of files, remembered as long as size and times stay: a large cache is not read by every command."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.now = path, dict[str, list[Any]]()
+        try:
+            self.before = json.loads(read_text(path))
+        except (OSError, ValueError):
+            self.before = {}
+
+    def sha256(self, name: str, file: Path) -> str:
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise FileNotFoundError(
+                f"imports.{name}.cache names {file}, which cannot be read ({error.strerror}); a cache that `python -m "
+                f"pipeline import` made is expected: make it, or correct the path"
+            ) from error
+        state = [str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        known = self.before.get(name, [None])
+        if known[:-1] == state:
+            digest = known[-1]
+        else:
+            with file.open("rb") as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
+        self.now[name] = [*state, digest]
+        return digest
+
+    def keep(self) -> None:
+        if self.now != self.before:
+            cli.write_json(self.path, self.now)
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main, build_parser()))
