@@ -28,7 +28,7 @@ from ._blocks import (
     weighty,
 )
 from ._device import DeviceCache, resolve_device
-from ._encoder import SCHEMA_VERSION, KeyEncoder, check_features, check_schema, say
+from ._encoder import SCHEMA_VERSION, Codes, KeyEncoder, check_features, check_schema, say
 from ._encoding import KeySearch
 from ._labels import as_classes, as_labels, check_known_labels, check_labels, positions_of
 from ._persistence import check_classifier_state
@@ -88,7 +88,8 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     encoder : KeyEncoder, FrozenEstimator, "precomputed" or None, default=None
         Turns embeddings into codes. A :class:`KeyEncoder` is cloned and placed from the first rows learned; None is
         ``KeyEncoder()``. ``FrozenEstimator(encoder)`` keeps the keys of a fitted encoder, which makes forgetting exact
-        and models mergeable. With ``"precomputed"``, X is what an encoder's ``transform`` returned.
+        and models mergeable; X may then also be :class:`Codes`, as its ``transform`` returns. With ``"precomputed"``,
+        the encoder is that of the first codes.
     solver : {"joint", "ridge", "counts", "sgd"}, default="joint"
         How values learn. ``joint``: values of all heads together, in closed form; the most accurate. ``ridge``: the
         same with ``objective="ridge"``. ``counts``: how likely each class selects each key, as in naive Bayes; the
@@ -534,33 +535,37 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         super().__setstate__(state)
 
     def _start(self, X: Any, y: Any, sample_weight: Any) -> None:
-        """Validate the first rows and take the encoder: placed from them, frozen, or the one that made them."""
-        if is_lazy(X):
-            check_features(self, X, reset=True)
-            rows, labels = X, y
+        """Take the encoder: placed from the first rows, frozen before, or the one that made the first codes."""
+        if self._is_encoded(X):
+            self.encoder_ = self._encoder_of(X)
+            self.n_features_in_ = self.encoder_._n_features_out if self._precomputed else self.encoder_.n_features_in_
         else:
-            refuse_blocks(X)
-            rows, labels = validate_data(self, as_array(X), as_labels(y), dtype=self._dtypes)
-            labels = check_labels(labels)
-            check_classification_targets(labels)
+            rows, labels = self._check_first(X, y)
+            self.encoder_ = self._make_encoder(rows, labels, sample_weight)
+            if self.n_features_in_ != self.encoder_.n_features_in_:
+                raise ValueError(
+                    f"X has {self.n_features_in_} features, but {type(self).__name__} is expecting "
+                    f"{self.encoder_.n_features_in_} features as input, those of its encoder. Pass embeddings of the "
+                    "same network."
+                )
         self._keys_were_frozen = self._precomputed or isinstance(self.encoder, FrozenEstimator)
         self._learned_with = {"solver": self.solver, "remember": self.remember}
-        self.encoder_ = self._make_encoder(X, rows, labels, sample_weight)
         self._scratch = DeviceCache()
-        self._check_width(self.n_features_in_)
 
-    def _make_encoder(self, X: Any, rows: Any, labels: Any, sample_weight: Any) -> KeyEncoder:
-        if self._precomputed:
-            return _encoder_of(X)
+    def _check_first(self, X: Any, y: Any) -> tuple[Any, Any]:
+        """Validate the first rows and labels; of lazy ones the shape alone."""
+        if is_lazy(X):
+            check_features(self, X, reset=True)
+            return X, y
+        refuse_blocks(X)
+        rows, labels = validate_data(self, as_array(X), as_labels(y), dtype=FLOATS)
+        labels = check_labels(labels)
+        check_classification_targets(labels)
+        return rows, labels
+
+    def _make_encoder(self, rows: Any, labels: Any, sample_weight: Any) -> KeyEncoder:
         if isinstance(self.encoder, FrozenEstimator):
-            encoder = self.encoder.estimator
-            if not isinstance(encoder, KeyEncoder):
-                raise TypeError(
-                    f"encoder freezes a {type(encoder).__name__}; expected a KeyEncoder. Pass "
-                    "FrozenEstimator(KeyEncoder(...).fit(X))."
-                )
-            encoder._check_fitted("FrozenEstimator")
-            return encoder
+            return self._frozen_encoder()
         if self.encoder is None:
             encoder = KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
         elif isinstance(self.encoder, KeyEncoder):
@@ -572,21 +577,39 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
             )
         return encoder.fit(rows, labels, sample_weight)
 
+    def _frozen_encoder(self) -> KeyEncoder:
+        encoder = self.encoder.estimator
+        if not isinstance(encoder, KeyEncoder):
+            raise TypeError(
+                f"encoder freezes a {type(encoder).__name__}; expected a KeyEncoder. Pass "
+                "FrozenEstimator(KeyEncoder(...).fit(X))."
+            )
+        encoder._check_fitted("FrozenEstimator")
+        return encoder
+
+    def _encoder_of(self, codes: Any) -> KeyEncoder:
+        """Return the encoder of the first codes."""
+        if isinstance(self.encoder, FrozenEstimator):
+            return self._frozen_encoder()
+        encoder = getattr(codes, "encoder", None)
+        if not self._precomputed:
+            raise ValueError(
+                f"X holds codes, while encoder={self.encoder!r} places keys from embeddings; expected codes of a "
+                "frozen encoder. Set encoder='precomputed' or FrozenEstimator(X.encoder)."
+            )
+        if not isinstance(encoder, KeyEncoder):
+            raise ValueError(
+                f"encoder='precomputed' came with a {type(codes).__name__} that carries no encoder; expected Codes, as "
+                "KeyEncoder.transform returns. Pass Codes.of(codes, encoder)."
+            )
+        return encoder
+
     @property
     def _precomputed(self) -> bool:
         return isinstance(self.encoder, str) and self.encoder == PRECOMPUTED
 
-    @property
-    def _dtypes(self) -> Any:
-        return None if self._precomputed else FLOATS
-
-    def _check_width(self, n_features: int) -> None:
-        expected = self.encoder_._n_features_out if self._precomputed else self.encoder_.n_features_in_
-        if n_features != expected:
-            raise ValueError(
-                f"X has {n_features} features, but {type(self).__name__} is expecting {expected} features as input, "
-                f"those of its encoder. Pass {'its codes' if self._precomputed else 'embeddings of the same network'}."
-            )
+    def _is_encoded(self, X: Any) -> bool:
+        return self._precomputed or isinstance(X, Codes)
 
     def _layout(self) -> Layout:
         """Return the codebook's shape, after checking that the settings are still those that values belong to."""
@@ -610,20 +633,18 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
             )
 
     def _check_X(self, X: Any) -> np.ndarray:
-        """Return valid rows (n, f), float32; of codes, (n, c, m)."""
+        """Return valid rows (n, f), float32; of codes, (n, c, m), unsigned."""
         refuse_blocks(X)
         layout = self._layout()
-        if self._precomputed:
-            if (
-                encoder := getattr(X, "encoder", None)
-            ) is not None and encoder.fingerprint_ != self.encoder_.fingerprint_:
-                raise ValueError(
-                    f"the codes were made with keys {encoder.fingerprint_[:12]}; expected keys "
-                    f"{self.encoder_.fingerprint_[:12]}. Encode again with encoder_.transform(X)."
-                )
-            self._check_width(np.shape(X)[1] if np.ndim(X) == 2 else -1)
-            return check_codes(X, layout, self.encoder_._codebook.mask)
-        return as_float32(validate_data(self, as_array(X), dtype=FLOATS, reset=False))
+        if not self._is_encoded(X):
+            return as_float32(validate_data(self, as_array(X), dtype=FLOATS, reset=False))
+        encoder = getattr(X, "encoder", None)
+        if encoder is not None and encoder.fingerprint_ != self.encoder_.fingerprint_:
+            raise ValueError(
+                f"X holds codes of keys {encoder.fingerprint_[:12]}; expected those of keys "
+                f"{self.encoder_.fingerprint_[:12]}. Encode again with encoder_.transform."
+            )
+        return check_codes(X, layout, self.encoder_._codebook.mask)
 
     def _check_learning(
         self, X: Any, y: Any, sample_weight: Any, *, learned: bool = True
@@ -633,7 +654,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         Rows that are not ``learned`` may have any weights, whatever is kept of those that are.
         """
         refuse_blocks(X)
-        if self._precomputed:
+        if self._is_encoded(X):
             rows, y = self._check_X(X), column_or_1d(as_labels(y), warn=True)
             if len(rows) != len(y):
                 raise ValueError(
@@ -653,7 +674,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def _encode(self, rows: np.ndarray) -> np.ndarray:
         """Return the codes (n, c, m) of rows that were checked."""
-        return rows if self._precomputed else self.encoder_._encode(rows, self.device)
+        return rows if rows.ndim == 3 else self.encoder_._encode(rows, self.device)
 
     def _learn_rows(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
         if not is_lazy(X):
@@ -695,7 +716,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         learned, (rows, labels, some) = self._nothing_learned(None), weighty(X, y, weights)
         if len(rows):
             rows, labels, some = self._check_learning(rows, labels, some)
-        codes = self._encode(rows if self._precomputed else rows.astype(np.float32, copy=False))
+        codes = self._encode(rows.astype(np.float32, copy=False))
         self._count(learned, codes, learned.learn(codes, np.asarray(labels), some, classes), 1)
         return learned
 
@@ -780,7 +801,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def _nearest_used(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
         """Return the nearest used keys of rows (n, c, m), int64; of codes, those nearest to the keys they name."""
         encoder = self.encoder_._on(self.device)
-        if not self._precomputed:
+        if rows.ndim == 2:
             return encoder.nearest(rows, self._search(encoder))
         used = self._scratch.get("used", lambda: encoder.nearest_to_keys(self._search(encoder)), encoder)
         heads = np.arange(rows.shape[1])[None, :, None]
@@ -847,17 +868,6 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         table = BaseEstimator._get_fitted_attr_html(shown, doc_link)
         table.estimator_class = type(self)
         return table
-
-
-def _encoder_of(codes: Any) -> KeyEncoder:
-    """Return the encoder that codes carry."""
-    encoder = getattr(codes, "encoder", None)
-    if not isinstance(encoder, KeyEncoder):
-        raise ValueError(
-            f"encoder='precomputed' came with a {type(codes).__name__} that carries no encoder; expected Codes, as "
-            "KeyEncoder.transform returns. Pass Codes.of(codes, encoder)."
-        )
-    return encoder
 
 
 def _merge_all(*parts: Learned) -> Learned:

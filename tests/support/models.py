@@ -38,13 +38,8 @@ def codes_of(model, X):
 
 
 def by_codes(model, call, codes, *arguments, **options):
-    """Call a method of a model with codes (n, c, m) instead of rows."""
-    encoder, given = encoder_of(model), model.encoder
-    model.encoder = "precomputed"
-    features = vars(model).pop("n_features_in_", None)
-    try:
-        codes = np.asarray(codes)
-        return getattr(model, call)(Codes.of(codes.reshape(len(codes), -1), encoder), *arguments, **options)
-    finally:
-        model.encoder = given if isinstance(given, FrozenEstimator) else FrozenEstimator(encoder)
-        model.n_features_in_ = features or encoder.n_features_in_
+    """Call a method of a model, whose encoder is frozen, with codes (n, c, m) instead of rows."""
+    if not isinstance(model.encoder, FrozenEstimator):
+        model.encoder = FrozenEstimator(encoder_of(model))
+    codes = np.asarray(codes)
+    return getattr(model, call)(Codes.of(codes.reshape(len(codes), -1), encoder_of(model)), *arguments, **options)

@@ -1,0 +1,149 @@
+"""Whether probabilities (n, k) are as frequent as they claim."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._checks import checked_probabilities
+
+
+def reliability_curve(
+    probabilities: ArrayLike, y_true: ArrayLike, n_bins: int = 15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return how often predictions of about the same confidence are right.
+
+    Parameters
+    ----------
+    probabilities : array_like of float (n,k)
+        Of each class; a row sums to one.
+    y_true : array_like of int (n,)
+        Position of each sample's class among the columns; −1 where it has none, which is never predicted right.
+    n_bins : int
+        Bins of equal width from 0 to 1 for the largest probability; 1 or more.
+
+    Returns
+    -------
+    confidence, accuracy : ndarray of float64 (n_bins,)
+        Mean largest probability, and share of right predictions, of each bin; NaN where it is empty.
+    counts : ndarray of int64 (n_bins,)
+        Samples of each bin.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, a value leaves 0 to 1, or there is no bin.
+
+    References
+    ----------
+    Guo et al., "On calibration of modern neural networks", ICML 2017, section 2.
+
+    Examples
+    --------
+    >>> confidence, accuracy, counts = reliability_curve([[0.9, 0.1], [0.7, 0.3]], [0, 1], n_bins=2)
+    >>> confidence.round(2).tolist(), accuracy.tolist(), counts.tolist()
+    ([nan, 0.8], [nan, 0.5], [0, 2])
+    """
+    table, truth = checked_probabilities(probabilities, y_true)
+    if n_bins < 1:
+        raise ValueError(f"n_bins is {n_bins}; 1 or more is expected: raise it")
+    sure, right = table.max(axis=1), table.argmax(axis=1) == truth
+    place = np.clip(np.ceil(sure * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    counts = np.bincount(place, minlength=n_bins)
+    means = [np.full(n_bins, np.nan) for _ in range(2)]
+    for mean, values in zip(means, (sure, right.astype(np.float64))):
+        np.divide(np.bincount(place, weights=values, minlength=n_bins), counts, out=mean, where=counts > 0)
+    return means[0], means[1], counts
+
+
+def expected_calibration_error(probabilities: ArrayLike, y_true: ArrayLike, n_bins: int = 15) -> float:
+    """Return the mean distance between confidence and accuracy over bins, weighed by their samples.
+
+    Parameters
+    ----------
+    probabilities, y_true, n_bins
+        As for `reliability_curve`.
+
+    Returns
+    -------
+    float
+        From 0 to 1; 0 where predictions are right exactly as often as they claim.
+
+    Raises
+    ------
+    ValueError
+        As `reliability_curve`.
+
+    References
+    ----------
+    Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
+
+    Examples
+    --------
+    >>> round(expected_calibration_error([[0.9, 0.1], [0.7, 0.3]], [0, 1], n_bins=2), 2)
+    0.3
+    """
+    confidence, accuracy, counts = reliability_curve(probabilities, y_true, n_bins)
+    filled = counts > 0
+    return float((np.abs(confidence - accuracy)[filled] * counts[filled]).sum() / counts.sum())
+
+
+def brier_score(probabilities: ArrayLike, y_true: ArrayLike) -> float:
+    """Return the mean squared distance between probabilities and the true class, summed over classes.
+
+    Parameters
+    ----------
+    probabilities, y_true
+        As for `reliability_curve`.
+
+    Returns
+    -------
+    float
+        From 0 to 2.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit or a value leaves 0 to 1.
+
+    References
+    ----------
+    Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 1950, equation 2.
+
+    Examples
+    --------
+    >>> round(brier_score([[0.9, 0.1], [0.7, 0.3]], [0, 1]), 2)
+    0.5
+    """
+    table, truth = checked_probabilities(probabilities, y_true)
+    return float(((table - (np.arange(table.shape[1]) == truth[:, None])) ** 2).sum(axis=1).mean())
+
+
+def negative_log_likelihood(probabilities: ArrayLike, y_true: ArrayLike) -> float:
+    """Return the mean negative natural logarithm of the true class's probability.
+
+    Parameters
+    ----------
+    probabilities, y_true
+        As for `reliability_curve`.
+
+    Returns
+    -------
+    float
+        0 or more. A probability below the smallest normal double, or a class without a column, counts as that double.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit or a value leaves 0 to 1.
+
+    References
+    ----------
+    Hastie, Tibshirani and Friedman, "The elements of statistical learning", 2009, equation 7.8 (deviance, halved).
+
+    Examples
+    --------
+    >>> round(negative_log_likelihood([[0.5, 0.5], [0.25, 0.75]], [0, 1]), 4)
+    0.4904
+    """
+    table, truth = checked_probabilities(probabilities, y_true)
+    of_truth = np.where(truth < 0, 0.0, table[np.arange(len(truth)), np.maximum(truth, 0)])
+    return float(-np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).mean())

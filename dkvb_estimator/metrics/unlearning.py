@@ -1,0 +1,78 @@
+"""What a model still knows of samples that it was asked to forget."""
+
+from numpy.typing import ArrayLike
+
+from ._checks import checked_labels
+
+
+def forget_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    """Return the accuracy on samples that were to be forgotten; that of a retrained model is the aim, not zero.
+
+    Parameters
+    ----------
+    y_true, y_pred : array_like (n,)
+        Labels and predictions of the forgotten samples.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are empty or differ in length.
+
+    References
+    ----------
+    Golatkar, Achille and Soatto, "Eternal sunshine of the spotless net", CVPR 2020, section 6.
+
+    Examples
+    --------
+    >>> forget_accuracy([3, 3], [5, 3])
+    0.5
+    """
+    truth, guess = checked_labels(y_true, y_pred)
+    return float((truth == guess).mean())
+
+
+def retain_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    """Return the accuracy on samples that were to be kept; arguments, errors and source as `forget_accuracy`.
+
+    Examples
+    --------
+    >>> retain_accuracy([0, 1, 2, 2], [0, 1, 2, 0])
+    0.75
+    """
+    return forget_accuracy(y_true, y_pred)
+
+
+def retrain_gap(y_pred: ArrayLike, y_retrained: ArrayLike) -> float:
+    """Return the share of samples on which a model that forgot disagrees with one that never saw the data.
+
+    Parameters
+    ----------
+    y_pred, y_retrained : array_like (n,)
+        Predictions of the model that forgot, and of the model retrained without the forgotten samples.
+
+    Returns
+    -------
+    float
+        From 0 to 1; 0 after exact forgetting.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are empty or differ in length.
+
+    References
+    ----------
+    Golatkar, Achille and Soatto, "Eternal sunshine of the spotless net", CVPR 2020, section 6.
+
+    Examples
+    --------
+    >>> retrain_gap([0, 1, 1, 2], [0, 1, 2, 2])
+    0.25
+    """
+    forgot, retrained = checked_labels(y_pred, y_retrained)
+    return float((forgot != retrained).mean())
