@@ -6,14 +6,15 @@ Must not know: streams, caches, tables, files.
 
 import copy
 import difflib
-import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import Codes, DKVBClassifier, KeyEncoder
 from pipeline.config import Method, encoder_and_rest
 
 __all__ = [
@@ -34,25 +35,12 @@ __all__ = [
 
 _ELSEWHERE = {
     "device": "the environment variable DKVB_DEVICE",
-    "key_data": "the run's keys entry",
+    "memory": "nothing: stages keep codes themselves",
     "verbose": "nothing: stages report one line each",
 }
-"""Settings that the pipeline gives itself, and the place where a user says them."""
-_ENCODER = (
-    "n_heads",
-    "n_keys",
-    "key_dim",
-    "n_selected",
-    "normalize",
-    "projection",
-    "density",
-    "key_init",
-    "random_state",
-)
-_ALSO_OF_KEYS = ("solver", "remember")
-"""What the number of keys read, or the kind of codes, may depend on besides."""
+"""Settings that the pipeline sets itself, and the place where a user says them."""
 N_BUSIEST = 8
-"""Keys with the most hits, which the audit names one by one."""
+"""Keys with the most hits, which the page of key usage names one by one."""
 
 
 def make_method(settings: Method, *, device: str = "auto") -> DKVBClassifier:
@@ -73,14 +61,14 @@ def make_method(settings: Method, *, device: str = "auto") -> DKVBClassifier:
 
     Examples
     --------
-    >>> make_method({"encoder": {"n_heads": 8}, "solver": "counts"}).n_heads
+    >>> make_method({"encoder": {"n_heads": 8}, "solver": "counts"}).encoder.n_heads
     8
     """
     encoder, rest = encoder_and_rest(settings)
-    own = [name for name in inspect.signature(DKVBClassifier).parameters if name not in (*_ENCODER, *_ELSEWHERE)]
-    _check_names("method.encoder", encoder, _ENCODER)
-    _check_names("method", rest, ("encoder", *own))
-    return DKVBClassifier(**encoder, **rest, device=device)  # type: ignore[arg-type]
+    own = set(DKVBClassifier().get_params(deep=False)) - {"encoder", "random_state", *_ELSEWHERE}
+    _check_names("method.encoder", encoder, tuple(sorted(set(KeyEncoder().get_params()) - set(_ELSEWHERE))))
+    _check_names("method", rest, ("encoder", *sorted(own)))
+    return DKVBClassifier(KeyEncoder(**encoder, device=device), **rest, device=device)
 
 
 def set_method(model: DKVBClassifier, settings: Mapping[str, Any]) -> DKVBClassifier:
@@ -88,35 +76,37 @@ def set_method(model: DKVBClassifier, settings: Mapping[str, Any]) -> DKVBClassi
 
     Examples
     --------
-    >>> set_method(make_method({}), {"encoder__n_keys": 8}).n_keys
+    >>> set_method(make_method({}), {"encoder__n_keys": 8}).encoder.n_keys
     8
     """
     encoder = {name.removeprefix("encoder__"): v for name, v in settings.items() if name.startswith("encoder__")}
     rest = {name: value for name, value in settings.items() if not name.startswith("encoder__")}
     make_method({"encoder": encoder, **rest})  # refuses unknown names
-    return model.set_params(**encoder, **rest)
+    return model.set_params(**settings)
 
 
 def place_keys(model: DKVBClassifier, X: np.ndarray) -> DKVBClassifier:
-    """Place the keys among unlabelled embeddings (n,f); return the classifier."""
-    return model.init_keys(X)
+    """Place the keys among unlabelled embeddings (n,f) and freeze them; return the classifier."""
+    return model.set_params(encoder=FrozenEstimator(clone(model.encoder).fit(X)))
 
 
 def encode(model: DKVBClassifier, X: np.ndarray) -> np.ndarray:
-    """Return the codes (n,c,m) of embeddings (n,f) by the classifier's keys."""
-    return model.encode(X)
+    """Return the codes (n, c·m) of embeddings (n,f) by the classifier's keys."""
+    return np.asarray(_encoder(model).transform(X))
 
 
 def learn_codes(
     model: DKVBClassifier, codes: np.ndarray, y: np.ndarray, *, epochs: int = 1, classes: np.ndarray | None = None
 ) -> None:
-    """Teach the classifier codes (n,c,m) with labels (n,), in so many passes; classes (k,) are declared if given."""
-    model.partial_fit_codes(codes, y, classes=classes, epochs=epochs)
+    """Teach the classifier codes (n, c·m) with labels (n,), in so many passes; classes (k,) are declared if given."""
+    if epochs > 1:
+        model.set_params(solver_params={**(model.solver_params or {}), "partial_fit_epochs": epochs})
+    model.partial_fit(Codes.of(codes, _encoder(model)), y, classes=classes)
 
 
 def fit_codes(model: DKVBClassifier, codes: np.ndarray, y: np.ndarray) -> DKVBClassifier:
     """Let the classifier learn these codes and nothing else; return it."""
-    return model.fit_codes(codes, y)
+    return model.fit(Codes.of(codes, _encoder(model)), y)
 
 
 def fresh(model: DKVBClassifier) -> DKVBClassifier:
@@ -126,8 +116,7 @@ def fresh(model: DKVBClassifier) -> DKVBClassifier:
 
 def codes_name(model: DKVBClassifier) -> str:
     """Return a name for the codes that the classifier's keys give: equal names, equal codes."""
-    # how many keys are read stands in no key, and "auto" goes by the solver
-    return f"{model.fingerprint_} {model.n_selected} {model.solver}"
+    return f"{_encoder(model).fingerprint_} {_encoder(model).n_selected}"
 
 
 def key_settings(model: DKVBClassifier) -> str:
@@ -138,39 +127,34 @@ def key_settings(model: DKVBClassifier) -> str:
     >>> key_settings(make_method({"alpha": 3.0})) == key_settings(make_method({}))
     True
     """
-    every = model.get_params(deep=False)
-    return json.dumps({name: every[name] for name in (*_ENCODER, *_ALSO_OF_KEYS)}, sort_keys=True)
+    return json.dumps(model.encoder.get_params(), sort_keys=True)
 
 
 def reset_learning(started: DKVBClassifier, model: DKVBClassifier) -> DKVBClassifier:
     """Give a classifier that has keys the other settings of `model`; return it."""
-    every = model.get_params(deep=False)
-    return started.set_params(**{k: v for k, v in every.items() if k not in (*_ENCODER, *_ALSO_OF_KEYS, "key_data")})
+    settings = model.get_params(deep=False)
+    return started.set_params(**{name: settings[name] for name in settings if name != "encoder"})
 
 
 def key_facts(model: DKVBClassifier) -> dict[str, Any]:
     """Return what placing keys and learning made of them, rounded to six digits."""
-    report: Mapping[str, Any] = model.key_report_
+    report: Mapping[str, Any] = _encoder(model).key_report_
     return {
         "unused_keys": round(float(report["unused_share"]), 6),
         "quantisation_error": round(float(report["quantisation_error"]), 6),
         "used_keys_after_training": round(float((np.asarray(model.key_counts_) > 0).mean()), 6),
-        "key_fingerprint": str(model.fingerprint_),
+        "key_fingerprint": str(_encoder(model).fingerprint_),
     }
 
 
 def novelty_scores(model: DKVBClassifier, X: np.ndarray) -> dict[str, np.ndarray]:
     """Return scores (n,) by name; larger is stranger."""
-    return {
-        "novelty": model.novelty(X),
-        "relative_novelty": model.novelty(X, relative=True),
-        "max_softmax": 1 - model.predict_proba(X).max(axis=1),
-    }
+    return {"score_samples": -model.score_samples(X), "max_softmax": 1 - model.predict_proba(X).max(axis=1)}
 
 
 def describe_keys(model: DKVBClassifier, class_names: tuple[str, ...]) -> dict[str, Any]:
     """Write down what keys serve, classes by their names."""
-    usage, counts = model.audit(), model.key_counts_
+    usage, counts = model.key_usage(), model.key_counts_
     order = np.argsort(-counts.astype(np.float64), axis=None, kind="stable")[:N_BUSIEST]
     busiest = [divmod(int(position), counts.shape[1]) for position in order]
     served = [usage.classes_of(head, key) for head, key in busiest]
@@ -185,6 +169,11 @@ def describe_keys(model: DKVBClassifier, class_names: tuple[str, ...]) -> dict[s
             for (head, key), hits_by in zip(busiest, served)
         ],
     }
+
+
+def _encoder(model: DKVBClassifier) -> KeyEncoder:
+    """Return the encoder with its keys."""
+    return model.encoder_ if hasattr(model, "encoder_") else model.encoder.estimator
 
 
 def _check_names(place: str, settings: Mapping[str, Any], valid: tuple[str, ...]) -> None:
