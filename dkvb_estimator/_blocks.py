@@ -22,7 +22,6 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from ._place import Here
 from ._values import CodeStore
 
 BLOCK_BYTES = 32 * 2**20
@@ -273,11 +272,15 @@ def _of_part(path: str, function: Callable[..., Any], *arguments: Any) -> Any:
     return function(_load(path), *arguments)
 
 
-class Workers(Here):
+FAN_IN = 8
+"""Results that one call folds into one. The tree is the same for the same number of parts, and so is the result."""
+
+
+class Workers:
     """Run on dask's workers, whatever scheduler is set: a cluster, threads, or this process."""
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return a promise."""
+        """Return a promise; arguments may be promises."""
         from dask import delayed
 
         return delayed(function, pure=False)(*arguments)
@@ -287,6 +290,13 @@ class Workers(Here):
         import dask
 
         return list(dask.compute(*promises))
+
+    def fold(self, parts: Sequence[Any], merge: Callable[..., Any]) -> Any:
+        """Merge one part or more, neighbours first, and fetch the result; ``merge`` takes up to ``FAN_IN`` of them."""
+        while len(parts) > 1:
+            groups = [parts[start : start + FAN_IN] for start in range(0, len(parts), FAN_IN)]
+            parts = [self.call(merge, *group) for group in groups]
+        return self.fetch(*parts)[0]
 
     def keep(self, promises: list[Any]) -> list[Any]:
         """Start computing promises whose results stay where they are made; they are made again if a worker is lost."""
@@ -308,7 +318,7 @@ class WorkerCodes(CodeStore):
     n_rows, nbytes : int
     """
 
-    place = WORKERS
+    are_here = False
 
     def __init__(self, owners: list[Any], n_rows: int, nbytes: int) -> None:
         super().__init__()
@@ -330,9 +340,9 @@ class WorkerCodes(CodeStore):
         """Bytes of the rows, wherever they are."""
         return self._nbytes
 
-    def owners(self, whole: Any) -> list[Any]:
-        """Return the promises of who holds the rows."""
-        return self._owners
+    def summed(self, owner: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return ``function(part, *arguments)``, summed over the workers' parts."""
+        return WORKERS.fold([WORKERS.call(function, part, *arguments) for part in self._owners], _sum)
 
     def take(self, positions: np.ndarray) -> np.ndarray:
         """Return the rows at some positions, brought here alone."""
@@ -360,6 +370,10 @@ class WorkerCodes(CodeStore):
         if isinstance(other, WorkerCodes):
             return WorkerCodes(self._owners + other._owners, len(self) + len(other), self.nbytes + other.nbytes)
         return super().joined(other)
+
+
+def _sum(*parts: Any) -> Any:
+    return functools.reduce(lambda one, other: one.plus(other), parts)
 
 
 def _codes_of(learned: Any) -> np.ndarray:

@@ -701,8 +701,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         keeps_rows = self._nothing_learned(None).keeps_rows
         if keeps_rows:
             parts = WORKERS.keep(parts)
-        sums = WORKERS.fold([WORKERS.call(Learned.without_rows, part) for part in parts], _merge_all)
-        whole: Learned = WORKERS.fetch(sums)[0]
+        whole: Learned = WORKERS.fold([WORKERS.call(Learned.without_rows, part) for part in parts], _merge_all)
         _refuse_nothing(whole.n_samples)
         if keeps_rows:
             width = layout.n_heads * layout.n_selected * np.dtype(code_dtype(layout.n_keys)).itemsize

@@ -421,7 +421,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         check_features(self, X, reset=True)
         labels = y if self._reads_labels else None
         parts = map_blocks(self, KeyEncoder._sketch_block, X, labels, weights, extra=(seed,))
-        sketches: Sketches = WORKERS.fetch(WORKERS.fold(parts, Sketches.merged))[0]
+        sketches: Sketches = WORKERS.fold(parts, Sketches.merged)
         return sketches
 
     def _sketch_block(self, X: np.ndarray, y: Any, weights: Any, seed: int) -> Sketches:

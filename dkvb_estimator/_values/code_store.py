@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from dkvb_estimator._place import Here
-
 COPY_ROWS = 4096
 """Rows that are held in memory while a file is rewritten."""
 
@@ -37,8 +35,8 @@ class CodeStore:
     [3, 1]
     """
 
-    place = Here()
-    """Where the rows are, and what reads them should run."""
+    are_here = True
+    """Whether rows are in this process or its files."""
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
@@ -64,9 +62,9 @@ class CodeStore:
         """Bytes of the rows, wherever they are."""
         return sum(block.nbytes for block in self._blocks)
 
-    def owners(self, whole: Any) -> list[Any]:
-        """Return who holds the rows, all of them or each some: here ``whole``, who holds this store."""
-        return [whole]
+    def summed(self, owner: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return ``function(owner, *arguments)``, summed over all who hold rows: here ``owner``, of whom this is a part."""
+        return function(owner, *arguments)
 
     def extended(self, codes: np.ndarray) -> CodeStore:
         """Return a store of these rows and then ``codes`` (n, c, m), which agree in c, m and dtype; nothing is copied.

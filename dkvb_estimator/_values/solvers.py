@@ -6,7 +6,6 @@ Must not know: embeddings, keys, how predictions are made.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -145,16 +144,15 @@ def _rows(
 
 
 def _sum_parts(learned: Learned, per_class: np.ndarray | None, prior: Prior, device: torch.device) -> Sums:
-    """Return the sums of all rows: where the rows are, on workers each of its own."""
-    owners, place, n_classes = learned.codes.owners(learned), learned.codes.place, len(learned.classes)
+    """Return the sums of all rows, made where the rows are."""
+    n_classes = len(learned.classes)
 
     def add(read: Callable[[slice], np.ndarray], labels: np.ndarray) -> Sums:
         return sum_codes(read, labels, np.ones(len(labels)), prior, n_classes, device)
 
-    if owners[0] is learned and per_class is None and (sums := learned.known_sums(add)) is not None:
+    if learned.codes.are_here and per_class is None and (sums := learned.known_sums(add)) is not None:
         return sums
-    parts = [place.call(_sum_rows, owner, learned.classes, per_class, prior, device) for owner in owners]
-    whole: Sums = place.fetch(place.fold(parts, _plus))[0]
+    whole: Sums = learned.codes.summed(learned, _sum_rows, learned.classes, per_class, prior, device)
     return whole
 
 
@@ -163,10 +161,6 @@ def _sum_rows(
 ) -> Sums:
     rows = learned.rows().among(classes, learned.classes).weighted(per_class)
     return sum_codes(rows.read, rows.labels, rows.weights, prior, len(classes), device)
-
-
-def _plus(*parts: Sums) -> Sums:
-    return functools.reduce(Sums.plus, parts)
 
 
 def _settings(params: Mapping[str, Any]) -> Settings:
