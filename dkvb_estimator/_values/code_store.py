@@ -63,7 +63,7 @@ class CodeStore:
         return sum(block.nbytes for block in self._blocks)
 
     def summed(self, owner: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return ``function(owner, *arguments)``, summed over all who hold rows: here ``owner``, of whom this is a part."""
+        """Return ``function(owner, *arguments)``, summed over all who hold rows: here ``owner`` alone."""
         return function(owner, *arguments)
 
     def extended(self, codes: np.ndarray) -> CodeStore:

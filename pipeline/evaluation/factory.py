@@ -68,7 +68,7 @@ def make_method(settings: Method, *, device: str = "auto") -> DKVBClassifier:
     own = set(DKVBClassifier().get_params(deep=False)) - {"encoder", "random_state", *_ELSEWHERE}
     _check_names("method.encoder", encoder, tuple(sorted(set(KeyEncoder().get_params()) - set(_ELSEWHERE))))
     _check_names("method", rest, ("encoder", *sorted(own)))
-    return DKVBClassifier(KeyEncoder(**encoder, device=device), **rest, device=device)
+    return DKVBClassifier(KeyEncoder(**encoder, device=device), **rest, device=device)  # type: ignore[arg-type]
 
 
 def set_method(model: DKVBClassifier, settings: Mapping[str, Any]) -> DKVBClassifier:
