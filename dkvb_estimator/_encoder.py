@@ -92,8 +92,8 @@ class Codes(np.ndarray):
         return plain[()] if return_scalar else plain
 
     def __reduce__(self) -> Any:
-        make, arguments, state = super().__reduce__()[:3]  # type: ignore[misc]
-        return make, arguments, (state, self.encoder)
+        pickled: Any = super().__reduce__()
+        return *pickled[:2], (pickled[2], self.encoder)
 
     def __setstate__(self, state: Any) -> None:
         array, self.encoder = state
