@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dkvb_estimator import DKVBClassifier
-from pipeline.config import Method, encoder_and_rest
+from pipeline.config import Method, encoder_and_rest, with_settings
 
 __all__ = [
     "codes_name",
@@ -91,9 +91,9 @@ def set_method(model: DKVBClassifier, settings: Mapping[str, Any]) -> DKVBClassi
     >>> set_method(make_method({}), {"encoder__n_keys": 8}).n_keys
     8
     """
-    encoder = {name.removeprefix("encoder__"): v for name, v in settings.items() if name.startswith("encoder__")}
-    rest = {name: value for name, value in settings.items() if not name.startswith("encoder__")}
-    make_method({"encoder": encoder, **rest})  # refuses unknown names
+    changed = with_settings({}, settings)
+    make_method(changed)  # refuses unknown names
+    encoder, rest = encoder_and_rest(changed)
     return model.set_params(**encoder, **rest)
 
 
