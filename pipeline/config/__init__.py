@@ -4,7 +4,7 @@ from .baselines import BASELINES, ON_REQUEST, Baselines
 from .embeddings import CHECKPOINTS, Embeddings
 from .params import Params, load_params
 from .plain_yaml import BANNED_KEYS
-from .records import Method, encoder_and_rest
+from .records import Method, encoder_and_rest, with_settings
 from .runs import Run
 from .searches import Search
 from .streams import Stream
@@ -25,4 +25,5 @@ __all__ = [
     "Toy",
     "encoder_and_rest",
     "load_params",
+    "with_settings",
 ]

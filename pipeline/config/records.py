@@ -3,11 +3,12 @@
 Enters: plain values. Leaves: records whose values are of their types. Must not know: any table.
 """
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-__all__ = ["Id", "Method", "Record", "Scalar", "Seed", "encoder_and_rest"]
+__all__ = ["Id", "Method", "Record", "Scalar", "Seed", "encoder_and_rest", "with_settings"]
 
 # A dot in an id would be read as a path by DVC, a slash or a space would break a file name.
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
@@ -33,3 +34,17 @@ def encoder_and_rest(method: Method) -> tuple[dict[str, Scalar], Method]:
     """
     encoder = method.get("encoder")
     return (encoder if isinstance(encoder, dict) else {}), {k: v for k, v in method.items() if k != "encoder"}
+
+
+def with_settings(method: Method, settings: Mapping[str, Scalar]) -> Method:
+    """Return a method with some settings more, named as in a grid.
+
+    Examples
+    --------
+    >>> with_settings({"solver": "counts"}, {"encoder__n_keys": 8, "smoothing": 1.0})
+    {'solver': 'counts', 'smoothing': 1.0, 'encoder': {'n_keys': 8}}
+    """
+    encoder, rest = encoder_and_rest(method)
+    prefix = "encoder__"
+    encoder = encoder | {k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)}
+    return {**rest, **{k: v for k, v in settings.items() if not k.startswith(prefix)}, "encoder": encoder}

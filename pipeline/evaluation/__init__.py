@@ -4,7 +4,7 @@ from .baselines import Probe, measure_baselines
 from .factory import encode, learn_codes, make_method, place_keys
 from .loop import Bench, make_bench, rows_for_keys
 from .runs import Evaluation, measure_run
-from .search import Source, search
+from .search import Source, search_settings
 from .tables import CURVE_COLUMNS, PREQUENTIAL_COLUMNS, Tables, make_tables, write_csv
 
 __all__ = [
@@ -24,6 +24,6 @@ __all__ = [
     "measure_run",
     "place_keys",
     "rows_for_keys",
-    "search",
+    "search_settings",
     "write_csv",
 ]

@@ -9,7 +9,6 @@ are standardised by one fixed rule, the optimiser makes many steps per task at a
 and all classes are declared at the start. What is lost afterwards is then forgetting, not poor training.
 """
 
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +37,7 @@ from pipeline.evaluation.loop import (
     learn_rows,
     per_order,
     seen_half,
+    state_bytes,
     timed,
 )
 from pipeline.evaluation.tables import MethodResult
@@ -335,7 +335,7 @@ def _meet_everything_at_once(baseline: Baseline, bench: Bench, clock: dict[str, 
 
 def _facts(baseline: Baseline, model: object) -> dict[str, float]:
     return {
-        "state_bytes": len(pickle.dumps(model)),
+        "state_bytes": state_bytes(model),
         "passes": baseline.passes,
         "needs_classes": int(baseline.needs_classes),
     }

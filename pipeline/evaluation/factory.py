@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 from dkvb_estimator import Codes, DKVBClassifier, KeyEncoder
-from pipeline.config import Method, encoder_and_rest
+from pipeline.config import Method, encoder_and_rest, with_settings
 
 __all__ = [
     "codes_name",
@@ -79,9 +79,7 @@ def set_method(model: DKVBClassifier, settings: Mapping[str, Any]) -> DKVBClassi
     >>> set_method(make_method({}), {"encoder__n_keys": 8}).encoder.n_keys
     8
     """
-    encoder = {name.removeprefix("encoder__"): v for name, v in settings.items() if name.startswith("encoder__")}
-    rest = {name: value for name, value in settings.items() if not name.startswith("encoder__")}
-    make_method({"encoder": encoder, **rest})  # refuses unknown names
+    make_method(with_settings({}, settings))  # refuses unknown names
     return model.set_params(**settings)
 
 

@@ -5,6 +5,7 @@ Leaves: an `Outcome` with accuracies after every task, predictions made before l
 Must not know: how a cache is stored, which method learns, where files lie.
 """
 
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ __all__ = [
     "per_order",
     "rows_for_keys",
     "seen_half",
+    "state_bytes",
     "summarise",
     "tasks_of",
     "timed",
@@ -389,6 +391,19 @@ def summarise(outcomes: Sequence[Outcome], y_test: np.ndarray) -> dict[str, floa
     summary = {name: round(float(np.mean(values)), 6) for name, values in numbers.items()}
     summary["accuracy_std_over_orders"] = round(float(np.std(finals)), 6)
     return summary
+
+
+def state_bytes(model: Any) -> int:
+    """Return the bytes of all arrays that a method holds: what it costs to keep, whatever keeps it.
+
+    Examples
+    --------
+    >>> state_bytes({"values": np.zeros(3), "name": "a"})
+    24
+    """
+    sizes: list[int] = []
+    pickle.dumps(model, protocol=5, buffer_callback=lambda buffer: sizes.append(buffer.raw().nbytes))
+    return sum(sizes)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ Keys are placed and codes computed once for all orders, unless keys come from an
 learns in one pass is tested, and predicts each batch before it learns it, on the same way through the first order.
 """
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +40,7 @@ from pipeline.evaluation.loop import (
     per_order,
     rows_for_keys,
     seen_half,
+    state_bytes,
     timed,
 )
 from pipeline.evaluation.streams import Task
@@ -279,7 +279,7 @@ class _Course:
 
 def _facts(run: Run, model: Any) -> dict[str, int]:
     return {
-        "state_bytes": len(pickle.dumps(model)),
+        "state_bytes": state_bytes(model),
         "passes": run.epochs_per_task,
         "needs_classes": int(run.declare_classes),
     }

@@ -37,7 +37,7 @@ from pipeline.evaluation.factory import (
 )
 from pipeline.evaluation.runs import training_codes
 
-__all__ = ["Candidate", "Source", "search"]
+__all__ = ["Candidate", "Source", "search_settings"]
 
 EXPECTED = (ValueError, TypeError, OSError, MemoryError, RuntimeError)
 """What makes a candidate fail without ending the search."""
@@ -114,7 +114,7 @@ class Candidate(ClassifierMixin, BaseEstimator):
         return float("nan") if self.error_ else super().score(X, y, sample_weight)
 
 
-def search(
+def search_settings(
     entry: Search, source: Source, labels: np.ndarray, *, n_jobs: int = 1, device: str = "auto"
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Compare all candidates of a grid on the same folds.

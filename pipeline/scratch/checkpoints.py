@@ -14,7 +14,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from dkvb_estimator import DKVBClassifier, load_model, read_card, save_model
+from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, read_card, save_model
 from pipeline.io import lock_folder
 
 
@@ -50,11 +50,11 @@ class Checkpoint:
     Examples
     --------
     >>> import tempfile
-    >>> model = DKVBClassifier(2, 4, 2, random_state=0).init_keys([[0.0, 1.0], [1.0, 0.0]])
+    >>> model = DKVBClassifier(KeyEncoder(2, 4, 2, random_state=0)).fit([[0.0, 1.0], [1.0, 0.0]], [0, 1])
     >>> with tempfile.TemporaryDirectory() as folder, Checkpoint(folder, "abc") as checkpoint:
     ...     checkpoint.write(model, [np.array([0, 1])], ([], []))
     ...     kept = checkpoint.read()
-    >>> kept.model.keys_.shape, len(kept.tested)
+    >>> kept.model.encoder_.keys_.shape, len(kept.tested)
     ((2, 4, 2), 1)
     """
 

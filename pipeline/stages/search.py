@@ -21,8 +21,8 @@ import joblib
 
 from pipeline import cli as console
 from pipeline.cache import check_cache, open_cache
-from pipeline.config import load_params
-from pipeline.evaluation import Source, search
+from pipeline.config import load_params, with_settings
+from pipeline.evaluation import Source, search_settings
 from pipeline.io import folder_beside, replaced
 
 __all__ = ["build_parser", "main"]
@@ -31,7 +31,7 @@ __all__ = ["build_parser", "main"]
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     return console.stage_parser(
-        "search",
+        "search_settings",
         "Compare settings by cross-validation. DKVB_WORKERS says how many processes work on it, DKVB_DASK "
         "the address of a dask cluster instead.",
         {
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
     # on a disk that every worker sees, as the outputs' is
     with folder_beside(args.best) as folder, _workers() as n_jobs:
         paths = (str(Path(path).resolve()) for path in (args.cache, args.key_cache, folder))
-        found, seconds = search(entry, Source(*paths), labels, n_jobs=n_jobs, device=_device())
+        found, seconds = search_settings(entry, Source(*paths), labels, n_jobs=n_jobs, device=_device())
     if found[0]["error"]:
         raise ValueError(
             f"all {len(found)} candidates failed, the first with {found[0]['error']}; expected one that can be fitted. "
@@ -65,7 +65,11 @@ def main(args: argparse.Namespace) -> None:
     best = {name: found[0][name] for name in entry.grid}
     console.write_json(
         args.best,
-        {"best_params": dict(entry.method) | best, "best_score": found[0]["mean_score"], "heat_map": entry.axes()},
+        {
+            "best_params": with_settings(entry.method, best),
+            "best_score": found[0]["mean_score"],
+            "heat_map": entry.axes(),
+        },
     )
     console.write_json(args.timings, seconds)
     for candidate in found:

@@ -2,21 +2,20 @@ import json
 
 import numpy as np
 import pytest
-import yaml
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
-from test_train import SETTINGS, command, header, split, write_two_caches
+from small_run import SETTINGS, command, header, split, write_two_caches
 
 from dkvb_estimator.baselines import StreamingLDA
 from pipeline.cache import open_cache, write_cache
-from pipeline.config.streams import HEADS, ON_REQUEST, Rivals
-from pipeline.evaluation import baselines as contenders
-from pipeline.evaluation.baselines import make_contender
+from pipeline.config import BASELINES, ON_REQUEST, Baselines
+from pipeline.evaluation import baselines as room
+from pipeline.evaluation.baselines import Probe, make_baseline, measure_baselines
 from pipeline.evaluation.loop import make_bench
 from pipeline.stages import baselines as stage
 
-QUICK = [head for head in HEADS if not head.endswith("000") or head.endswith("_2000")]
-ENTRY = {"embeddings": "own", "keys": "keys", "stream": SETTINGS["stream"], "heads": QUICK}
+QUICK = [method for method in BASELINES if not method.endswith("000") or method.endswith("_2000")]
+ENTRY = {"embeddings": "own", "keys": "keys", "stream": SETTINGS["stream"], "methods": QUICK}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def paths(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bench(paths):
     with open_cache(paths[0]) as own:
-        return make_bench(own, Rivals(**ENTRY).stream)
+        return make_bench(own, Baselines(**ENTRY).stream)
 
 
 @pytest.fixture(scope="module")
@@ -39,41 +38,37 @@ def scale(paths):
 @pytest.fixture(scope="module")
 def found(bench, scale):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contenders, "WIDEST_BY_BATCHES", 100)
-        return stage.measure_rivals(Rivals(**ENTRY), bench, scale)
+        patch.setattr(room, "WIDEST_BY_BATCHES", 100)
+        return measure_baselines(Baselines(**ENTRY), bench, scale)
 
 
 def run_stage(folder, paths, **changes):
-    argv = command(folder, paths)
-    tree = yaml.safe_load((folder / "params.yaml").read_text())
-    (folder / "params.yaml").write_text(yaml.safe_dump(tree | {"rivals": {"pets": ENTRY | changes}}))
-    place = argv.index("--metrics")
-    argv[place] = "--output"
-    return stage.console.run(stage.main, stage.build_parser(), argv)
+    argv = command(folder, paths, baselines={"pets": ENTRY | changes})
+    return stage.console.run(stage.main, stage.build_parser(), [*argv, "--output", str(folder / "tables.json")])
 
 
-def test_every_head_meets_every_order(found):
+def test_every_method_meets_every_order(found):
     assert list(found) == QUICK
-    assert {head: len(result.outcomes) for head, result in found.items()} == {
-        head: 0 if head == "joint_linear_probe" else 2 for head in QUICK
+    assert {method: len(result.outcomes) for method, result in found.items()} == {
+        method: 0 if method == "joint_linear_probe" else 2 for method in QUICK
     }
 
 
-def test_every_head_learns_easy_classes(found):
-    for head, result in found.items():
+def test_every_method_learns_easy_classes(found):
+    for method, result in found.items():
         for outcome in result.outcomes:
-            assert np.diagonal(outcome.accuracy_matrix).mean() > 0.9, head
+            assert np.diagonal(outcome.accuracy_matrix).mean() > 0.9, method
     remembering = set(QUICK) - {"linear_probe", "mlp", "joint_linear_probe"}
-    assert all(found[head].outcomes[0].all_accuracy[-1] > 0.9 for head in remembering)
+    assert all(found[method].outcomes[0].all_accuracy[-1] > 0.9 for method in remembering)
 
 
-def test_costs_say_what_each_head_had_to_have(found):
-    needing = {head for head, result in found.items() if result.facts["needs_classes"]}
+def test_costs_say_what_each_method_had_to_have(found):
+    needing = {method for method, result in found.items() if result.facts["needs_classes"]}
     assert needing == {"linear_probe", "mlp", "joint_linear_probe", "gaussian_naive_bayes"}
     assert {
-        head: result.facts["passes"] for head, result in found.items() if result.facts["passes"] > 1
+        method: result.facts["passes"] for method, result in found.items() if result.facts["passes"] > 1
     } == dict.fromkeys(("linear_probe", "mlp", "joint_linear_probe"), 20)
-    bytes_of = {head: result.facts["state_bytes"] for head, result in found.items()}
+    bytes_of = {method: result.facts["state_bytes"] for method, result in found.items()}
     assert bytes_of["k_nearest_neighbours"] > 80 * 24 * 4
     assert bytes_of["nearest_class_mean"] < bytes_of["streaming_lda"] < bytes_of["random_projection_ridge_2000"]
 
@@ -90,7 +85,7 @@ def test_lda_tells_classes_not_yet_seen(found):
 
 def test_lda_has_the_shrinkage_that_all_training_rows_choose(bench, scale):
     chosen = StreamingLDA("auto", normalize=True).fit(bench.X, bench.y).shrinkage_
-    assert make_contender("streaming_lda", bench, scale, normalize=True).make(1).shrinkage == chosen
+    assert make_baseline("streaming_lda", bench, scale, normalize=True).make(1).shrinkage == chosen
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -99,17 +94,17 @@ def test_neighbours_and_bayes_are_scikit_learns_whatever_the_batches(bench, scal
     if normalize:
         X, X_test = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (X, X_test))
     for name, theirs in (("k_nearest_neighbours", KNeighborsClassifier()), ("gaussian_naive_bayes", GaussianNB())):
-        head = make_contender(name, bench, scale, normalize=normalize).make(0)
+        method = make_baseline(name, bench, scale, normalize=normalize).make(0)
         for rows in np.array_split(np.arange(len(bench.X)), 3):
-            head.partial_fit(bench.X[rows], bench.y[rows])
+            method.partial_fit(bench.X[rows], bench.y[rows])
         expected = theirs.fit(X, bench.y).predict(X_test)
-        assert (head.predict(bench.X_test) == expected).mean() > 0.97, name
+        assert (method.predict(bench.X_test) == expected).mean() > 0.97, name
 
 
 def test_a_class_that_naive_bayes_has_not_met_is_never_answered(bench, scale):
-    head = make_contender("gaussian_naive_bayes", bench, scale, normalize=False).make(0)
-    head.partial_fit(bench.X[bench.y < 2], bench.y[bench.y < 2])
-    assert set(head.predict(bench.X_test)) <= {0, 1}
+    method = make_baseline("gaussian_naive_bayes", bench, scale, normalize=False).make(0)
+    method.partial_fit(bench.X[bench.y < 2], bench.y[bench.y < 2])
+    assert set(method.predict(bench.X_test)) <= {0, 1}
 
 
 def test_discriminants_and_ridges_have_what_all_training_rows_choose(bench, scale):
@@ -118,39 +113,99 @@ def test_discriminants_and_ridges_have_what_all_training_rows_choose(bench, scal
         "random_fourier_discriminant": {"gamma", "shrinkage"},
         "fly_ridge_10000": {"alpha"},
     }.items():
-        contender = make_contender(name, bench, scale, normalize=True)
-        params = contender.make(1).get_params()
+        baseline = make_baseline(name, bench, scale, normalize=True)
+        params = baseline.make(1).get_params()
         assert not {setting for setting in settings if params[setting] == "auto"}, name
-        assert not contender.by_batches
+        assert not baseline.by_batches
     assert (params["projection"], params["top_share"], params["n_components"]) == ("sparse", 0.3, 10000)
 
 
-def test_slow_heads_are_measured_on_request_only():
-    heads = Rivals(embeddings="own", keys="keys", stream=SETTINGS["stream"]).heads
-    assert set(HEADS) - set(heads) == set(ON_REQUEST)
-    assert not any(head.endswith("10000") for head in heads)
+def test_slow_methods_are_measured_on_request_only():
+    methods = Baselines(embeddings="own", keys="keys", stream=SETTINGS["stream"]).methods
+    assert set(BASELINES) - set(methods) == set(ON_REQUEST)
+    assert not any(method.endswith("10000") for method in methods)
 
 
-def test_an_unknown_head_is_refused(bench, scale):
-    with pytest.raises(ValueError, match=r"'svm' is no head; one of pipeline\.records\.HEADS is expected"):
-        make_contender("svm", bench, scale, normalize=True)
+def test_an_unknown_method_is_refused(bench, scale):
+    with pytest.raises(ValueError, match=r"'svm' is no baseline; one of pipeline\.config\.BASELINES is expected"):
+        make_baseline("svm", bench, scale, normalize=True)
 
 
-def test_file_holds_the_tables_of_all_heads_and_the_same_bytes_again(tmp_path, paths, capsys):
+def test_file_holds_the_tables_of_all_methods_and_the_same_bytes_again(tmp_path, paths, capsys):
     written = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        assert run_stage(tmp_path / name, paths, heads=["nearest_class_mean", "mlp"]) == 0
-        written.append((tmp_path / name / "metrics.json").read_bytes())
+        assert run_stage(tmp_path / name, paths, methods=["nearest_class_mean", "mlp"]) == 0
+        written.append((tmp_path / name / "tables.json").read_bytes())
     assert written[0] == written[1]
     tables = json.loads(written[0])
     assert list(tables["metrics"]) == ["nearest_class_mean", "mlp"]
     seconds = json.loads((tmp_path / "a/timings.json").read_text())
     assert set(seconds["mlp"]) == {"choose", "fit", "predict_1000"}
-    assert "[rivals pets] final accuracy: nearest_class_mean" in capsys.readouterr().err
+    assert "[baselines pets] final accuracy: nearest_class_mean" in capsys.readouterr().err
 
 
 def test_cache_without_test_images_is_refused(tmp_path, paths, capsys):
     write_cache(tmp_path / "c.h5", header("pets"), {"train": split(16, 0)})
     assert run_stage(tmp_path, (tmp_path / "c.h5", paths[1])) == 1
     assert "a split named test is expected" in capsys.readouterr().err
+
+
+# Probes: scikit-learn's networks, trained well on what arrives and on nothing else.
+
+
+@pytest.fixture(scope="module")
+def four_classes():
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 4
+    X = (10 * rng.normal(size=(4, 16))[y] + rng.normal(size=(240, 16))).astype(np.float32)
+    return X, y
+
+
+@pytest.mark.parametrize("hidden", [None, 32], ids=["linear", "mlp"])
+def test_a_probe_learns_each_task_and_forgets_those_before(hidden):
+    rng, y = np.random.default_rng(0), np.arange(400) % 8
+    places = [(1, 1), (3, 1), (3, 3), (1, 3), (3, 2), (2, 3), (1, 2), (2, 1)]  # the classes on a ring
+    X = np.array(places)[y] + rng.normal(scale=0.1, size=(400, 2))
+    probe = Probe(8, hidden=hidden, learning_rate=0.03, epochs=150, scale=X)
+    for task in ((0, 4), (1, 5), (2, 6), (3, 7)):
+        rows = np.isin(y, task)
+        probe.partial_fit(X[rows], y[rows])
+        assert (probe.predict(X[rows]) == y[rows]).mean() > 0.95
+    assert (probe.predict(X) == y).mean() < 0.5
+
+
+def test_a_probe_makes_as_many_steps_on_few_rows_as_they_need(four_classes):
+    X, y = four_classes
+    steps = [
+        Probe(4, learning_rate=0.01, epochs=1, min_steps=least, scale=X).partial_fit(X[:8], y[:8]).model.t_ // 8
+        for least in (200, 1)
+    ]
+    assert steps == [200, 1]
+
+
+@pytest.mark.parametrize("hidden", [None, 32], ids=["linear", "mlp"])
+def test_a_probe_learns_all_classes_at_once(four_classes, hidden):
+    X, y = four_classes
+    probe = Probe(4, hidden=hidden, learning_rate=0.01, scale=X).partial_fit(X, y)
+    assert (probe.predict(X) == y).mean() > 0.95
+
+
+@pytest.mark.parametrize("hidden", [None, 8], ids=["linear", "mlp"])
+def test_a_probe_of_the_same_seed_has_the_same_bits(four_classes, hidden):
+    X, y = four_classes
+    first, second, other = (
+        Probe(4, hidden=hidden, epochs=2, random_state=seed).partial_fit(X, y).model.coefs_[0] for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+def test_a_probes_scale_comes_from_the_rows_given_and_stays(four_classes):
+    X, y = four_classes
+    flat = X * 3 + 5
+    flat[:, 0] = 1.0
+    mean, deviation = Probe(4, scale=flat).partial_fit(X, y).scale
+    np.testing.assert_allclose(mean, flat.mean(axis=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(deviation[1:], flat[:, 1:].std(axis=0), rtol=1e-5)
+    assert deviation[0] == pytest.approx(0.1 * flat.std(axis=0).mean(), rel=1e-4)  # and does not swamp the others

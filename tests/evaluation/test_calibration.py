@@ -1,18 +1,18 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation.calibration import ROC_STEPS, describe_trust, tell_unseen
+from pipeline.evaluation.calibration import ROC_STEPS, describe_calibration, tell_unseen
 
 
 def test_bins_without_samples_are_left_out():
     probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.55, 0.45], [0.55, 0.45]])
-    found = describe_trust(probabilities, np.array([0, 0, 0, 1]))
+    found = describe_calibration(probabilities, np.array([0, 0, 0, 1]))
     assert found["bins"] == [[0.55, 0.5, 2], [0.95, 1.0, 2]]
     assert found["expected_calibration_error"] == pytest.approx(0.05)
 
 
 def test_a_sample_of_no_known_class_is_never_right():
-    found = describe_trust(np.array([[1.0, 0.0]]), np.array([-1]))
+    found = describe_calibration(np.array([[1.0, 0.0]]), np.array([-1]))
     assert found["expected_calibration_error"] == 1.0
 
 

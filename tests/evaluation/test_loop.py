@@ -2,54 +2,28 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small_stream import TASKS, Y_TEST, Everything, LastTaskOnly, Y, bench, run
 
 from pipeline.config import Stream
+from pipeline.evaluation import factory
+from pipeline.evaluation.factory import make_method, set_method
 from pipeline.evaluation.loop import (
-    Bench,
+    Prequential,
     batches,
     feed_then_test,
-    learn_codes,
     make_bench,
-    make_estimator,
     per_order,
-    predict_then_learn,
     rows_for_keys,
     seen_half,
-    stages_of,
     summarise,
+    tasks_of,
     timed,
 )
-from pipeline.evaluation.streams import Stage
+from pipeline.evaluation.streams import Task
 
 
-class LastStageOnly:
-    """Knows the classes of the last stage alone. The one feature is the class itself."""
-
-    def partial_fit(self, X, y):
-        self.known = set(y.tolist())
-
-    def predict(self, X):
-        return np.array([label if label in self.known else -1 for label in X[:, 0].astype(int)])
-
-
-class Everything(LastStageOnly):
-    known: set = frozenset()
-
-    def partial_fit(self, X, y):
-        self.known = self.known | set(y.tolist())
-
-
-Y = np.array([0, 0, 1, 1, 2, 2])
-STAGES = [Stage((0, 1), np.array([0, 1, 2, 3])), Stage((2,), np.array([5, 4]))]
-Y_TEST = np.array([0, 1, 2, 2])
-
-
-def run(model):
-    return feed_then_test(model, STAGES, Y[:, None], Y, Y_TEST[:, None], Y_TEST)
-
-
-def test_every_stage_is_tested_on_every_task():
-    outcome = run(LastStageOnly())
+def test_every_task_is_tested_on_every_task():
+    outcome = run(LastTaskOnly())
     np.testing.assert_array_equal(outcome.accuracy_matrix, [[1, 0], [0, 1]])
     np.testing.assert_array_equal(outcome.seen_accuracy, [1.0, 0.5])
     np.testing.assert_array_equal(outcome.all_accuracy, [0.5, 0.5])
@@ -59,11 +33,11 @@ def test_every_stage_is_tested_on_every_task():
     assert outcome.task_classes == ((0, 1), (2,))
 
 
-def test_rows_arrive_in_the_stages_order():
+def test_rows_arrive_in_the_tasks_order():
     arrived = []
     feed_then_test(
         Everything(),
-        STAGES,
+        TASKS,
         np.arange(6)[:, None],
         Y,
         Y_TEST[:, None],
@@ -73,13 +47,13 @@ def test_rows_arrive_in_the_stages_order():
     assert arrived == [[0, 1, 2, 3], [5, 4]]
 
 
-def test_stage_without_test_rows_is_refused():
+def test_task_without_test_rows_is_refused():
     with pytest.raises(ValueError, match=r"no test row carries a class of \(2,\); .* use a split"):
-        feed_then_test(Everything(), STAGES, Y[:, None], Y, np.zeros((2, 1)), np.array([0, 1]))
+        feed_then_test(Everything(), TASKS, Y[:, None], Y, np.zeros((2, 1)), np.array([0, 1]))
 
 
 def test_summary_is_the_mean_over_orders():
-    summary = summarise([run(LastStageOnly()), run(Everything())], Y_TEST)
+    summary = summarise([run(LastTaskOnly()), run(Everything())], Y_TEST)
     assert summary == {
         "final_accuracy": 0.75,
         "average_incremental_accuracy": 0.875,
@@ -93,46 +67,48 @@ def test_summary_is_the_mean_over_orders():
     }
 
 
-def bench(batch_rows=2):
-    X, X_test = Y[:, None].astype(np.float32), Y_TEST[:, None].astype(np.float32)
-    return Bench(X, Y, X_test, Y_TEST, (0, 1), (STAGES, STAGES), batch_rows, ("a", "b", "c"))
+def meet(given):
+    met, model = Prequential(given, lambda model, rows: model.partial_fit(given.X[rows], given.y[rows])), Everything()
+    for task in TASKS:
+        met(model, task.rows)
+    return met.met
 
 
-def test_a_stream_meets_the_head_in_batches_each_predicted_before_it_is_learned():
-    labels, predicted = predict_then_learn(Everything(), STAGES, bench(), bench().X)
+def test_a_stream_meets_the_method_in_batches_each_predicted_before_it_is_learned():
+    labels, predicted = meet(bench())
     assert labels.tolist() == [0, 0, 1, 1, 2, 2]
-    # The first batch meets a head that knows nothing; class 1 is new to the second, class 2 to the third.
+    # The first batch meets a method that knows nothing; class 1 is new to the second, class 2 to the third.
     assert predicted.tolist() == [-1] * 6
-    assert predict_then_learn(Everything(), STAGES, bench(3), bench().X)[1].tolist() == [-1, -1, -1, 1, -1, -1]
+    assert meet(bench(3))[1].tolist() == [-1, -1, -1, 1, -1, -1]
 
 
-def test_half_of_the_stages_is_known_and_rows_of_later_classes_are_left_out_of_it():
-    blurred = [Stage((0, 1), np.array([0, 4, 2])), Stage((2,), np.array([5, 1, 3]))]
+def test_half_of_the_tasks_is_known_and_rows_of_later_classes_are_left_out_of_it():
+    blurred = [Task((0, 1), np.array([0, 4, 2])), Task((2,), np.array([5, 1, 3]))]
     half = seen_half(blurred, Y, Y_TEST)
-    assert [stage.rows.tolist() for stage in half.stages] == [[0, 2]]
+    assert [task.rows.tolist() for task in half.tasks] == [[0, 2]]
     assert half.known.tolist() == [True, True, False, False]
 
 
 def test_a_shuffled_stream_leaves_no_class_unknown():
-    assert seen_half([Stage((0, 1, 2), np.arange(6))] * 2, Y, Y_TEST) is None
+    assert seen_half([Task((0, 1, 2), np.arange(6))] * 2, Y, Y_TEST) is None
 
 
 def test_seconds_are_told_per_order_and_per_thousand_rows():
     clock = {"keys": 1.0, "fit": 6.0, "predict": 0.8}
-    # Two orders of two stages and four test rows are 16 predictions.
+    # Two orders of two tasks and four test rows are 16 predictions.
     assert per_order(clock, bench()) == {"keys": 1.0, "fit": 3.0, "predict_1000": 50.0}
-    assert per_order(clock, bench(), n_orders=1, n_stages=1) == {"keys": 1.0, "fit": 6.0, "predict_1000": 200.0}
+    assert per_order(clock, bench(), n_orders=1, n_tasks=1) == {"keys": 1.0, "fit": 6.0, "predict_1000": 200.0}
 
 
 def test_the_clock_of_a_stream_has_two_parts():
     clock = {}
-    feed_then_test(Everything(), STAGES, Y[:, None], Y, Y_TEST[:, None], Y_TEST, seconds=clock)
+    feed_then_test(Everything(), TASKS, Y[:, None], Y, Y_TEST[:, None], Y_TEST, seconds=clock)
     assert set(clock) == {"fit", "predict"}
 
 
-def test_a_stream_has_stages_for_every_order():
-    stream = Stream(kind="class_incremental", classes_per_stage=2, class_orders=[[2, 1, 0], [0, 1, 2]])
-    assert [[stage.classes for stage in stages] for stages in stages_of(stream, Y)] == [
+def test_a_stream_has_tasks_for_every_order():
+    stream = Stream(kind="class_incremental", classes_per_task=2, class_orders=[[2, 1, 0], [0, 1, 2]])
+    assert [[task.classes for task in tasks] for tasks in tasks_of(stream, Y)] == [
         [(1, 2), (0,)],
         [(0, 1), (2,)],
     ]
@@ -166,38 +142,37 @@ def test_batches_hold_every_row_once_in_order():
     np.testing.assert_array_equal(np.concatenate(parts), np.arange(10))
 
 
-class Recorder:
-    def __init__(self):
-        self.calls = []
-
-    def partial_fit_codes(self, codes, y, classes=None, epochs=1):
-        self.calls.append((len(y), epochs, classes))
-
-
-def test_one_epoch_comes_in_batches_and_more_epochs_as_one_stage():
-    codes, y = np.zeros((5, 2, 1), dtype=np.uint8), np.zeros(5, dtype=int)
-    one, more = Recorder(), Recorder()
-    learn_codes(one, codes, y, epochs=1, batch_rows=2)
-    learn_codes(more, codes, y, epochs=3, batch_rows=2)
-    assert one.calls == [(2, 1, None), (2, 1, None), (1, 1, None)]
-    assert more.calls == [(5, 3, None)]
-
-
-def test_settings_reach_the_estimator():
-    model = make_estimator({"n_heads": 3, "solver": "sgd", "random_state": 5}, device="cpu")
+def test_settings_reach_the_method():
+    model = make_method({"encoder": {"n_heads": 3, "random_state": 5}, "solver": "sgd"}, device="cpu")
     assert (model.n_heads, model.solver, model.random_state, model.device) == (3, "sgd", 5, "cpu")
+    assert make_method({}).get_params() == factory.DKVBClassifier().get_params()
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("n_head", "n_heads"), ("learn_rate", "learning_rate")])
-def test_unknown_setting_names_the_nearest(wrong, right):
-    with pytest.raises(ValueError, match=rf"'{wrong}' is not .*did you mean '{right}'\?; expected one of n_heads,"):
-        make_estimator({wrong: 1})
+@pytest.mark.parametrize(
+    ("settings", "wrong", "right"),
+    [
+        ({"encoder": {"n_head": 1}}, r"method\.encoder\.n_head", "n_heads"),
+        ({"learn_rate": 1}, r"method\.learn_rate", "learning_rate"),
+        ({"encodr": {}}, r"method\.encodr", "encoder"),
+    ],
+)
+def test_unknown_setting_names_the_nearest(settings, wrong, right):
+    with pytest.raises(ValueError, match=rf"{wrong} is not a setting, did you mean '{right}'\?; expected one of "):
+        make_method(settings)
+    (name, value), *_ = settings.items()
+    with pytest.raises(ValueError, match=rf"{wrong} is not a setting"):
+        set_method(
+            make_method({}), {f"encoder__{key}": 1 for key in value} if name == "encoder" and value else settings
+        )
 
 
-@pytest.mark.parametrize(("name", "place"), [("device", "DKVB_DEVICE"), ("key_data", "keys entry")])
+@pytest.mark.parametrize(("name", "place"), [("device", "DKVB_DEVICE"), ("verbose", "one line each")])
 def test_setting_that_is_said_elsewhere_names_the_place(name, place):
-    with pytest.raises(ValueError, match=rf"'{name}' came from the run's settings; it is expected from .*{place}"):
-        make_estimator({name: "cpu"})
+    for settings, where in (({name: 1}, "method"), ({"encoder": {name: 1}}, "method.encoder")):
+        with pytest.raises(
+            ValueError, match=rf"{where}\.{name} came from the settings of .*; it is expected from .*{place}"
+        ):
+            make_method(settings)
 
 
 def fake_reader(X, *, backbone="a", tap="avgpool"):
@@ -205,24 +180,24 @@ def fake_reader(X, *, backbone="a", tap="avgpool"):
     return SimpleNamespace(header=header, n_features=X.shape[1], read=lambda split, rows=slice(None): X[rows])
 
 
-def test_keys_come_from_all_rows_of_their_cache_or_from_the_first_stage():
+def test_keys_come_from_all_rows_of_their_cache_or_from_the_first_task():
     own, other = np.arange(8.0).reshape(4, 2), np.ones((3, 2))
-    stage = Stage((0,), np.array([2, 0]))
-    np.testing.assert_array_equal(rows_for_keys(fake_reader(own), fake_reader(other), "all", stage), other)
-    np.testing.assert_array_equal(rows_for_keys(fake_reader(own), fake_reader(own), "first_stage", stage), own[[0, 2]])
+    task = Task((0,), np.array([2, 0]))
+    np.testing.assert_array_equal(rows_for_keys(fake_reader(own), fake_reader(other), "all", task), other)
+    np.testing.assert_array_equal(rows_for_keys(fake_reader(own), fake_reader(own), "first_task", task), own[[0, 2]])
 
 
 @pytest.mark.parametrize(
     ("other", "what"),
     [
         (fake_reader(np.ones((2, 2)), backbone="b"), "backbone"),
-        (fake_reader(np.ones((2, 2)), tap="layer3"), "tap"),
+        (fake_reader(np.ones((2, 2)), tap="layer3"), "layer"),
         (fake_reader(np.ones((2, 3))), "number of features"),
     ],
 )
 def test_keys_of_another_embedding_space_are_refused(other, what):
-    with pytest.raises(ValueError, match=f"has {what} .* extract both with the same backbone and tap"):
-        rows_for_keys(fake_reader(np.ones((4, 2))), other, "all", STAGES[0])
+    with pytest.raises(ValueError, match=f"has {what} .* extract both with the same backbone and layer"):
+        rows_for_keys(fake_reader(np.ones((4, 2))), other, "all", TASKS[0])
 
 
 def test_seconds_add_up():

@@ -6,24 +6,24 @@ import sys
 
 import numpy as np
 import pytest
-from models import flat, placed
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from test_train import write_two_caches
+from small_run import write_two_caches
 
-from dkvb_estimator import DKVBClassifier, KeyEncoder
+from dkvb_estimator import DKVBClassifier
 from pipeline.config import Search, load_params
-from pipeline.evaluation import candidates
-from pipeline.evaluation.candidates import Candidate, Source
+from pipeline.evaluation import search as room
+from pipeline.evaluation.factory import key_settings, make_method
+from pipeline.evaluation.search import Candidate, Source, search_settings
 from pipeline.stages import search as stage
 
 ENTRY = {
     "embeddings": "own",
     "keys": "keys",
     "folds": 2,
-    "estimator": {"n_heads": 6, "key_dim": 3, "random_state": 0},
-    "grid": {"solver": ["counts", "joint"], "n_keys": [4, 8], "smoothing": [0.1, 10.0]},
-    "heat_map": {"x": "n_keys", "y": "solver"},
+    "method": {"encoder": {"n_heads": 6, "key_dim": 3, "random_state": 0}},
+    "grid": {"solver": ["counts", "joint"], "encoder__n_keys": [4, 8], "smoothing": [0.1, 10.0]},
+    "heat_map": {"x": "encoder__n_keys", "y": "solver"},
 }
 
 
@@ -40,8 +40,8 @@ def source(paths, tmp_path):
 
 
 def found(source, **changes):
-    labels = candidates._reader(source.cache).labels("train")
-    return stage.search(Search(**ENTRY | {"heat_map": None} | changes), source, labels)[0]
+    labels = room._reader(source.cache).labels("train")
+    return search_settings(Search(**ENTRY | {"heat_map": None} | changes), source, labels)[0]
 
 
 class Plain(ClassifierMixin, BaseEstimator):
@@ -51,7 +51,7 @@ class Plain(ClassifierMixin, BaseEstimator):
         self.estimator, self.key_rows = estimator, key_rows
 
     def fit(self, X, y):
-        self.model_ = placed(flat(**self.estimator.get_params()), self.key_rows).fit(X, y)
+        self.model_ = DKVBClassifier(**self.estimator.get_params()).init_keys(self.key_rows).fit(X, y)
         self.classes_ = self.model_.classes_
         return self
 
@@ -60,22 +60,24 @@ class Plain(ClassifierMixin, BaseEstimator):
 
 
 def test_settings_of_learning_share_keys_and_those_that_learned_state_rests_on_do_not():
-    usual = candidates.keys_of(DKVBClassifier())
-    assert candidates.keys_of(DKVBClassifier(objective="ridge", curvature=0.0, alpha=0.01, smoothing=2.0)) == usual
+    usual = key_settings(DKVBClassifier())
+    assert key_settings(DKVBClassifier(objective="ridge", curvature=0.0, alpha=0.01, smoothing=2.0)) == usual
     for other in ({"remember": False}, {"solver": "counts"}, {"n_selected": 2}, {"key_dim": 3}):
-        assert candidates.keys_of(flat(**other)) != usual
+        assert key_settings(DKVBClassifier(**other)) != usual
 
 
 def test_scores_are_those_of_a_plain_grid_search(source):
-    X, y = candidates._reader(source.cache).as_numpy("train")
-    plain = Plain(flat(**ENTRY["estimator"]), candidates._reader(source.key_cache).read("train"))
-    grid = {f"estimator__{name}": values for name, values in ENTRY["grid"].items()}
+    X, y = room._reader(source.cache).as_numpy("train")
+    plain = Plain(make_method(ENTRY["method"]), room._reader(source.key_cache).read("train"))
+    grid = {f"estimator__{name.removeprefix('encoder__')}": values for name, values in ENTRY["grid"].items()}
     folds = StratifiedKFold(2, shuffle=True, random_state=0)
     results = GridSearchCV(plain, grid, cv=folds, refit=False).fit(X, y).cv_results_
-    expected = {
-        tuple(settings.values()): score for settings, score in zip(results["params"], results["mean_test_score"])
-    }
     names = sorted(ENTRY["grid"])
+    theirs = [f"estimator__{name.removeprefix('encoder__')}" for name in names]
+    expected = {
+        tuple(settings[name] for name in theirs): score
+        for settings, score in zip(results["params"], results["mean_test_score"])
+    }
     table = found(source)
     assert {tuple(line[name] for name in names): line["mean_score"] for line in table} == pytest.approx(
         expected, abs=1e-6
@@ -96,9 +98,9 @@ def test_keys_are_placed_and_rows_encoded_once_for_candidates_that_share_them(so
 
 
 def test_a_failed_candidate_is_reported_by_name_and_reason_and_costs_no_other(source):
-    table = found(source, grid={"n_keys": [4, 8], "n_selected": [1, 6]})
+    table = found(source, grid={"encoder__n_keys": [4, 8], "encoder__n_selected": [1, 6]})
     failed = [line for line in table if line["error"]]
-    assert [(line["n_keys"], line["n_selected"]) for line in failed] == [(4, 6)]
+    assert [(line["encoder__n_keys"], line["encoder__n_selected"]) for line in failed] == [(4, 6)]
     assert failed == table[-1:]
     assert failed[0]["rank"] is failed[0]["mean_score"] is None
     assert failed[0]["error"].startswith("ValueError: n_selected=6 is not valid; expected at most n_keys=4")
@@ -106,14 +108,14 @@ def test_a_failed_candidate_is_reported_by_name_and_reason_and_costs_no_other(so
 
 
 def test_codes_of_another_number_of_selected_keys_are_others(source):
-    one, two = (source.started(DKVBClassifier(KeyEncoder(6, 8, 3, n_selected=m, random_state=0)))[1] for m in (1, 2))
+    one, two = (source.started(DKVBClassifier(6, 8, 3, n_selected=m, random_state=0))[1] for m in (1, 2))
     assert (one.shape[2], two.shape[2]) == (1, 2)
     np.testing.assert_array_equal(one[:, :, 0], two[:, :, 0])
 
 
 def test_unknown_settings_and_too_many_folds_are_refused(source):
-    with pytest.raises(ValueError, match="'n_key' is not an estimator setting, did you mean 'n_keys'"):
-        found(source, grid={"n_key": [4]})
+    with pytest.raises(ValueError, match=r"method\.encoder\.n_key is not a setting, did you mean 'n_keys'"):
+        found(source, grid={"encoder__n_key": [4]})
     with pytest.raises(
         ValueError, match=r"folds is 21, but class 0 has 20 rows; expected a row of every class in each"
     ):
@@ -121,8 +123,8 @@ def test_unknown_settings_and_too_many_folds_are_refused(source):
 
 
 def test_a_candidate_is_cloned_with_its_settings(source):
-    candidate = Candidate(DKVBClassifier(), source).set_params(estimator__n_keys=7)
-    assert candidate.get_params()["estimator__n_keys"] == 7
+    candidate = clone(Candidate(DKVBClassifier(), source, {"encoder__n_keys": 7}))
+    assert candidate.get_params()["settings"] == {"encoder__n_keys": 7}
 
 
 def settings_file(folder):
@@ -132,7 +134,7 @@ def settings_file(folder):
             name: {
                 "dataset": "pets",
                 "backbone": "tiny",
-                "tap": "avgpool",
+                "layer": "avgpool",
                 "image_side": 8,
                 "compute_dtype": "float32",
                 "storage_dtype": "float32",
@@ -165,13 +167,14 @@ def test_the_stage_writes_table_best_and_seconds_the_same_each_time(tmp_path, so
     assert run(tmp_path, source, monkeypatch) == 0
     with (tmp_path / "out/pets.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0]) == ["rank", "mean_score", "std_score", "n_keys", "smoothing", "solver", "error"]
+    assert list(lines[0]) == ["rank", "mean_score", "std_score", "encoder__n_keys", "smoothing", "solver", "error"]
     assert len(lines) == 8
     best = json.loads((tmp_path / "out/pets.json").read_text())
     assert best["best_score"] == float(lines[0]["mean_score"])
-    assert best["heat_map"] == {"x": "n_keys", "y": "solver"}
-    assert flat(**best["best_params"]).n_heads == 6
-    assert str(best["best_params"]["n_keys"]) == lines[0]["n_keys"]
+    assert best["heat_map"] == {"x": "encoder__n_keys", "y": "solver"}
+    model = make_method(best["best_params"])  # to be copied into a run as it stands
+    assert model.n_heads == 6
+    assert str(model.n_keys) == lines[0]["encoder__n_keys"]
     assert set(json.loads((tmp_path / "out/seconds.json").read_text())) == {"keys_and_codes", "fit_and_test"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pets.csv", "pets.json", "seconds.json"]
     assert "[search pets] best of 8:" in capsys.readouterr().err
@@ -181,7 +184,7 @@ def test_the_stage_writes_table_best_and_seconds_the_same_each_time(tmp_path, so
 
 
 def test_a_search_of_which_nothing_can_be_fitted_says_why(tmp_path, source, monkeypatch, capsys):
-    entry = ENTRY | {"grid": {"n_selected": [9], "n_keys": [4, 8]}, "heat_map": None}
+    entry = ENTRY | {"grid": {"encoder__n_selected": [9], "encoder__n_keys": [4, 8]}, "heat_map": None}
     params = settings_file(tmp_path)
     params.write_text(json.dumps(json.loads(params.read_text()) | {"searches": {"pets": entry}}), encoding="utf-8")
     assert run(tmp_path, source, monkeypatch, params) == 1
@@ -191,8 +194,14 @@ def test_a_search_of_which_nothing_can_be_fitted_says_why(tmp_path, source, monk
 def test_wrong_entries_are_refused(tmp_path):
     params = settings_file(tmp_path)
     for change, said in {
-        "grid twice": ({"estimator": {"n_keys": 4}}, "n_keys stands under estimator and under grid; one place"),
-        "axis": ({"heat_map": {"x": "alpha", "y": "solver"}}, "heat_map names 'alpha'; expected one of solver, n_keys"),
+        "grid twice": (
+            {"method": {"encoder": {"n_keys": 4}}},
+            "encoder__n_keys stands under method and under grid; one place",
+        ),
+        "axis": (
+            {"heat_map": {"x": "alpha", "y": "solver"}},
+            "heat_map names 'alpha'; expected one of solver, encoder__",
+        ),
         "misspelt": ({"fold": 3}, "searches.pets.fold is not a setting, did you mean 'folds'"),
         "reference": ({"keys": "key"}, "searches.pets.keys: 'key' is not an entry of embeddings, did you mean 'keys'"),
         "empty": ({"grid": {}}, "searches.pets.grid"),

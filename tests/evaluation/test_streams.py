@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation.streams import blurry, class_incremental, class_order, make_stages, shuffled
+from pipeline.evaluation.streams import blurry, class_incremental, class_order, make_tasks, shuffled
 
 LABELS = np.array([2, 0, 1, -1, 3, 2, 4, 0, 1, 4, -1, 3] * 5)
 LABELLED = np.flatnonzero(LABELS >= 0)
 
 
-def rows_of(stages):
-    return np.concatenate([stage.rows for stage in stages])
+def rows_of(tasks):
+    return np.concatenate([task.rows for task in tasks])
 
 
 def test_seed_zero_is_the_sorted_order():
@@ -31,27 +31,27 @@ def test_other_seeds_shuffle_and_differ():
     ids=["class_incremental", "shuffled", "blurry"],
 )
 def test_every_labelled_row_arrives_once_and_a_seed_repeats_it(make):
-    stages = make(3)
-    assert sorted(rows_of(stages)) == LABELLED.tolist()
-    np.testing.assert_array_equal(rows_of(stages), rows_of(make(3)))
-    assert not np.array_equal(rows_of(stages), rows_of(make(4)))
+    tasks = make(3)
+    assert sorted(rows_of(tasks)) == LABELLED.tolist()
+    np.testing.assert_array_equal(rows_of(tasks), rows_of(make(3)))
+    assert not np.array_equal(rows_of(tasks), rows_of(make(4)))
 
 
-def test_class_incremental_stages_hold_their_classes_and_no_other():
-    stages = class_incremental(LABELS, 2, 1)
-    assert [len(stage.classes) for stage in stages] == [2, 2, 1]
-    for stage in stages:
-        assert set(LABELS[stage.rows].tolist()) == set(stage.classes)
+def test_class_incremental_tasks_hold_their_classes_and_no_other():
+    tasks = class_incremental(LABELS, 2, 1)
+    assert [len(task.classes) for task in tasks] == [2, 2, 1]
+    for task in tasks:
+        assert set(LABELS[task.rows].tolist()) == set(task.classes)
 
 
-def test_rows_within_a_stage_are_mixed():
-    (stage,) = class_incremental(np.repeat([0, 1], 50), 2, 0)
-    assert not np.array_equal(stage.rows, np.sort(stage.rows))
+def test_rows_within_a_task_are_mixed():
+    (task,) = class_incremental(np.repeat([0, 1], 50), 2, 0)
+    assert not np.array_equal(task.rows, np.sort(task.rows))
 
 
 def test_written_order_is_followed():
-    stages = class_incremental(LABELS, 2, 0, order=[4, 0, 3, 1, 2])
-    assert [stage.classes for stage in stages] == [(0, 4), (1, 3), (2,)]
+    tasks = class_incremental(LABELS, 2, 0, order=[4, 0, 3, 1, 2])
+    assert [task.classes for task in tasks] == [(0, 4), (1, 3), (2,)]
 
 
 def test_written_order_of_other_classes_is_refused():
@@ -59,10 +59,10 @@ def test_written_order_of_other_classes_is_refused():
         class_incremental(LABELS, 2, 0, order=[0, 1])
 
 
-def test_shuffled_stages_have_equal_length_and_all_classes():
-    stages = shuffled(LABELS, 3, 0)
-    assert max(len(s.rows) for s in stages) - min(len(s.rows) for s in stages) <= 1
-    assert all(stage.classes == (0, 1, 2, 3, 4) for stage in stages)
+def test_shuffled_tasks_have_equal_length_and_all_classes():
+    tasks = shuffled(LABELS, 3, 0)
+    assert max(len(s.rows) for s in tasks) - min(len(s.rows) for s in tasks) <= 1
+    assert all(task.classes == (0, 1, 2, 3, 4) for task in tasks)
 
 
 def test_no_blur_is_class_incremental():
@@ -72,15 +72,15 @@ def test_no_blur_is_class_incremental():
 
 def test_blur_scatters_about_the_share_asked_for():
     labels = np.arange(4000) % 4
-    stages = blurry(labels, 1, 1, blur=0.4)
-    away = np.mean([~np.isin(labels[row], stage.classes) for stage in stages for row in stage.rows])
-    # A scattered row lands in its own stage one time in four: 0.4 * 3/4 = 0.3, standard error 0.008.
+    tasks = blurry(labels, 1, 1, blur=0.4)
+    away = np.mean([~np.isin(labels[row], task.classes) for task in tasks for row in task.rows])
+    # A scattered row lands in its own task one time in four: 0.4 * 3/4 = 0.3, standard error 0.008.
     assert abs(away - 0.3) < 0.03
 
 
 @pytest.mark.parametrize("kind", ["class_incremental", "shuffled", "blurry"])
 def test_kind_names_its_function(kind):
-    made = make_stages(kind, LABELS, 2, classes_per_stage=2, n_stages=3, blur=0.5)
+    made = make_tasks(kind, LABELS, 2, classes_per_task=2, n_tasks=3, blur=0.5)
     wanted = {
         "class_incremental": class_incremental(LABELS, 2, 2),
         "shuffled": shuffled(LABELS, 3, 2),
@@ -91,7 +91,7 @@ def test_kind_names_its_function(kind):
 
 def test_unknown_kind_is_refused():
     with pytest.raises(ValueError, match=r"kind is 'sorted'; .* name one"):
-        make_stages("sorted", LABELS, 0)
+        make_tasks("sorted", LABELS, 0)
 
 
 def test_unlabelled_rows_alone_make_no_stream():
@@ -102,9 +102,9 @@ def test_unlabelled_rows_alone_make_no_stream():
 @pytest.mark.parametrize(
     ("call", "problem"),
     [
-        (lambda: class_incremental(LABELS, 0, 0), "classes_per_stage is 0"),
-        (lambda: shuffled(LABELS, 0, 0), "n_stages is 0"),
-        (lambda: shuffled(LABELS, 999, 0), "n_stages is 999 for 50 labelled rows"),
+        (lambda: class_incremental(LABELS, 0, 0), "classes_per_task is 0"),
+        (lambda: shuffled(LABELS, 0, 0), "n_tasks is 0"),
+        (lambda: shuffled(LABELS, 999, 0), "n_tasks is 999 for 50 labelled rows"),
         (lambda: blurry(LABELS, 2, 0, blur=1.5), "blur is 1.5"),
     ],
 )

@@ -2,18 +2,21 @@ import json
 
 import numpy as np
 import pytest
-from test_loop import STAGES, Y_TEST, Everything, LastStageOnly, bench, run
+from small_stream import TASKS, Y_TEST, Everything, LastTaskOnly, bench, run
 
-from pipeline.evaluation.loop import predict_then_learn
-from pipeline.evaluation.tables import HeadResult, Tables, make_tables, write_csv
+from pipeline.evaluation.loop import Prequential
+from pipeline.evaluation.tables import MethodResult, Tables, make_tables, write_csv
 
 
-def tables(head="x", model=Everything, **changes):
+def tables(name="x", model=Everything, **changes):
     outcome = run(model())
-    met = predict_then_learn(model(), STAGES, bench(3), bench().X)
+    other, given = model(), bench(3)
+    met = Prequential(given, lambda model, rows: model.partial_fit(given.X[rows], given.y[rows]))
+    for task in TASKS:
+        met(other, task.rows)
     predictions = np.maximum(outcome.predictions, 0)
-    result = HeadResult([outcome, outcome], predictions, met, facts={"passes": 1}, **changes)
-    return make_tables(bench(3), {head: result})
+    result = MethodResult([outcome, outcome], predictions, met.met, facts={"passes": 1}, **changes)
+    return make_tables(bench(3), {name: result})
 
 
 def test_metrics_hold_accuracy_and_facts():
@@ -23,7 +26,7 @@ def test_metrics_hold_accuracy_and_facts():
     assert numbers["passes"] == 1
 
 
-def test_curves_hold_one_row_an_order_and_stage():
+def test_curves_hold_one_row_per_order_and_task():
     assert tables().curves == [
         ["x", seed, i, 2 + 2 * i, 1 + i, 1.0, share] for seed in (0, 1) for i, share in ((1, 0.5), (2, 1.0))
     ]
@@ -33,20 +36,20 @@ def test_prequential_rows_say_the_share_right_so_far_after_every_batch():
     assert tables().prequential == [["x", 3, 0.0], ["x", 6, round(1 / 6, 6)]]
 
 
-def test_confusion_has_one_row_a_true_class():
-    found = tables(model=LastStageOnly).matrices
+def test_confusion_has_one_row_per_true_class():
+    found = tables(model=LastTaskOnly).matrices
     assert found["task_classes"] == [["a", "b"], ["c"]]
-    # The head of the last stage says −1 for others, written here as class 0.
+    # The method of the last task says −1 for others, written here as class 0.
     assert found["confusion"]["x"] == [[1, 0, 0], [1, 0, 0], [0, 0, 2]]
     assert found["class_accuracy"]["x"] == [1.0, 0.0, 1.0]
 
 
-def test_a_head_that_saw_everything_at_once_is_measured_at_the_end_alone():
-    result = HeadResult([], Y_TEST.copy())
+def test_a_method_that_saw_everything_at_once_is_measured_at_the_end_alone():
+    result = MethodResult([], Y_TEST.copy())
     found = make_tables(bench(), {"joint": result})
     assert set(found.metrics["joint"]) == {"final_accuracy", "mean_class_accuracy", "accuracy_std_over_orders"}
     assert found.curves == found.prequential == []
-    assert found.matrices["heads"] == {}
+    assert found.matrices["methods"] == {}
     assert found.matrices["class_accuracy"]["joint"] == [1.0, 1.0, 1.0]
 
 
@@ -63,9 +66,9 @@ def test_tables_that_are_none_are_an_error_of_three_parts(tmp_path, text):
         Tables.read(tmp_path / "t.json")
 
 
-def test_heads_of_two_tables_stand_side_by_side():
-    both = tables("x").joined(tables("y", model=LastStageOnly))
-    assert list(both.metrics) == list(both.matrices["heads"]) == list(both.matrices["confusion"]) == ["x", "y"]
+def test_methods_of_two_tables_stand_side_by_side():
+    both = tables("x").joined(tables("y", model=LastTaskOnly))
+    assert list(both.metrics) == list(both.matrices["methods"]) == list(both.matrices["confusion"]) == ["x", "y"]
     assert [row[0] for row in both.curves] == ["x"] * 4 + ["y"] * 4
 
 
@@ -73,7 +76,7 @@ def test_tables_of_another_stream_are_refused():
     other = tables("y")
     other.matrices["task_classes"] = [["c"], ["a", "b"]]
     with pytest.raises(
-        ValueError, match=r"the rivals' task_classes are .*the same stream is expected: run `dvc repro`"
+        ValueError, match=r"the baselines' task_classes are .*the same stream is expected: run `dvc repro`"
     ):
         tables("x").joined(other)
 
