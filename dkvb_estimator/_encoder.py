@@ -261,7 +261,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """
         self._check_fitted("transform")
         codes = self._cached(_encode_rows)(self, self._check_X(X), self.device)
-        return Codes.of(codes.reshape(len(codes), -1), self)
+        return Codes.of(codes.reshape(len(codes), codes.shape[1] * codes.shape[2]), self)
 
     def inverse_transform(self, codes: Any) -> np.ndarray:
         """Return the coordinates of the keys that codes name.

@@ -29,6 +29,8 @@ ENCODER = (
     "random_state",
 )
 """What a method's encoder is told."""
+STEPS = ("learning_rate", "batch_size", "label_smoothing", "clip_norm", "max_iter")
+"""What gradient steps are told."""
 
 
 def refuse_old_names(tree: Mapping[str, Any]) -> None:
@@ -69,4 +71,9 @@ def _refuse_flat_method(place: str, method: Any) -> None:
         if name in ENCODER:
             raise ValueError(
                 f"{place}.{name} is now a setting of the encoder; expected it under {place}.encoder: move it there"
+            )
+        if name in STEPS:
+            raise ValueError(
+                f"{place}.{name} is now a setting of gradient steps; expected it under {place}.solver_params: move it "
+                "there"
             )

@@ -133,7 +133,7 @@ def learn_toy(toy: Toy, plane: Plane) -> dict[str, Course]:
         courses[name] = _learn(probe, plane, Probe.partial_fit)
     for name, kind in BOTTLENECKS.items():
         encoder = {**kind, **ENCODER, "random_state": toy.seed}
-        settings: Method = {**(SGD if toy.solver == "sgd" else {}), "solver": toy.solver, "encoder": encoder}
+        settings: Method = {"solver": toy.solver, "solver_params": SGD, "encoder": encoder}
         model = place_keys(make_method(settings), plane.key_rows)
         courses[name] = _learn(model, plane, _teach)
     return courses
@@ -176,7 +176,7 @@ def _learn(method: Any, plane: Plane, learn: Any) -> Course:
         regions.append(_regions(method))
         if _lies_in_the_plane(method):
             used.append(copy.copy(method.key_counts_[0] > 0))
-    return Course(accuracy, regions, method.keys_[0] if used else None, used)
+    return Course(accuracy, regions, method.encoder_.keys_[0] if used else None, used)
 
 
 def _lies_in_the_plane(method: Any) -> bool:

@@ -144,15 +144,16 @@ def test_batches_hold_every_row_once_in_order():
 
 def test_settings_reach_the_method():
     model = make_method({"encoder": {"n_heads": 3, "random_state": 5}, "solver": "sgd"}, device="cpu")
-    assert (model.n_heads, model.solver, model.random_state, model.device) == (3, "sgd", 5, "cpu")
-    assert make_method({}).get_params() == factory.DKVBClassifier().get_params()
+    encoder = model.encoder
+    assert (encoder.n_heads, model.solver, encoder.random_state, model.device, encoder.device) == (3, "sgd", 5, *["cpu"] * 2)
+    assert str(make_method({})) == str(factory.DKVBClassifier(factory.KeyEncoder()))
 
 
 @pytest.mark.parametrize(
     ("settings", "wrong", "right"),
     [
         ({"encoder": {"n_head": 1}}, r"method\.encoder\.n_head", "n_heads"),
-        ({"learn_rate": 1}, r"method\.learn_rate", "learning_rate"),
+        ({"smooth": 1}, r"method\.smooth", "smoothing"),
         ({"encodr": {}}, r"method\.encodr", "encoder"),
     ],
 )

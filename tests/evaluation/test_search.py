@@ -10,10 +10,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from small_run import write_two_caches
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from pipeline.config import Search, load_params
 from pipeline.evaluation import search as room
-from pipeline.evaluation.factory import key_settings, make_method
+from pipeline.evaluation.factory import key_settings, make_method, place_keys
 from pipeline.evaluation.search import Candidate, Source, search_settings
 from pipeline.stages import search as stage
 
@@ -51,7 +51,7 @@ class Plain(ClassifierMixin, BaseEstimator):
         self.estimator, self.key_rows = estimator, key_rows
 
     def fit(self, X, y):
-        self.model_ = DKVBClassifier(**self.estimator.get_params()).init_keys(self.key_rows).fit(X, y)
+        self.model_ = place_keys(clone(self.estimator), self.key_rows).fit(X, y)
         self.classes_ = self.model_.classes_
         return self
 
@@ -60,20 +60,21 @@ class Plain(ClassifierMixin, BaseEstimator):
 
 
 def test_settings_of_learning_share_keys_and_those_that_learned_state_rests_on_do_not():
-    usual = key_settings(DKVBClassifier())
-    assert key_settings(DKVBClassifier(objective="ridge", curvature=0.0, alpha=0.01, smoothing=2.0)) == usual
-    for other in ({"remember": False}, {"solver": "counts"}, {"n_selected": 2}, {"key_dim": 3}):
-        assert key_settings(DKVBClassifier(**other)) != usual
+    usual = key_settings(make_method({}))
+    for other in ({"objective": "ridge", "alpha": 0.01}, {"remember": False}, {"solver": "counts"}):
+        assert key_settings(make_method(other)) == usual
+    for other in ({"n_selected": 2}, {"key_dim": 3}):
+        assert key_settings(make_method({"encoder": other})) != usual
 
 
 def test_scores_are_those_of_a_plain_grid_search(source):
     X, y = room._reader(source.cache).as_numpy("train")
     plain = Plain(make_method(ENTRY["method"]), room._reader(source.key_cache).read("train"))
-    grid = {f"estimator__{name.removeprefix('encoder__')}": values for name, values in ENTRY["grid"].items()}
+    grid = {f"estimator__{name}": values for name, values in ENTRY["grid"].items()}
     folds = StratifiedKFold(2, shuffle=True, random_state=0)
     results = GridSearchCV(plain, grid, cv=folds, refit=False).fit(X, y).cv_results_
     names = sorted(ENTRY["grid"])
-    theirs = [f"estimator__{name.removeprefix('encoder__')}" for name in names]
+    theirs = [f"estimator__{name}" for name in names]
     expected = {
         tuple(settings[name] for name in theirs): score
         for settings, score in zip(results["params"], results["mean_test_score"])
@@ -87,14 +88,12 @@ def test_scores_are_those_of_a_plain_grid_search(source):
 
 def test_keys_are_placed_and_rows_encoded_once_for_candidates_that_share_them(source, monkeypatch):
     placed, encoded = [], []
-    init_keys, encode = DKVBClassifier.init_keys, DKVBClassifier.encode
-    monkeypatch.setattr(
-        DKVBClassifier, "init_keys", lambda self, X: (placed.append(self.n_keys), init_keys(self, X))[1]
-    )
-    monkeypatch.setattr(DKVBClassifier, "encode", lambda self, X: (encoded.append(len(X)), encode(self, X))[1])
+    fit, transform = KeyEncoder.fit, KeyEncoder.transform
+    monkeypatch.setattr(KeyEncoder, "fit", lambda self, X: (placed.append(self.n_keys), fit(self, X))[1])
+    monkeypatch.setattr(KeyEncoder, "transform", lambda self, X: (encoded.append(len(X)), transform(self, X))[1])
     assert len(found(source)) == 8
-    assert sorted(placed) == [4, 4, 8, 8]
-    assert encoded == [80] * 4
+    assert sorted(placed) == [4, 8]
+    assert encoded == [80] * 2
 
 
 def test_a_failed_candidate_is_reported_by_name_and_reason_and_costs_no_other(source):
@@ -108,9 +107,10 @@ def test_a_failed_candidate_is_reported_by_name_and_reason_and_costs_no_other(so
 
 
 def test_codes_of_another_number_of_selected_keys_are_others(source):
-    one, two = (source.started(DKVBClassifier(6, 8, 3, n_selected=m, random_state=0))[1] for m in (1, 2))
-    assert (one.shape[2], two.shape[2]) == (1, 2)
-    np.testing.assert_array_equal(one[:, :, 0], two[:, :, 0])
+    encoders = (KeyEncoder(6, 8, 3, n_selected=m, random_state=0) for m in (1, 2))
+    one, two = (source.started(DKVBClassifier(encoder))[1] for encoder in encoders)
+    assert (one.shape[1], two.shape[1]) == (6, 12)
+    np.testing.assert_array_equal(one, two[:, ::2])
 
 
 def test_unknown_settings_and_too_many_folds_are_refused(source):
@@ -173,8 +173,8 @@ def test_the_stage_writes_table_best_and_seconds_the_same_each_time(tmp_path, so
     assert best["best_score"] == float(lines[0]["mean_score"])
     assert best["heat_map"] == {"x": "encoder__n_keys", "y": "solver"}
     model = make_method(best["best_params"])  # to be copied into a run as it stands
-    assert model.n_heads == 6
-    assert str(model.n_keys) == lines[0]["encoder__n_keys"]
+    assert model.encoder.n_heads == 6
+    assert str(model.encoder.n_keys) == lines[0]["encoder__n_keys"]
     assert set(json.loads((tmp_path / "out/seconds.json").read_text())) == {"keys_and_codes", "fit_and_test"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pets.csv", "pets.json", "seconds.json"]
     assert "[search pets] best of 8:" in capsys.readouterr().err
