@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 import warnings
@@ -184,6 +185,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     _doc_link_module = "dkvb_estimator"
     _doc_link_template = "https://arxiv.org/abs/2207.11240"
 
+    @refuse_renamed
     def __init__(
         self,
         encoder: Any = None,
@@ -200,10 +202,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         device: str = "auto",
         random_state: Any = None,
         verbose: int = 0,
-        **renamed: Any,
     ) -> None:
-        if renamed:
-            refuse_renamed(renamed)
         self.encoder = encoder
         self.solver = solver
         self.objective = objective
@@ -220,9 +219,11 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, those of the encoder as ``encoder__NAME``, also where ``encoder`` is None."""
-        if self.encoder is None and any(name.startswith("encoder__") for name in params) and "encoder" not in params:
-            self.encoder = KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
-        return super().set_params(**params)
+        nested = {name: params.pop(name) for name in list(params) if name.startswith("encoder__")}
+        super().set_params(**params)
+        if nested and self.encoder is None:
+            self.encoder = self._default_encoder()
+        return super().set_params(**nested)
 
     @all_or_nothing
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -560,9 +561,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
                     "FrozenEstimator(KeyEncoder(...).fit(X))."
                 )
             encoder._check_fitted("FrozenEstimator")
-            return encoder
+            return copy.copy(encoder)  # whoever fits that one again leaves these keys as they are
         if self.encoder is None:
-            encoder = KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
+            encoder = self._default_encoder()
         elif isinstance(self.encoder, KeyEncoder):
             encoder = clone(self.encoder)
         else:
@@ -571,6 +572,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
                 "FrozenEstimator(encoder), 'precomputed' or None. Set it with set_params(encoder=...)."
             )
         return encoder.fit(rows, labels, sample_weight)
+
+    def _default_encoder(self) -> KeyEncoder:
+        return KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
 
     @property
     def _precomputed(self) -> bool:
@@ -593,7 +597,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         params = self.get_params(deep=False)
         check_parameters(params | {"codes_dir": None})  # that folder is looked for where it is written to
         check_unchanged(self._learned_with, params)
-        if isinstance(self.encoder, KeyEncoder):
+        if self.encoder is None:
+            check_unchanged(self.encoder_._codebook.settings, self._default_encoder().get_params(), "encoder__")
+        elif isinstance(self.encoder, KeyEncoder):
             check_unchanged(self.encoder_._codebook.settings, self.encoder.get_params(deep=False), "encoder__")
         elif isinstance(self.encoder, FrozenEstimator):
             self._check_frozen(self.encoder.estimator)
@@ -602,7 +608,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def _check_frozen(self, encoder: KeyEncoder) -> None:
         """Refuse a frozen encoder that is not the one learned with, unless that was pruned since."""
         mine = self.encoder_
-        if encoder is not mine and mine._codebook.mask is None and encoder.fingerprint_ != mine.fingerprint_:
+        if mine._codebook.mask is None and encoder.fingerprint_ != mine.fingerprint_:
             raise ValueError(
                 f"encoder was set to one with keys {encoder.fingerprint_[:12]} after samples were learned with keys "
                 f"{mine.fingerprint_[:12]}; expected the same keys for a model's life. Set it back, or start anew with "
@@ -653,7 +659,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def _encode(self, rows: np.ndarray) -> np.ndarray:
         """Return the codes (n, c, m) of rows that were checked."""
-        return rows if self._precomputed else self.encoder_._encode(rows, self.device)
+        return rows if self._precomputed else self.encoder_._encode_cached(rows, self.device)
 
     def _learn_rows(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
         if not is_lazy(X):

@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from joblib import Memory
@@ -92,7 +92,7 @@ class Codes(np.ndarray):
         return plain[()] if return_scalar else plain
 
     def __reduce__(self) -> Any:
-        make, arguments, state = super().__reduce__()[:3]  # type: ignore[misc]
+        make, arguments, state = cast("tuple[Any, ...]", super().__reduce__())[:3]
         return make, arguments, (state, self.encoder)
 
     def __setstate__(self, state: Any) -> None:
@@ -260,8 +260,8 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             Of a dask array, a dask array.
         """
         self._check_fitted("transform")
-        codes = self._cached(_encode_rows)(self, self._check_X(X), self.device)
-        return Codes.of(codes.reshape(len(codes), -1), self)
+        codes = self._encode_cached(self._check_X(X), self.device)
+        return Codes.of(codes.reshape(len(codes), -1), copy.copy(self))  # fitted again, this one has other keys
 
     def inverse_transform(self, codes: Any) -> np.ndarray:
         """Return the coordinates of the keys that codes name.
@@ -340,6 +340,12 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         tags.transformer_tags.preserves_dtype = []
         return tags
 
+    def __copy__(self) -> Self:
+        """Return an encoder of the same codebook, which neither of the two writes into."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if "_codebook" in state:  # plain arrays: then skops needs to trust no class but the estimator
@@ -388,6 +394,11 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """Return the codebook on a device, ready to encode."""
         self._layout()
         return self._codebook.encoder(resolve_device(device))
+
+    def _encode_cached(self, X: np.ndarray, device: str) -> np.ndarray:
+        """Return the codes (n, c, m) of valid rows, from ``memory`` where they were encoded before."""
+        codes: np.ndarray = self._cached(_encode_rows)(self, X, device)
+        return codes
 
     def _encode(self, X: np.ndarray, device: str | None = None) -> np.ndarray:
         """Return the codes of valid rows (n, f), float32, as (n, c, m): what :meth:`transform` does after its checks.
