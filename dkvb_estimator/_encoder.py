@@ -343,7 +343,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def __copy__(self) -> Self:
         """Return an encoder of the same codebook, which neither of the two writes into."""
         twin = object.__new__(type(self))
-        vars(twin).update(vars(self))
+        twin.__dict__.update(vars(self))
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
