@@ -6,7 +6,6 @@ import copy
 import functools
 import time
 import warnings
-from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -29,7 +28,7 @@ from ._blocks import (
     weighty,
 )
 from ._device import DeviceCache, resolve_device
-from ._encoder import SCHEMA_VERSION, KeyEncoder, check_features, check_schema, say
+from ._encoder import SCHEMA_VERSION, KeyEncoder, check_features, check_schema, say, show_stored
 from ._encoding import KeySearch
 from ._labels import as_classes, as_labels, check_known_labels, check_labels, positions_of
 from ._persistence import check_classifier_state
@@ -849,10 +848,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
         """Show what is stored in notebooks; scikit-learn would read every attribute, and solve the values for it."""
-        shown = SimpleNamespace(**{name: getattr(self, name) for name in SHOWN if hasattr(self, name)})
-        table = BaseEstimator._get_fitted_attr_html(shown, doc_link)
-        table.estimator_class = type(self)
-        return table
+        return show_stored(self, SHOWN, doc_link)
 
 
 def _encoder_of(codes: Any) -> KeyEncoder:

@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any, Self, cast
 
 import numpy as np
@@ -49,6 +50,8 @@ from ._validation import (
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
+SHOWN = ("feature_names_in_", "key_report_", "keys_", "n_features_in_", "projection_")
+"""Attributes that notebooks show: those that are stored."""
 FEW_FEATURES = 16
 ROWS_PER_LINE = 16_384
 """Rows that are encoded between two lines of progress."""
@@ -456,6 +459,10 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             f"{time.perf_counter() - started:.1f} s, {report['unused_share']:.1%} unused",
         )
 
+    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
+        """Show what is stored in notebooks; scikit-learn would read every attribute, and hash the keys for it."""
+        return show_stored(self, SHOWN, doc_link)
+
 
 def _draw_codebook(sketches: Sketches, params: dict[str, Any], seed: int) -> Codebook:
     return draw_codebook(sketches, params, seed=seed, device=resolve_device(params["device"]))
@@ -491,6 +498,14 @@ def check_schema(version: int) -> None:
             f"the stored model has state version {version}; this dkvb_estimator reads version {SCHEMA_VERSION}. "
             "Load it with the release that wrote it, or fit again."
         )
+
+
+def show_stored(estimator: Any, names: tuple[str, ...], doc_link: str) -> Any:
+    """Return scikit-learn's table of fitted attributes, of some of them alone."""
+    shown = SimpleNamespace(**{name: getattr(estimator, name) for name in names if hasattr(estimator, name)})
+    table = BaseEstimator._get_fitted_attr_html(shown, doc_link)
+    table.estimator_class = type(estimator)
+    return table
 
 
 def say(estimator: Any, text: str) -> None:
