@@ -24,6 +24,7 @@ from ._atomic import all_or_nothing
 from ._blocks import (
     WORKERS,
     by_blocks,
+    comes_in_blocks,
     is_dask,
     is_lazy,
     map_blocks,
@@ -243,7 +244,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         if is_dask(X):
             sketches = self._sketch_on_workers(X, y, sample_weight, seed)
         else:
-            blocks = self._check_blocks(_pairs(X, y, sample_weight, labelled=self._reads_labels))
+            blocks = self._check_weighty(X, y, sample_weight)
             sketches = Sketches(params, seed, labelled=self._reads_labels).look_at(blocks)
         self._codebook = draw(sketches, {name: params[name] for name in params if name != "memory"}, seed)
         self._report_keys(started)
@@ -431,6 +432,25 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             yield as_float32(rows), labels
             reset = False
 
+    def _check_weighty(self, X: Any, y: Any, sample_weight: Any) -> Iterator[Block]:
+        """Yield valid rows of positive weight, and labels where they are read."""
+        labelled = self._reads_labels
+        if sample_weight is not None and comes_in_blocks(X):
+            raise TypeError(
+                f"sample_weight came with a {type(X).__name__}, an iterable of blocks; expected None. Leave rows of "
+                "weight zero out of the blocks."
+            )
+        if sample_weight is not None and is_lazy(X) and not (labelled and y is None):
+            blocks = stream_blocks(X, y if labelled else None, sample_weight)
+            yield from self._check_blocks(block[:2] for block in blocks)
+            return
+        for rows, labels in self._check_blocks(split_blocks(X, y, labelled=labelled)):
+            if sample_weight is None:
+                yield rows, labels
+            else:
+                kept = drop_weightless(rows, np.arange(len(rows)), sample_weight)[1]
+                yield rows[kept], None if labels is None else labels[kept]
+
     def _sketch_on_workers(self, X: Any, y: Any, weights: Any, seed: int) -> Sketches:
         check_features(self, X, reset=True)
         labels = y if self._reads_labels else None
@@ -470,18 +490,6 @@ def _draw_codebook(sketches: Sketches, params: dict[str, Any], seed: int) -> Cod
 
 def _encode_rows(encoder: KeyEncoder, X: np.ndarray, device: str) -> np.ndarray:
     return encoder._encode(X, device)
-
-
-def _pairs(X: Any, y: Any, sample_weight: Any, *, labelled: bool) -> Iterator[tuple[Any, Any]]:
-    """Yield rows and labels (None where they are not read) of positive weight."""
-    if sample_weight is None:
-        return split_blocks(X, y, labelled=labelled)
-    if is_lazy(X):
-        return (block[:2] for block in stream_blocks(X, y if labelled else None, sample_weight))
-    rows, labels, _ = drop_weightless(
-        np.asarray(as_array(X)), np.zeros(len(X)) if y is None else np.asarray(y), sample_weight
-    )
-    return split_blocks(rows, labels, labelled=labelled)
 
 
 def check_features(estimator: Any, X: Any, *, reset: bool) -> None:
