@@ -550,27 +550,32 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         self._check_width(self.n_features_in_)
 
     def _make_encoder(self, X: Any, rows: Any, labels: Any, sample_weight: Any) -> KeyEncoder:
-        if self._precomputed:
-            return _encoder_of(X)
+        given = self._given_encoder()
+        if given is None:
+            return copy.copy(_encoder_of(X))
         if isinstance(self.encoder, FrozenEstimator):
-            encoder = self.encoder.estimator
-            if not isinstance(encoder, KeyEncoder):
-                raise TypeError(
-                    f"encoder freezes a {type(encoder).__name__}; expected a KeyEncoder. Pass "
-                    "FrozenEstimator(KeyEncoder(...).fit(X))."
-                )
-            encoder._check_fitted("FrozenEstimator")
-            return copy.copy(encoder)  # whoever fits that one again leaves these keys as they are
-        if self.encoder is None:
-            encoder = self._default_encoder()
-        elif isinstance(self.encoder, KeyEncoder):
-            encoder = clone(self.encoder)
-        else:
+            given._check_fitted("FrozenEstimator")
+            return copy.copy(given)  # whoever fits that one again leaves these keys as they are
+        return clone(given).fit(rows, labels, sample_weight)
+
+    def _given_encoder(self) -> KeyEncoder | None:
+        """Return the encoder that the parameter names, frozen or not; None where codes are given instead."""
+        if self._precomputed:
+            return None
+        given = self._default_encoder() if self.encoder is None else self.encoder
+        frozen = isinstance(given, FrozenEstimator)
+        encoder = given.estimator if frozen else given
+        if isinstance(encoder, KeyEncoder):
+            return encoder
+        if frozen:
             raise TypeError(
-                f"encoder={self.encoder!r} is a {type(self.encoder).__name__}; expected a KeyEncoder, "
-                "FrozenEstimator(encoder), 'precomputed' or None. Set it with set_params(encoder=...)."
+                f"encoder freezes a {type(encoder).__name__}; expected a KeyEncoder. Pass "
+                "FrozenEstimator(KeyEncoder(...).fit(X))."
             )
-        return encoder.fit(rows, labels, sample_weight)
+        raise TypeError(
+            f"encoder={given!r} is a {type(given).__name__}; expected a KeyEncoder, FrozenEstimator(encoder), "
+            "'precomputed' or None. Set it with set_params(encoder=...)."
+        )
 
     def _default_encoder(self) -> KeyEncoder:
         return KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
@@ -596,12 +601,11 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         params = self.get_params(deep=False)
         check_parameters(params | {"codes_dir": None})  # that folder is looked for where it is written to
         check_unchanged(self._learned_with, params)
-        if self.encoder is None:
-            check_unchanged(self.encoder_._codebook.settings, self._default_encoder().get_params(), "encoder__")
-        elif isinstance(self.encoder, KeyEncoder):
-            check_unchanged(self.encoder_._codebook.settings, self.encoder.get_params(deep=False), "encoder__")
-        elif isinstance(self.encoder, FrozenEstimator):
-            self._check_frozen(self.encoder.estimator)
+        given = self._given_encoder()
+        if given is not None and isinstance(self.encoder, FrozenEstimator):
+            self._check_frozen(given)
+        elif given is not None:
+            check_unchanged(self.encoder_._codebook.settings, given.get_params(deep=False), "encoder__")
         return self.encoder_._layout()
 
     def _check_frozen(self, encoder: KeyEncoder) -> None:
