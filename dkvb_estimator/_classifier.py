@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 import warnings
-from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from ._blocks import (
     weighty,
 )
 from ._device import DeviceCache, resolve_device
-from ._encoder import SCHEMA_VERSION, Codes, KeyEncoder, check_features, check_schema, say
+from ._encoder import SCHEMA_VERSION, Codes, KeyEncoder, check_features, check_schema, say, show_stored
 from ._encoding import KeySearch
 from ._labels import as_classes, as_labels, check_known_labels, check_labels, positions_of
 from ._persistence import check_classifier_state
@@ -185,6 +185,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     _doc_link_module = "dkvb_estimator"
     _doc_link_template = "https://arxiv.org/abs/2207.11240"
 
+    @refuse_renamed
     def __init__(
         self,
         encoder: Any = None,
@@ -201,10 +202,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         device: str = "auto",
         random_state: Any = None,
         verbose: int = 0,
-        **renamed: Any,
     ) -> None:
-        if renamed:
-            refuse_renamed(renamed)
         self.encoder = encoder
         self.solver = solver
         self.objective = objective
@@ -221,9 +219,11 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, those of the encoder as ``encoder__NAME``, also where ``encoder`` is None."""
-        if self.encoder is None and any(name.startswith("encoder__") for name in params) and "encoder" not in params:
-            self.encoder = KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
-        return super().set_params(**params)
+        nested = {name: params.pop(name) for name in list(params) if name.startswith("encoder__")}
+        super().set_params(**params)
+        if nested and self.encoder is None:
+            self.encoder = self._default_encoder()
+        return super().set_params(**nested)
 
     @all_or_nothing
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -566,26 +566,34 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def _make_encoder(self, rows: Any, labels: Any, sample_weight: Any) -> KeyEncoder:
         if isinstance(self.encoder, FrozenEstimator):
             return self._frozen_encoder()
-        if self.encoder is None:
-            encoder = KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
-        elif isinstance(self.encoder, KeyEncoder):
-            encoder = clone(self.encoder)
-        else:
-            raise TypeError(
-                f"encoder={self.encoder!r} is a {type(self.encoder).__name__}; expected a KeyEncoder, "
-                "FrozenEstimator(encoder), 'precomputed' or None. Set it with set_params(encoder=...)."
-            )
-        return encoder.fit(rows, labels, sample_weight)
+        return clone(cast("KeyEncoder", self._given_encoder())).fit(rows, labels, sample_weight)
 
-    def _frozen_encoder(self) -> KeyEncoder:
-        encoder = self.encoder.estimator
-        if not isinstance(encoder, KeyEncoder):
+    def _given_encoder(self) -> KeyEncoder | None:
+        """Return the encoder that the parameter names, frozen or not; None where codes are given instead."""
+        if self._precomputed:
+            return None
+        given = self._default_encoder() if self.encoder is None else self.encoder
+        frozen = isinstance(given, FrozenEstimator)
+        encoder = given.estimator if frozen else given
+        if isinstance(encoder, KeyEncoder):
+            return encoder
+        if frozen:
             raise TypeError(
                 f"encoder freezes a {type(encoder).__name__}; expected a KeyEncoder. Pass "
                 "FrozenEstimator(KeyEncoder(...).fit(X))."
             )
+        raise TypeError(
+            f"encoder={given!r} is a {type(given).__name__}; expected a KeyEncoder, FrozenEstimator(encoder), "
+            "'precomputed' or None. Set it with set_params(encoder=...)."
+        )
+
+    def _default_encoder(self) -> KeyEncoder:
+        return KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
+
+    def _frozen_encoder(self) -> KeyEncoder:
+        encoder = cast("KeyEncoder", self._given_encoder())
         encoder._check_fitted("FrozenEstimator")
-        return encoder
+        return copy.copy(encoder)  # whoever fits that one again leaves these keys as they are
 
     def _encoder_of(self, codes: Any) -> KeyEncoder:
         """Return the encoder of the first codes."""
@@ -602,7 +610,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
                 f"encoder='precomputed' came with a {type(codes).__name__} that carries no encoder; expected Codes, as "
                 "KeyEncoder.transform returns. Pass Codes.of(codes, encoder)."
             )
-        return encoder
+        return copy.copy(encoder)
 
     @property
     def _precomputed(self) -> bool:
@@ -616,16 +624,17 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         params = self.get_params(deep=False)
         check_parameters(params | {"codes_dir": None})  # that folder is looked for where it is written to
         check_unchanged(self._learned_with, params)
-        if isinstance(self.encoder, KeyEncoder):
-            check_unchanged(self.encoder_._codebook.settings, self.encoder.get_params(deep=False), "encoder__")
-        elif isinstance(self.encoder, FrozenEstimator):
-            self._check_frozen(self.encoder.estimator)
+        given = self._given_encoder()
+        if given is not None and isinstance(self.encoder, FrozenEstimator):
+            self._check_frozen(given)
+        elif given is not None:
+            check_unchanged(self.encoder_._codebook.settings, given.get_params(deep=False), "encoder__")
         return self.encoder_._layout()
 
     def _check_frozen(self, encoder: KeyEncoder) -> None:
         """Refuse a frozen encoder that is not the one learned with, unless that was pruned since."""
         mine = self.encoder_
-        if encoder is not mine and mine._codebook.mask is None and encoder.fingerprint_ != mine.fingerprint_:
+        if mine._codebook.mask is None and encoder.fingerprint_ != mine.fingerprint_:
             raise ValueError(
                 f"encoder was set to one with keys {encoder.fingerprint_[:12]} after samples were learned with keys "
                 f"{mine.fingerprint_[:12]}; expected the same keys for a model's life. Set it back, or start anew with "
@@ -674,7 +683,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def _encode(self, rows: np.ndarray) -> np.ndarray:
         """Return the codes (n, c, m) of rows that were checked."""
-        return rows if rows.ndim == 3 else self.encoder_._encode(rows, self.device)
+        return rows if rows.ndim == 3 else self.encoder_._encode_cached(rows, self.device)
 
     def _learn_rows(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
         if not is_lazy(X):
@@ -863,10 +872,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
         """Show what is stored in notebooks; scikit-learn would read every attribute, and solve the values for it."""
-        shown = SimpleNamespace(**{name: getattr(self, name) for name in SHOWN if hasattr(self, name)})
-        table = BaseEstimator._get_fitted_attr_html(shown, doc_link)
-        table.estimator_class = type(self)
-        return table
+        return show_stored(self, SHOWN, doc_link)
 
 
 def _merge_all(*parts: Learned) -> Learned:

@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from ._atomic import all_or_nothing
 from ._blocks import (
     WORKERS,
     by_blocks,
+    comes_in_blocks,
     is_dask,
     is_lazy,
     map_blocks,
@@ -49,6 +51,8 @@ from ._validation import (
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
+SHOWN = ("feature_names_in_", "key_report_", "keys_", "n_features_in_", "projection_")
+"""Attributes that notebooks show: those that are stored."""
 FEW_FEATURES = 16
 ROWS_PER_LINE = 16_384
 """Rows that are encoded between two lines of progress."""
@@ -240,7 +244,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         if is_dask(X):
             sketches = self._sketch_on_workers(X, y, sample_weight, seed)
         else:
-            blocks = self._check_blocks(_pairs(X, y, sample_weight, labelled=self._reads_labels))
+            blocks = self._check_weighty(X, y, sample_weight)
             sketches = Sketches(params, seed, labelled=self._reads_labels).look_at(blocks)
         self._codebook = draw(sketches, {name: params[name] for name in params if name != "memory"}, seed)
         self._report_keys(started)
@@ -260,8 +264,9 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             Of a dask array, a dask array.
         """
         self._check_fitted("transform")
-        codes = self._cached(_encode_rows)(self, self._check_X(X), self.device)
-        return Codes.of(codes.reshape(len(codes), codes.shape[1] * codes.shape[2]), self)
+        codes = self._encode_cached(self._check_X(X), self.device)
+        codes = codes.reshape(len(codes), codes.shape[1] * codes.shape[2])
+        return Codes.of(codes, copy.copy(self))  # fitted again, this one has other keys
 
     def inverse_transform(self, codes: Any) -> np.ndarray:
         """Return the coordinates of the keys that codes name.
@@ -340,6 +345,12 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         tags.transformer_tags.preserves_dtype = []
         return tags
 
+    def __copy__(self) -> Self:
+        """Return an encoder of the same codebook, which neither of the two writes into."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(vars(self))
+        return twin
+
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if "_codebook" in state:  # plain arrays: then skops needs to trust no class but the estimator
@@ -389,6 +400,11 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self._layout()
         return self._codebook.encoder(resolve_device(device))
 
+    def _encode_cached(self, X: np.ndarray, device: str) -> np.ndarray:
+        """Return the codes (n, c, m) of valid rows, from ``memory`` where they were encoded before."""
+        codes: np.ndarray = self._cached(_encode_rows)(self, X, device)
+        return codes
+
     def _encode(self, X: np.ndarray, device: str | None = None) -> np.ndarray:
         """Return the codes of valid rows (n, f), float32, as (n, c, m): what :meth:`transform` does after its checks.
 
@@ -416,6 +432,25 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
                 labels = check_labels(labels)
             yield as_float32(rows), labels
             reset = False
+
+    def _check_weighty(self, X: Any, y: Any, sample_weight: Any) -> Iterator[Block]:
+        """Yield valid rows of positive weight, and labels where they are read."""
+        labelled = self._reads_labels
+        if sample_weight is not None and comes_in_blocks(X):
+            raise TypeError(
+                f"sample_weight came with a {type(X).__name__}, an iterable of blocks; expected None. Leave rows of "
+                "weight zero out of the blocks."
+            )
+        if sample_weight is not None and is_lazy(X) and not (labelled and y is None):
+            blocks = stream_blocks(X, y if labelled else None, sample_weight)
+            yield from self._check_blocks(block[:2] for block in blocks)
+            return
+        for rows, labels in self._check_blocks(split_blocks(X, y, labelled=labelled)):
+            if sample_weight is None:
+                yield rows, labels
+            else:
+                kept = drop_weightless(rows, np.arange(len(rows)), sample_weight)[1]
+                yield rows[kept], None if labels is None else labels[kept]
 
     def _sketch_on_workers(self, X: Any, y: Any, weights: Any, seed: int) -> Sketches:
         check_features(self, X, reset=True)
@@ -445,6 +480,10 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             f"{time.perf_counter() - started:.1f} s, {report['unused_share']:.1%} unused",
         )
 
+    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
+        """Show what is stored in notebooks; scikit-learn would read every attribute, and hash the keys for it."""
+        return show_stored(self, SHOWN, doc_link)
+
 
 def _draw_codebook(sketches: Sketches, params: dict[str, Any], seed: int) -> Codebook:
     return draw_codebook(sketches, params, seed=seed, device=resolve_device(params["device"]))
@@ -452,18 +491,6 @@ def _draw_codebook(sketches: Sketches, params: dict[str, Any], seed: int) -> Cod
 
 def _encode_rows(encoder: KeyEncoder, X: np.ndarray, device: str) -> np.ndarray:
     return encoder._encode(X, device)
-
-
-def _pairs(X: Any, y: Any, sample_weight: Any, *, labelled: bool) -> Iterator[tuple[Any, Any]]:
-    """Yield rows and labels (None where they are not read) of positive weight."""
-    if sample_weight is None:
-        return split_blocks(X, y, labelled=labelled)
-    if is_lazy(X):
-        return (block[:2] for block in stream_blocks(X, y if labelled else None, sample_weight))
-    rows, labels, _ = drop_weightless(
-        np.asarray(as_array(X)), np.zeros(len(X)) if y is None else np.asarray(y), sample_weight
-    )
-    return split_blocks(rows, labels, labelled=labelled)
 
 
 def check_features(estimator: Any, X: Any, *, reset: bool) -> None:
@@ -480,6 +507,14 @@ def check_schema(version: int) -> None:
             f"the stored model has state version {version}; this dkvb_estimator reads version {SCHEMA_VERSION}. "
             "Load it with the release that wrote it, or fit again."
         )
+
+
+def show_stored(estimator: Any, names: tuple[str, ...], doc_link: str) -> Any:
+    """Return scikit-learn's table of fitted attributes, of some of them alone."""
+    shown = SimpleNamespace(**{name: getattr(estimator, name) for name in names if hasattr(estimator, name)})
+    table = BaseEstimator._get_fitted_attr_html(shown, doc_link)
+    table.estimator_class = type(estimator)
+    return table
 
 
 def say(estimator: Any, text: str) -> None:

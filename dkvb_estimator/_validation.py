@@ -6,16 +6,19 @@ what came, what is expected and what to do. Must not know: how any of it is used
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn.utils.validation import _check_sample_weight
+
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 MAX_KEYS = 65_536
 MAX_SELECTED = 16
@@ -135,27 +138,31 @@ def _check_real_or_auto(name: str, value: object, *, positive: bool) -> None:
 
 
 MOVED = {
-    **dict.fromkeys((*FROZEN[:-1], "key_init"), "encoder=KeyEncoder({name}=...)"),
+    **dict.fromkeys(FROZEN[:-1], "encoder=KeyEncoder({name}=...)"),
     **dict.fromkeys(GRADIENT, "solver_params={{'{name}': ...}}"),
     "key_data": "encoder=FrozenEstimator(KeyEncoder(...).fit(key_data))",
 }
 """Parameters of earlier releases, and how they are written today."""
 
 
-def refuse_renamed(given: Mapping[str, Any]) -> None:
-    """Refuse parameters that a classifier does not have, and say where those of earlier releases went.
+def refuse_renamed(init: Constructor) -> Constructor:
+    """Let a constructor refuse parameters of earlier releases, and say where they went.
 
     Raises
     ------
     TypeError
     """
-    name = next(iter(given))
-    if name in MOVED:
-        raise TypeError(
-            f"{name}={given[name]!r} is a parameter of an earlier release; expected {MOVED[name].format(name=name)}. "
-            "Pass it that way."
-        )
-    raise TypeError(f"DKVBClassifier has no parameter {name!r}; expected those of its signature. Leave it out.")
+
+    @functools.wraps(init)
+    def checked(self: Any, *arguments: Any, **options: Any) -> None:
+        for name in MOVED.keys() & options.keys():
+            raise TypeError(
+                f"{name}={options[name]!r} is a parameter of an earlier release; expected "
+                f"{MOVED[name].format(name=name)}. Pass it that way."
+            )
+        init(self, *arguments, **options)
+
+    return cast("Constructor", checked)
 
 
 def check_integer(name: str, value: object, largest: int | None = None) -> None:

@@ -96,7 +96,11 @@ class Codebook:
         return replace(self, **changes, _encoders=DeviceCache()), order
 
     def fingerprint(self) -> str:
-        """Return the sha256 of everything that decides a row's codes."""
+        """Return the sha256 of everything that decides a row's codes, computed once."""
+        found: str = self._encoders.get("fingerprint", self._fingerprint)
+        return found
+
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(b"dkvb-codebook-1" + bytes([self.settings["normalize"]]))
         dense = isinstance(self.projection, np.ndarray)
         parts = (

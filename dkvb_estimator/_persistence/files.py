@@ -162,7 +162,7 @@ def _state(estimator: DKVBClassifier | KeyEncoder) -> dict[str, Any]:
         return state | {"estimator": "KeyEncoder", "memory": None}
     encoder, fitted = state["encoder"], state.get("encoder_")
     if isinstance(encoder, FrozenEstimator):
-        same = encoder.estimator is fitted
+        same = fitted is not None and encoder.estimator.fingerprint_ == fitted.fingerprint_
         state["encoder"] = {"frozen": True, **({} if same else _state(encoder.estimator))}
     elif isinstance(encoder, KeyEncoder):
         state["encoder"] = {"frozen": False, **_state(clone(encoder))}

@@ -9,8 +9,7 @@ from dkvb_estimator._encoding import codebook as _codebook
 from dkvb_estimator._encoding.codebook import Codebook, Sketches, draw_codebook
 
 CPU = torch.device("cpu")
-PARAMS = {"projection": "gaussian", "key_init": "kmeans", "normalize": True, "solver": "counts", "density": "auto"}
-PARAMS |= {"random_state": 0, "remember": True}
+PARAMS = {"projection": "gaussian", "key_init": "kmeans", "normalize": True, "density": "auto", "random_state": 0}
 
 
 def rows(n=300, n_features=37):
@@ -24,7 +23,7 @@ def draw(X, seed=0, layout=(5, 16, 3), n_selected=1, **params):
 
 def draw_from(blocks, params, seed=0):
     sketches = Sketches(params, seed, labelled=False).look_at(blocks)
-    return draw_codebook(sketches, None, params, source="X", seed=seed, device=CPU)
+    return draw_codebook(sketches, params, seed=seed, device=CPU)
 
 
 def encoder(X, **params):
@@ -175,5 +174,5 @@ def test_keys_placed_from_merged_sketches_are_those_placed_from_all_rows():
     first, *rest = (
         Sketches(params, 0, labelled=False).look_at([(X[s : s + 70], None)]) for s in (140, 0, 280, 70, 210)
     )
-    book = draw_codebook(first.merged(*rest), None, params, source="X", seed=0, device=CPU)
+    book = draw_codebook(first.merged(*rest), params, seed=0, device=CPU)
     np.testing.assert_array_equal(book.keys, draw(X).keys)

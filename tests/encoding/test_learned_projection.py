@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from dkvb_estimator._encoding.learned_projection import EMPHASIS, discriminant_directions, learn_projection
 
 
@@ -46,29 +46,27 @@ def test_equal_rows_give_a_finite_projection(X):
 
 def test_it_depends_on_the_set_of_labelled_rows_only():
     X, labels = labelled()
-    models = [DKVBClassifier(5, 8, 4, projection="learned", random_state=0) for _ in range(3)]
+    encoders = [KeyEncoder(5, 8, 4, projection="learned", random_state=0) for _ in range(3)]
     order = np.r_[np.arange(300)[::-1], np.arange(40)]
-    models[0].init_keys(X, labels)
-    models[1].init_keys(X[order], labels[order])
-    models[2].init_keys((X[start : start + 100], labels[start : start + 100]) for start in (100, 0, 200))
-    assert len({model.fingerprint_ for model in models}) == 1
+    encoders[0].fit(X, labels)
+    encoders[1].fit(X[order], labels[order])
+    encoders[2].fit((X[start : start + 100], labels[start : start + 100]) for start in (100, 0, 200))
+    assert len({encoder.fingerprint_ for encoder in encoders}) == 1
 
 
-def test_fit_learns_it_from_its_labels_and_keys_from_key_data():
+def test_a_classifier_learns_it_from_its_labels():
     X, labels = labelled()
-    foreign = np.random.default_rng(5).standard_normal((50, 8)).astype(np.float32)
-    model = DKVBClassifier(5, 8, 4, projection="learned", key_data=foreign, random_state=0).fit(X, labels)
-    assert model.key_report_["n_rows"] == 50
-    np.testing.assert_array_equal(
-        model.projection_,
-        DKVBClassifier(5, 8, 4, projection="learned", random_state=0).init_keys(X, labels).projection_,
-    )
+    encoder = KeyEncoder(5, 8, 4, projection="learned", random_state=0)
+    model = DKVBClassifier(encoder).fit(X, labels)
+    assert model.encoder_.fingerprint_ == encoder.fit(X, labels).fingerprint_
 
 
 def test_missing_labels_are_asked_for():
     X, _ = labelled()
-    model = DKVBClassifier(5, 8, 4, projection="learned")
+    encoder = KeyEncoder(5, 8, 4, projection="learned")
     with pytest.raises(ValueError, match=r"projection='learned' came with no y; expected labels.*Pass y"):
-        model.init_keys(X)
+        encoder.fit(X)
+    with pytest.raises(ValueError, match=r"projection='learned' came with no y; expected labels.*Pass y"):
+        encoder.fit(X, sample_weight=np.ones(len(X)))
     with pytest.raises(ValueError, match="block 1 without labels"):
-        model.init_keys(iter([X]))
+        encoder.fit(iter([X]))

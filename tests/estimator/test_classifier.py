@@ -8,8 +8,11 @@ import pytest
 import torch
 from models import by_codes, codes_of, encoder_of, flat, placed
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.preprocessing import StandardScaler
 
-from dkvb_estimator import save_model
+from dkvb_estimator import Codes, DKVBClassifier, KeyEncoder, save_model
+from dkvb_estimator._validation import GRADIENT, MOVED
 
 SOLVERS = ["joint", "counts", "ridge", "sgd"]
 
@@ -24,7 +27,7 @@ def frozen(model):
 
 def pooled(model, X):
     """The oracle's logits for the model's own projection, keys and values."""
-    rows = oracle.normalize(X) if model.normalize else X
+    rows = oracle.normalize(X) if model.encoder_.normalize else X
     codes = oracle.nearest(
         oracle.project(rows, encoder_of(model).projection_),
         encoder_of(model).keys_,
@@ -289,10 +292,10 @@ def test_rows_of_weight_zero_are_as_if_never_given(blobs, solver):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_learning_codes_equals_learning_embeddings(blobs, solver):
     X, y = blobs
-    by_rows = placed(small(solver=solver), X).partial_fit(X, y)
-    by_codes = placed(small(solver=solver), X)
-    by_codes(by_codes, "partial_fit", codes_of(by_codes, X), y)
-    np.testing.assert_array_equal(by_codes.values_, by_rows.values_)
+    rows, coded = (placed(small(solver=solver), X) for _ in range(2))
+    rows.partial_fit(X, y)
+    by_codes(coded, "partial_fit", codes_of(coded, X), y)
+    np.testing.assert_array_equal(coded.values_, rows.values_)
 
 
 def test_codes_of_a_wider_unsigned_type_learn_the_same_values(blobs):
@@ -306,17 +309,17 @@ def test_codes_of_a_wider_unsigned_type_learn_the_same_values(blobs):
 
 def test_epochs_do_not_multiply_hits(blobs):
     X, y = blobs
-    model = placed(small(solver="sgd"), X)
-    by_codes(model, "partial_fit", codes_of(model, X), y, epochs=3)
+    model = placed(small(solver="sgd", partial_fit_epochs=3), X).partial_fit(X, y)
     assert model.key_counts_.sum() == 240 * 6
     assert model.n_iter_ == 3
+    assert small(solver="sgd", max_iter=4, partial_fit_epochs=3).fit(X, y).n_iter_ == 4
 
 
 @pytest.mark.parametrize("n_epochs", [1, 3])
 def test_more_epochs_take_more_steps(blobs, n_epochs):
     X, y = blobs
-    model = placed(small(solver="sgd"), X)
-    by_codes(model, "partial_fit", codes_of(model, X), y, epochs=n_epochs)
+    model = placed(small(solver="sgd", partial_fit_epochs=n_epochs), X)
+    by_codes(model, "partial_fit", codes_of(model, X), y)
     once = placed(small(solver="sgd"), X).partial_fit(X, y)
     assert (np.abs(model.values_).sum() > 2 * np.abs(once.values_).sum()) == (n_epochs == 3)
 
@@ -346,19 +349,29 @@ def test_classes_all_of_weight_zero_are_refused(blobs, solver):
 # Keys
 
 
-def test_fit_keeps_keys_that_init_keys_gave(blobs):
+def test_fit_keeps_the_keys_of_a_frozen_encoder(blobs):
     X, y = blobs
     model = placed(small(), X[:100])
     before = frozen(model)
     assert frozen(model.fit(X[100:], y[100:])) == before
 
 
-def test_fit_takes_keys_from_key_data(blobs):
+def test_fit_places_keys_anew_from_its_rows_unless_they_are_frozen(blobs):
     X, y = blobs
-    assert (
-        encoder_of(small(key_data=X[:50]).fit(X[50:], y[50:])).fingerprint_
-        == encoder_of(placed(small(), X[:50])).fingerprint_
-    )
+    model = small().fit(X[:100], y[:100])
+    assert frozen(model.fit(X[100:], y[100:])) == frozen(small().fit(X[100:], y[100:]))
+    assert not hasattr(model.encoder, "_codebook")
+
+
+def test_a_frozen_encoder_that_is_fitted_again_changes_no_model(blobs):
+    X, y = blobs
+    model = placed(small(), X[:100]).partial_fit(X, y)
+    before = model.encoder_.fingerprint_
+    model.encoder.estimator.fit(X[100:])
+    assert model.encoder_.fingerprint_ == before
+    with pytest.raises(ValueError, match=r"encoder was set to one with keys .*expected the same keys.*Set it back"):
+        model.predict(X)
+    assert model.fit(X, y).encoder_.fingerprint_ != before
 
 
 def test_fit_after_partial_fit_forgets_what_was_learned(blobs):
@@ -368,23 +381,21 @@ def test_fit_after_partial_fit_forgets_what_was_learned(blobs):
     np.testing.assert_array_equal(again.predict_proba(X), small().fit(X[y < 2], y[y < 2]).predict_proba(X))
 
 
-def test_init_keys_again_replaces_the_keys(blobs):
+def test_fitting_an_encoder_again_replaces_its_keys(blobs):
     X, _ = blobs
-    model = placed(placed(small(), X[:100]), X[100:])
-    assert encoder_of(model).fingerprint_ == encoder_of(placed(small(), X[100:])).fingerprint_
-
-
-def test_a_replaced_codebook_encodes_with_the_new_keys(blobs):
-    X, _ = blobs
-    model = placed(small(), X[:100])
-    codes_of(model, X)
-    np.testing.assert_array_equal(codes_of(placed(model, X[100:]), X), codes_of(placed(small(), X[100:]), X))
+    again, once = small().encoder.fit(X[:100]), small().encoder.fit(X[100:])
+    again.transform(X)
+    assert again.fit(X[100:]).fingerprint_ == once.fingerprint_
+    np.testing.assert_array_equal(again.transform(X), once.transform(X))
 
 
 def test_a_small_first_batch_warns_once_with_both_numbers(blobs):
     X, y = blobs
     model = small()
-    with pytest.warns(UserWarning, match="first batch has 5 distinct rows for 16 keys .*Call init_keys") as caught:
+    with pytest.warns(
+        UserWarning,
+        match=r"first batch has 5 distinct rows for 16 keys .*Fit a KeyEncoder on more .*FrozenEstimator\(encoder\)",
+    ) as caught:
         model.partial_fit(X[:5], y[:5]).partial_fit(X[5:10], y[5:10])
     assert len(caught) == 1
 
@@ -451,18 +462,36 @@ def test_predicting_before_learning_is_refused(blobs):
         placed(small(), blobs[0]).predict(blobs[0])
 
 
-@pytest.mark.parametrize("method", ["encode", "fit_codes", "partial_fit_codes"])
-def test_what_needs_keys_says_so_and_how_to_get_them(blobs, method):
-    arguments = (blobs[0],) if method == "encode" else (np.zeros((2, 6, 1), np.uint8), [0, 1])
-    with pytest.raises(NotFittedError, match=f"no keys yet, which {method} needs. Call fit, partial_fit or init_keys"):
-        getattr(small(), method)(*arguments)
+def test_a_frozen_encoder_without_keys_is_refused(blobs):
+    model = DKVBClassifier(FrozenEstimator(KeyEncoder(6, 16, 3)))
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(NotFittedError, match=r"no keys yet, which FrozenEstimator needs. Call fit first"):
+            getattr(model, method)(*blobs)
 
 
-@pytest.mark.parametrize("method", ["predict", "encode"])
-def test_another_number_of_features_is_refused(blobs, method):
+@pytest.mark.parametrize("encoder", [3, "precompute", StandardScaler(), KeyEncoder])
+def test_what_is_no_encoder_is_refused(blobs, encoder):
+    with pytest.raises(TypeError, match=r"encoder=.* is a \w+; expected a KeyEncoder, .*Set it with set_params"):
+        DKVBClassifier(encoder).fit(*blobs)
+
+
+def test_a_frozen_transformer_of_another_kind_is_refused(blobs):
+    with pytest.raises(TypeError, match=r"encoder freezes a StandardScaler; expected a KeyEncoder. Pass Frozen"):
+        DKVBClassifier(FrozenEstimator(StandardScaler().fit(blobs[0]))).fit(*blobs)
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_parameters_of_earlier_releases_are_refused_with_their_new_place(name):
+    with pytest.raises(TypeError, match=rf"{name}=3 is a parameter of an earlier release; expected .*{name}") as caught:
+        DKVBClassifier(**{name: 3})
+    assert ("solver_params" in str(caught.value)) == (name in GRADIENT)
+    assert ("KeyEncoder" in str(caught.value)) == (name not in GRADIENT)
+
+
+def test_another_number_of_features_is_refused(blobs):
     X, y = blobs
     with pytest.raises(ValueError, match="X has 11 features, but DKVBClassifier is expecting 12 features"):
-        getattr(small().fit(X, y), method)(X[:, :11])
+        small().fit(X, y).predict(X[:, :11])
 
 
 def test_learning_another_number_of_features_is_refused(blobs):
@@ -528,16 +557,35 @@ def test_more_keys_than_codes_can_name_are_refused(blobs):
 
 def test_codes_of_another_layout_are_refused(blobs):
     model = placed(small(), blobs[0])
-    with pytest.raises(ValueError, match=r"codes have shape \(2, 5, 1\); expected \(2, 6, 1\).*Encode again"):
+    with pytest.raises(ValueError, match=r"X has 5 features.*expecting 6 features.*Pass its codes"):
         by_codes(model, "partial_fit", np.zeros((2, 5, 1), np.uint8), [0, 1])
 
 
-def test_placing_keys_after_learning_is_refused(blobs):
+def test_codes_of_other_keys_are_refused_once_learned(blobs):
     X, y = blobs
-    with pytest.raises(
-        ValueError, match=r"init_keys came after 240 samples were learned.*expected a model that has learned"
-    ):
-        placed(small().fit(X, y), X)
+    one, other = (KeyEncoder(6, 16, 3, random_state=seed).fit(X) for seed in (0, 1))
+    model = DKVBClassifier("precomputed").fit(one.transform(X), y)
+    for call in (lambda: model.predict(other.transform(X)), lambda: model.partial_fit(other.transform(X), y)):
+        with pytest.raises(ValueError, match=r"the codes were made with keys \w{12}; expected keys \w{12}. Encode"):
+            call()
+
+
+def test_codes_without_their_encoder_are_refused_where_they_are_needed_for_it(blobs):
+    X, y = blobs
+    encoder = KeyEncoder(6, 16, 3, random_state=0).fit(X)
+    codes = np.asarray(encoder.transform(X))
+    with pytest.raises(ValueError, match=r"came with a ndarray that carries no encoder; expected Codes.*Codes.of"):
+        DKVBClassifier("precomputed").fit(codes, y)
+    model = DKVBClassifier("precomputed").fit(Codes.of(codes, encoder), y)
+    np.testing.assert_array_equal(model.predict(codes), model.predict(encoder.transform(X)))
+
+
+def test_keys_of_another_encoder_after_learning_are_refused(blobs):
+    X, y = blobs
+    model = placed(small(), X).fit(X, y)
+    placed(model.set_params(encoder=KeyEncoder(6, 16, 3, random_state=1)), X)
+    with pytest.raises(ValueError, match=r"encoder was set to one with keys .*after samples were learned.*Set it back"):
+        model.partial_fit(X, y)
 
 
 def test_refused_settings_leave_a_learned_model_as_it_was(blobs):
@@ -556,17 +604,7 @@ def test_a_solver_changed_after_learning_is_refused_by_name(blobs):
         model.partial_fit(X, y)
 
 
-def test_n_selected_changed_after_learning_is_refused_or_waits(blobs):
-    X, y = blobs
-    model = small().fit(X, y).set_params(n_selected=3)
-    try:
-        model.partial_fit(X, y)
-    except ValueError as error:
-        assert "n_selected" in str(error)  # noqa: PT017
-    assert model.class_counts_.sum() in (240, 480)
-
-
-@pytest.mark.parametrize("change", [{"normalize": False}, {"n_selected": 3}, {"solver": "sgd"}])
+@pytest.mark.parametrize("change", [{"encoder__normalize": False}, {"encoder__n_selected": 3}, {"solver": "sgd"}])
 def test_a_setting_that_keys_or_values_rest_on_is_refused_once_changed(blobs, change):
     X, y = blobs
     model = small().fit(X, y).set_params(**change)
@@ -574,17 +612,18 @@ def test_a_setting_that_keys_or_values_rest_on_is_refused_once_changed(blobs, ch
         model.partial_fit(X, y)
     with pytest.raises(ValueError, match="expected the same for a model's life"):
         model.predict(X)
+    assert model._learned.n_samples == 240
 
 
 @pytest.mark.parametrize("name", ["n_heads", "n_keys", "key_dim"])
 def test_a_layout_changed_after_keys_were_placed_is_refused_or_waits_for_new_keys(blobs, name):
     X, y = blobs
-    model = placed(small(), X).set_params(**{name: 99})
-    try:
-        shape = model.partial_fit(X, y).values_.shape
-    except ValueError as error:
-        shape = name in str(error) and (6, 16, 5)
-    assert shape == (6, 16, 5)
+    model = placed(small(), X)
+    model.encoder.estimator.set_params(**{name: 99})
+    with pytest.raises(ValueError, match=f"{name}=99 was set after the keys were placed with"):
+        model.partial_fit(X, y)
+    model.encoder.estimator.fit(X)
+    assert getattr(model.partial_fit(X, y).encoder_, name) == 99
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -615,35 +654,13 @@ def test_calibrating_with_an_unknown_label_is_refused(blobs):
         small().fit(X, y).calibrate(X, np.where(y == 0, 9, y))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_strange_samples_are_more_novel(blobs, solver):
+@pytest.mark.parametrize("solver", ["joint", "ridge"])
+def test_strange_samples_are_less_usual(blobs, solver):
     X, y = blobs
     model = small(solver=solver, normalize=False).fit(X[:200], y[:200])
-    known, strange = model.novelty(X[200:]), model.novelty(X[200:] + 20)
-    assert known.shape == (40,)
-    assert known.max() < strange.min()
-
-
-def test_novelty_equals_the_oracle(blobs):
-    X, y = blobs
-    model = small(normalize=False).fit(X, y)
-    away = oracle.distances(oracle.project(X[:20], encoder_of(model).projection_), encoder_of(model).keys_)
-    away[:, model.key_counts_ == 0] = np.inf
-    expected = away.min(axis=2).mean(axis=1) / encoder_of(model).key_report_["quantisation_error"]
-    np.testing.assert_allclose(model.novelty(X[:20]), expected, rtol=1e-4)
-
-
-def test_relative_novelty_is_what_learning_adds_to_the_distance(blobs):
-    X, y = blobs
-    model = placed(small(normalize=False), X).partial_fit(X[y < 3], y[y < 3])
-    away = oracle.distances(oracle.project(X, encoder_of(model).projection_), encoder_of(model).keys_)
-    nearest = away.min(axis=2)
-    away[:, model.key_counts_ == 0] = np.inf
-    expected = (away.min(axis=2) - nearest).mean(axis=1) / encoder_of(model).key_report_["novelty_unit"]
-    found = model.novelty(X, relative=True)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
-    assert found[y >= 3].mean() > 10 * found[y < 3].mean()
-    np.testing.assert_allclose(model.prune().novelty(X, relative=True), 0)
+    usual, strange = model.score_samples(X[200:]), model.score_samples(np.random.default_rng(0).permuted(X, axis=1))
+    assert usual.shape == (40,)
+    assert np.median(usual) > np.median(strange)
 
 
 def test_many_classes_are_read_without_a_table(blobs, monkeypatch):
@@ -651,7 +668,7 @@ def test_many_classes_are_read_without_a_table(blobs, monkeypatch):
     settings = {"solver": "counts", "n_selected": 2}
     expected = small(**settings).fit(X[:60], y[:60]).predict_proba(X)
     monkeypatch.setattr("dkvb_estimator._values.solvers.TABLE_LIMIT_BYTES", 0)
-    monkeypatch.setattr("dkvb_estimator._solved.solve_values", None)
+    monkeypatch.setattr("dkvb_estimator._classifier.solve_values", None)
     np.testing.assert_allclose(small(**settings).fit(X[:60], y[:60]).predict_proba(X), expected, atol=1e-6)
 
 
@@ -680,7 +697,7 @@ ODD = {
 def test_odd_data_is_learned_in_one_or_many_parts_with_finite_answers(solver, name):
     X, y = ODD[name]
     model = small(solver=solver, n_selected=2).fit(X, y)
-    parts = small(solver=solver, n_selected=2, key_data=X)
+    parts = placed(small(solver=solver, n_selected=2), X)
     for row in range(len(X)):
         parts.partial_fit(X[row : row + 1], y[row : row + 1])
     for each in (model, parts):
@@ -688,7 +705,7 @@ def test_odd_data_is_learned_in_one_or_many_parts_with_finite_answers(solver, na
         assert np.isfinite(shares).all()
         np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
         assert set(each.predict(X)) <= set(y)
-        assert np.isfinite(each.novelty(X)).all()
+        assert np.isfinite(each.score_samples(X)).all()
 
 
 def test_more_key_dimensions_than_features_are_allowed_for_gaussian_heads():
@@ -698,12 +715,3 @@ def test_more_key_dimensions_than_features_are_allowed_for_gaussian_heads():
         ValueError, match=r"projection='chunk' with n_heads=6 and key_dim=5 reads 30 features; expected 2"
     ):
         small(key_dim=5, projection="chunk").fit(X, np.arange(30) % 3)
-
-
-@pytest.mark.filterwarnings("ignore:the first batch has")
-@pytest.mark.parametrize("settings", [{"key_init": "sample"}, {"n_keys": 300}])
-def test_novelty_has_a_unit_where_every_row_is_a_key(blobs, settings):
-    X, y = blobs
-    novelty = small(**settings).fit(X, y).novelty(X + 0.1)
-    assert (novelty < 100).all()
-    assert novelty.max() > 0

@@ -10,16 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from joblib import Memory
 from models import flat, placed
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
+from dkvb_estimator import DKVBClassifier, KeyEncoder, _encoder
 from dkvb_estimator.baselines import NearestClassMean, RandomProjectionRidge, StreamingLDA
 
 ROOT = Path(__file__).parents[2]
@@ -56,10 +59,80 @@ def test_scikit_learns_checks_pass_for_nearest_class_mean():
     assert failures(NearestClassMean(), {}) == {}
 
 
+def test_scikit_learns_checks_pass_for_the_default_encoder_made_small(monkeypatch):
+    def small_default(self):
+        return KeyEncoder(24, 32, 4, random_state=self.random_state)
+
+    monkeypatch.setattr(DKVBClassifier, "_default_encoder", small_default)
+    assert failures(DKVBClassifier(random_state=0), {}) == {}
+
+
 def test_it_works_in_a_pipeline_and_a_grid_search():
     X, y = load_iris(return_X_y=True)
-    search = GridSearchCV(make_pipeline(StandardScaler(), small()), {"dkvbclassifier__n_keys": [8, 32]}, cv=3)
+    model = make_pipeline(StandardScaler(), small())
+    search = GridSearchCV(model, {"dkvbclassifier__encoder__n_keys": [8, 32]}, cv=3)
     assert search.fit(X, y).best_score_ > 0.8
+
+
+def test_a_grid_search_reaches_the_parameters_of_an_encoder_that_is_not_there_yet():
+    X, y = load_iris(return_X_y=True)
+    grid = {"encoder__n_keys": [8, 16], "encoder__n_heads": [24]}
+    search = GridSearchCV(DKVBClassifier(random_state=0), grid, cv=3).fit(X, y)
+    assert search.best_score_ > 0.8
+    assert search.best_estimator_.encoder_.keys_.shape[0] == 24
+    assert search.estimator.encoder is None
+
+
+def test_a_grid_search_with_a_memory_encodes_once_per_encoder_setting_and_fold(tmp_path, monkeypatch):
+    X, y = load_iris(return_X_y=True)
+    encoded, drawn = [], []
+    encode, draw = KeyEncoder._encode, _encoder.draw_codebook
+
+    def counted_encode(self, rows, device=None):
+        encoded.append((self.n_keys, len(rows)))
+        return encode(self, rows, device)
+
+    def counted_draw(sketches, params, **options):
+        drawn.append(params["n_keys"])
+        return draw(sketches, params, **options)
+
+    monkeypatch.setattr(KeyEncoder, "_encode", counted_encode)
+    monkeypatch.setattr(_encoder, "draw_codebook", counted_draw)
+    grid = {"encoder__n_keys": [8, 16], "smoothing": [0.1, 1.0, 10.0]}
+    scores = []
+    for memory in (str(tmp_path), Memory(tmp_path, verbose=0), None):
+        model = DKVBClassifier(KeyEncoder(12, 8, 2, memory=memory, random_state=0), solver="counts")
+        search = GridSearchCV(model, grid, cv=3, refit=False).fit(X, y)
+        scores.append(search.cv_results_["mean_test_score"])
+        if memory == str(tmp_path):
+            assert sorted(encoded) == [(8, 100)] * 3 + [(16, 100)] * 3
+            assert sorted(drawn) == [8] * 3 + [16] * 3
+    assert len(drawn) == 6 + 6 + 18
+    np.testing.assert_array_equal(scores[0], scores[2])
+
+
+@pytest.mark.parametrize("solver", ["joint", "counts"])
+def test_a_frozen_encoder_stays_in_a_grid_search(solver):
+    X, y = load_iris(return_X_y=True)
+    frozen = FrozenEstimator(KeyEncoder(24, 32, 4, random_state=0).fit(X))
+    search = GridSearchCV(DKVBClassifier(frozen, solver=solver), {"class_weight": [None, "balanced"]}, cv=3).fit(X, y)
+    assert search.best_score_ > 0.8
+    assert search.best_estimator_.encoder_.fingerprint_ == frozen.estimator.fingerprint_
+    assert search.best_estimator_.forgetting_is_exact_
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_pipeline_of_both_halves_with_a_memory_is_the_classifier(frozen, tmp_path):
+    X, y = load_iris(return_X_y=True)
+    encoder = KeyEncoder(24, 32, 4, random_state=0)
+    expected = DKVBClassifier(clone(encoder)).fit(X, y).predict_proba(X)
+    step = FrozenEstimator(encoder.fit(X)) if frozen else encoder
+    pipeline = make_pipeline(step, DKVBClassifier("precomputed"), memory=str(tmp_path))
+    for _ in range(2):  # from the memory the second time
+        np.testing.assert_allclose(clone(pipeline).fit(X, y).predict_proba(X), expected, atol=1e-6)
+    model = pickle.loads(pickle.dumps(pipeline.fit(X, y)))
+    np.testing.assert_array_equal(model.predict_proba(X), pipeline.predict_proba(X))
+    assert model[-1].encoder_.fingerprint_ == encoder.fit(X).fingerprint_
 
 
 def test_pickle_predicts_the_same():
@@ -70,14 +143,15 @@ def test_pickle_predicts_the_same():
 
 def test_a_pickle_of_another_state_version_is_refused():
     state = small().fit(*load_iris(return_X_y=True)).__getstate__() | {"_schema_version": 99}
-    with pytest.raises(ValueError, match="state version 99; this dkvb_estimator reads version 1"):
+    with pytest.raises(ValueError, match="state version 99; this dkvb_estimator reads version 2"):
         small().__setstate__(state)
 
 
-def test_clone_keeps_key_data_and_forgets_what_was_learned():
+def test_clone_keeps_a_frozen_encoder_and_forgets_what_was_learned():
     X, y = load_iris(return_X_y=True)
-    twin = clone(small(key_data=X[:50]).fit(X, y))
-    assert twin.key_data is not None
+    model = placed(small(), X[:50]).fit(X, y)
+    twin = clone(model)
+    assert twin.encoder.estimator is model.encoder.estimator
     with pytest.raises(NotFittedError):
         twin.predict(X)
 
@@ -96,7 +170,7 @@ def test_metadata_routing_carries_sample_weight():
     X, y = load_iris(return_X_y=True)
     with sklearn.config_context(enable_metadata_routing=True):
         model = small().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
-        search = GridSearchCV(model, {"n_keys": [16]}, cv=2).fit(X, y, sample_weight=np.ones(len(y)))
+        search = GridSearchCV(model, {"encoder__n_keys": [16]}, cv=2).fit(X, y, sample_weight=np.ones(len(y)))
     assert search.best_estimator_.key_counts_.dtype.kind == "f"
 
 
@@ -108,11 +182,31 @@ def test_probabilities_can_be_calibrated_by_scikit_learn(solver):
     np.testing.assert_allclose(calibrated.predict_proba(X).sum(axis=1), np.ones(150))
 
 
+def test_frozen_halves_and_frozen_models_can_be_calibrated_by_scikit_learn():
+    X, y = load_iris(return_X_y=True)
+    frozen = FrozenEstimator(KeyEncoder(24, 32, 4, random_state=0).fit(X))
+    pipeline = make_pipeline(KeyEncoder(24, 32, 4, random_state=0), DKVBClassifier("precomputed"))
+    whole = FrozenEstimator(DKVBClassifier(frozen).fit(X, y))
+    for model in (DKVBClassifier(frozen), pipeline, whole):
+        calibrated = CalibratedClassifierCV(model, cv=3).fit(X, y)
+        assert calibrated.score(X, y) > 0.85
+        assert len(calibrated.calibrated_classifiers_) in (1, 3)
+
+
 def test_parameters_are_set_and_got_by_name():
-    model = small().set_params(n_keys=8, density=0.5)
-    assert (model.get_params()["n_keys"], model.get_params()["density"]) == (8, 0.5)
-    with pytest.raises(ValueError, match="Invalid parameter 'n_key' for estimator DKVBClassifier"):
-        model.set_params(n_key=8)
+    model = small().set_params(encoder__n_keys=8, encoder__density=0.5, smoothing=2.0)
+    params = model.get_params()
+    assert [params[name] for name in ("encoder__n_keys", "encoder__density", "smoothing")] == [8, 0.5, 2.0]
+    with pytest.raises(ValueError, match="Invalid parameter 'n_key' for estimator KeyEncoder"):
+        model.set_params(encoder__n_key=8)
+    with pytest.raises(ValueError, match="Invalid parameter 'n_keys' for estimator DKVBClassifier"):
+        model.set_params(n_keys=8)
+
+
+@pytest.mark.parametrize("given", [{}, {"encoder": None}])
+def test_parameters_of_the_encoder_are_set_where_there_is_none_yet(given):
+    model = DKVBClassifier(random_state=1).set_params(encoder__n_keys=8, random_state=3, **given)
+    assert model.encoder.get_params() == KeyEncoder(n_keys=8, random_state=3).get_params()
 
 
 def test_a_notebook_shows_parameters_and_a_link_to_the_documentation():
@@ -121,11 +215,12 @@ def test_a_notebook_shows_parameters_and_a_link_to_the_documentation():
     (link,) = set(re.findall(r'class="sk-estimator-doc-link[^"]*"[^>]*href="([^"]+)"', page))
     assert link in project["urls"].values()
     assert "n_heads: int, default=1024" in page
+    assert "smoothing: float, default=1.0" in page
 
 
 @pytest.mark.parametrize("solver", ["joint", "counts", "ridge", "sgd"])
 def test_verbose_tells_progress_on_stderr_and_changes_nothing(solver, capsys, monkeypatch):
-    monkeypatch.setattr("dkvb_estimator._frozen.ROWS_A_LINE", 100)
+    monkeypatch.setattr("dkvb_estimator._encoder.ROWS_PER_LINE", 100)
     X, y = load_iris(return_X_y=True)
     quiet = small(solver=solver).fit(X, y)
     assert capsys.readouterr() == ("", "")
@@ -141,7 +236,8 @@ def test_verbose_tells_progress_on_stderr_and_changes_nothing(solver, capsys, mo
     ]
     if solver in ("joint", "ridge"):
         lines.append(r"3 classes solved in \d+\.\d s: [\d.e-]+ × (ridge|discriminant).*")
-    assert re.fullmatch("".join(rf"\[DKVBClassifier\] {line}\n" for line in lines), printed.err)
+    who = ["KeyEncoder"] * 3 + ["DKVBClassifier"] * 2
+    assert re.fullmatch("".join(rf"\[{name}\] {line}\n" for name, line in zip(who, lines)), printed.err)
 
 
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
@@ -178,13 +274,13 @@ def test_showing_a_model_computes_nothing(monkeypatch, solver, state, show):
     if state in ("fitted", "wrong"):
         model.partial_fit(X, y)
     if state == "wrong":
-        model.set_params(n_keys=3, class_weight=np.ones(3))
+        model.set_params(encoder=KeyEncoder(n_keys=3), class_weight=np.ones(3))
 
     def computes(*_):
         raise AssertionError("something was computed to be shown")
 
-    for name in ("_solved.solve_values", "_solved.solve_jointly", "_classifier.make_reader"):
-        monkeypatch.setattr(f"dkvb_estimator.{name}", computes)
+    for name in ("solve_values", "solve_jointly", "make_reader"):
+        monkeypatch.setattr(f"dkvb_estimator._classifier.{name}", computes)
     for name in ("fingerprint", "encoder"):
         monkeypatch.setattr(f"dkvb_estimator._encoding.codebook.Codebook.{name}", computes)
     before = dict(vars(model))
@@ -194,6 +290,6 @@ def test_showing_a_model_computes_nothing(monkeypatch, solver, state, show):
 
 def test_a_notebook_shows_what_is_stored_with_its_description():
     page = small().fit(*load_iris(return_X_y=True))._repr_html_()
-    for name in ("classes_", "keys_", "n_features_in_", "key_report_"):
+    for name in ("classes_", "n_features_in_", "n_iter_"):
         assert name in page
     assert "temperature_" not in page

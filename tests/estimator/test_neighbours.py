@@ -19,7 +19,7 @@ def model():
 
 
 def neighbours(model):
-    return model._encoder().neighbours(model._learned.counts.used())
+    return encoder_of(model)._on("cpu").neighbours(model._learned.counts.used())
 
 
 def test_what_a_used_key_gives_adds_up_to_what_it_has(model):
@@ -67,7 +67,8 @@ def test_few_samples_teach_more_where_keys_share():
         model = placed(DKVBClassifier(KeyEncoder(128, 256, 2, random_state=seed), solver="counts"), X)
         model.partial_fit(X[few], Y[few])
         alone = Likelihoods(model._learned.counts, None, 1, 1.0).values()
-        codes = model._encoder().nearest(X.astype(np.float32), model._search(model._encoder())).numpy()[:, :, 0]
+        encoder = encoder_of(model)._on("cpu")
+        codes = encoder.nearest(X.astype(np.float32), model._search(encoder)).numpy()[:, :, 0]
         guesses = model.classes_[alone[np.arange(128), codes].mean(axis=1).argmax(axis=1)]
         gains.append(model.score(X, Y) - (guesses == Y).mean())
     assert min(gains) > 0

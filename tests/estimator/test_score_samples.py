@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from models import codes_of, placed
+from models import by_codes, codes_of, placed
+from oracle import nearest, normalize, pool, project
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
@@ -63,11 +64,23 @@ def test_what_is_learned_later_counts():
     assert (after > before).all()
 
 
+@pytest.mark.parametrize("n", [2, 10])  # of two classes, decision_function returns one column
 @pytest.mark.parametrize("solver", ["counts", "sgd"])
-def test_solvers_without_a_covariance_refuse_it(solver):
-    model = DKVBClassifier(KeyEncoder(4, 8, 2, random_state=0), solver=solver).fit(X[:50], Y[:50])
-    with pytest.raises(AttributeError) as refused:
-        model.score_samples(X[:2])
-    sentence = str(refused.value.__cause__)
-    assert sentence.startswith(f"score_samples was called with solver={solver!r}")
-    assert "Use novelty(X)" in sentence
+def test_solvers_without_a_covariance_give_the_largest_logit(solver, n):
+    learned = n > Y
+    model = DKVBClassifier(KeyEncoder(8, 16, 2, random_state=0), solver=solver, solver_params={"learning_rate": 100.0})
+    model.fit(X[learned][:200], Y[learned][:200])
+    logits = pool(codes_of_used(model, X[:30]), model.values_)
+    np.testing.assert_allclose(model.score_samples(X[:30]), logits.max(axis=1), atol=1e-5)
+
+
+def codes_of_used(model, rows):
+    encoder = model.encoder_
+    return nearest(project(normalize(rows), encoder.projection_), encoder.keys_, 1, model.key_counts_ > 0)
+
+
+@pytest.mark.parametrize("solver", ["joint", "ridge", "counts"])
+def test_codes_score_as_their_rows_do(solver):
+    model = placed(DKVBClassifier(KeyEncoder(16, 8, 2, random_state=0), solver=solver), X).partial_fit(X, Y)
+    expected = model.score_samples(X[:50])
+    np.testing.assert_allclose(by_codes(model, "score_samples", codes_of(model, X[:50])), expected, atol=1e-6)

@@ -4,7 +4,8 @@ import copy
 
 import numpy as np
 import pytest
-from models import codes_of, flat, placed
+from models import flat, placed
+from sklearn.frozen import FrozenEstimator
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder
 
@@ -130,7 +131,7 @@ def test_weighted_and_plain_models_merge():
 def test_models_with_other_keys_are_refused():
     X, y = data(0)
     foreign = DKVBClassifier(KeyEncoder(8, 12, 3, n_selected=2, random_state=1)).fit(X, y)
-    with pytest.raises(ValueError, match=r"expected the same\. Start both from copies of one model after init_keys"):
+    with pytest.raises(ValueError, match=r"expected the same\. Start both from one fitted encoder, FrozenEstimator"):
         started("counts").partial_fit(X, y).merge(foreign)
 
 
@@ -170,30 +171,6 @@ def test_forgetting_is_called_exact_only_with_foreign_keys_and_an_additive_solve
     assert not DKVBClassifier(KeyEncoder(8, 12, 3, random_state=0), solver=solver).fit(X, y).forgetting_is_exact_
 
 
-@pytest.mark.parametrize("n_masked", [None, 5])
-def test_masked_keys_are_those_that_the_samples_select_most(n_masked):
-    (X, y), (gone, _) = data(0), data(1, n=10)
-    model = started("sgd", learning_rate=100.0).partial_fit(X, y)
-    codes, before = codes_of(model, gone), model.values_.copy()
-    hits = np.zeros((8, 12), dtype=int)
-    np.add.at(hits, (np.arange(8)[None, :, None], codes), 1)
-    model.mask_keys(gone, n_masked=n_masked)
-    masked = (model.values_ == 0).all(axis=2) & (before != 0).any(axis=2)
-    if n_masked is None:
-        np.testing.assert_array_equal(masked, (hits > 0) & (before != 0).any(axis=2))
-    else:
-        assert masked.sum() == n_masked
-        assert hits[masked].min() >= hits[~masked].max()
-    np.testing.assert_array_equal(model.values_[~masked], before[~masked])
-
-
-@pytest.mark.parametrize("solver", EXACT)
-def test_masking_keys_is_refused_where_forgetting_is_exact(solver):
-    X, y = data(0)
-    with pytest.raises(ValueError, match=rf"mask_keys was called with solver='{solver}'.*Use forget\(X, y\)"):
-        started(solver).partial_fit(X, y).mask_keys(X)
-
-
 def test_a_failure_while_learning_leaves_everything_as_it_was(monkeypatch):
     X, y = data(0)
     model = started("ridge").partial_fit(X[:30], y[:30])
@@ -214,7 +191,7 @@ def test_a_failure_while_learning_leaves_everything_as_it_was(monkeypatch):
 def test_a_pruned_model_merges_with_a_refitted_copy_and_forgets_what_that_learned():
     (X, y), (more, more_y) = data(0), data(1, n=10)
     model = started("counts").partial_fit(X, y).prune()
-    copied = copy.deepcopy(model).fit(more, more_y)
+    copied = DKVBClassifier(FrozenEstimator(model.encoder_), solver="counts").fit(more, more_y)
     before = model.key_counts_
     model.merge(copied).forget(more, more_y)
     np.testing.assert_array_equal(model.key_counts_, before)
@@ -291,4 +268,10 @@ def test_pruned_models_know_shared_samples_by_the_keys_they_had():
     X, y = data(0)
     model = started("counts").partial_fit(X, y).prune()
     with pytest.warns(UserWarning, match="10 of the 10 samples of the other model"):
-        model.merge(copy.deepcopy(model).fit(X[:10], y[:10]))
+        model.merge(DKVBClassifier(FrozenEstimator(model.encoder_), solver="counts").fit(X[:10], y[:10]))
+
+
+def test_fit_after_pruning_starts_from_the_whole_encoder_again():
+    X, y = data(0)
+    model = started("counts").partial_fit(X, y).prune()
+    assert_same(model.fit(X[:10], y[:10]), started("counts").fit(X[:10], y[:10]))

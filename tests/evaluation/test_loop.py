@@ -145,7 +145,12 @@ def test_batches_hold_every_row_once_in_order():
 def test_settings_reach_the_method():
     model = make_method({"encoder": {"n_heads": 3, "random_state": 5}, "solver": "sgd"}, device="cpu")
     encoder = model.encoder
-    assert (encoder.n_heads, model.solver, encoder.random_state, model.device, encoder.device) == (3, "sgd", 5, *["cpu"] * 2)
+    assert (encoder.n_heads, model.solver, encoder.random_state, model.device, encoder.device) == (
+        3,
+        "sgd",
+        5,
+        *["cpu"] * 2,
+    )
     assert str(make_method({})) == str(factory.DKVBClassifier(factory.KeyEncoder()))
 
 

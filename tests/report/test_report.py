@@ -12,11 +12,10 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
-from pipeline.report import figures
-from pipeline.stages import report
-from pipeline.report import sections
+from pipeline.report import figures, sections
 from pipeline.report.figures import Cell, Series, SquareLine, accuracy_map, heat_map, line_figure, spread, square_figure
 from pipeline.report.html import Markup, element
+from pipeline.stages import report
 
 FOLDERS = ("metrics", "matrices", "curves", "prequential", "confidence", "audits", "timings", "caches")
 TASKS = [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["8", "9"]]
