@@ -18,7 +18,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dkvb_estimator import DKVBClassifier
+from sklearn.frozen import FrozenEstimator
+
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from pipeline import cli as console
 from pipeline.config import Toy, load_params
 from pipeline.evaluation import StreamProbe
@@ -38,8 +40,7 @@ BOTTLENECKS: Mapping[str, Mapping[str, Any]] = {
     "dkvb": {"n_heads": 1, "n_keys": 400, "n_selected": 1, "projection": "identity"},
     "dkvb_20_heads": {"n_heads": 20, "n_keys": 20, "n_selected": 1, "projection": "gaussian"},
 }
-SGD = {"learning_rate": 0.3, "batch_size": 100}
-EPOCHS = {"joint": 1, "ridge": 1, "counts": 1, "sgd": 20}
+SGD = {"learning_rate": 0.3, "batch_size": 100, "partial_fit_epochs": 20}
 PROBES: Mapping[str, Mapping[str, Any]] = {
     "linear_probe": {"hidden": None, "learning_rate": 0.01},
     "mlp": {"hidden": 32, "learning_rate": 0.001},
@@ -134,9 +135,11 @@ def learn_toy(toy: Toy, plane: Plane) -> dict[str, Course]:
         )
         courses[name] = _learn(probe, plane, StreamProbe.partial_fit)
     for name, kind in BOTTLENECKS.items():
-        settings = {**kind, **(SGD if toy.solver == "sgd" else {}), "key_dim": 2, "normalize": False, "key_init": "ema"}
-        model = DKVBClassifier(**settings, solver=toy.solver, random_state=toy.seed).init_keys(plane.key_rows)
-        courses[name] = _learn(model, plane, _learn_codes)
+        encoder = KeyEncoder(**kind, key_dim=2, normalize=False, key_init="ema", random_state=toy.seed)
+        steps = SGD if toy.solver == "sgd" else None
+        frozen = FrozenEstimator(encoder.fit(plane.key_rows))
+        model = DKVBClassifier(frozen, solver=toy.solver, solver_params=steps)
+        courses[name] = _learn(model, plane, DKVBClassifier.partial_fit)
     return courses
 
 
@@ -164,10 +167,6 @@ def main(args: argparse.Namespace) -> None:
     console.say("toy", f"final accuracy: {finals} → {args.figure}")
 
 
-def _learn_codes(model: DKVBClassifier, X: np.ndarray, y: np.ndarray) -> None:
-    model.partial_fit_codes(model.encode(X), y, epochs=EPOCHS[model.solver])
-
-
 def _learn(head: Any, plane: Plane, learn: Any) -> Course:
     accuracy, regions, used = [], [], []
     for X, y in plane.stages:
@@ -176,11 +175,11 @@ def _learn(head: Any, plane: Plane, learn: Any) -> Course:
         regions.append(_regions(head))
         if _lies_in_the_plane(head):
             used.append(copy.copy(head.key_counts_[0] > 0))
-    return Course(accuracy, regions, head.keys_[0] if used else None, used)
+    return Course(accuracy, regions, head.encoder_.keys_[0] if used else None, used)
 
 
 def _lies_in_the_plane(head: Any) -> bool:
-    return getattr(head, "projection", None) == "identity"
+    return isinstance(head, DKVBClassifier) and head.encoder_.projection == "identity"
 
 
 def _regions(head: _Head) -> np.ndarray:
