@@ -785,7 +785,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         for name in ("n_features_in_", "encoder_", "_learned_with", "_keys_were_frozen"):
             setattr(light, name, getattr(self, name))
         light._scratch = DeviceCache()
-        if method != "learn":
+        if method == "score_samples" and self.solver in JOINT:
+            light._learned = self._learned  # whose rows the distances are made of
+        elif method != "learn":
             light._learned = self._learned.to_predict(self._solution() if self.solver in JOINT else None)
             if "proba" in method:
                 light._temperature = self.temperature_

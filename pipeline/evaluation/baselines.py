@@ -352,19 +352,19 @@ class _Scores:
         self.n_learned[order] += 1
         half = seen_half(self.bench.orders[order], self.bench.y, self.bench.y_test)
         reached = half is not None and half.whole and self.n_learned[order] == len(half.tasks)
-        if reached and hasattr(model, "novelty"):
-            self.scores[order] = model.novelty(self.bench.X_test)
+        if reached and hasattr(model, "score_samples"):
+            self.scores[order] = -model.score_samples(self.bench.X_test)
 
     def told(self, baseline: Baseline) -> dict[str, Any]:
         pairs = []
         for order, tasks in enumerate(self.bench.orders):
             half = seen_half(tasks, self.bench.y, self.bench.y_test)
             model = baseline.make(order)
-            if half is None or not hasattr(model, "novelty"):
+            if half is None or not hasattr(model, "score_samples"):
                 return {}
             if order not in self.scores:
                 for task in half.tasks:
                     learn_rows(model, self.bench.X[task.rows], self.bench.y[task.rows])
-                self.scores[order] = model.novelty(self.bench.X_test)
+                self.scores[order] = -model.score_samples(self.bench.X_test)
             pairs.append((self.scores[order][half.known], self.scores[order][~half.known]))
         return {"mahalanobis": tell_unseen(pairs)}

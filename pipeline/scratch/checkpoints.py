@@ -14,7 +14,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, read_card, save_model
+from dkvb_estimator import DKVBClassifier, load_model, read_card, save_model
 from pipeline.io import lock_folder
 
 

@@ -19,7 +19,8 @@ from pipeline.cache import open_cache
 
 RIDGE_TOLERANCE = 1e-4
 """Of weights that are not whole numbers the sums run in another order."""
-METHODS = ("encode", "decision_function", "predict", "predict_proba", "predict_log_proba", "novelty")
+METHODS = ("decision_function", "predict", "predict_proba", "predict_log_proba", "score_samples")
+OF_ENCODERS = ("transform", "distances")
 
 
 @pytest.fixture(autouse=True, params=["synchronous", "threads"])
@@ -110,20 +111,19 @@ def test_the_learned_projection_comes_from_blocks(blobs):
 
 
 @pytest.mark.parametrize("lazily", [False, True])
-def test_keys_come_from_lazy_key_data(blobs, lazily):
+def test_keys_come_from_other_lazy_rows(blobs, lazily):
     X, y = blobs
-    data = da.from_array(X[::2], chunks=30)
-    lazy = model(key_data=data).fit(da.from_array(X, chunks=50) if lazily else X, y)
-    equal_state(lazy, model(key_data=X[::2]).fit(X, y))
+    lazy = placed(model(), da.from_array(X[::2], chunks=30)).fit(da.from_array(X, chunks=50) if lazily else X, y)
+    equal_state(lazy, placed(model(), X[::2]).fit(X, y))
 
 
 def test_sgd_learns_blocks_in_their_order_as_a_plain_loop_does(blobs):
     X, y = blobs
-    settings = {"learning_rate": 100.0, "max_iter": 3}
+    settings = {"learning_rate": 100.0, "max_iter": 3, "partial_fit_epochs": 3}
     lazy = placed(model("sgd", **settings), X).fit(da.from_array(X, chunks=(100, 12)), y)
     loop = placed(model("sgd", **settings), X)
     for start in (0, 100, 200):
-        by_codes(loop, "partial_fit", codes_of(loop, X[start : start + 100]), y[start : start + 100], epochs=3)
+        by_codes(loop, "partial_fit", codes_of(loop, X[start : start + 100]), y[start : start + 100])
     np.testing.assert_array_equal(lazy.values_, loop.values_)
     backwards = placed(model("sgd", **settings), X).fit(
         da.from_array(X, chunks=(100, 12)).blocks[[2, 1, 0]], np.r_[y[200:], y[100:200], y[:100]]
@@ -132,10 +132,11 @@ def test_sgd_learns_blocks_in_their_order_as_a_plain_loop_does(blobs):
 
 
 @pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS + OF_ENCODERS)
 def test_lazy_rows_give_lazy_results_equal_to_those_of_the_whole(blobs, solver, method):
     X, y = blobs
     fitted = model(solver).fit(X, y)
+    fitted = fitted.encoder_ if method in OF_ENCODERS else fitted
     lazy = getattr(fitted, method)(da.from_array(X, chunks=((100, 0, 140), 6)))
     whole = getattr(fitted, method)(X)
     assert isinstance(lazy, da.Array)
@@ -202,10 +203,10 @@ def test_rows_in_a_file_are_learned_and_predicted_as_in_memory(blobs, tmp_path, 
         rows = file.create_dataset("X", data=X, chunks=chunks if chunks != (1000, 12) else (240, 12))
         fitted = model(solver, codes_dir=str(tmp_path)).fit(rows, y)
         equal_state(fitted, model(solver).fit(X, y))
-        for method in METHODS:
-            found = getattr(fitted, method)(rows)
+        for half, method in [(fitted, name) for name in METHODS] + [(fitted.encoder_, name) for name in OF_ENCODERS]:
+            found = getattr(half, method)(rows)
             assert isinstance(found, np.ndarray)
-            np.testing.assert_array_equal(found, getattr(fitted, method)(X))
+            np.testing.assert_array_equal(found, getattr(half, method)(X))
 
 
 def test_a_split_of_a_cache_is_learned_as_its_rows_are(tmp_path):
@@ -249,9 +250,9 @@ def test_lazy_rows_are_refused_where_they_would_be_read_whole(blobs):
     X, y = blobs
     fitted, lazy = model().fit(X, y), da.from_array(X, chunks=50)
     for call in (lambda: fitted.forget(lazy, y), lambda: fitted.calibrate(lazy, y)):
-        with pytest.raises(TypeError, match=r"lazy dask array of shape \(240, 12\); expected rows in memory.*_codes"):
+        with pytest.raises(TypeError, match=r"lazy dask array of shape \(240, 12\); expected rows in memory.*Pass"):
             call()
-    codes = codes_of(fitted, lazy).compute()
+    codes = fitted.encoder_.transform(lazy).compute().reshape(240, 6, 2)
     assert not hasattr(by_codes(fitted, "forget", codes, y), "_learned")
 
 
@@ -318,7 +319,7 @@ def test_keys_come_from_loaders_without_labels(blobs):
     expected = encoder_of(placed(model(), X)).fingerprint_
     for data in (TensorDataset(torch.from_numpy(X)), torch.from_numpy(X), X):
         assert encoder_of(placed(model(), DataLoader(data, batch_size=100))).fingerprint_ == expected
-    assert encoder_of(model(key_data=DataLoader(X, batch_size=100)).fit(X, y)).fingerprint_ == expected
+    assert encoder_of(placed(model(), DataLoader(X, batch_size=100)).fit(X, y)).fingerprint_ == expected
 
 
 def test_blocks_of_two_rows_are_no_pairs(blobs):
@@ -335,14 +336,16 @@ def test_blocks_that_are_neither_rows_nor_pairs_are_refused(block):
         placed(model(), iter([block]))
 
 
-@pytest.mark.parametrize("method", ["fit", "partial_fit", "predict", "encode", "forget", "novelty", "calibrate"])
+@pytest.mark.parametrize(
+    "method", ["fit", "partial_fit", "forget", "calibrate", "predict", "score_samples", "transform", "distances"]
+)
 def test_iterables_are_refused_where_rows_are_needed(blobs, method):
     X, y = blobs
-    fitted, labels = model().fit(X, y), () if method in ("predict", "encode", "novelty") else (y,)
-    before = fitted.predict_proba(X)
+    fitted, labels = model().fit(X, y), (y,) if method in ("fit", "partial_fit", "forget", "calibrate") else ()
+    half, before = fitted.encoder_ if method in OF_ENCODERS else fitted, fitted.predict_proba(X)
     for rows in (DataLoader(X, batch_size=50), iter([X])):
-        with pytest.raises(TypeError, match=r"X is a \w+, an iterable of blocks; expected rows.*Call init_keys"):
-            getattr(fitted, method)(rows, *labels)
+        with pytest.raises(TypeError, match=r"X is a \w+, an iterable of blocks; expected rows.*Call KeyEncoder.fit"):
+            getattr(half, method)(rows, *labels)
     np.testing.assert_array_equal(fitted.predict_proba(X), before)
 
 
@@ -377,11 +380,9 @@ def test_lazy_columns_are_refused_by_their_own_name(blobs, solver, argument, nam
 def test_tables_of_dask_are_refused_as_rows_by_name(blobs):
     X, y = blobs
     fitted, frame = model().fit(X, y), dd.from_pandas(pd.DataFrame(X), npartitions=2)
-    for call in (fitted.predict, lambda X: fitted.fit(X, y), model().init_keys):
+    for call in (fitted.predict, lambda X: fitted.fit(X, y), model().encoder.fit, fitted.encoder_.transform):
         with pytest.raises(TypeError, match=r"X is a dask DataFrame, .*expected an array. Pass X.to_dask_array"):
             call(frame)
-    with pytest.raises(TypeError, match=r"key_data is a dask DataFrame, .*Pass key_data.to_dask_array"):
-        model(key_data=frame).fit(X, y)
 
 
 @pytest.mark.parametrize("kind", ["array", "unknown length", "series"])
@@ -394,11 +395,18 @@ def test_lazy_labels_of_rows_in_memory_are_computed(blobs, kind):
 
 @pytest.mark.parametrize("lazily", [False, True])
 @pytest.mark.parametrize("projection", ["gaussian", "learned"])
-def test_key_data_that_does_not_fit_is_refused_by_its_name(blobs, lazily, projection):
+def test_rows_that_no_key_can_stand_on_are_refused_and_leave_no_keys(blobs, lazily, projection):
     X, y = blobs
-    new = model(projection=projection)
-    for data, said in ((X[:, :7], "key_data has 7 features"), (X * np.nan, "Input key_data contains NaN")):
-        new.key_data = da.from_array(data, chunks=50) if lazily else data
-        with pytest.raises(ValueError, match=rf"key_data does not fit: {said}[\s\S]*; expected rows.*Pass embeddings"):
-            new.fit(X, y)
-        assert not hasattr(new, "n_features_in_")
+    new = model(projection=projection).encoder
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        new.fit(da.from_array(X * np.nan, chunks=50) if lazily else X * np.nan, y)
+    assert not hasattr(new, "n_features_in_")
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+def test_rows_of_another_width_than_the_keys_are_refused(blobs, lazily):
+    X, y = blobs
+    new = placed(model(), X[:, :7])
+    with pytest.raises(ValueError, match=r"X has 12 features, but DKVBClassifier is expecting 7 .*Pass embeddings"):
+        new.fit(da.from_array(X, chunks=50) if lazily else X, y)
+    assert not hasattr(new, "n_features_in_")

@@ -31,12 +31,12 @@ LAST = {"A": 0.985, "B": 0.99}
 OF_ONE_HEAD = [0.25, 0.5, 0.74, 0.86]
 """What regression reaches with the four functions of the plane that one head gives it: eight classes are too many."""
 SOLVERS = {
-    "joint": ({}, 1),
-    "ridge": ({}, 1),
-    "counts": ({}, 1),
-    "sgd": ({"learning_rate": 0.3, "batch_size": 100}, 20),
+    "joint": {},
+    "ridge": {},
+    "counts": {},
+    "sgd": {"learning_rate": 0.3, "batch_size": 100, "partial_fit_epochs": 20},
 }
-"""Settings and epochs a stage."""
+"""Settings, epochs per stage among them."""
 SEPARATING = [
     (solver, bottleneck) for solver in SOLVERS for bottleneck in BOTTLENECKS if (solver, bottleneck) != ("ridge", "A")
 ]
@@ -51,12 +51,11 @@ def draw_toy(seed):
 def accuracies(solver, bottleneck, seed, key_init="ema"):
     """Accuracy over all eight classes after each stage; classes are not announced."""
     stages, (X_test, y_test), square = draw_toy(seed)
-    options, epochs = SOLVERS[solver]
     shape = BOTTLENECKS[bottleneck] | {"key_dim": 2, "normalize": False, "key_init": key_init}
-    model = placed(flat(**shape, **options, solver=solver, random_state=seed), square)
+    model = placed(flat(**shape, **SOLVERS[solver], solver=solver, random_state=seed), square)
     found = []
     for X, y in stages:
-        by_codes(model, "partial_fit", codes_of(model, X), y, epochs=epochs)
+        by_codes(model, "partial_fit", codes_of(model, X), y)
         found.append(model.score(X_test, y_test))
     return found
 
