@@ -37,7 +37,7 @@ BOTTLENECKS: Mapping[str, Mapping[str, Any]] = {
     "dkvb_20_heads": {"n_heads": 20, "n_keys": 20, "n_selected": 1, "projection": "gaussian"},
 }
 ENCODER = {"key_dim": 2, "normalize": False, "key_init": "ema"}
-SGD = {"learning_rate": 0.3, "batch_size": 100}
+SGD: Mapping[str, Any] = {"learning_rate": 0.3, "batch_size": 100}
 EPOCHS = {"joint": 1, "ridge": 1, "counts": 1, "sgd": 20}
 PROBES: Mapping[str, Mapping[str, Any]] = {
     "linear_probe": {"hidden": None, "learning_rate": 0.01},
@@ -133,7 +133,7 @@ def learn_toy(toy: Toy, plane: Plane) -> dict[str, Course]:
         courses[name] = _learn(probe, plane, Probe.partial_fit)
     for name, kind in BOTTLENECKS.items():
         encoder = {**kind, **ENCODER, "random_state": toy.seed}
-        settings: Method = {"solver": toy.solver, "solver_params": SGD, "encoder": encoder}
+        settings: Method = {"solver": toy.solver, "solver_params": dict(SGD), "encoder": encoder}
         model = place_keys(make_method(settings), plane.key_rows)
         courses[name] = _learn(model, plane, _teach)
     return courses
