@@ -7,6 +7,7 @@ import yaml
 
 from pipeline.backbones import find_backbone
 from pipeline.config import BANNED_KEYS, Params, Stream, load_params
+from pipeline.config.defaults import with_defaults
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
@@ -18,7 +19,8 @@ def shipped():
 
 @pytest.fixture
 def tree(shipped):
-    return copy.deepcopy(shipped)
+    """The shipped settings, defaults in place."""
+    return with_defaults(copy.deepcopy(shipped))
 
 
 @pytest.fixture
@@ -332,6 +334,23 @@ def test_a_name_in_two_tables_is_refused(tree, load):
     tree["imports"] = {"digits": {"cache": "x.h5"}}
     with pytest.raises(ValueError, match="'digits' is an entry of both embeddings and imports; names that differ"):
         load(tree)
+
+
+def test_defaults_stand_under_every_entry_and_its_own_settings_count_more(load, shipped):
+    params = load(shipped)
+    assert params.run("counts").method["encoder"] == {"n_heads": 256, "n_keys": 256, "key_dim": 14, "random_state": 0}
+    assert (params.run("sgd").epochs_per_task, params.run("joint").epochs_per_task) == (20, 1)
+    shipped = copy.deepcopy(shipped)
+    shipped["defaults"]["runs"]["method"]["encoder"]["random_state"] = 7
+    shipped["runs"]["bare"] = None
+    seeds = [run.method["encoder"]["random_state"] for run in load(shipped).runs.values()]
+    assert seeds == [7] * 4
+
+
+@pytest.mark.parametrize("defaults", [3, {"run": {}}, {"runs": 3}])
+def test_defaults_of_no_table_are_refused(tree, load, defaults):
+    with pytest.raises(ValueError, match=r"defaults holds .*; expected settings of datasets, .*: name the table"):
+        load(tree | {"defaults": defaults})
 
 
 OLD = {

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.config.defaults import with_defaults
+
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("pipeline", "dkvb_estimator")
-TABLES = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-"""The shipped settings, merged keys in place."""
+TABLES = with_defaults(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+"""The shipped settings, defaults in place."""
 SMALL_PHOTOS = {"kind": "photos", "n_crops": 24, "seed": 0}
 SMALL_METHOD = {"solver": "counts", "encoder": {"n_heads": 8, "n_keys": 16, "key_dim": 4, "random_state": 0}}
 
