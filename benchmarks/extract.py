@@ -46,7 +46,7 @@ def job_of(images, n_images, side):
         field: tuple(np.array(getattr(manifest, field))[rows].tolist()) for field in ("sample_ids", "splits", "digests")
     }
     settings = Embeddings(
-        dataset="photographs", backbone="efficientnet_lite0", tap="avgpool", image_side=side,
+        dataset="photographs", backbone="efficientnet_lite0", layer="avgpool", image_side=side,
         compute_dtype="float32", storage_dtype="float16",
     )  # fmt: skip
     return stage.make_job(replace(manifest, labels=manifest.labels[rows], **few), settings)

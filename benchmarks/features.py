@@ -134,10 +134,10 @@ def _pixelated(image: Image.Image, block: int) -> Image.Image:
 def _settings(dataset: str, network: str, root) -> Embeddings:
     """Return the entry that reads a data set at 96 px through the shipped network, or one from the shared weights."""
     if network == "lite0":
-        source = {"backbone": "efficientnet_lite0", "tap": "avgpool"}
+        source = {"backbone": "efficientnet_lite0", "layer": "avgpool"}
     else:
         weights = _there(Path(root) / "weights" / NETWORKS[network]["weights"])
-        source = {"backbone": NETWORKS[network] | {"weights": str(weights)}, "tap": "features"}
+        source = {"backbone": NETWORKS[network] | {"weights": str(weights)}, "layer": "features"}
     return Embeddings(dataset=dataset, image_side=96, compute_dtype="float32", storage_dtype="float16", **source)
 
 

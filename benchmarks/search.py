@@ -22,8 +22,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from benchmarks.noise import write_noise
 from dkvb_estimator import DKVBClassifier
 from pipeline.config import Search
-from pipeline.evaluation.candidates import Source
-from pipeline.stages.search import search
+from pipeline.evaluation import Source, search_settings
 
 GOALS = {"counts": 3, "joint": 1}
 FIXED = {"n_heads": 128, "n_keys": 256, "key_dim": 14, "n_selected": 1, "random_state": 0}
@@ -35,14 +34,14 @@ GRIDS = {
 
 def compare(solver, X, y, keys):
     """Return seconds of ours, seconds of the plain search, and the number of candidates."""
-    settings, grid = FIXED | {"solver": solver}, GRIDS[solver]
-    entry = Search(embeddings="own", keys="keys", folds=2, estimator=settings, grid=grid)
+    settings, grid, method = FIXED | {"solver": solver}, GRIDS[solver], {"encoder": FIXED, "solver": solver}
+    entry = Search(embeddings="own", keys="keys", folds=2, method=method, grid=grid)
     with tempfile.TemporaryDirectory() as folder:
         own, others = Path(folder) / "own.h5", Path(folder) / "keys.h5"
         write_noise(own, [X], y)
         write_noise(others, [keys], np.full(len(keys), -1))
         begun = time.perf_counter()
-        found, _ = search(entry, Source(str(own), str(others), folder), y)
+        found, _ = search_settings(entry, Source(str(own), str(others), folder), y)
         ours = time.perf_counter() - begun
     begun = time.perf_counter()
     folds = StratifiedKFold(2, shuffle=True, random_state=0)

@@ -21,17 +21,17 @@ VERBS = {
 }
 
 STAGES = """\
-stages, each as python -m pipeline.STAGE (--help tells its arguments; dvc.yaml its paths):
-  manifest    list the images of a dataset with their hashes, labels and splits
-  folder      list the images of a folder, looked at by every dvc repro
-  extract     embed them once with a frozen network, into a cache
-  adopt       take in a cache made elsewhere, or of imported embeddings
-  train       learn a run's stream of classes
-  rivals      measure what one would pick instead, once a stream
-  evaluate    measure a run over all its orders of classes
-  toy         draw who still knows the first classes, in the plane
-  search      try a grid of settings, keys and codes made once
-  report      draw report/index.html
+stages, each as python -m pipeline.stages.STAGE (--help tells its arguments; dvc.yaml its paths):
+  settings      check params.yaml and write its tables one by one
+  manifest      list the images of a dataset with their hashes, labels and splits
+  extract       embed them once with a frozen network, into a cache
+  import_cache  take in a cache made elsewhere, or of imported embeddings
+  baselines     measure other methods on a stream
+  run           measure a run over all its orders of classes, and keep its model
+  toy           draw who still knows the first classes, in the plane
+  search        try a grid of settings, keys and codes made once
+  report        draw report/index.html
+python -m pipeline.stages STAGE does all entries of a table that have changed.
 
 settings: params.yaml says what is computed. DKVB_DEVICE (cuda, cpu), DKVB_WORKERS
 and DKVB_WEIGHTS (a folder of weight files) say how; only another kind

@@ -2,7 +2,7 @@
 
 Room: a leaf, and the only reader of ``params.yaml``.
 Enters: the path of a settings file with the tables ``datasets``, ``embeddings``, ``imports``, ``streams``,
-``baselines``, ``runs``, ``searches`` and ``toy``.
+``baselines``, ``runs``, ``searches`` and ``toy``, and ``defaults`` of their entries.
 Leaves: a frozen `Params` whose every name and number has been checked.
 Must not know: where any other file lies, what a backbone or a method is, what a stage does.
 """
@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.config.baselines import Baselines
 from pipeline.config.datasets import Dataset
+from pipeline.config.defaults import with_defaults
 from pipeline.config.embeddings import Embeddings, Import, InlineBackbone
 from pipeline.config.plain_yaml import load_plain
 from pipeline.config.problems import first_sentence, nearest
@@ -80,12 +81,12 @@ class Params(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _streams_are_put_in_place(cls, tree: Any) -> Any:
-        """Replace the name of a stream by what it names: the rest of the pipeline knows streams, not their names.
+    def _defaults_and_streams_are_put_in_place(cls, tree: Any) -> Any:
+        """Give entries what ``defaults`` says of their table, and replace the name of a stream by what it names.
 
         A table with nothing after its name is as empty as one that is left out.
         """
-        tree = {table: entries for table, entries in tree.items() if entries is not None}
+        tree = with_defaults({table: entries for table, entries in tree.items() if entries is not None})
         refuse_old_names(tree)
         streams = tree.get("streams", {})
         return tree | {

@@ -7,6 +7,7 @@ Keys are placed and codes computed once for all orders, unless keys come from an
 learns in one pass is tested, and predicts each batch before it learns it, on the same way through the first order.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,7 @@ def measure_run(
     kept = checkpoint.read() if checkpoint is not None else None
     if kept is not None:
         kept.model.set_params(device=device)
+        tqdm.write(f"[run {name}] resumes after task {len(kept.tested)}", file=sys.stderr)
     course = _Course(run, bench, _place_keys(run, bench, reader, keys, device, clock, scratch), clock)
     n_tasks = sum(map(len, bench.orders))
     with tqdm(total=n_tasks, desc=f"[run {name}] tasks", unit="task", mininterval=1.0, leave=False) as bar:

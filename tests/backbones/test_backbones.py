@@ -29,7 +29,7 @@ def test_a_record_goes_through_json(record):
     values = record.record()
     assert json.loads(json.dumps(values)) == values
     assert values["mean"] == list(record.mean)
-    assert values["taps"] == dict(record.taps)
+    assert values["layers"] == dict(record.layers)
 
 
 def test_an_unknown_backbone_offers_the_names():
@@ -41,10 +41,12 @@ def test_an_unknown_backbone_offers_the_names():
         find_backbone("")
 
 
-def test_an_unknown_tap_offers_the_taps():
-    with pytest.raises(ValueError, match=r"swav_resnet50w2 has no tap 'layer4'; expected one of avgpool, layer3\. Cor"):
+def test_an_unknown_layer_offers_the_layers():
+    with pytest.raises(
+        ValueError, match=r"swav_resnet50w2 has no layer 'layer4'; expected one of avgpool, layer3\. Cor"
+    ):
         find_backbone("swav_resnet50w2", "layer4")
-    with pytest.raises(ValueError, match="clip_vit_b32 has no tap 'avgpool'; expected one of projected"):
+    with pytest.raises(ValueError, match="clip_vit_b32 has no layer 'avgpool'; expected one of projected"):
         load_backbone(CLIP, "avgpool", {})
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from pipeline.backbones import describe_backbone, find_weights, read_weights
 from pipeline.backbones.loading import build_network, load_backbone
 from pipeline.backbones.registry import BACKBONES, preprocess
-from pipeline.config.datasets import InlineBackbone
+from pipeline.config.embeddings import InlineBackbone
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def random_image():
 
 
 def same_but(record, known, *fields):
-    blank = dict.fromkeys(("id", "taps", "paper", "licence", *fields))
+    blank = dict.fromkeys(("id", "layers", "paper", "license", *fields))
     return replace(record, **blank) == replace(known, **blank)
 
 
@@ -60,7 +60,7 @@ def same_but(record, known, *fields):
 def test_torchvisions_own_words_agree_with_our_records(weights, known):
     record = describe_backbone(named("torchvision", "resnet50", weights), "avgpool", 64)
     assert same_but(record, BACKBONES[known])
-    assert record.taps == {"avgpool": 2048}
+    assert record.layers == {"avgpool": 2048}
 
 
 def test_images_are_prepared_as_torchvision_does():
@@ -91,7 +91,7 @@ def test_images_are_prepared_as_timm_does(model, weights, side):
     expected = create_transform(**config, is_training=False)(random_image())
     assert torch.allclose(preprocess(record, side)(random_image()), expected, atol=1e-6)
     assert record.weights_url == f"https://huggingface.co/{known.hf_hub_id}"
-    assert record.licence == known.license
+    assert record.license == known.license
 
 
 def test_both_edges_are_resized_where_the_library_squashes():
@@ -117,8 +117,8 @@ def test_weights_that_want_other_pixels_are_built_for_them():
 @pytest.mark.filterwarnings("default")  # open_clip's own imports
 def test_open_clips_own_words_agree_with_our_record():
     record = describe_backbone(named("open_clip", "ViT-B-32-quickgelu", "openai"), "projected", 224)
-    assert same_but(record, BACKBONES["clip_vit_b32"], "fixed_side")
-    assert (record.taps, record.fixed_side) == ({"projected": 512}, 224)
+    assert same_but(record, BACKBONES["clip_vit_b32"], "fixed_input_size")
+    assert (record.layers, record.fixed_input_size) == ({"projected": 512}, 224)
     squashed = describe_backbone(named("open_clip", "ViT-B-16-SigLIP", "webli"), "projected", 224)
     assert (squashed.resize, squashed.mean) == ("squash", (0.5, 0.5, 0.5))
 
@@ -133,20 +133,20 @@ def test_open_clips_other_activation_is_refused():
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
-    ("described", "tap", "text"),
+    ("described", "layer", "text"),
     [
         (named("torchvision", "resnet5", "x"), "avgpool", r"torchvision has no model 'resnet5' for images.*Did you"),
         (named("torchvision", "fasterrcnn_resnet50_fpn", "x"), "a", "has no model 'fasterrcnn_resnet50_fpn'"),
         (named("torchvision", "resnet18", "DEFAULT"), "a", r"knows no weights 'DEFAULT' of resnet18; expected"),
         (named("timm", "resnet18", "a9_in1k"), "avgpool", r"expected one of .*a1_in1k.*Did you mean 'a\d_in1k'\? Corr"),
-        (named("timm", "resnet18", "a1_in1k"), "layer3", r"timm models have no tap 'layer3'; expected 'avgpool'"),
+        (named("timm", "resnet18", "a1_in1k"), "layer3", r"timm models have no layer 'layer3'; expected 'avgpool'"),
         (named("open_clip", "RN50", "opena"), "projected", r"no weights 'opena' of RN50.*Did you mean 'openai'\?"),
         (named("open_clip", "roberta-ViT-B-32", "laion2b_s12b_b32k"), "projected", "open_clip has no model 'roberta-"),
     ],
 )  # fmt: skip
-def test_an_unknown_name_offers_the_nearest(described, tap, text):
+def test_an_unknown_name_offers_the_nearest(described, layer, text):
     with pytest.raises(ValueError, match=text):
-        describe_backbone(described, tap, 64)
+        describe_backbone(described, layer, 64)
 
 
 def test_absent_weights_give_address_and_command(tmp_path, monkeypatch):
@@ -193,7 +193,7 @@ def test_timms_own_weights_are_loaded_by_timm_and_strictly():
     loaded = load_backbone(record, "avgpool", state)
     with torch.no_grad():
         assert torch.equal(loaded(batch), network(batch))
-    assert record.taps == {"avgpool": loaded(batch).shape[1]}
+    assert record.layers == {"avgpool": loaded(batch).shape[1]}
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     del state["conv_stem.weight"]
     with pytest.raises(ValueError, match=r"do not fit mobilenetv3_small_050.lamb_in1k \(.*conv_stem.*\); expected mod"):
@@ -237,19 +237,19 @@ def test_a_file_is_loaded_and_its_map_averaged_over_places(tmp_path, name):
 def test_what_is_left_out_has_stated_defaults():
     record = describe_backbone(in_file("squeezenet1_1"), "features", 64)
     known = BACKBONES["resnet50_imagenet"]
-    assert (record.mean, record.std, record.interpolation, record.crop_ratio) == (
+    assert (record.mean, record.std, record.interpolation, record.crop_pct) == (
         known.mean,
         known.std,
         "bilinear",
         1.0,
     )
-    assert (record.licence, record.sha256, record.weights_file) == ("not stated", None, "mine.pth")
-    assert record.taps == {"features": 512}
+    assert (record.license, record.sha256, record.weights_file) == ("not stated", None, "mine.pth")
+    assert record.layers == {"features": 512}
 
 
 def test_what_is_said_stands_in_the_record():
-    said = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0], "interpolation": "bicubic", "crop_ratio": 0.875}
-    said |= {"prefix": "net.", "extra_keys": ["head."], "licence": "MIT", "paper": "none", "sha256": "0" * 8}
+    said = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0], "interpolation": "bicubic", "crop_pct": 0.875}
+    said |= {"prefix": "net.", "extra_keys": ["head."], "license": "MIT", "paper": "none", "sha256": "0" * 8}
     record = describe_backbone(in_file("squeezenet1_1", **said, without_classifier=True, width=512), "features", 64)
     values = record.record()
     assert {name: values[name] for name in said} == said
@@ -286,7 +286,7 @@ def test_a_missing_classifier_is_refused_until_it_is_allowed(tmp_path):
     state = {name: tensor for name, tensor in squeezenet().state_dict().items() if not name.startswith("classifier.")}
     path = write(tmp_path, state)
     with pytest.raises(
-        ValueError, match=r"2 names are missing.*; set without_classifier: true, if the tap lies before"
+        ValueError, match=r"2 names are missing.*; set without_classifier: true, if the layer lies before"
     ):
         load(path)
     assert load(path, without_classifier=True)(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
@@ -351,19 +351,19 @@ def test_an_absent_file_is_told_with_its_path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("described", "tap", "side", "text"),
+    ("described", "layer", "side", "text"),
     [
-        (in_file("squeezenet1_1"), "feature", 64, r"no tap 'feature'; expected one of x, features, .*mean 'features'"),
-        (in_file("squeezenet1_1", without_classifier=True), "classifier.1", 64, "has no tap 'classifier.1'"),
+        (in_file("squeezenet1_1"), "feature", 64, r"no layer 'feature'; expected one of x, feat.*mean 'features'"),
+        (in_file("squeezenet1_1", without_classifier=True), "classifier.1", 64, "has no layer 'classifier.1'"),
         (in_file("squeezenet1_1", width=1280), "features", 64, "gives 512 features; expected width 1280. Correct"),
         (in_file("squeezenet1_1"), "features", 8, r"cannot read images of 8 × 8 pixels \(.*\); expected a side"),
         (in_file("vit_tiny_patch16_224", "timm"), "avgpool", 64, "cannot read images of 64 × 64 pixels .* Set"),
         (in_file("swin_t"), "features", 64, r"gives \(1, 2, 2, 768\) for one image; expected features \(1, f\)"),
     ],
 )  # fmt: skip
-def test_a_layer_or_side_that_does_not_suit_is_refused(described, tap, side, text):
+def test_a_layer_or_side_that_does_not_suit_is_refused(described, layer, side, text):
     with pytest.raises(ValueError, match=text):
-        describe_backbone(described, tap, side)
+        describe_backbone(described, layer, side)
 
 
 def test_each_message_about_a_fine_tuned_head_leads_on_until_it_is_taken(tmp_path):

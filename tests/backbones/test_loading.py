@@ -93,7 +93,7 @@ def test_places_in_a_batch_of_one_shape_give_the_same_bits(lite0):
 
 def refused(state, record=LITE0):
     with pytest.raises(ValueError, match=record.id) as caught:
-        load_backbone(record, next(iter(record.taps)), state)
+        load_backbone(record, next(iter(record.layers)), state)
     return str(caught.value)
 
 
@@ -182,13 +182,13 @@ def test_swav_has_the_names_and_strides_of_a_resnet50():
 
 
 @pytest.mark.parametrize("record", [SWAV, DINO], ids=["swav", "dino"])
-@pytest.mark.parametrize("tap", ["avgpool", "layer3"])
-def test_residual_networks_give_the_width_of_their_tap(record, tap):
+@pytest.mark.parametrize("layer", ["avgpool", "layer3"])
+def test_residual_networks_give_the_width_of_their_layer(record, layer):
     with torch.device("meta"):
         network = build_network(record)
-        embeddings = networks.Tapped(network, record.library, tap).eval()(torch.empty(2, 3, 224, 224))
-    assert embeddings.shape == (2, record.taps[tap])
-    assert record.taps[tap] == {"avgpool": 2048, "layer3": 1024}[tap] * (2 if record is SWAV else 1)
+        embeddings = networks.Tapped(network, record.library, layer).eval()(torch.empty(2, 3, 224, 224))
+    assert embeddings.shape == (2, record.layers[layer])
+    assert record.layers[layer] == {"avgpool": 2048, "layer3": 1024}[layer] * (2 if record is SWAV else 1)
 
 
 # published layouts, written with random weights
@@ -218,7 +218,7 @@ def settled(network):
 
 
 def features_of_resnet(network, batch):
-    """Compute both taps by calling the layers one after another."""
+    """Compute both layers by calling the layers one after another."""
     with torch.no_grad():
         found = network.maxpool(network.relu(network.bn1(network.conv1(batch))))
         third = network.layer3(network.layer2(network.layer1(found)))
@@ -227,9 +227,9 @@ def features_of_resnet(network, batch):
 
 def check_resnet(record, network, state):
     batch = images(2)
-    for tap, expected in features_of_resnet(network, batch).items():
-        found = load_backbone(record, tap, state)(batch)
-        assert found.shape == (2, record.taps[tap])
+    for layer, expected in features_of_resnet(network, batch).items():
+        found = load_backbone(record, layer, state)(batch)
+        assert found.shape == (2, record.layers[layer])
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max())
 
 

@@ -41,8 +41,8 @@ def no_network(monkeypatch, tmp_path):
 def record_of(kind):
     if kind not in LIBRARY:
         return BACKBONES[kind]
-    described, tap, side = LIBRARY[kind]
-    return describe_backbone({"id": f"{kind}:x", "file": None, "library": kind} | described, tap, side)
+    described, layer, side = LIBRARY[kind]
+    return describe_backbone({"id": f"{kind}:x", "file": None, "library": kind} | described, layer, side)
 
 
 @pytest.fixture(params=KINDS)

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from pipeline.backbones import find_backbone
-from pipeline.config.params import BANNED_KEYS, Params, load_params
+from pipeline.config import BANNED_KEYS, Params, Stream, load_params
+from pipeline.config.defaults import with_defaults
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
@@ -18,7 +19,8 @@ def shipped():
 
 @pytest.fixture
 def tree(shipped):
-    return copy.deepcopy(shipped)
+    """The shipped settings, defaults in place."""
+    return with_defaults(copy.deepcopy(shipped))
 
 
 @pytest.fixture
@@ -33,8 +35,9 @@ def load(tmp_path):
 
 def test_shipped_settings_are_valid():
     params = load_params(SHIPPED)
-    assert set(params.runs) == {"joint", "counts", "sgd", "blurry"}
-    assert params.run("joint").estimator == {"random_state": 0}
+    assert set(params.runs) == {"joint", "counts", "sgd"}
+    assert params.run("joint").method == {"solver": "joint", "encoder": {"random_state": 0}}
+    assert params.imports == {}
     assert params.embedding("photos").dataset == "photos"
 
 
@@ -42,15 +45,28 @@ def test_recipe_is_a_plain_dict(tree, load):
     assert load(tree).dataset("digits") == {"kind": "digits", "test_fraction": 0.3, "seed": 0}
 
 
-def test_settings_at_rest_in_the_shipped_file_are_valid(load):
-    lines = SHIPPED.read_text(encoding="utf-8").splitlines()
-    start = next(i for i, line in enumerate(lines) if line == "# datasets:")
-    tree = yaml.safe_load("\n".join(line.removeprefix("#").removeprefix(" ") for line in lines[start:]))
-    tree["embeddings"]["c100_dino"] = tree["embeddings"]["c10_dino"] | {"dataset": "cifar100"}
-    params = load(tree)
-    orders = params.run("c10_dino_paper").stream.orders()
-    assert [order[:2] for _, order in orders] == [[6, 8], [5, 9], [1, 5], [8, 2], [2, 3]]
-    assert all(sorted(order) == list(range(10)) for _, order in orders)
+BLURRY = {"kind": "blurry", "classes_per_task": 2, "blur": 0.3}
+EXAMPLES = sorted((SHIPPED.parent / "examples").glob("*/params.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_settings_of_the_examples_are_valid(path):
+    params = load_params(path)
+    assert params.runs
+    for backbone, layer in re.findall(r"backbone: (\w+)\n *layer: (\w+)", path.read_text(encoding="utf-8")):
+        assert layer in find_backbone(backbone).layers
+
+
+def test_the_papers_settings_have_its_orders_and_sizes():
+    params = load_params(SHIPPED.parent / "examples/paper/params.yaml")
+    assert {params.embedding_of(run).backbone for run in params.runs.values()} == {
+        "resnet50_imagenet", "clip_vit_b32", "swav_resnet50w2", "dino_resnet50"
+    }  # fmt: skip
+    for run in params.runs.values():
+        orders = run.stream.orders()
+        assert [order[:2] for _, order in orders] == [[6, 8], [5, 9], [1, 5], [8, 2], [2, 3]]
+        assert all(sorted(order) == list(range(10)) for _, order in orders)
+        assert (run.method["encoder"]["n_heads"], run.method["encoder"]["n_keys"]) == (256, 4096)
 
 
 def test_settings_cannot_be_changed_after_loading(tree, load):
@@ -61,9 +77,9 @@ def test_settings_cannot_be_changed_after_loading(tree, load):
 @pytest.mark.parametrize(
     ("path", "wrong", "right"),
     [
-        (("runs", "counts"), "epoch_per_stage", "epochs_per_stage"),
-        (("streams", "by_class"), "class_per_stage", "classes_per_stage"),
-        (("rivals", "digits"), "head", "heads"),
+        (("runs", "counts"), "epoch_per_task", "epochs_per_task"),
+        (("streams", "by_class"), "class_per_task", "classes_per_task"),
+        (("baselines", "digits"), "method", "methods"),
         (("toy",), "solvers", "solver"),
         (("embeddings", "digits"), "image_sides", "image_side"),
         (("datasets", "digits"), "test_fractions", "test_fraction"),
@@ -85,7 +101,7 @@ def test_missing_key_is_named(tree, load):
 
 
 @pytest.mark.parametrize("banned", BANNED_KEYS)
-@pytest.mark.parametrize("path", [("runs",), ("runs", "counts", "estimator"), ("datasets", "digits")])
+@pytest.mark.parametrize("path", [("runs",), ("runs", "counts", "method", "encoder"), ("datasets", "digits")])
 def test_keys_that_dvc_does_not_hash_are_refused(tree, load, banned, path):
     table = tree
     for key in path:
@@ -102,8 +118,8 @@ def test_ids_are_letters_digits_and_underscores(tree, load, name):
         load(tree)
 
 
-@pytest.mark.parametrize("name", ["train_digits", "search_digits", "toy"])
-def test_run_ids_that_would_share_a_file_with_another_stage_are_refused(tree, load, name):
+@pytest.mark.parametrize("name", ["train_digits", "toy"])
+def test_run_ids_that_would_share_a_file_are_refused(tree, load, name):
     tree["runs"][name] = tree["runs"]["counts"]
     with pytest.raises(ValueError, match=rf"runs\.{name}: this id would share metrics/{name}\.json"):
         load(tree)
@@ -120,24 +136,24 @@ def test_unknown_run_names_the_nearest(tree, load):
         load(tree).run("conts")
 
 
-@pytest.mark.parametrize(("field", "other"), [("backbone", "dino_resnet50"), ("tap", "layer3")])
+@pytest.mark.parametrize(("field", "other"), [("backbone", "dino_resnet50"), ("layer", "layer3")])
 def test_keys_from_another_embedding_space_are_refused(tree, load, field, other):
     tree["embeddings"]["photos"][field] = other
-    with pytest.raises(ValueError, match=rf"runs\.blurry: keys come from 'photos' with {field} '{other}'"):
+    with pytest.raises(ValueError, match=rf"runs\.counts: keys come from 'photos' with {field} '{other}'"):
         load(tree)
 
 
-def test_keys_of_the_first_stage_must_be_the_runs_own(tree, load):
-    tree["runs"]["counts"]["key_rows"] = "first_stage"
-    with pytest.raises(ValueError, match="key_rows is 'first_stage', but keys names 'photos'"):
+def test_keys_of_the_first_task_must_be_the_runs_own(tree, load):
+    tree["runs"]["counts"]["key_rows"] = "first_task"
+    with pytest.raises(ValueError, match="key_rows is 'first_task', but keys names 'photos'"):
         load(tree)
-    tree["runs"]["counts"] |= {"keys": "digits", "rivals": None}
-    assert load(tree).run("counts").key_rows == "first_stage"
+    tree["runs"]["counts"] |= {"keys": "digits", "baselines": None}
+    assert load(tree).run("counts").key_rows == "first_task"
 
 
 def test_number_that_two_readers_read_differently_is_refused(tree, load):
-    tree["runs"]["counts"]["estimator"]["learning_rate"] = "1e-3"
-    with pytest.raises(ValueError, match=r"runs\.counts\.estimator\.learning_rate: '1e-3' is text .* write 0\.001"):
+    tree["runs"]["counts"]["method"]["learning_rate"] = "1e-3"
+    with pytest.raises(ValueError, match=r"runs\.counts\.method\.learning_rate: '1e-3' is text .* write 0\.001"):
         load(tree)
 
 
@@ -162,9 +178,9 @@ def test_order_is_said_once(tree, load):
 
 def test_a_run_holds_the_stream_that_it_names(tree, load):
     params = load(tree)
-    assert params.run("counts").stream == params.streams["by_class"] == params.rival("digits").stream
-    tree["runs"]["counts"] |= {"stream": tree["streams"]["blurry"], "rivals": None}
-    assert load(tree).run("counts").stream == params.streams["blurry"]
+    assert params.run("counts").stream == params.streams["by_class"] == params.baseline("digits").stream
+    tree["runs"]["counts"] |= {"stream": BLURRY, "baselines": None}
+    assert load(tree).run("counts").stream == Stream.model_validate(BLURRY)
     tree["runs"]["counts"]["stream"] = "by_clas"
     with pytest.raises(ValueError, match=r"runs\.counts\.stream: 'by_clas' is not .*did you mean 'by_class'\?"):
         load(tree)
@@ -173,28 +189,30 @@ def test_a_run_holds_the_stream_that_it_names(tree, load):
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"stream": "blurry"}, "stream"),
+        ({"stream": BLURRY}, "stream"),
         ({"keys": "digits"}, "keys"),
-        ({"estimator": {"normalize": False}}, "normalize"),
+        ({"method": {"encoder": {"normalize": False}}}, "normalize"),
     ],
 )
-def test_rivals_that_met_something_else_are_refused(tree, load, changes, field):
+def test_baselines_that_met_something_else_are_refused(tree, load, changes, field):
     tree["runs"]["counts"] |= changes
     with pytest.raises(
-        ValueError, match=rf"runs\.counts: {field} is .*that of its rivals 'digits' is .* name other rivals"
+        ValueError, match=rf"runs\.counts: {field} is .*that of its baselines 'digits' is .* name other baselines"
     ):
         load(tree)
-    tree["runs"]["counts"]["rivals"] = "digit"
-    with pytest.raises(ValueError, match=r"runs\.counts\.rivals: 'digit' is not an entry of rivals, did you mean"):
+    tree["runs"]["counts"]["baselines"] = "digit"
+    with pytest.raises(
+        ValueError, match=r"runs\.counts\.baselines: 'digit' is not an entry of baselines, did you mean"
+    ):
         load(tree)
 
 
-def test_a_head_named_twice_or_unknown_is_refused(tree, load):
-    tree["rivals"]["digits"]["heads"] = ["mlp", "mlp"]
-    with pytest.raises(ValueError, match=r"rivals\.digits: heads .* names one twice; name each once"):
+def test_a_baseline_named_twice_or_unknown_is_refused(tree, load):
+    tree["baselines"]["digits"]["methods"] = ["mlp", "mlp"]
+    with pytest.raises(ValueError, match=r"baselines\.digits: methods .* names one twice; name each once"):
         load(tree)
-    tree["rivals"]["digits"]["heads"] = ["transformer"]
-    with pytest.raises(ValueError, match=r"rivals\.digits\.heads\.0 is 'transformer'"):
+    tree["baselines"]["digits"]["methods"] = ["transformer"]
+    with pytest.raises(ValueError, match=r"baselines\.digits\.methods\.0 is 'transformer'"):
         load(tree)
 
 
@@ -212,11 +230,6 @@ def test_broken_file_is_named(load, text, problem):
 def test_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         load_params(tmp_path / "nowhere.yaml")
-
-
-def test_settings_at_rest_name_taps_that_their_backbones_have():
-    for backbone, tap in re.findall(r"backbone: (\w+)\n#? *tap: (\w+)", SHIPPED.read_text(encoding="utf-8")):
-        assert tap in find_backbone(backbone).taps
 
 
 @pytest.mark.parametrize(
@@ -246,10 +259,10 @@ def with_backbone(tree, **described):
 
 
 def test_a_described_network_is_known_by_library_architecture_and_weights(tree, load):
-    settings = load(with_backbone(tree, **FILE, without_classifier=True, crop_ratio=1)).embedding("digits")
+    settings = load(with_backbone(tree, **FILE, without_classifier=True, crop_pct=1)).embedding("digits")
     assert settings.backbone == "torchvision:mobilenet_v2:trunk"
     assert settings.network.recipe() == FILE | {
-        "id": settings.backbone, "file": FILE["weights"], "without_classifier": True, "crop_ratio": 1
+        "id": settings.backbone, "file": FILE["weights"], "without_classifier": True, "crop_pct": 1
     }  # fmt: skip
     own = load(with_backbone(tree, library="timm", model="resnet18", weights="a1_in1k")).embedding("digits")
     assert (own.backbone, own.network.recipe()["file"]) == ("timm:resnet18:a1_in1k", None)
@@ -267,7 +280,7 @@ def test_a_described_network_is_known_by_library_architecture_and_weights(tree, 
         ({"mean": [0.5, 0.5]}, r"backbone\.mean is \[0\.5, 0\.5\]; .*at least 3 items.*correct the value"),
         ({"std": [0.5, 0.5, 0]}, r"backbone\.std\.2 is 0; .*greater than 0"),
         ({"interpolation": "nearest"}, r"backbone\.interpolation is 'nearest'; .*'bilinear' or 'bicubic'"),
-        ({"crop_ratio": 1.2}, r"backbone\.crop_ratio is 1\.2; .*less than or equal to 1"),
+        ({"crop_pct": 1.2}, r"backbone\.crop_pct is 1\.2; .*less than or equal to 1"),
         ({"sha256": "xyz"}, r"backbone\.sha256 is 'xyz'"),
         ({"weights": "IMAGENET1K_V1", "prefix": "a."}, r"prefix describes a checkpoint file, but weights is 'IMA"),
     ],
@@ -302,13 +315,13 @@ def test_keys_from_the_same_network_prepared_otherwise_are_refused(tree, load):
         load(tree)
 
 
-def test_folders_and_imports_are_tables_of_their_own(tree, load):
-    tree["folders"] = {"pets": {"root": "data/pets", "skip_corrupt": True}}
+def test_folders_are_datasets_and_imports_a_table_of_their_own(tree, load):
+    tree["datasets"]["pets"] = {"kind": "folder", "root": "data/pets", "skip_corrupt": True}
     tree["imports"] = {"mine": {"cache": "imported/mine.h5"}}
     tree["embeddings"]["pets"] = tree["embeddings"]["digits"] | {"dataset": "pets"}
-    tree["runs"]["mine"] = tree["runs"]["counts"] | {"embeddings": "mine", "keys": "mine", "rivals": None}
+    tree["runs"]["mine"] = tree["runs"]["counts"] | {"embeddings": "mine", "keys": "mine", "baselines": None}
     params = load(tree)
-    assert params.folder("pets") == {
+    assert params.dataset("pets") == {
         "kind": "folder", "root": "data/pets", "test_fraction": 0.2, "seed": 0, "skip_corrupt": True,
         "follow_links": False,
     }  # fmt: skip
@@ -317,26 +330,63 @@ def test_folders_and_imports_are_tables_of_their_own(tree, load):
     assert params.embedding_of(params.run("counts")).backbone == "efficientnet_lite0"
 
 
-@pytest.mark.parametrize("both", [("datasets", "folders"), ("embeddings", "imports")])
-def test_a_name_in_two_tables_is_refused(tree, load, both):
-    tree["folders"] = {"digits": {"root": "x"}} if "folders" in both else {}
-    tree["imports"] = {"digits": {"cache": "x.h5"}} if "imports" in both else {}
-    with pytest.raises(ValueError, match=f"'digits' is an entry of both {both[0]} and {both[1]}; names that differ"):
+def test_a_name_in_two_tables_is_refused(tree, load):
+    tree["imports"] = {"digits": {"cache": "x.h5"}}
+    with pytest.raises(ValueError, match="'digits' is an entry of both embeddings and imports; names that differ"):
         load(tree)
 
 
-def test_a_folder_among_the_datasets_is_told_where_it_belongs(tree, load):
-    tree["datasets"]["pets"] = {"kind": "folder", "root": "x"}
-    with pytest.raises(
-        ValueError, match=r"datasets\.pets\.kind is 'folder'; .* table of their own: move it to folders"
-    ):
+def test_defaults_stand_under_every_entry_and_its_own_settings_count_more(load, shipped):
+    params = load(shipped)
+    assert params.run("counts").method["encoder"] == {"n_heads": 256, "n_keys": 256, "key_dim": 14, "random_state": 0}
+    assert (params.run("sgd").epochs_per_task, params.run("joint").epochs_per_task) == (20, 1)
+    shipped = copy.deepcopy(shipped)
+    shipped["defaults"]["runs"]["method"]["encoder"]["random_state"] = 7
+    shipped["runs"]["bare"] = None
+    seeds = [run.method["encoder"]["random_state"] for run in load(shipped).runs.values()]
+    assert seeds == [7] * 4
+
+
+@pytest.mark.parametrize("defaults", [3, {"run": {}}, {"runs": 3}])
+def test_defaults_of_no_table_are_refused(tree, load, defaults):
+    with pytest.raises(ValueError, match=r"defaults holds .*; expected settings of datasets, .*: name the table"):
+        load(tree | {"defaults": defaults})
+
+
+OLD = {
+    "rivals": ({"rivals": {}}, "rivals is now baselines; expected the new name: rename the table"),
+    "folders": ({"folders": {"a": {"root": "x"}}}, "folders is now part of datasets; .* add kind: folder"),
+    "tap": ({"embeddings": {"e": {"tap": "x"}}}, r"embeddings\.e\.tap is now layer; .*rename the setting"),
+    "licence": ({"embeddings": {"e": {"backbone": {"licence": "x"}}}}, r"e\.backbone\.licence is now license"),
+    "crop_ratio": ({"embeddings": {"e": {"backbone": {"crop_ratio": 1}}}}, r"e\.backbone\.crop_ratio is now crop_pct"),
+    "classes_per_stage": ({"streams": {"s": {"classes_per_stage": 1}}}, r"classes_per_stage is now classes_per_task"),
+    "n_stages": ({"streams": {"s": {"n_stages": 1}}}, r"streams\.s\.n_stages is now n_tasks"),
+    "heads": ({"baselines": {"b": {"heads": []}}}, r"baselines\.b\.heads is now methods"),
+    "a run's rivals": ({"runs": {"r": {"rivals": "b"}}}, r"runs\.r\.rivals is now baselines"),
+    "epochs_per_stage": ({"runs": {"r": {"epochs_per_stage": 1}}}, r"epochs_per_stage is now epochs_per_task"),
+    "estimator": ({"runs": {"r": {"estimator": {}}}}, r"runs\.r\.estimator is now method"),
+    "flat": ({"runs": {"r": {"method": {"n_keys": 1}}}}, r"method\.n_keys is now a setting of the encoder; .* move it"),
+    "first_stage": ({"runs": {"r": {"key_rows": "first_stage"}}}, r"key_rows: first_stage is now first_task"),
+    "a search's estimator": ({"searches": {"q": {"estimator": {}}}}, r"searches\.q\.estimator is now method"),
+    "toy": ({"toy": {"samples_per_stage": 3}}, r"toy\.samples_per_stage is now samples_per_task"),
+}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_a_name_of_older_settings_is_answered_with_the_new_one(load, name):
+    tree, said = OLD[name]
+    with pytest.raises(ValueError, match=said):
         load(tree)
 
 
 @pytest.mark.parametrize(
     ("table", "entry", "text"),
     [
-        ("folders", {"root": "x", "skip_corupt": True}, "skip_corupt is not a setting, did you mean 'skip_corrupt'"),
+        (
+            "datasets",
+            {"kind": "folder", "root": "x", "skip_corupt": True},
+            "skip_corupt is not a setting, did you mean 'skip_corrupt'",
+        ),
         ("imports", {"cahce": "x"}, "imports.pets.cahce is not a setting, did you mean 'cache'"),
         ("imports", {"cache": ""}, "imports.pets.cache is ''; "),
     ],
@@ -356,16 +406,16 @@ def test_an_unknown_reference_offers_both_tables(tree, load):
 
 # what YAML means to two readers
 
-ALONE = "folders:\n"
+ALONE = "datasets:\n"
 
 
 def test_merge_keys_work_and_own_values_count_more(load):
-    text = ALONE + "  a: &a\n    root: x\n    seed: 1\n  b:\n    <<: *a\n    seed: 2\n  c:\n    <<: [*a, {seed: 3}]\n"
-    params = load(text + "datasets:\n  <<: {}\n")
-    assert {name: (entry.root, entry.seed) for name, entry in params.folders.items()} == {
+    text = ALONE + "  a: &a\n    kind: folder\n    root: x\n    seed: 1\n  b:\n    <<: *a\n    seed: 2\n"
+    params = load(text + "  c:\n    <<: [*a, {seed: 3}]\nimports:\n  <<: {}\n")
+    assert {name: (entry.root, entry.seed) for name, entry in params.datasets.items()} == {
         "a": ("x", 1), "b": ("x", 2), "c": ("x", 1),
     }  # fmt: skip
-    assert params.datasets == {}
+    assert params.imports == {}
 
 
 @pytest.mark.parametrize("table", [name for name in Params.model_fields if name != "toy"])
@@ -391,23 +441,23 @@ def test_the_toy_may_be_missing_too(load, text):
 )  # fmt: skip
 def test_an_id_that_yaml_reads_as_something_else_is_to_be_quoted(load, name, kind):
     with pytest.raises(
-        ValueError, match=rf"folders\.{name}: YAML reads the name {name} as {kind}; expected text .*'{name}'$"
+        ValueError, match=rf"datasets\.{name}: YAML reads the name {name} as {kind}; expected text .*'{name}'$"
     ):
-        load(f"{ALONE}  {name}:\n    root: x\n")
+        load(f"{ALONE}  {name}:\n    root: x\n    kind: folder\n")
     for quoted in (f"'{name}'", f'"{name}"'):
-        params = load(f"{ALONE}  {quoted}:\n    root: x\n" + EMBEDDED.format(quoted))
-        assert list(params.folders) == [name] == [params.embedding("e").dataset]
+        params = load(f"{ALONE}  {quoted}:\n    root: x\n    kind: folder\n" + EMBEDDED.format(quoted))
+        assert list(params.datasets) == [name] == [params.embedding("e").dataset]
 
 
 EMBEDDED = """embeddings:
-  e: {{dataset: {}, backbone: b, tap: t, image_side: 32, compute_dtype: float32, storage_dtype: float16}}
+  e: {{dataset: {}, backbone: b, layer: t, image_side: 32, compute_dtype: float32, storage_dtype: float16}}
 """
 
 
 @pytest.mark.parametrize("name", ["1.5", "2024-01-01", "~", "0.5e3"])
 def test_an_id_that_quotes_do_not_help_is_to_be_renamed(load, name):
     with pytest.raises(ValueError, match="expected text of letters, digits and underscores, so rename it"):
-        load(f"{ALONE}  {name}:\n    root: x\n")
+        load(f"{ALONE}  {name}:\n    root: x\n    kind: folder\n")
 
 
 @pytest.mark.parametrize("name", ["no", "2024", "null", "1.5", "2024-01-01"])
@@ -432,8 +482,8 @@ def test_merged_bombs_are_refused_before_they_are_built(load):
 
 def test_a_byte_order_mark_is_skipped_and_another_encoding_named(load, tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text(ALONE + "  a: {root: x}\n", encoding="utf-8-sig")
-    assert list(load_params(path).folders) == ["a"]
+    path.write_text(ALONE + "  a: {root: x, kind: folder}\n", encoding="utf-8-sig")
+    assert list(load_params(path).datasets) == ["a"]
     for encoding in ("utf-16", "utf-32"):
         path.write_text(ALONE, encoding=encoding)
         with pytest.raises(ValueError, match=rf"params\.yaml is text in {encoding.upper()}; expected UTF-8.*Write it"):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline import cli as console
 from pipeline.data import datasets, read_manifest
-from pipeline.stages import folder as stage
+from pipeline.stages import manifest as stage
 
 
 @pytest.fixture
@@ -22,14 +22,15 @@ def project(tmp_path, monkeypatch):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for number in range(5):
             Image.new("RGB", (4, 4), (number, len(name), ord(name[0]))).save(tmp_path / f"pets/{name}/{number}.png")
-    folders = {"pets": {"root": str(tmp_path / "pets")}, "gone": {"root": str(tmp_path / "gone")}}
+    folders = {name: {"root": str(tmp_path / name)} for name in ("pets", "gone")}
     write_settings(tmp_path, folders)
     monkeypatch.setenv("DKVB_SCRATCH", str(tmp_path / "scratch"))
     return tmp_path
 
 
 def write_settings(folder, folders):
-    tables = {"datasets": {}, "folders": folders, "embeddings": {}, "runs": {}}
+    folders = {name: {"kind": "folder"} | entry for name, entry in folders.items()}
+    tables = {"datasets": folders, "embeddings": {}, "runs": {}}
     (folder / "params.yaml").write_text(yaml.safe_dump(tables))
 
 
@@ -43,7 +44,7 @@ def test_the_stage_writes_a_manifest_and_counts_both_splits(project, capsys):
     assert len(read_manifest(project / "out/m.jsonl").sample_ids) == 10
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == f"[folder pets] 10 images (2 test, 8 train) → {project / 'out/m.jsonl'}\n"
+    assert printed.err == f"[manifest pets] 10 images (2 test, 8 train) → {project / 'out/m.jsonl'}\n"
 
 
 def test_nothing_changed_means_the_same_bytes_and_no_image_is_decoded(project, monkeypatch):
@@ -84,9 +85,9 @@ def test_skipped_and_shared_images_are_lines_of_their_own(project, capsys):
     write_settings(project, {"pets": {"root": str(project / "both"), "skip_corrupt": True}})
     assert run(project) == 0
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "[folder pets] warning: 1 images stand in two splits: train/ant/0.png = test/ant/0.png. "
+        "[manifest pets] warning: 1 images stand in two splits: train/ant/0.png = test/ant/0.png. "
         "Remove one of each pair.",
-        "[folder pets] warning: 1 images cannot be decoded and were skipped: train/ant/4.png.",
+        "[manifest pets] warning: 1 images cannot be decoded and were skipped: train/ant/4.png.",
     ]
 
 
@@ -99,10 +100,10 @@ def test_what_is_not_used_is_told_line_by_line(project, capsys):
     write_settings(project, {"pets": {"root": str(project / "all")}})
     assert run(project) == 0
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "[folder pets] warning: 2 images of val are left out: they are neither training nor test images. Move them to "
-        "train or test to use them.",
-        r"[folder pets] files left out, of formats that are not read: 1 ('notes\n.txt'). Convert images among them to "
-        "PNG or JPEG.",
+        "[manifest pets] warning: 2 images of val are left out: they are neither training nor test images. Move them "
+        "to train or test to use them.",
+        r"[manifest pets] files left out, of formats that are not read: 1 ('notes\n.txt'). Convert images among them "
+        "to PNG or JPEG.",
     ]
 
 

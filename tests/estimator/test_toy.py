@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline import cli as console
 from pipeline.config import Toy
 from pipeline.stages import toy as stage
-from pipeline.stages.toy import STAGES, draw_plane, learn_toy
+from pipeline.stages.toy import TASKS, draw_plane, learn_toy
 
 SEEDS = (0, 1, 2)
 BOTTLENECKS = {
@@ -45,7 +45,7 @@ SEPARATING = [
 def draw_toy(seed):
     """Four stages of 100 samples, each sample's class a fair coin; 1,600 test points; uniform points for the keys."""
     plane = draw_plane(Toy(seed=seed))
-    return plane.stages, (plane.X_test, plane.y_test), plane.key_rows
+    return plane.tasks, (plane.X_test, plane.y_test), plane.key_rows
 
 
 def accuracies(solver, bottleneck, seed, key_init="ema"):
@@ -99,7 +99,7 @@ def layer(n_in, n_out, generator):
 
 @pytest.mark.parametrize(("widths", "learning_rate"), [((2, 8), 0.01), ((2, 32, 8), 0.001)], ids=["probe", "mlp"])
 def test_a_gradient_head_keeps_the_last_stage_alone(widths, learning_rate):
-    """Adam, 1,000 full-batch steps a stage on the plane as it is; ``StreamProbe`` would standardise it first."""
+    """Adam, 1,000 full-batch steps a stage on the plane as it is; as ``Probe`` does without a scale."""
     toys = [draw_toy(seed) for seed in SEEDS]
     generator = torch.Generator().manual_seed(0)
     layers = [layer(*pair, generator) for pair in pairwise(widths)]
@@ -110,7 +110,7 @@ def test_a_gradient_head_keeps_the_last_stage_alone(widths, learning_rate):
         return rows @ layers[-1][0] + layers[-1][1]
 
     X_test = torch.from_numpy(np.stack([test[0] for _, test, _ in toys]))
-    for number in range(len(STAGES)):
+    for number in range(len(TASKS)):
         X, y = (torch.from_numpy(np.stack([stages[number][part] for stages, *_ in toys])) for part in (0, 1))
         optimiser = torch.optim.Adam([part for pair in layers for part in pair], lr=learning_rate)
         for _ in range(1000):
@@ -125,7 +125,7 @@ def test_a_gradient_head_keeps_the_last_stage_alone(widths, learning_rate):
 
 # The stage, with fewer points and steps than it makes by default.
 
-QUICK = Toy(samples_per_stage=40, steps=150)
+QUICK = Toy(samples_per_task=40, steps=150)
 
 
 @pytest.fixture(scope="module")
@@ -157,17 +157,17 @@ def test_regions_are_rows_from_below(courses):
 
 def test_the_stage_writes_numbers_and_one_figure_of_twelve_panels_with_the_same_bytes_again(tmp_path, capsys):
     (tmp_path / "params.yaml").write_text(
-        json.dumps({"datasets": {}, "embeddings": {}, "runs": {}, "toy": {"samples_per_stage": 20, "steps": 20}})
+        json.dumps({"datasets": {}, "embeddings": {}, "runs": {}, "toy": {"samples_per_task": 20, "steps": 20}})
     )
     written = []
     for name in ("a", "b"):
-        argv = ["--params", str(tmp_path / "params.yaml"), "--metrics", str(tmp_path / name / "toy.json")]
+        argv = ["toy", "--params", str(tmp_path / "params.yaml"), "--metrics", str(tmp_path / name / "toy.json")]
         argv += ["--figure", str(tmp_path / name / "figures" / "toy.png")]
         assert console.run(stage.main, stage.build_parser(), argv) == 0
         written.append([path.read_bytes() for path in sorted((tmp_path / name).rglob("toy.*"))])
     assert written[0] == written[1]
     metrics = json.loads((tmp_path / "a" / "toy.json").read_text())
-    assert metrics["dkvb"]["accuracy_after_stage_4"] == metrics["dkvb"]["final_accuracy"] > 0.9
+    assert metrics["dkvb"]["accuracy_after_task_4"] == metrics["dkvb"]["final_accuracy"] > 0.9
     assert 0 < metrics["dkvb"]["keys_kept_by_pruning"] < 1
     with Image.open(tmp_path / "a" / "figures" / "toy.png") as picture:
         assert picture.size == (1344, 1068)

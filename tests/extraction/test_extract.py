@@ -68,7 +68,7 @@ def network(monkeypatch, tmp_path):
     """A tiny network in place of the real one, small shards, and no second process that checks the cache."""
     tiny = Tiny()
     (tmp_path / "weights.pth").write_bytes(b"weights")
-    monkeypatch.setattr(stage, "load_backbone", lambda record, tap, state: tiny)
+    monkeypatch.setattr(stage, "load_backbone", lambda record, layer, state: tiny)
     monkeypatch.setattr(stage, "find_weights", lambda record: tmp_path / "weights.pth")
     monkeypatch.setattr(stage, "read_weights", lambda path: {})
     monkeypatch.setattr(stage, "SHARD_ROWS", 8)
@@ -83,7 +83,7 @@ def tables(**changes):
     entry = {
         "dataset": "digits",
         "backbone": "efficientnet_lite0",
-        "tap": "avgpool",
+        "layer": "avgpool",
         "image_side": SIDE,
         "compute_dtype": "float32",
         "storage_dtype": "float32",
@@ -169,7 +169,7 @@ def test_a_finished_extraction_leaves_no_shards_and_no_threads(job, tmp_path):
     "changes",
     [
         {"image_side": 16},
-        {"tap": "other"},
+        {"layer": "other"},
         {"compute_dtype": "bfloat16"},
         {"storage_dtype": "float16"},
         {"weights": b"others"},
@@ -401,9 +401,9 @@ def test_the_card_says_where_the_cache_comes_from(command, manifest, tmp_path, c
     assert card["manifest_sha256"] == manifest.sha256
     assert card["backbone"]["id"] == "efficientnet_lite0"
     assert card["backbone"]["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
-    assert card["backbone"]["licence"] == "Apache-2.0"
+    assert card["backbone"]["license"] == "Apache-2.0"
     assert card["preprocessing"] == {
-        "image_side": SIDE, "interpolation": "bicubic", "crop_ratio": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3
+        "image_side": SIDE, "interpolation": "bicubic", "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3
     }  # fmt: skip
     assert (card["tap"], card["compute_dtype"], card["storage_dtype"]) == ("avgpool", "float32", "float32")
     assert card["n_features"] == 12
@@ -530,7 +530,7 @@ def test_a_non_commercial_licence_is_told(command, capsys):
     [
         ("digit", {}, "did you mean 'digits'"),
         ("digits", {"backbone": "efficientnet_lite"}, "Did you mean 'efficientnet_lite0'?"),
-        ("digits", {"tap": "layer3"}, "has no tap 'layer3'; expected one of avgpool."),
+        ("digits", {"layer": "layer3"}, "has no layer 'layer3'; expected one of avgpool."),
         ("digits", {"image_side": 4}, "embeddings.digits.image_side is 4"),
     ],
 )
@@ -651,22 +651,22 @@ def squeezenet(manifest, tmp_path, monkeypatch):
     torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "mine.pth")
     write_manifest(manifest, tmp_path / "digits.jsonl")
 
-    def call(weights=tmp_path / "mine.pth", tap="features", side=32, **changes):
+    def call(weights=tmp_path / "mine.pth", layer="features", side=32, **changes):
         outer = {name: changes.pop(name) for name in ("compute_dtype", "storage_dtype") if name in changes}
-        write_settings(tmp_path, image_side=side, tap=tap, **outer, **described(weights, **changes))
+        write_settings(tmp_path, image_side=side, layer=layer, **outer, **described(weights, **changes))
         return console.run(stage.main, stage.build_parser(), arguments(tmp_path))
 
     return call
 
 
 def test_a_described_network_is_extracted_and_recorded(squeezenet, tmp_path):
-    assert squeezenet(crop_ratio=0.875, licence="MIT") == 0
+    assert squeezenet(crop_pct=0.875, license="MIT") == 0
     card = json.loads((tmp_path / "out/a.json").read_text())
     assert card["n_features"] == 512
     assert card["backbone"]["id"] == "torchvision:squeezenet1_1:mine"
-    assert card["backbone"]["taps"] == {"features": 512}
+    assert card["backbone"]["layers"] == {"features": 512}
     assert card["backbone"]["weights_sha256"] == hashlib.sha256((tmp_path / "mine.pth").read_bytes()).hexdigest()
-    assert (card["backbone"]["licence"], card["preprocessing"]["crop_ratio"]) == ("MIT", 0.875)
+    assert (card["backbone"]["license"], card["preprocessing"]["crop_pct"]) == ("MIT", 0.875)
     assert str(tmp_path) not in (tmp_path / "out/a.json").read_text()
 
 
@@ -688,16 +688,16 @@ def test_lower_precision_is_computed_as_asked(squeezenet, tmp_path, compute_dtyp
         {"mean": [0.5, 0.5, 0.5]},
         {"std": [0.5, 0.5, 0.5]},
         {"interpolation": "bicubic"},
-        {"crop_ratio": 0.875},
+        {"crop_pct": 0.875},
         {"without_classifier": True},
-        {"tap": "features.0"},
+        {"layer": "features.0"},
         {"image_side": 64},
     ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_the_fingerprint_follows_a_description(squeezenet, manifest, tmp_path, changes):
-    outer = {name: changes.pop(name) for name in ("tap", "image_side") if name in changes}
-    plain = {"tap": "features", "image_side": 32} | described(tmp_path / "mine.pth")
+    outer = {name: changes.pop(name) for name in ("layer", "image_side") if name in changes}
+    plain = {"layer": "features", "image_side": 32} | described(tmp_path / "mine.pth")
     before = stage.make_job(manifest, settings(tmp_path, **plain)).header().fingerprint
     assert stage.make_job(manifest, settings(tmp_path, **plain)).header().fingerprint == before
     other = plain | outer | described(tmp_path / "mine.pth", **changes)
@@ -708,7 +708,7 @@ def test_where_a_checkpoint_lies_is_no_part_of_the_fingerprint(squeezenet, manif
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/mine.pth").write_bytes((tmp_path / "mine.pth").read_bytes())
     one, other = (
-        stage.make_job(manifest, settings(tmp_path, tap="features", image_side=32, **described(path))).header()
+        stage.make_job(manifest, settings(tmp_path, layer="features", image_side=32, **described(path))).header()
         for path in (tmp_path / "mine.pth", tmp_path / "elsewhere/mine.pth")
     )
     assert one == other
@@ -722,7 +722,7 @@ def test_where_a_checkpoint_lies_is_no_part_of_the_fingerprint(squeezenet, manif
         ({"weights": "IMAGENET1K"}, "torchvision knows no weights 'IMAGENET1K' of squeezenet1_1; expected one of IMAG"),
         ({"model": "squeezenet1_0"}, "the weights of torchvision:squeezenet1_0:mine do not fit squeezenet1_0: "),
         ({"without_classifier": True}, "2 unexpected (first: ['classifier.1.weight'])"),
-        ({"tap": "featurs"}, "has no tap 'featurs'; expected one of x, features, classifier, "),
+        ({"layer": "featurs"}, "has no layer 'featurs'; expected one of x, features, classifier, "),
         ({"side": 8}, "cannot read images of 8 × 8 pixels"),
         ({"width": 500}, "gives 512 features; expected width 500."),
     ],
@@ -787,7 +787,7 @@ def test_a_killed_extraction_with_the_real_network_goes_on_to_the_same_bytes(tmp
 @pytest.mark.slow
 def test_offline_a_missing_weight_ends_the_command_with_what_to_type(manifest, tmp_path, monkeypatch):
     write_manifest(manifest, tmp_path / "digits.jsonl")
-    write_settings(tmp_path, backbone="clip_vit_b32", tap="projected", image_side=224)
+    write_settings(tmp_path, backbone="clip_vit_b32", layer="projected", image_side=224)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hugging"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -857,7 +857,7 @@ def crew(digits, tmp_path, monkeypatch):
     torch.manual_seed(0)
     torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "mine.pth")
     write_manifest(digits, tmp_path / "digits.jsonl")
-    write_settings(tmp_path, image_side=32, tap="features", **described(tmp_path / "mine.pth"))
+    write_settings(tmp_path, image_side=32, layer="features", **described(tmp_path / "mine.pth"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     crews = []
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from reliability import note
 from small_cache import write_small
-from small_project import ROOT, call, copy_project, finish, start
-from test_graph import SMALL, TABLES
+from small_project import ROOT, SMALL_PHOTOS, TABLES, call, copy_project, finish, start
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder
 from pipeline.cache import open_cache
@@ -80,20 +79,20 @@ def test_processes_that_read_a_cache_while_it_is_rebuilt_see_the_old_or_the_new_
 @pytest.mark.slow
 def test_dvc_repro_twice_at_once_ends_with_one_whole_result(tmp_path):
     tables = {
-        "datasets": {"photos": SMALL["datasets"]["photos"]},
+        "datasets": {"photos": SMALL_PHOTOS},
         "embeddings": {"photos": TABLES["embeddings"]["photos"] | {"image_side": 32}},
-        "rivals": {},
+        "baselines": {},
         "runs": {},
         "searches": {},
     }
     copy_project(tmp_path, {**TABLES, **tables})
-    both = [start(tmp_path, "dvc", "repro", "extract@photos") for _ in range(2)]
+    both = [start(tmp_path, "dvc", "repro", "extract") for _ in range(2)]
     ended = [finish(process) for process in both]
     codes = [code for code, _ in ended]
     assert 0 in codes, ended
     for code, text in ended:  # the other one either waited its turn, or was told that it has to
         assert code == 0 or "lock" in text.lower() or "busy" in text.lower() or "another process" in text, text
-    call(tmp_path, "dvc", "repro", "extract@photos")
+    call(tmp_path, "dvc", "repro", "extract")
     with open_cache(tmp_path / "caches/photos.h5") as reader:
         assert reader.read("train").shape == (24, 1280)
     note("concurrency", "dvc repro twice at once", ["done" if code == 0 else "told to wait" for code in codes])

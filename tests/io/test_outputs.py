@@ -16,7 +16,7 @@ import yaml
 from pipeline import cli as console
 from pipeline.__main__ import build_parser, main
 from pipeline.io import check_files, folder_beside, replaced
-from pipeline.stages import import_cache as adopt
+from pipeline.stages import import_cache as stage_of_imports
 
 ROOT = Path(__file__).parents[2]
 
@@ -228,11 +228,11 @@ def test_an_export_checks_all_its_files_before_it_writes_one(embeddings, capsys)
 
 
 @pytest.mark.parametrize("option", ["--output", "--card"])
-def test_a_cache_is_not_adopted_over_itself(embeddings, capsys, option):
+def test_a_cache_is_not_imported_over_itself(embeddings, capsys, option):
     assert run(*embeddings, "--output", "c.h5") == 0
     Path("params.yaml").write_text(yaml.safe_dump({"imports": {"c": {"cache": "c.h5"}}}))
     files = {"--output": "o.h5", "--card": "o.json"} | {option: "./c.h5"}
     words = ["c", "--params", "params.yaml", *(word for pair in files.items() for word in pair)]
-    assert console.run(adopt.main, adopt.build_parser(), words) == 1
+    assert console.run(stage_of_imports.main, stage_of_imports.build_parser(), words) == 1
     assert "the output c.h5 would overwrite what is read from c.h5; expected" in capsys.readouterr().err
     assert run("verify", "c.h5") == 0

@@ -17,7 +17,6 @@ import numpy as np
 import oracle
 import pytest
 import torch
-import yaml
 from models import by_codes, codes_of, encoder_of, flat, placed
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -32,8 +31,9 @@ from pipeline.backbones import loading as networks
 from pipeline.backbones.registry import BACKBONES
 from pipeline.cache import open_cache
 from pipeline.cache import writer as cache_writer
-from pipeline.config import Embeddings, Run
+from pipeline.config import Embeddings, load_params
 from pipeline.data import build_manifest
+from pipeline.evaluation.factory import make_method
 from pipeline.evaluation.streams import class_incremental
 from pipeline.stages import extract as stage
 
@@ -312,22 +312,21 @@ def test_line_9_the_toys_classes_are_learned_two_by_two(solver):
 
 @pytest.fixture(scope="module")
 def preset():
-    """The run at rest at the end of params.yaml, uncommented, with its stream in place."""
-    text = "# streams:\n" + (ROOT / "params.yaml").read_text().split("# streams:\n")[-1]
-    tables = yaml.safe_load("\n".join(line.removeprefix("#").removeprefix(" ") for line in text.splitlines()))
-    (run,) = tables["runs"].values()
-    return Run.model_validate(run | {"stream": tables["streams"][run["stream"]]})
+    """The run of the paper's settings on features of DINO."""
+    return load_params(ROOT / "examples/paper/params.yaml").run("c10_dino")
 
 
 def test_line_10_the_papers_settings_are_ready(preset):
-    assert preset.epochs_per_stage == 2000
+    assert preset.epochs_per_task == 2000
     assert preset.declare_classes
     assert preset.keys.startswith("c100_")
     assert preset.embeddings.startswith("c10_")
-    assert preset.estimator == {
-        "solver": "sgd", "n_heads": 256, "n_keys": 4096, "key_dim": 14, "n_selected": 1, "normalize": False,
-        "key_init": "ema-faithful", "learning_rate": 0.3, "batch_size": 256, "label_smoothing": 0.1, "clip_norm": 1.0,
-        "random_state": 0,
+    assert preset.method == {
+        "encoder": {
+            "n_heads": 256, "n_keys": 4096, "key_dim": 14, "n_selected": 1, "normalize": False,
+            "projection": "gaussian", "key_init": "ema-faithful", "random_state": 0,
+        },
+        "solver": "sgd", "learning_rate": 0.3, "batch_size": 256, "label_smoothing": 0.1, "clip_norm": 1.0,
     }  # fmt: skip
 
 
@@ -339,8 +338,9 @@ def test_line_10_keys_are_placed_with_the_papers_constants():
 
 def test_line_10_the_papers_settings_train_a_small_bottleneck(preset, blobs):
     X, y = blobs
-    few = {"n_heads": 24, "n_keys": 16, "key_dim": 4, "partial_fit_epochs": 20}
-    model = placed(flat(**preset.estimator | few), X)
+    few = preset.method["encoder"] | {"n_heads": 24, "n_keys": 16, "key_dim": 4}
+    steps = {**preset.method.get("solver_params", {}), "partial_fit_epochs": 20}
+    model = placed(make_method(preset.method | {"encoder": few, "solver_params": steps}), X)
     for rows in (y < 2, y >= 2):
         by_codes(model, "partial_fit", codes_of(model, X[rows]), y[rows], classes=range(5))
     assert model.n_iter_ == 20
@@ -456,7 +456,7 @@ def test_line_14_the_papers_orders_stand_in_its_settings(preset):
 def test_line_14_stages_follow_a_written_order_two_classes_each(preset, seed):
     labels = np.random.default_rng(0).permutation(np.arange(100) % 10)
     settings, order = preset.stream, ORDERS[seed]
-    stages = class_incremental(labels, settings.classes_per_stage, 0, order=order)
+    stages = class_incremental(labels, settings.classes_per_task, 0, order=order)
     assert [set(found.classes) for found in stages] == [set(order[first : first + 2]) for first in range(0, 10, 2)]
 
 
@@ -626,7 +626,7 @@ def with_batch_norm(monkeypatch):
         return network.train()
 
     monkeypatch.setattr(networks, "build_network", build)
-    record = replace(BACKBONES["resnet50_imagenet"], taps={"avgpool": 4})
+    record = replace(BACKBONES["resnet50_imagenet"], layers={"avgpool": 4})
     return networks.load_backbone(record, "avgpool", build(record).state_dict())
 
 
@@ -664,14 +664,14 @@ def extraction(monkeypatch, tmp_path):
     """A job of 40 digits through a network that counts, in batches that they fill; where its cache is to be."""
     network, weights = Counting(), tmp_path / "weights.pth"
     weights.write_bytes(b"weights")
-    monkeypatch.setattr(stage, "load_backbone", lambda record, tap, state: network)
+    monkeypatch.setattr(stage, "load_backbone", lambda record, layer, state: network)
     monkeypatch.setattr(stage, "read_weights", lambda path: {})
     monkeypatch.setattr(stage, "BATCH_ROWS", 8)
     monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
     digits = build_manifest("digits", {"kind": "digits", "test_fraction": 0.3, "seed": 0})
     fields = ("sample_ids", "labels", "splits", "digests")
     manifest = replace(digits, **{field: getattr(digits, field)[:40] for field in fields})
-    entry = {"dataset": "digits", "backbone": "swav_resnet50w2", "tap": "layer3", "image_side": 8}
+    entry = {"dataset": "digits", "backbone": "swav_resnet50w2", "layer": "layer3", "image_side": 8}
     settings = Embeddings.model_validate(entry | {"compute_dtype": "float32", "storage_dtype": "float32"})
     job = stage.Job(manifest, settings, BACKBONES["swav_resnet50w2"], weights)
     stage.extract(job, tmp_path / "cache.h5", tmp_path / "scratch", device="cpu", workers=1)
@@ -702,7 +702,7 @@ def test_defect_14_a_cache_names_its_network_layer_width_weights_and_transform(e
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "taps"),
+    ("name", "model", "layers"),
     [
         ("clip_vit_b32", "ViT-B-32-quickgelu", {"projected": 512}),
         ("swav_resnet50w2", "resnet50, every plane doubled", {"avgpool": 4096, "layer3": 2048}),
@@ -710,8 +710,8 @@ def test_defect_14_a_cache_names_its_network_layer_width_weights_and_transform(e
         ("resnet50_imagenet", "resnet50", {"avgpool": 2048, "layer3": 1024}),
     ],
 )
-def test_defect_14_a_record_names_the_papers_model_and_its_widths(name, model, taps):
-    assert (BACKBONES[name].model, dict(BACKBONES[name].taps)) == (model, taps)
+def test_defect_14_a_record_names_the_papers_model_and_its_widths(name, model, layers):
+    assert (BACKBONES[name].model, dict(BACKBONES[name].layers)) == (model, layers)
 
 
 @pytest.mark.parametrize("name", ["swav_resnet50w2", "dino_resnet50"])
@@ -719,10 +719,10 @@ def test_defect_14_the_layer_before_the_last_has_the_width_that_its_record_says(
     record = BACKBONES[name]
     with torch.device("meta"):
         network = networks.Tapped(networks.build_network(record), record.library, "layer3").eval()
-        assert network(torch.zeros(2, 3, 32, 32)).shape == (2, record.taps["layer3"])
+        assert network(torch.zeros(2, 3, 32, 32)).shape == (2, record.layers["layer3"])
 
 
 def test_defect_14_no_network_reads_images_prepared_for_another():
-    transforms = {name: (record.mean, record.std, record.crop_ratio) for name, record in BACKBONES.items()}
+    transforms = {name: (record.mean, record.std, record.crop_pct) for name, record in BACKBONES.items()}
     assert transforms["swav_resnet50w2"] != transforms["resnet50_imagenet"]
     assert transforms["clip_vit_b32"][0] != transforms["resnet50_imagenet"][0]

@@ -107,7 +107,6 @@ def test_other_packages_are_imported_through_their_door(half, path):
         "dkvb_estimator._persistence.files",
         "dkvb_estimator._kernel.native",
         "pipeline.cache.import_export",
-        "pipeline.evaluation.probes",
     }
 
 

@@ -20,16 +20,16 @@ from small_project import ROOT, call, copy_project, finish, start
 pytestmark = pytest.mark.slow
 
 N = int(os.environ.get("DKVB_KILLS", "4"))  # of each work; twenty take ten minutes
-BY_CLASS = {"embeddings": "digits", "keys": "digits", "stream": "by_class", "rivals": "digits"}
-ESTIMATOR = {"solver": "sgd", "learning_rate": 30.0, "n_heads": 8, "n_keys": 16, "key_dim": 4, "random_state": 0}
+BY_CLASS = {"embeddings": "digits", "keys": "digits", "stream": "by_class", "baselines": "digits"}
+ENCODER = {"n_heads": 8, "n_keys": 16, "key_dim": 4, "random_state": 0}
+METHOD = {"solver": "sgd", "learning_rate": 30.0, "encoder": ENCODER}
 TABLES = {
     "datasets": {"digits": {"kind": "digits", "test_fraction": 0.3, "seed": 0}},
-    "folders": {},
     "embeddings": {
         "digits": {
             "dataset": "digits",
             "backbone": "efficientnet_lite0",
-            "tap": "avgpool",
+            "layer": "avgpool",
             "image_side": 16,
             "compute_dtype": "float32",
             "storage_dtype": "float16",
@@ -37,13 +37,16 @@ TABLES = {
     },
     "imports": {},
     "streams": {"by_class": {"kind": "class_incremental", "order_seeds": [0]}},
-    "rivals": {"digits": {name: BY_CLASS[name] for name in ("embeddings", "keys", "stream")}},
-    "runs": {"digits": BY_CLASS | {"epochs_per_stage": 3, "estimator": ESTIMATOR}},
+    "baselines": {
+        "digits": {name: BY_CLASS[name] for name in ("embeddings", "keys", "stream")}
+        | {"methods": ["nearest_class_mean"]}
+    },
+    "runs": {"digits": BY_CLASS | {"epochs_per_task": 3, "held_out_share": 0.0, "method": METHOD}},
     "searches": {},
     "toy": {},
 }
 IN_PLACE = ("dvc.lock", ".dvc/tmp/rwlock")
-OUTPUTS = ("manifests/digits.jsonl", "caches/digits.h5", "caches/digits.json", "models/digits.npz")
+OUTPUTS = ("manifests/digits.jsonl", "caches/digits.h5", "cards/digits.json", "models/digits.npz")
 OUTPUTS = (*OUTPUTS, "metrics/train_digits.json")
 
 
@@ -58,10 +61,10 @@ class Work:
     end: str | None = None
 
 
-EXTRACTION = Work("before extraction", "extract@digits", "pipeline.stages.extract", ".claim")
-TRAINING = Work("before training", "train@digits", "pipeline.stages.train", ".scratch/", "models/.digits.npz")
-SAVING = Work("before training", "train@digits", "pipeline.stages.train", "models/.digits.npz", "timings/")
-KEEPING = Work("before training", "train@digits", "dvc", "models/digits.npz")
+EXTRACTION = Work("before extraction", "extract", "extract", ".claim")
+TRAINING = Work("before training", "run", "run", ".scratch/", "models/.digits.npz")
+SAVING = Work("before training", "run", "run", "models/.digits.npz", "timings/")
+KEEPING = Work("before training", "run", "dvc", "models/digits.npz")
 WORKS = {
     "extraction": EXTRACTION,
     "training": TRAINING,
@@ -136,7 +139,7 @@ def ended(folder, target):
         (folder / refused[0]).unlink()
         deleted.append(refused[0])
     assert code == 0, said
-    kept = rf"were finished already|going on after stage [1-9]|'{target}' (is cached|didn't change)"
+    kept = rf"were finished already|resumes after task [1-9]|'{target}' (is cached|didn't change)"
     without = "".join(f"refused by DVC, without {name} " for name in deleted)
     return said, f"{without}then equal, " + ("from what was kept" if re.search(kept, said) else "all done again")
 

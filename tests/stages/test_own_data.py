@@ -11,16 +11,15 @@ from small_project import call, copy_project
 
 pytestmark = pytest.mark.slow
 
-ESTIMATOR = {"solver": "counts", "n_heads": 8, "n_keys": 8, "key_dim": 4, "random_state": 0}
+METHOD = {"solver": "counts", "encoder": {"n_heads": 8, "n_keys": 8, "key_dim": 4, "random_state": 0}}
 MINE = {"embeddings": "mine", "keys": "mine", "stream": "by_class"}
 TABLES = {
-    "datasets": {},
-    "folders": {"pets": {"root": "pets"}},
+    "datasets": {"pets": {"kind": "folder", "root": "pets"}},
     "embeddings": {
         "pets": {
             "dataset": "pets",
             "backbone": {"library": "torchvision", "model": "squeezenet1_1", "weights": "mine.pth"},
-            "tap": "features",
+            "layer": "features",
             "image_side": 32,
             "compute_dtype": "float32",
             "storage_dtype": "float16",
@@ -28,8 +27,8 @@ TABLES = {
     },
     "imports": {"mine": {"cache": "imported/mine.h5"}},
     "streams": {"by_class": {"kind": "class_incremental"}},
-    "rivals": {"mine": MINE | {"heads": ["nearest_class_mean"]}},
-    "runs": {"mine": MINE | {"rivals": "mine", "estimator": ESTIMATOR}},
+    "baselines": {"mine": MINE | {"methods": ["nearest_class_mean"]}},
+    "runs": {"mine": MINE | {"baselines": "mine", "method": METHOD}},
     "searches": {},
     "toy": {},
 }
@@ -66,22 +65,27 @@ def project(tmp_path_factory):
 
 
 def test_an_edited_image_is_seen_by_the_next_repro_and_an_unedited_folder_changes_nothing(project):
-    assert stages_run(project, "dvc", "repro", "extract@pets") == ["folder@pets", "extract@pets"]
-    card = json.loads((project / "caches/pets.json").read_text())
+    assert stages_run(project, "dvc", "repro", "extract") == ["manifest", "extract"]
+    card = json.loads((project / "cards/pets.json").read_text())
     assert card["splits"] == {"test": 3, "train": 9}
-    assert stages_run(project, "dvc", "repro", "extract@pets") == ["folder@pets"]
+    assert stages_run(project, "dvc", "repro", "extract") == ["manifest"]
     Image.new("RGB", (9, 9), "white").save(project / "pets/ant/4.png")
-    assert stages_run(project, "dvc", "repro", "extract@pets") == ["folder@pets", "extract@pets"]
-    after = json.loads((project / "caches/pets.json").read_text())
+    said = call(project, "dvc", "repro", "extract")
+    assert "[extract] pets to do" in said
+    assert "[import_cache] mine unchanged" in said
+    after = json.loads((project / "cards/pets.json").read_text())
     assert after["manifest_sha256"] != card["manifest_sha256"]
     assert after["splits"] == card["splits"]
 
 
 def test_imported_embeddings_are_learned_from_and_watched(project):
-    assert stages_run(project, "dvc", "repro", "train@mine") == ["adopt@mine", "train@mine"]
+    assert stages_run(project, "dvc", "repro", "run")[-1] == "run"
     assert json.loads((project / "metrics/train_mine.json").read_text())["accuracy"] > 0.8
-    card = json.loads((project / "caches/mine.json").read_text())
+    card = json.loads((project / "cards/mine.json").read_text())
     assert [file["file"] for file in card["preprocessing"]["imported"]] == ["X.npy", "y.npy"]
-    assert stages_run(project, "dvc", "repro", "train@mine") == []
+    assert stages_run(project, "dvc", "repro", "run") == ["manifest"]
     import_rows(project, 0.5)
-    assert stages_run(project, "dvc", "repro", "train@mine") == ["adopt@mine", "train@mine"]
+    said = call(project, "dvc", "repro", "run")
+    assert "[extract] pets unchanged" in said
+    for stage in ("import_cache", "baselines", "run"):
+        assert f"[{stage}] mine to do" in said

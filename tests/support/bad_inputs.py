@@ -19,8 +19,8 @@ from pipeline.backbones import find_backbone, read_weights
 from pipeline.cache import CacheReader, check_cache, open_cache, write_cache
 from pipeline.config import load_params
 from pipeline.data import build_manifest, read_manifest
-from pipeline.evaluation.loop import make_estimator
-from pipeline.evaluation.streams import make_stages
+from pipeline.evaluation import make_method
+from pipeline.evaluation.streams import make_tasks
 from pipeline.io import check_files, read_names
 from pipeline.stages import extract as extraction
 
@@ -150,11 +150,11 @@ text("settings that build objects", "a: !!python/object/apply:os.system ['true']
 text("settings whose key is a list", "? [a]\n: 1\n", load_params)
 text("settings with a key twice", "a: 1\na: 2\n", load_params)
 text("settings that are a number", "3\n", load_params)
-text("settings with an id that is no text", "folders:\n  no:\n    root: x\n", load_params)
-text("settings with an id that is a number to DVC", "folders:\n  1e3:\n    root: x\n", load_params)
-text("settings with an id that is a date", "folders:\n  2024-01-01:\n    root: x\n", load_params)
-text("settings that merge nothing", "folders:\n  <<: 3\n", load_params)
-text("settings in UTF-16", "folders: {}\n".encode("utf-16"), load_params)
+text("settings with an id that is no text", "datasets:\n  no:\n    root: x\n", load_params)
+text("settings with an id that is a number to DVC", "datasets:\n  1e3:\n    root: x\n", load_params)
+text("settings with an id that is a date", "datasets:\n  2024-01-01:\n    root: x\n", load_params)
+text("settings that merge nothing", "datasets:\n  <<: 3\n", load_params)
+text("settings in UTF-16", "datasets: {}\n".encode("utf-16"), load_params)
 text("settings in Latin-1", "# K\xe4fer\n".encode("latin-1"), load_params)
 text("class names that are empty", "\n\n", lambda path: read_names(path, "class name"))
 text("class names with an empty line", "a\n\nb\n", lambda path: read_names(path, "class name"))
@@ -167,9 +167,9 @@ text("settings nested without end", "a: " + "[" * 3000, load_params)
 
 
 def tables():
-    entry = {"dataset": "d", "backbone": "b", "tap": "t", "image_side": 32}
+    entry = {"dataset": "d", "backbone": "b", "layer": "t", "image_side": 32}
     entry |= {"compute_dtype": "float32", "storage_dtype": "float16"}
-    run = {"embeddings": "e", "keys": "e", "stream": {"kind": "shuffled"}, "estimator": {"n_heads": 4}}
+    run = {"embeddings": "e", "keys": "e", "stream": {"kind": "shuffled"}, "method": {"encoder": {"n_heads": 4}}}
     return {
         "datasets": {"d": {"kind": "photos", "n_crops": 3, "seed": 0}},
         "embeddings": {"e": entry},
@@ -202,15 +202,15 @@ wrong_settings("a run that no stage may be called", "runs", "toy", value=tables(
 wrong_settings("a dataset that is not there", "embeddings", "e", "dataset", value="f")
 wrong_settings("keys that are not there", "runs", "r", "keys", value="f")
 wrong_settings("a key that DVC does not see", "runs", "r", "size", value=3)
-wrong_settings("a number that is text", "runs", "r", "estimator", value={"alpha": "1e-3"})
+wrong_settings("a number that is text", "runs", "r", "method", value={"alpha": "1e-3"})
 wrong_settings("a seed twice", "runs", "r", "stream", value={"kind": "shuffled", "order_seeds": [1, 1]})
 
 bad("an output that is a folder")(lambda folder: check_files([], [folder]))
 bad("an output that is an input")(lambda folder: check_files([folder / "a"], [folder / "b/../a"]))
 bad("an output named twice")(lambda folder: check_files([], [folder / "a", folder / "b/../a"]))
 bad("a run that is not there")(lambda folder: _params(folder).run("q"))
-bad("an estimator setting that is none")(lambda folder: make_estimator({"n_head": 3}))
-bad("an estimator setting said elsewhere")(lambda folder: make_estimator({"device": "cpu"}))
+bad("an estimator setting that is none")(lambda folder: make_method({"encoder": {"n_head": 3}}))
+bad("an estimator setting said elsewhere")(lambda folder: make_method({"device": "cpu"}))
 bad("a network that is unknown")(lambda folder: find_backbone("resnet51_imagenet", "avgpool"))
 bad("a layer that is unknown")(lambda folder: find_backbone("efficientnet_lite0", "layer9"))
 bad("a folder of images that is not there")(
@@ -264,8 +264,8 @@ bad("a cache of fewer rows than labels")(lambda folder: _write(folder, blocks=[n
 bad("a cache of fractional labels")(lambda folder: _write(folder, labels=np.full(20, 0.5)))
 bad("a cache of labels without a class")(lambda folder: _write(folder, labels=np.full(20, 9)))
 bad("a cache with an id twice")(lambda folder: _write(folder, sample_ids=["a"] * 20))
-bad("an unknown stream")(lambda folder: make_stages("sorted", Y, 0))
-bad("a stream without labels")(lambda folder: make_stages("class_incremental", np.full(9, -1), 0))
+bad("an unknown stream")(lambda folder: make_tasks("sorted", Y, 0))
+bad("a stream without labels")(lambda folder: make_tasks("class_incremental", np.full(9, -1), 0))
 bad("an unknown device")(lambda folder: extraction._device("abacus"))
 bad("no workers")(mock.patch.dict(os.environ, DKVB_WORKERS="0")(lambda folder: extraction._number("DKVB_WORKERS", 1)))
 bad("an unknown variant of forgetting")(lambda folder: forgetting(np.eye(3), "worst"))

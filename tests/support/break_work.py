@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from test_train import SETTINGS, command, write_two_caches
+from small_run import SETTINGS, run_stage, with_method, write_two_caches
 from torch import nn
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder, save_model
@@ -30,7 +30,6 @@ from pipeline.cache.reader import check_everything
 from pipeline.config import Embeddings
 from pipeline.data import build_manifest
 from pipeline.stages import extract as extraction
-from pipeline.stages import train as training
 
 N_IMAGES = 43
 
@@ -44,14 +43,14 @@ def prepare_extract(shared):
     """Give the stage a tiny network, shards of eight rows, and a check of the cache in this process."""
     extraction.tqdm.monitor_interval = 0  # its thread may hold a lock when a process is forked
     extraction.tqdm.set_lock(threading.RLock())  # its own is shared by forked processes, and one is killed holding it
-    extraction.load_backbone = lambda record, tap, state: Quarters()
+    extraction.load_backbone = lambda record, layer, state: Quarters()
     extraction.read_weights = lambda path: {}
     extraction.SHARD_ROWS, extraction.BATCH_ROWS = 8, 4
     cache_writer.check_in_child = check_everything
     (shared / "weights.pth").write_bytes(b"weights")
     digits = build_manifest("digits", {"kind": "digits", "test_fraction": 0.3, "seed": 0})
     few = {field: getattr(digits, field)[:N_IMAGES] for field in ("sample_ids", "labels", "splits", "digests")}
-    entry = {"dataset": "digits", "backbone": "efficientnet_lite0", "tap": "avgpool", "image_side": 8}
+    entry = {"dataset": "digits", "backbone": "efficientnet_lite0", "layer": "avgpool", "image_side": 8}
     settings = Embeddings.model_validate({**entry, "compute_dtype": "float32", "storage_dtype": "float32"})
     job = extraction.Job(replace(digits, **few), settings, BACKBONES["efficientnet_lite0"], shared / "weights.pth")
 
@@ -62,20 +61,15 @@ def prepare_extract(shared):
     return work
 
 
-def prepare_train(shared):
-    """Train four classes in four stages, with a solver that remembers order."""
+def prepare_run(shared):
+    """Learn and measure four classes in four tasks, with a solver that remembers order."""
     paths = write_two_caches(shared)
-    stream = SETTINGS["stream"] | {"classes_per_stage": 1}
-    estimator = SETTINGS["estimator"] | {"solver": "sgd", "learning_rate": 30.0}
-    run = SETTINGS | {"stream": stream, "estimator": estimator, "epochs_per_stage": 3}
-
-    settings = command(shared, paths, run=run)
-    places = {"--model": "model.npz", "--metrics": "metrics.json"}
+    stream = SETTINGS["stream"] | {"classes_per_task": 1}
+    run = SETTINGS | {"stream": stream, "epochs_per_task": 3} | with_method(solver="sgd", learning_rate=30.0)
 
     def work(folder):
         os.environ["DKVB_SCRATCH"] = str(folder / "scratch")
-        argv = settings + [part for option, name in places.items() for part in (option, str(folder / "out" / name))]
-        assert training.console.run(training.main, training.build_parser(), argv) == 0
+        assert run_stage(shared, paths, outputs=folder / "out", run=run) == 0
 
     return work
 
@@ -92,7 +86,7 @@ def prepare_save(shared):
     return work
 
 
-WORKS = {"extract": prepare_extract, "train": prepare_train, "save": prepare_save}
+WORKS = {"extract": prepare_extract, "run": prepare_run, "save": prepare_save}
 
 
 def whole():

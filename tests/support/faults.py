@@ -44,12 +44,12 @@ def prepare(folder):
     digits = build_manifest("digits", recipe)
     few = {field: getattr(digits, field)[:N] for field in ("sample_ids", "labels", "splits", "digests")}
     write_manifest(replace(digits, **few), folder / "digits.jsonl")
-    entry = {"dataset": "digits", "backbone": "efficientnet_lite0", "tap": "avgpool", "image_side": SIDE}
+    entry = {"dataset": "digits", "backbone": "efficientnet_lite0", "layer": "avgpool", "image_side": SIDE}
     entry |= {"compute_dtype": "float32", "storage_dtype": "float32"}
     tables = {"datasets": {"digits": recipe}, "embeddings": {"digits": entry}, "runs": {}}
     (folder / "params.yaml").write_text(yaml.safe_dump(tables))
     (folder / "weights.pth").write_bytes(b"weights")
-    stage.load_backbone = lambda record, tap, state: Tiny()
+    stage.load_backbone = lambda record, layer, state: Tiny()
     stage.find_weights = lambda record: folder / "weights.pth"
     stage.read_weights = lambda path: {}
     stage.SHARD_ROWS, stage.BATCH_ROWS = 8, 4

@@ -8,14 +8,20 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.config.defaults import with_defaults
+
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("pipeline", "dkvb_estimator")
+TABLES = with_defaults(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+"""The shipped settings, defaults in place."""
+SMALL_PHOTOS = {"kind": "photos", "n_crops": 24, "seed": 0}
+SMALL_METHOD = {"solver": "counts", "encoder": {"n_heads": 8, "n_keys": 16, "key_dim": 4, "random_state": 0}}
 
 
 def copy_project(folder, tables):
     """Copy what ``dvc repro`` needs, with these tables as settings; what DVC and runs have left here stays here."""
-    for name in (*OURS, ".dvc"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
+    for name, left_out in [*((ours, ["__pycache__"]) for ours in OURS), (".dvc", ["tmp", "cache"])]:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*left_out))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "params.yaml").write_text(yaml.safe_dump(tables, sort_keys=False), encoding="utf-8")
@@ -43,3 +49,18 @@ def call(folder, *words, **environment):
     code, said = finish(start(folder, *words, **environment))
     assert code == 0, said
     return said
+
+
+def small_tables():
+    """The shipped settings with one run, small enough to be reproduced in seconds."""
+    search = {"method": {"encoder": {"n_heads": 8, "key_dim": 4, "random_state": 0}}, "heat_map": None}
+    return TABLES | {
+        "datasets": TABLES["datasets"] | {"photos": SMALL_PHOTOS},
+        "embeddings": {name: entry | {"image_side": 32} for name, entry in TABLES["embeddings"].items()},
+        "baselines": {
+            "digits": TABLES["baselines"]["digits"] | {"methods": ["nearest_class_mean", "joint_linear_probe"]}
+        },
+        "runs": {"digits": TABLES["runs"]["counts"] | {"method": SMALL_METHOD}},
+        "searches": {"digits": TABLES["searches"]["digits"] | search | {"grid": {"encoder__n_keys": [8, 16]}}},
+        "toy": TABLES["toy"] | {"steps": 20},
+    }

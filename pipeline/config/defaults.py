@@ -1,0 +1,51 @@
+"""The table ``defaults``: what entries of other tables hold where they do not say it themselves.
+
+Enters: tables as they were read. Leaves: the same without ``defaults``. Must not know: records, values.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["with_defaults"]
+
+TABLES = ("datasets", "embeddings", "imports", "streams", "baselines", "runs", "searches")
+
+
+def with_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the defaults of each table under its entries, setting by setting at any depth; an entry's own count more.
+
+    Raises
+    ------
+    ValueError
+        If the defaults are not those of tables.
+
+    Examples
+    --------
+    >>> with_defaults({"defaults": {"runs": {"method": {"a": 1, "b": 2}}}, "runs": {"x": {"method": {"b": 3}}}})
+    {'runs': {'x': {'method': {'a': 1, 'b': 3}}}}
+    """
+    tables = {table: entries for table, entries in tree.items() if table != "defaults"}
+    defaults = tree.get("defaults", {})
+    for table, settings in defaults.items() if isinstance(defaults, Mapping) else [(None, None)]:
+        if table not in TABLES or not isinstance(settings, Mapping | None):
+            raise ValueError(
+                f"defaults holds {table or defaults!r}; expected settings of {', '.join(TABLES)}: name the table that "
+                f"they belong to, and below it the settings of every entry"
+            )
+        entries = tables.get(table)
+        if isinstance(entries, Mapping) and settings:
+            tables[table] = {name: _merged(settings, entry) for name, entry in entries.items()}
+    return tables
+
+
+def _merged(below: Mapping[str, Any], above: Any) -> Any:
+    """Return the upper mapping with what the lower one holds besides; nothing at all counts as an empty mapping."""
+    if above is None:
+        return dict(below)
+    if not isinstance(above, Mapping):
+        return above
+    both = {
+        name: _merged(below[name], value) if isinstance(below.get(name), Mapping) and value is not None else value
+        for name, value in above.items()
+    }
+    return {**below, **both}
