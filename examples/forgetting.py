@@ -246,9 +246,7 @@ def answer_distance(scores: dict[tuple[str, str], list[dict[str, float]]]) -> No
             rows.append([*way, *differences, *accuracies, f"{gap:+.3f}"])
     header = ["solver", "method", "max |values|", "max |probabilities|", "retain", "forget", "retain gap"]
     print_table("(e) Distance to a model trained anew without the class", header, rows)
-    print(
-        "'anew, other order': two sgd models that never saw the class. forget leaves sgd further from it than that."
-    )
+    print("'anew, other order': two sgd models that never saw the class. forget leaves sgd further from it than that.")
 
 
 def answer_single_samples(data: Data, learners: dict[str, Learner]) -> None:
@@ -259,8 +257,9 @@ def answer_single_samples(data: Data, learners: dict[str, Learner]) -> None:
         gone[rng.choice(len(data.y), size=n, replace=False)] = True
         for solver, learner in learners.items():
             anew = train(learner.blank, learner.codes[~gone], data.y[~gone])
+            tested = learner.encoder.transform(data.X_test)
             for method, model in forget_samples(data, learner, gone):
-                rows.append([str(n), solver, method, *differences(model, anew, learner.encoder.transform(data.X_test))])
+                rows.append([str(n), solver, method, *differences(model, anew, tested)])
     header = ["samples", "solver", "method", "max |values|", "max |probabilities|"]
     print_table("(c) Forgetting random samples, compared with a model trained anew without them", header, rows)
     print("joint and counts equal the model trained anew; sgd is further off than two orders of training are apart.")

@@ -1,7 +1,7 @@
 """Search the codebook and the objective with scikit-learn's grid search.
 
-``memory`` keeps keys and codes in a folder: each encoder places its keys once per fold, and encodes each row once,
-however many settings of the classifier are tried with it.
+``memory`` keeps keys in a folder: each encoder places its keys once per fold, however many settings of the classifier
+are tried with it.
 """
 
 import tempfile

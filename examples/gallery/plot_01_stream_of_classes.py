@@ -23,9 +23,7 @@ X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_
 # %%
 # Keys are placed once, from unlabelled rows that are not learned later. scikit-learn's classifier needs the list of
 # all classes at its first call; the bottleneck does not.
-many, wide = (
-    KeyEncoder(*sizes, random_state=0).fit(X_unlabelled) for sizes in ((128, 64), (64, 128, 8))
-)
+many, wide = (KeyEncoder(*sizes, random_state=0).fit(X_unlabelled) for sizes in ((128, 64), (64, 128, 8)))
 models = {
     "bottleneck, joint": DKVBClassifier(FrozenEstimator(many)),
     "bottleneck, counts": DKVBClassifier(FrozenEstimator(wide), solver="counts"),
