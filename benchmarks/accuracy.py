@@ -5,7 +5,8 @@
 
 Sets: ``digits`` (scikit-learn's, EfficientNet-Lite0), ``photographs`` (6,000 of CIFAR-10, MobileNetV2), ``squeezenet``
 (the same photographs, SqueezeNet 1.1), every ``NAME_NETWORK.npz`` in ``../shared/data/features``, called NAME, and
-every ``.npz`` file of a folder of your own; default: all that are there. An hour on two cores, most of it the baselines'.
+every ``.npz`` file of a folder of your own; default: all that are there. An hour on two cores, most of it for the
+baselines.
 
 --data FOLDER    add the ``.npz`` files of a folder: X (n, f), y (n,), X_test (n', f) and y_test (n',). A file that does
                  not fit is skipped, with one line that says why. Name SETs to measure those alone

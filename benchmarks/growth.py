@@ -2,8 +2,8 @@
 
 ``python benchmarks/growth.py [--rows N] [--baselines N] [--classes N] [--records FILE] [--figure FILE]
 [--page FILE]``:
-rows of 512 features from a mixture of normal classes, 1,000 rows to N (default 100,000; baselines 30,000) in 100 classes,
-then 10 to N (default 1,000) classes in 10,000 rows. Each method learns once, with all its choices, until its first
+rows of 512 features from a mixture of normal classes, 1,000 rows to N (default 100,000; baselines 30,000) in 100
+classes, then 10 to N (default 1,000) classes in 10,000 rows. Each method learns once, with all its choices, until its first
 answer, then predicts 1,000 rows; methods take turns within a size. Seconds are those of the processor, all threads
 together, for machines are shared: set ``OMP_NUM_THREADS=1``. With ``--records`` figures are appended to a file, and
 those that it holds are taken from there: an interrupted run resumes. With ``--recorded`` nothing else is measured.
@@ -85,7 +85,7 @@ def growth(points, what):
 
 
 def report(axis, found):
-    """Print and return the lines of the table: method, axis, exponents, worst doublings, figures at the largest size."""
+    """Print and return the lines of the table: method, axis, figures at the largest size, exponents, worst doubling."""
     rows = []
     for name, points in found.items():
         exponents = {what: growth(points, what) for what in MEASURED}

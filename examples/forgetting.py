@@ -133,7 +133,7 @@ def train(blank: DKVBClassifier, codes: Codes, y: np.ndarray) -> DKVBClassifier:
 
 
 def forget_class(learner: Learner, data: Data, label: int) -> DKVBClassifier:
-    """Forget in a copy of the full model, as its solver can: ``sgd`` keeps no samples apart and has to be given them."""
+    """Forget a class in a copy of the full model; ``sgd`` keeps no samples apart and has to be given them."""
     model, members = copy.deepcopy(learner.full), data.y == label
     if model.solver == "sgd":
         return model.forget(learner.codes[members], data.y[members])
