@@ -102,7 +102,7 @@ def read_npz(path):
     Unusable
     """
     try:
-        with np.load(path) as stored:
+        with path.open("rb") as file, zipfile.ZipFile(file), np.load(file) as stored:
             if missing := [name for name in ARRAYS if name not in stored.files]:
                 found = ", ".join(stored.files) or "nothing"
                 raise Unusable(f"it holds {found}; expected X, y, X_test and y_test. Add {' and '.join(missing)}.")
@@ -141,7 +141,7 @@ def _labels(name, y, X):
 def _test_labels(y_test, X_test, y):
     unknown = np.setdiff1d(_labels("y_test", y_test, X_test), y)
     if len(unknown):
-        raise Unusable(f"y_test holds {unknown[0]!r}, which y does not; expected labels that are learned")
+        raise Unusable(f"y_test holds {unknown[0].item()!r}, which y does not; expected labels that are learned")
     return y_test
 
 
@@ -361,12 +361,12 @@ def plot(found, path):
         points = [(max(each[name]["learn_s"], 0.01), each[name]["accuracy"]) for each in found.values() if name in each]
         seconds, accuracy = np.array(points).T
         marker, colour = ("D" if "`" in name else "o"), colours(number % 20)
-        axes.scatter(seconds, accuracy, s=14, marker=marker, color=colour, alpha=0.55, linewidth=0)
-        label = name.replace("`", "")
-        if len(points) == len(found):
-            axes.scatter(
-                np.median(seconds), accuracy.mean(), s=110, marker=marker, color=colour, edgecolor="black", label=label
-            )
+        whole, label = len(points) == len(found), name.replace("`", "")
+        some = {"s": 14, "alpha": 0.55, "linewidth": 0, "label": None if whole else f"{label} (not all sets)"}
+        axes.scatter(seconds, accuracy, marker=marker, color=colour, **some)
+        if whole:
+            mean = {"s": 110, "edgecolor": "black", "label": label}
+            axes.scatter(np.median(seconds), accuracy.mean(), marker=marker, color=colour, **mean)
     axes.set(xscale="log", xlabel="seconds to learn, one thread (0.01 and less at the left)", ylabel="accuracy")
     axes.set_title(f"{len(found)} sets: small, each set; large, mean accuracy and median seconds", fontsize=10)
     axes.grid(alpha=0.25)

@@ -2,7 +2,8 @@
 
 ``python benchmarks/cache_reading.py [n_rows]`` (default 100,000: 256 MB): a cache of 1,280 features in float16, read in
 order by ``iter_batches`` in batches of 512 rows. Compared with ``np.fromfile`` of the same bytes, block by block, which
-checks the same crc32 of each and converts to float32 in the same batches: no reader that checks can do less. In turns, best of five, the files in the system's memory. Prints JSON lines; exits with 1 below the goal.
+checks the same crc32 of each and converts to float32 in the same batches: no reader that checks can do less. In turns,
+best of five, the files in the system's memory. Prints JSON lines; exits with 1 below the goal.
 """
 
 import json

@@ -1,12 +1,12 @@
 """How do time and memory grow with rows and classes?
 
-``python benchmarks/growth.py [--rows N] [--baselines N] [--classes N] [--records FILE] [--figure FILE]
-[--page FILE]``:
-rows of 512 features from a mixture of normal classes, 1,000 rows to N (default 100,000; baselines 30,000) in 100
-classes, then 10 to N (default 1,000) classes in 10,000 rows. Each method learns once, with all its choices, until its first
-answer, then predicts 1,000 rows; methods take turns within a size. Seconds are those of the processor, all threads
-together, for machines are shared: set ``OMP_NUM_THREADS=1``. With ``--records`` figures are appended to a file, and
-those that it holds are taken from there: an interrupted run resumes. With ``--recorded`` nothing else is measured.
+``python -m benchmarks growth [--rows N] [--baselines N] [--classes N] [--records FILE] [--recorded] [--figure FILE]
+[--page FILE]``: rows of 512 features from a mixture of normal classes, 1,000 rows to N (default 100,000; baselines
+30,000) in 100 classes, then 10 to N (default 1,000) classes in 10,000 rows. Each method learns once, with all its
+choices, until its first answer, then predicts 1,000 rows; methods take turns within a size. Seconds are those of the
+processor, all threads together, because machines are shared: set ``OMP_NUM_THREADS=1``. With ``--records`` figures are
+appended to a file, and those that it holds are taken from there: an interrupted run resumes. With ``--recorded``
+nothing else is measured.
 
 Prints one JSON line per figure, and for each method the fitted exponent of its growth and what the worst doubling
 multiplies. Goals: no doubling multiplies our learning by more than 2.2; the state is at most the 800 MB of a matrix of
