@@ -1,9 +1,11 @@
 """Run every benchmark of speed and memory, or some: ``python -m benchmarks [nearest] [layer] …`` (all: twenty minutes).
 
 Needs ``pip install -e ".[bench]"``. Prints what each script prints, and writes ``docs/benchmarks.md``, or those rows
-of it. What takes longer has its own commands: ``accuracy.py``, ``defaults.py``, ``growth.py``, ``projections.py``.
+of it. Benchmarks of accuracy and growth take longer and have options of their own: ``python -m benchmarks accuracy
+--help``; so do ``defaults``, ``growth``, ``imagenet``, ``novelty``, ``projections`` and ``scaling``.
 """
 
+import importlib
 import json
 import platform
 import subprocess
@@ -26,6 +28,8 @@ SCRIPTS = (
     "cache_reading",
     "storage_dtype",
 )
+ALONE = ("accuracy", "defaults", "growth", "imagenet", "novelty", "projections", "scaling")
+"""Benchmarks with options and pages of their own."""
 
 
 def lines_of(script):
@@ -54,7 +58,13 @@ def merged(text, rows):
 
 
 def main():
+    if sys.argv[1:2] and sys.argv[1] in ALONE:
+        return importlib.import_module(f"benchmarks.{sys.argv.pop(1)}").main()
     chosen, _ = pages.arguments(SCRIPTS)
+    if unknown := set(chosen) - set(SCRIPTS):
+        known = ", ".join((*SCRIPTS, *ALONE))
+        print(f"{min(unknown)!r} is no benchmark; expected some of {known}. Correct the name.", file=sys.stderr)
+        return 2
     results = [lines_of(script) for script in chosen]
     rows = [
         (line["name"], *(line.get(name, "") for name in ("ratio", "ours", "theirs", "unit", "goal")))

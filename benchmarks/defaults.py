@@ -2,7 +2,7 @@
 
 ``python benchmarks/defaults.py [SET ...] [--rows N] [--records FILE] [--page FILE]``: each encoder of a stated few on
 each set of ``benchmarks/accuracy.py``, with the default solver, one seed, on at most N (default 3,000) training rows
-and as many test rows. No encoder has more than 256 keys a head, so that a code fits into a byte. Prints one JSON line
+and as many test rows. No encoder has more than 256 keys per head, so that a code fits into a byte. Prints one JSON line
 per encoder: mean accuracy and mean rank over sets, seconds to learn and to predict 1,000 rows (medians over sets), and
 bytes (the most). Records as in ``benchmarks/accuracy.py``.
 """
@@ -17,8 +17,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import pages
-from benchmarks.accuracy import Records, over_sets, sets, summary, try_head
-from dkvb_estimator import DKVBClassifier
+from benchmarks.accuracy import Records, over_sets, sets, summary, try_method
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 TRIED = (
     (1024, 256, 2),
@@ -45,7 +45,7 @@ def measure(title, data, most, records):
     for sizes in TRIED:
         name = " × ".join(map(str, sizes))
         figures = records.get(
-            (title, name, 0), lambda sizes=sizes: try_head(DKVBClassifier(*sizes, random_state=0), *parts)
+            (title, name, 0), lambda sizes=sizes: try_method(DKVBClassifier(KeyEncoder(*sizes, random_state=0)), *parts)
         )
         found[name] = summary([figures])
         print(json.dumps({"name": f"{title}: {name}"} | found[name], ensure_ascii=False), file=sys.stderr, flush=True)

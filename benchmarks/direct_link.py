@@ -1,4 +1,4 @@
-"""A bottleneck with a way around it: what does it cost that values alone may answer?"""
+"""A bottleneck with a direct link: what does it cost that only values may answer?"""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ class DirectLink:
 
     def fit(self, X, y):
         """Learn X (n, f) and y (n,)."""
-        codes, (self.classes_, labels) = self._model.fit(X, y).encode(X), np.unique(y, return_inverse=True)
+        codes, (self.classes_, labels) = self._codes(self._model.fit(X, y), X), np.unique(y, return_inverse=True)
         self._prior = self._model._prior()
         unit = _unit(X)
         self._mean = unit.mean(axis=0)
@@ -31,6 +31,11 @@ class DirectLink:
         prior = _Columns(self._steps(rows.features, X.shape[1]))
         self._weights, self._bias, _ = solve(_rows(rows, prior, len(self.classes_)), prior, Settings())
         return self
+
+    @staticmethod
+    def _codes(model, X):
+        """Return the codes (n, c, 1) of rows."""
+        return np.asarray(model.encoder_.transform(X))[:, :, None]
 
     def _features(self, X, codes):
         """Coordinates, the embedding, curves, and zeros in place of its curves: (n, w + 2 f)."""
@@ -47,7 +52,7 @@ class DirectLink:
 
     def predict_proba(self, X):
         """Return the probability of each class (n, k)."""
-        scores = self._features(X, self._model.encode(X)).astype(np.float32) @ self._weights + self._bias
+        scores = self._features(X, self._codes(self._model, X)).astype(np.float32) @ self._weights + self._bias
         likely = np.exp(scores - scores.max(axis=1, keepdims=True))
         return likely / likely.sum(axis=1, keepdims=True)
 

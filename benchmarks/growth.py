@@ -1,13 +1,14 @@
 """How do time and memory grow with rows and classes?
 
-``python benchmarks/growth.py [--rows N] [--rivals N] [--classes N] [--records FILE] [--figure FILE] [--page FILE]``:
-rows of 512 features from a mixture of normal classes, 1,000 rows to N (default 100,000; rivals 30,000) in 100 classes,
-then 10 to N (default 1,000) classes in 10,000 rows. Each head learns once, with all its choices, until its first
-answer, then predicts 1,000 rows; heads take turns within a size. Seconds are those of the processor, all threads
-together, for machines are shared: set ``OMP_NUM_THREADS=1``. With ``--records`` figures are appended to a file, and
-those that it holds are taken from there: an interrupted run resumes. With ``--recorded`` nothing else is measured.
+``python -m benchmarks growth [--rows N] [--baselines N] [--classes N] [--records FILE] [--recorded] [--figure FILE]
+[--page FILE]``: rows of 512 features from a mixture of normal classes, 1,000 rows to N (default 100,000; baselines
+30,000) in 100 classes, then 10 to N (default 1,000) classes in 10,000 rows. Each method learns once, with all its
+choices, until its first answer, then predicts 1,000 rows; methods take turns within a size. Seconds are those of the
+processor, all threads together, because machines are shared: set ``OMP_NUM_THREADS=1``. With ``--records`` figures are
+appended to a file, and those that it holds are taken from there: an interrupted run resumes. With ``--recorded``
+nothing else is measured.
 
-Prints one JSON line per figure, and for each head the fitted exponent of its growth and what the worst doubling
+Prints one JSON line per figure, and for each method the fitted exponent of its growth and what the worst doubling
 multiplies. Goals: no doubling multiplies our learning by more than 2.2; the state is at most the 800 MB of a matrix of
 10,000 random features; at the largest common size, learning takes at most as long as random-projection ridge of 5,000
 features, and so does predicting. Exits with 1 if one is missed. Needs matplotlib for ``--figure``.
@@ -31,14 +32,14 @@ N_FEATURES, N_CLASSES, N_ROWS, SPREAD = 512, 100, 10_000, 3.0
 ROWS, CLASSES = (1000, 3000, 10_000, 30_000, 100_000), (10, 100, 1000)
 LARGEST_FACTOR, LARGEST_STATE = 2.2, 8 * 10_000**2
 OURS, RP = "joint", "RP ridge 5,000"
-HEADS = {
+METHODS = {
     OURS: lambda: DKVBClassifier(random_state=0),
     "joint, remember=False": lambda: DKVBClassifier(remember=False, random_state=0),
     "streaming LDA": lambda: StreamingLDA(shrinkage="auto", normalize=True),
     RP: lambda: RandomProjectionRidge(5000, normalize=True, random_state=0),
 }
 MEASURED = {"learn_s": "seconds to learn", "predict_1000_s": "seconds to predict 1,000", "megabytes": "MB of state"}
-COLOURS = dict(zip(HEADS, ("#1f4e9e", "#6fa0e0", "#888888", "#d07030"), strict=True))
+COLOURS = dict(zip(METHODS, ("#1f4e9e", "#6fa0e0", "#888888", "#d07030"), strict=True))
 
 
 def draw(n_rows, n_classes):
@@ -53,20 +54,20 @@ def draw(n_rows, n_classes):
 
 
 def figures(make, X, y, X_test):
-    """Return seconds to learn, seconds to predict and megabytes of one head."""
-    head = make()
-    _, learning = clocked(lambda: head.fit(X, y).predict(X_test[:1]))
-    _, predicting = clocked(lambda: head.predict(X_test))
-    return {"learn_s": learning, "predict_1000_s": predicting, "megabytes": size_of(head) / 1e6}
+    """Return seconds to learn, seconds to predict and megabytes of one method."""
+    method = make()
+    _, learning = clocked(lambda: method.fit(X, y).predict(X_test[:1]))
+    _, predicting = clocked(lambda: method.predict(X_test))
+    return {"learn_s": learning, "predict_1000_s": predicting, "megabytes": size_of(method) / 1e6}
 
 
-def measure(axis, sizes, rivals_until, records):
-    """Return the figures of each head at each size."""
-    found = {name: {} for name in HEADS}
+def measure(axis, sizes, baselines_until, records):
+    """Return the figures of each method at each size."""
+    found = {name: {} for name in METHODS}
     for size in sizes:
         data = draw(*((size, N_CLASSES) if axis == "rows" else (N_ROWS, size)))
-        for name, make in HEADS.items():
-            if size <= rivals_until or name.startswith(OURS):
+        for name, make in METHODS.items():
+            if size <= baselines_until or name.startswith(OURS):
                 each = records.get((axis, name, size), lambda make=make, data=data: figures(make, *data))
                 if each is None:
                     continue
@@ -84,7 +85,7 @@ def growth(points, what):
 
 
 def report(axis, found):
-    """Print and return the lines of the table: head, axis, exponents, worst doublings, figures at the largest size."""
+    """Print and return the lines of the table: method, axis, figures at the largest size, exponents, worst doubling."""
     rows = []
     for name, points in found.items():
         exponents = {what: growth(points, what) for what in MEASURED}
@@ -100,12 +101,12 @@ def report(axis, found):
 def judge(found):
     """Print the goals and return whether all are met."""
     lines = []
-    for axis, heads in found.items():
+    for axis, methods in found.items():
         for name in (OURS, "joint, remember=False"):
-            lines.append((f"worst doubling by {axis}, {name}", growth(heads[name], "learn_s")[1], LARGEST_FACTOR))
-        largest = max(heads[RP])
+            lines.append((f"worst doubling by {axis}, {name}", growth(methods[name], "learn_s")[1], LARGEST_FACTOR))
+        largest = max(methods[RP])
         for what, told in list(MEASURED.items())[:2]:
-            lines.append((f"{told}, {largest:,} {axis}", heads[OURS][largest][what], heads[RP][largest][what]))
+            lines.append((f"{told}, {largest:,} {axis}", methods[OURS][largest][what], methods[RP][largest][what]))
     state = list(found["rows"][OURS].values())[-1]["megabytes"]
     lines.append(("MB of state at the most rows", state, LARGEST_STATE / 1e6))
     for name, value, most in lines:
@@ -122,9 +123,9 @@ def plot(found, path):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(len(found), len(MEASURED), figsize=(10, 5.6), layout="constrained")
-    for (axis, heads), line in zip(found.items(), axes, strict=True):
+    for (axis, methods), line in zip(found.items(), axes, strict=True):
         for (what, told), panel in zip(MEASURED.items(), line, strict=True):
-            for name, points in heads.items():
+            for name, points in methods.items():
                 style = {"color": COLOURS[name], "marker": "o", "markersize": 3, "label": name}
                 panel.loglog(list(points), [each[what] for each in points.values()], **style)
             panel.set(xlabel=axis, ylabel=told)
@@ -136,7 +137,7 @@ def plot(found, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name, most in (("rows", 100_000), ("rivals", 30_000), ("classes", 1000)):
+    for name, most in (("rows", 100_000), ("baselines", 30_000), ("classes", 1000)):
         parser.add_argument(f"--{name}", type=int, default=most)
     for name in ("records", "figure", "page"):
         parser.add_argument(f"--{name}", type=Path)
@@ -147,11 +148,11 @@ def main():
         "classes": [size for size in CLASSES if size <= asked.classes],
     }
     records = Records(asked.records, closed=asked.recorded)
-    found = {axis: measure(axis, some, asked.rivals, records) for axis, some in sizes.items() if some}
-    rows = [row for axis, heads in found.items() for row in report(axis, heads)]
+    found = {axis: measure(axis, some, asked.baselines, records) for axis, some in sizes.items() if some}
+    rows = [row for axis, methods in found.items() for row in report(axis, methods)]
     if asked.figure is not None:
         plot(found, asked.figure)
-    columns = ("head", "by", "at", "learn, s", "predict 1,000, s", "MB")
+    columns = ("method", "by", "at", "learn, s", "predict 1,000, s", "MB")
     growths = ("exponent of learning", "of predicting", "of MB", "worst doubling of learning")
     pages.fill(asked.page, {"growth": pages.table((*columns, *growths), rows)})
     return 0 if judge(found) else 1

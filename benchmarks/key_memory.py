@@ -16,31 +16,31 @@ PROGRAM = r"""
 import ctypes, re, sys
 from pathlib import Path
 import numpy as np
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import KeyEncoder
 
 rng = np.random.default_rng(0)
 X = np.empty((50_000, 1280), dtype=np.float32)
 for start in range(0, 50_000, 1000):
     X[start : start + 1000] = rng.standard_normal((1000, 1280))
 def peak():
-    # MiB at most since the last call; what was freed since does not count as room that is there anyway
+    # MiB at most since the last call; what was freed since does not count
     found = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return found
-DKVBClassifier(1, 2, 2, random_state=0).init_keys(X[:100]).encode(X[:1])
+KeyEncoder(1, 2, 2, random_state=0).fit(X[:100]).transform(X[:1])
 work = sys.argv[2].split(", ")
-model = DKVBClassifier(int(sys.argv[1]), 4096, 14, key_init=work[-1] if len(work) > 1 else "gaussian", random_state=0)
+encoder = KeyEncoder(int(sys.argv[1]), 4096, 14, key_init=work[-1] if len(work) > 1 else "gaussian", random_state=0)
 if len(work) > 1:
     peak()
     before = peak()
-    model.init_keys(X)
+    encoder.fit(X)
     print(peak() - before)
 else:
-    model.init_keys(X[:4096]).encode(X[:1])
+    encoder.fit(X[:4096]).transform(X[:1])
     peak()
     before = peak()
-    codes = model.encode(X)
+    codes = encoder.transform(X)
     print(peak() - before - codes.nbytes / 2**20)
 """
 

@@ -4,7 +4,7 @@
 ten times as many, are learned and predicted from the file: ``counts``, ``sgd`` in one pass, ``joint`` with its codes in
 a file, and ``joint`` that keeps sums alone; 64 heads × 256 keys × 8, four keys read. Each in a process of its own,
 whose memory is looked at every 5 ms. Pages of files that are merely mapped are not counted: the system drops them when
-it needs the room. Prints JSON lines; goal: at most 1.1 times the memory.
+it needs the memory. Prints JSON lines; goal: at most 1.1 times the memory.
 """
 
 import json
@@ -19,13 +19,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.noise import write_noise
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from pipeline.cache import open_cache
 
 N_FEATURES, N_CLASSES, BLOCK, GOAL = 512, 10, 1000, 1.1
 SETTINGS = {
     "counts": {"solver": "counts"},
-    "sgd": {"solver": "sgd", "max_iter": 1},
+    "sgd": {"solver": "sgd", "solver_params": {"max_iter": 1}},
     "joint, codes in a file": {"solver": "joint"},
     "joint, remember=False": {"solver": "joint", "remember": False},
 }
@@ -62,7 +62,7 @@ def learn(path, name):
     peak = Peak()
     peak.start()
     with open_cache(path) as cache, tempfile.TemporaryDirectory() as folder:
-        model = DKVBClassifier(64, 256, 8, n_selected=4, random_state=0, **SETTINGS[name])
+        model = DKVBClassifier(KeyEncoder(64, 256, 8, n_selected=4, random_state=0), **SETTINGS[name])
         model.set_params(codes_dir=folder if "file" in name else None)
         model.fit(cache.lazy("train"), cache.labels("train"))
         accuracy = float((model.predict(cache.lazy("train")) == cache.labels("train")).mean())

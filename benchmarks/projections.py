@@ -16,17 +16,18 @@ from unittest import mock
 import numpy as np
 import torch
 from scipy.sparse import csr_array
+from sklearn.frozen import FrozenEstimator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import features, pages
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from dkvb_estimator._encoding.learned_projection import learn_projection
 from dkvb_estimator._encoding.projection import draw_projection, normalize_rows
 
 SEEDS = (0, 1, 2)
 SOLVERS = {
-    "counts": {"n_heads": 256, "n_keys": 512, "key_dim": 14, "n_selected": 1},
+    "counts": {"n_heads": 256, "n_keys": 512, "key_dim": 14},
     "joint": {"n_heads": 1024, "n_keys": 256, "key_dim": 2},
 }
 EPOCHS, BATCH_ROWS, SOFT_KEYS = 8, 256, 32
@@ -76,15 +77,12 @@ def learner(name):
 
 
 def fitted(name, solver, seed, X, y, seen):
-    """Place keys from all rows, the projection from the rows whose class it may see, then learn everything."""
-    model = DKVBClassifier(solver=solver, **SOLVERS[solver], **PROJECTIONS[name], random_state=seed)
+    """Place keys (and a learned projection from the rows whose class it may see), then learn everything."""
+    encoder = KeyEncoder(**SOLVERS[solver], **PROJECTIONS[name], random_state=seed)
     begun = time.perf_counter()
     with mock.patch("dkvb_estimator._encoding.codebook.learn_projection", learner(name)):
-        if "learned" in name:
-            model.set_params(key_data=X).fit(X[seen], y[seen])
-            model.fit_codes(model.encode(X), y)
-        else:
-            model.fit(X, y)
+        encoder.fit(X[seen], y[seen]) if "learned" in name else encoder.fit(X)
+    model = DKVBClassifier(FrozenEstimator(encoder), solver=solver).fit(X, y)
     model.predict(X[:1])
     return model, time.perf_counter() - begun
 
@@ -114,7 +112,7 @@ def measure(title, X, y, X_test, y_test):
                     "spread": round(float(np.std(accuracies, ddof=1)), 4),
                     "accuracy_on_second_half": round(float(np.mean(on_later)), 4),
                     "seconds": round(float(np.median([seconds for _, seconds in runs])), 1),
-                    "bytes": projection_bytes(runs[0][0].projection_),
+                    "bytes": projection_bytes(runs[0][0].encoder_.projection_),
                 }  # fmt: skip
 
 

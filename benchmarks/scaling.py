@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.base import clone
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import pages
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from dkvb_estimator._values.joint import CURVATURES, PENALTIES, Scatter, sum_codes
+from dkvb_estimator._values.prior import Prior
 
 N_FEATURES, ROWS, WORKERS, N_CLASSES = 640, 4096, 32, 1000
 COUNTS, JOINT = (256, 512, 14), (1024, 256, 2)
@@ -42,18 +44,19 @@ def measure():
     torch.set_num_threads(1)
     X = np.random.default_rng(0).standard_normal((ROWS, N_FEATURES), dtype=np.float32)
     y, device = np.arange(ROWS) % N_CLASSES, torch.device("cpu")
-    counts = DKVBClassifier(*COUNTS, solver="counts", n_selected=1, random_state=0).init_keys(X)
-    joint = DKVBClassifier(*JOINT, random_state=0).init_keys(X)
-    codes, own, prior = counts.encode(X), joint.encode(X), joint._prior()
+    wide, many = (KeyEncoder(*sizes, random_state=0).fit(X) for sizes in (COUNTS, JOINT))
+    counts, codes = DKVBClassifier("precomputed", solver="counts"), wide.transform(X)
+    own, book = np.asarray(many.transform(X))[:, :, None], many._codebook
+    prior = Prior.of_keys(book.keys, book.centres, book.reaches)
 
     def add():
         return sum_codes(own.__getitem__, y, np.ones(ROWS), prior, N_CLASSES, device)
 
     scatter = Scatter(add(), device)
     return {
-        "encode": seconds(lambda: counts.encode(X)) / ROWS,
-        "count": seconds(lambda: counts.fit_codes(codes, y)) / ROWS,
-        "encode_joint": seconds(lambda: joint.encode(X)) / ROWS,
+        "encode": seconds(lambda: wide.transform(X)) / ROWS,
+        "count": seconds(lambda: clone(counts).fit(codes, y)) / ROWS,
+        "encode_joint": seconds(lambda: many.transform(X)) / ROWS,
         "sum": seconds(add) / ROWS,
         "solution": seconds(lambda: scatter.directions(0.1).mixed("ridge")),
     }
@@ -87,7 +90,7 @@ HEADS = (
     "embeddings",
     "counts: encode and count",
     "counts: table",
-    "ledger",
+    "hashes of samples",
     "joint: encode and sum",
     "joint: codes",
     "joint: sums",

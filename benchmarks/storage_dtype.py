@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.frozen import FrozenEstimator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -45,7 +46,8 @@ def main():
     crops, _ = embedded({"kind": "photos", "n_crops": 512, "seed": 0}, 512, prepare, network, ("float32",))
     digits = {"kind": "digits", "test_fraction": 0.3, "seed": 0}
     computed, labels = embedded(digits, n_images, prepare, network, ("float32", "bfloat16", "float16"))
-    model = DKVBClassifier(KeyEncoder(n_heads=256, n_keys=512, key_dim=14, random_state=0)).init_keys(crops["float32"])
+    encoder = KeyEncoder(n_heads=256, n_keys=512, key_dim=14, random_state=0).fit(crops["float32"])
+    model = DKVBClassifier(FrozenEstimator(encoder), solver="counts")
     stored = {
         (name, kind): X.astype(kind).astype(np.float32)
         for name, X in computed.items()
@@ -53,9 +55,9 @@ def main():
     }
     half = len(labels) // 2
     model.partial_fit(computed["float32"][:half], labels[:half])
-    codes, predicted = model.encode(computed["float32"]), model.predict(computed["float32"][half:])
+    codes, predicted = encoder.transform(computed["float32"]), model.predict(computed["float32"][half:])
     for (compute, storage), X in stored.items():
-        flipped, changed = (model.encode(X) != codes).mean(), (model.predict(X[half:]) != predicted).mean()
+        flipped, changed = (encoder.transform(X) != codes).mean(), (model.predict(X[half:]) != predicted).mean()
         line = {"name": f"computed in {compute}, stored in {storage}", "ours": round(float(flipped), 5)}
         line |= {"unit": "of all codes flip"}
         line |= {"changed_predictions": round(float(changed), 4), "n_images": len(labels), "side": side}

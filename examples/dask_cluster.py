@@ -1,4 +1,4 @@
-"""Learn and predict on a dask cluster, to the result of one process."""
+"""Learn and predict on a dask cluster, with the result of one process."""
 
 import dask.array as da
 import numpy as np
@@ -23,7 +23,8 @@ def main():
             alone = DKVBClassifier(KeyEncoder(128, 64, random_state=0), solver=solver).fit(X, y)
             difference = np.abs(model.values_ - alone.values_).max()
             print(f"{solver}: accuracy on its own rows {np.mean(predicted.compute() == y):.3f}")
-            print(f"{solver}: same keys {model.fingerprint_ == alone.fingerprint_}, values differ by {difference:.0e}")
+            same = model.encoder_.fingerprint_ == alone.encoder_.fingerprint_
+            print(f"{solver}: same keys {same}, values differ by {difference:.0e}")
 
 
 if __name__ == "__main__":  # worker processes import this file

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.frozen import FrozenEstimator
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
 
 X, y = load_digits(return_X_y=True)
 X_keys, X, y = X[:500], X[500:], y[500:]
+encoder = KeyEncoder(128, 64, random_state=0).fit(X_keys)
 
 with tempfile.TemporaryDirectory() as folder:
     for solver in ("joint", "counts"):
         start = Path(folder) / f"{solver}.npz"
-        save_model(DKVBClassifier(KeyEncoder(128, 64, random_state=0), solver=solver).init_keys(X_keys), start)
+        save_model(DKVBClassifier(FrozenEstimator(encoder), solver=solver), start)
 
         # Each machine starts from the same keys and sees its own rows, even classes of its own.
         first = load_model(start).partial_fit(X[y < 6], y[y < 6])

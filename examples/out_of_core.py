@@ -1,4 +1,4 @@
-"""Learn and predict from a cache that need not fit in memory: only a block of rows is there at a time."""
+"""Learn and predict from a cache larger than memory: only one block of rows is loaded at a time."""
 
 import tempfile
 from pathlib import Path

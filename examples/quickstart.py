@@ -1,9 +1,10 @@
-"""Learn ten digits two at a time, keep the model in a file, and go on from there."""
+"""Learn ten digits, two classes at a time; save the model, load it and predict."""
 
 import tempfile
 from pathlib import Path
 
 from sklearn.datasets import load_digits
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
@@ -12,8 +13,8 @@ X, y = load_digits(return_X_y=True)  # your embeddings (n, f) and labels (n,)
 X, X_unlabelled, y, _ = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
 
-model = DKVBClassifier(KeyEncoder(n_heads=128, n_keys=64, random_state=0))
-model.init_keys(X_unlabelled)  # keys are placed once, without labels, and never move
+encoder = KeyEncoder(n_heads=128, n_keys=64, random_state=0).fit(X_unlabelled)  # no labels needed
+model = DKVBClassifier(FrozenEstimator(encoder))  # the keys never move
 
 for first in range(0, 10, 2):  # two new classes arrive; the old ones are not shown again
     new = (y == first) | (y == first + 1)

@@ -8,6 +8,7 @@ keys, three classes.
 
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder
 
@@ -19,11 +20,9 @@ X = centres[y] + 0.09 * rng.standard_normal((len(y), 2))
 # %%
 # Keys are placed on unlabelled rows, here points spread evenly over the square, and never move again.
 # ``normalize=False`` keeps the length of an embedding, which in the plane is half of what there is to know.
-model = DKVBClassifier(
-    KeyEncoder(1, 60, n_selected=1, projection="identity", normalize=False, random_state=0), solver="counts"
-)
-model.init_keys(rng.uniform(size=(2000, 2)))
-keys = model.keys_[0]
+encoder = KeyEncoder(1, 60, projection="identity", normalize=False, random_state=0).fit(rng.uniform(size=(2000, 2)))
+model = DKVBClassifier(FrozenEstimator(encoder), solver="counts")
+keys = encoder.keys_[0]
 
 # %%
 # A row selects its nearest key. ``values_`` of the keys, (c, j, k), are what learns: with ``counts``, as here, each
@@ -32,7 +31,7 @@ keys = model.keys_[0]
 model.fit(X, y)
 used = model.key_counts_[0] > 0
 grid = np.stack(np.meshgrid(np.linspace(0, 1, 250), np.linspace(0, 1, 250)), axis=-1)
-nearest = model.encode(grid.reshape(-1, 2))[:, 0, 0].reshape(250, 250)
+nearest = np.asarray(encoder.transform(grid.reshape(-1, 2))).reshape(250, 250)
 predicted = model.predict(grid.reshape(-1, 2)).reshape(250, 250)
 
 colours = np.array(["tab:blue", "tab:orange", "tab:green"])

@@ -20,7 +20,7 @@ X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_state=0)
 
 # %%
-# The grid, for both solvers. ``state_bytes_`` counts what was learned, ``keys_`` what is frozen.
+# The grid, for both solvers. ``state_bytes_`` is the size of what was learned; projection and keys come on top.
 HEADS, KEYS, DIMS = (4, 16, 64, 256), (16, 64, 256), {"joint": 2, "counts": 8}
 accuracy, seconds, megabytes = (np.zeros((2, len(HEADS), len(KEYS))) for _ in range(3))
 for s, solver in enumerate(DIMS):
@@ -30,7 +30,8 @@ for s, solver in enumerate(DIMS):
             model = DKVBClassifier(KeyEncoder(n_heads, n_keys, DIMS[solver], random_state=0), solver=solver).fit(X, y)
             accuracy[s, h, j] = model.score(X_test, y_test)
             seconds[s, h, j] = perf_counter() - started
-            megabytes[s, h, j] = (model.state_bytes_ + model.keys_.nbytes + model.projection_.nbytes) / 2**20
+            frozen = model.encoder_.keys_.nbytes + model.encoder_.projection_.nbytes
+            megabytes[s, h, j] = (model.state_bytes_ + frozen) / 2**20
 
 # %%
 figure, panels = plt.subplots(2, 3, figsize=(10, 6), layout="constrained")
@@ -46,7 +47,7 @@ for s, solver in enumerate(DIMS):
             axes.text(j, h, f"{numbers[h, j]:.3g}", ha="center", va="center")
         axes.set_xticks(range(len(KEYS)), KEYS)
         axes.set_yticks(range(len(HEADS)), HEADS)
-        axes.set(title=f"{solver}: {title}", xlabel="keys a head", ylabel="heads")
+        axes.set(title=f"{solver}: {title}", xlabel="keys per head", ylabel="heads")
 plt.show()
 
 # %%

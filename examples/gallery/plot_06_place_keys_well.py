@@ -1,10 +1,9 @@
 """
-Place keys well: the first batch is for ever
-============================================
+Place keys well: they never move
+================================
 
-Keys are placed once. When that happens on a small first batch, some accuracy is lost for good, and the model
-warns. Unlabelled data given to ``init_keys`` beforehand is the remedy; it may even be something else
-altogether.
+Keys are placed once. A small first batch costs some accuracy for good, and the model warns. The remedy is an encoder
+that was fitted on unlabelled data beforehand. That data may even show something else altogether.
 """
 
 import warnings
@@ -12,6 +11,7 @@ import warnings
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_images
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder
@@ -43,13 +43,14 @@ for i in range(2000):
     top, left = (int(rng.integers(length - side + 1)) for length in grey.shape)
     square = grey[top : top + side, left : left + side].reshape(8, side // 8, 8, side // 8).mean(axis=(1, 3))
     crops.append((square - square.min()).ravel())
-other = DKVBClassifier(KeyEncoder(128, 128, random_state=0)).init_keys(np.array(crops)).partial_fit(X, y)
+encoder = KeyEncoder(128, 128, random_state=0).fit(np.array(crops))
+other = DKVBClassifier(FrozenEstimator(encoder)).partial_fit(X, y)
 
 # %%
 figure, axes = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
 axes.plot(sizes, small, "o-", label="keys from the first n rows")
 axes.axhline(other.score(X_test, y_test), color="tab:green", ls="--", label="keys from crops of two photographs")
-axes.axvline(128, color="0.7", ls=":", label="as many rows as keys a head")
+axes.axvline(128, color="0.7", ls=":", label="as many rows as keys per head")
 axes.set(xscale="log", xlabel="rows of the first batch", ylabel="accuracy after all rows", ylim=(0.9, 1))
 axes.grid(alpha=0.3)
 axes.legend()

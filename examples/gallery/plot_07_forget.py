@@ -11,7 +11,9 @@ import copy
 
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder
@@ -19,16 +21,15 @@ from dkvb_estimator import DKVBClassifier, KeyEncoder
 X, y = load_digits(return_X_y=True)
 X, X_keys, y, _ = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
-blank = DKVBClassifier(KeyEncoder(128, 64, random_state=0)).init_keys(
-    X_keys
-)  # keys know none of the rows learned below
-full = copy.deepcopy(blank).partial_fit(X, y)
+encoder = KeyEncoder(128, 64, random_state=0).fit(X_keys)  # keys see none of the rows learned below
+blank = DKVBClassifier(FrozenEstimator(encoder))
+full = clone(blank).fit(X, y)
 print("exact:", full.forgetting_is_exact_)
 
 # %%
 # A class goes. Its column leaves the probabilities, and its test rows are given other labels.
 without = copy.deepcopy(full).forget_classes([3])
-anew = copy.deepcopy(blank).partial_fit(X[y != 3], y[y != 3])
+anew = clone(blank).fit(X[y != 3], y[y != 3])
 print("classes:", without.classes_.tolist())
 print("largest difference of a value to a model that never saw a 3:", np.abs(without.values_ - anew.values_).max())
 
@@ -36,7 +37,7 @@ print("largest difference of a value to a model that never saw a 3:", np.abs(wit
 # A person's samples go: here every 20th row. What was never learned cannot be forgotten, and is refused.
 person = np.arange(len(y)) % 20 == 0
 fewer = copy.deepcopy(full).forget(X[person], y[person])
-again = copy.deepcopy(blank).partial_fit(X[~person], y[~person])
+again = clone(blank).fit(X[~person], y[~person])
 print("largest difference of a value to a model that never saw them:", np.abs(fewer.values_ - again.values_).max())
 try:
     fewer.forget(X[person][:1], y[person][:1])

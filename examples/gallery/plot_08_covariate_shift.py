@@ -2,15 +2,16 @@
 Covariate shift: the same classes, seen otherwise
 =================================================
 
-Digits are learned upright; then the camera turns, a little more at each stage, and labelled rows keep
-arriving. The model learns the new view, keeps the old one, and ``novelty`` says how strange a view is before
-it was learned.
+Digits are learned upright; then the camera turns, a little more with each task, and labelled rows keep
+arriving. The model learns the new view and keeps the old one. ``score_samples`` tells how unusual a view is before it
+is learned.
 """
 
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.ndimage import rotate
 from sklearn.datasets import load_digits
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import train_test_split
 
@@ -28,32 +29,28 @@ def turned(pictures, angle):
 
 
 # %%
-# Keys are placed on upright digits alone. Each stage has a quarter of the training rows, so no picture is
-# seen twice.
+# Keys are placed on upright digits alone. Each task has a quarter of the training rows, so no image
+# is seen twice.
 parts = np.arange(len(y)) % len(ANGLES)
+encoder = KeyEncoder(128, 64, random_state=0).fit(turned(train[parts == 0], 0))
 models = {
-    "bottleneck": DKVBClassifier(KeyEncoder(128, 64, random_state=0)),
+    "bottleneck": DKVBClassifier(FrozenEstimator(encoder)),
     "linear, gradient steps": SGDClassifier(loss="log_loss", random_state=0),
 }
-models["bottleneck"].init_keys(turned(train[parts == 0], 0))
 accuracy = {name: np.zeros((len(ANGLES), len(ANGLES))) for name in models}
-novelty = []
-for stage, angle in enumerate(ANGLES):
-    X, labels = turned(train[parts == stage], angle), y[parts == stage]
-    if stage:
-        novelty.append(
-            (
-                models["bottleneck"].novelty(turned(test, ANGLES[stage - 1])).mean(),
-                models["bottleneck"].novelty(turned(test, angle)).mean(),
-            )
-        )
+usual = []
+for task, angle in enumerate(ANGLES):
+    X, labels = turned(train[parts == task], angle), y[parts == task]
+    if task:
+        views = (turned(test, ANGLES[task - 1]), turned(test, angle))
+        usual.append([models["bottleneck"].score_samples(view).mean() for view in views])
     for name, model in models.items():
         model.partial_fit(X, labels, **({"classes": range(10)} if name.startswith("linear") else {}))
-        accuracy[name][stage] = [model.score(turned(test, seen), y_test) for seen in ANGLES]
+        accuracy[name][task] = [model.score(turned(test, seen), y_test) for seen in ANGLES]
 
 # %%
-# Rows: after which stage. Columns: under which angle the test digits are shown. Below the diagonal lies what
-# was learned earlier.
+# Rows: the last angle learned. Columns: the angle of the test digits. What was learned earlier lies below the
+# diagonal.
 figure, panels = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained")
 for axes, (name, matrix) in zip(panels, accuracy.items(), strict=True):
     axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis", alpha=0.75)
@@ -65,6 +62,6 @@ for axes, (name, matrix) in zip(panels, accuracy.items(), strict=True):
 plt.show()
 
 # %%
-# Before a stage was learned, its view was stranger than the view learned last:
-for angle, (known, new) in zip(ANGLES[1:], novelty, strict=True):
-    print(f"{angle}°: novelty {new:.2f}, the stage before {known:.2f}")
+# Before a view was learned, its rows were less usual than those of the view learned last:
+for angle, (known, new) in zip(ANGLES[1:], usual, strict=True):
+    print(f"{angle}°: mean score {new:.2f}, the view before {known:.2f}")

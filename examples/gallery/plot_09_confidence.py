@@ -2,9 +2,8 @@
 Confidence, and samples of no known class
 =========================================
 
-``calibrate`` fits a temperature on held-out rows, so that of the rows predicted with 0.8 about 80 % are
-right. ``novelty`` is the distance to the nearest used keys: it needs no labels, and tells classes that were
-never learned.
+``calibrate`` fits a temperature on held-out rows, so that about 80 % of the rows predicted with 0.8 are right.
+``score_samples`` is larger for more usual rows: it tells rows of classes that were never learned.
 """
 
 import matplotlib.pyplot as plt
@@ -37,8 +36,8 @@ curves = {
 }
 figure, axes = plt.subplots(figsize=(5, 3.8), layout="constrained")
 axes.plot([0, 1], [0, 1], "--", color="0.6")
-for name, (head, probabilities) in curves.items():
-    right = head.predict(X_test) == y_test
+for name, (fitted, probabilities) in curves.items():
+    right = fitted.predict(X_test) == y_test
     loss = log_loss(y_test, probabilities)
     share, stated = calibration_curve(right, probabilities.max(axis=1), n_bins=6, strategy="quantile")
     axes.plot(stated, share, "o-", label=f"{name}: log loss {loss:.3f}")
@@ -47,11 +46,16 @@ axes.legend()
 plt.show()
 
 # %%
-# Refuse what is strange: eights and nines against test rows of the classes that were learned.
+# Refuse unusual rows: eights and nines against test rows of the classes that were learned.
 rows = np.concatenate([X_test, X[~known]])
 strange = np.repeat([False, True], [len(X_test), (~known).sum()])
 figure, axes = plt.subplots(figsize=(5, 3.8), layout="constrained")
-for score, name in ((model.novelty(rows), "novelty"), (-model.predict_proba(rows).max(axis=1), "low probability")):
+scores = {
+    "joint, score_samples": -joint.score_samples(rows),
+    "joint, largest probability": -joint.predict_proba(rows).max(axis=1),
+    "counts, score_samples": -model.score_samples(rows),
+}
+for name, score in scores.items():
     false, true, _ = roc_curve(strange, score)
     axes.plot(false, true, label=f"{name}: area {roc_auc_score(strange, score):.3f}")
 axes.plot([0, 1], [0, 1], "--", color="0.6")

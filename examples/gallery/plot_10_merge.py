@@ -10,7 +10,9 @@ import copy
 
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import recall_score
 from sklearn.model_selection import train_test_split
 
@@ -18,14 +20,14 @@ from dkvb_estimator import DKVBClassifier, KeyEncoder
 
 X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_state=0)
-blank = DKVBClassifier(KeyEncoder(128, 64, random_state=0)).init_keys(X)
+blank = DKVBClassifier(FrozenEstimator(KeyEncoder(128, 64, random_state=0).fit(X)))
 
 # %%
 # One place sees even digits, the other odd ones.
-even = copy.deepcopy(blank).partial_fit(X[y % 2 == 0], y[y % 2 == 0])
-odd = copy.deepcopy(blank).partial_fit(X[y % 2 == 1], y[y % 2 == 1])
+even = clone(blank).fit(X[y % 2 == 0], y[y % 2 == 0])
+odd = clone(blank).fit(X[y % 2 == 1], y[y % 2 == 1])
 merged = copy.deepcopy(even).merge(odd)
-everything = copy.deepcopy(blank).partial_fit(X, y)
+everything = clone(blank).fit(X, y)
 print("equal values:", np.array_equal(merged.values_, everything.values_))
 
 # %%

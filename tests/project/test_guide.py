@@ -1,5 +1,6 @@
 """The user guide's code runs, page by page, and its sessions print what they show."""
 
+import ast
 import doctest
 import re
 from pathlib import Path
@@ -39,3 +40,20 @@ def test_messages_that_the_page_of_errors_quotes_are_those_of_the_pipeline():
     assert len(quoted) >= 4
     for message in quoted:
         assert all(part.strip(" '") in source for part in message.split("…")), message
+
+
+def test_every_guarantee_names_a_test_that_exists():
+    page = (GUIDE / "guarantees.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 12
+    for row in rows:
+        ((path, name),) = re.findall(r"\| `(tests/[\w/]+\.py)::(\w+)` \|$", row)
+        tree = ast.parse((GUIDE.parents[1] / path).read_text(encoding="utf-8"))
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, row
+
+
+def test_no_page_names_what_was_renamed():
+    gone = r"init_keys|key_data|fit_codes|forget_codes|mask_keys|\.novelty\(|\.encode\(|\.audit\("
+    pages = [*GUIDE.glob("*.md"), *GUIDE.parent.glob("*.md"), GUIDE.parents[1] / "README.md"]
+    found = {path.name for path in pages if re.search(gone, path.read_text(encoding="utf-8"))}
+    assert found == set()

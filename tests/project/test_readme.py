@@ -1,11 +1,15 @@
 """The README's code runs, its commands are those of CI, its numbers are those of the pages they come from."""
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+
+from benchmarks import accuracy
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,34 +25,54 @@ def test_every_code_block_is_python_or_commands():
     assert len(blocks("python")) + len(blocks("")) == TEXT.count("\n```") / 2
 
 
+def test_the_page_is_short():
+    assert len(TEXT.splitlines()) < 120
+
+
 def test_the_ten_lines_run_when_pasted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code, _ = blocks("python")
+    (code,) = blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert float(capsys.readouterr().out) > 0.9
     assert 3 not in names["model"].classes_
+    assert names["model"].forgetting_is_exact_
     assert (tmp_path / "digits.npz").exists()
 
 
-def test_five_lines_lead_from_a_file_to_a_classifier(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    X, y = load_digits(return_X_y=True)
-    np.save("embeddings.npy", X[:600])
-    np.save("labels.npy", y[:600])
-    _, code = blocks("python")
-    assert len([line for line in code.splitlines() if line.strip()]) == 5
-    exec(compile(code, "README.md", "exec"), {})
-    assert float(capsys.readouterr().out) > 0.9
+def test_ci_runs_both_commands():
+    commands = [block.strip() for block in blocks("") if "pip install" in block]
+    assert commands == ['pip install -e ".[pipeline]" && dvc repro', 'pip install -e ".[dev]" && pytest']
+    for command in commands:
+        for part in command.split(" && "):
+            assert part.removeprefix("pip install ") in CI, part
 
 
-def test_ci_runs_every_command():
-    commands = [line.partition("#")[0].strip() for block in blocks("") for line in block.splitlines()]
-    parts = [part for line in commands for part in line.split(" && ")]
-    assert len(parts) == 9
-    for part in parts:
-        assert part.removeprefix("pip install ") in CI, part
+def own_data():
+    """The lines for one's own data, word by word."""
+    (block,) = (block for block in blocks("") if "pip install" not in block)
+    return [shlex.split(line) for line in block.splitlines()]
+
+
+def test_lines_for_own_data_name_options_that_the_commands_have():
+    images, embeddings, judged = own_data()
+    for line, options in ((images, {"--images"}), (embeddings, {"--embeddings", "--labels"})):
+        assert line[:5] == ["python", "-m", "pipeline", "new", "mine"]
+        assert {word for word in line if word.startswith("--")} == options
+        done = subprocess.run([sys.executable, *line[1:4], "--help"], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode == 0:  # the command is there
+            assert all(option in done.stdout for option in options)
+    assert judged == ["python", "-m", "benchmarks", "accuracy", "--data", "FOLDER"]
+
+
+def test_the_comparison_on_own_data_takes_a_folder(monkeypatch, tmp_path):
+    *_, line = own_data()
+    np.savez(tmp_path / "mine.npz", X=np.eye(4), y=np.arange(4), X_test=np.eye(4), y_test=np.arange(4))
+    monkeypatch.setattr(sys, "argv", ["accuracy", line[-2], str(tmp_path)])
+    asked, there = accuracy.arguments()
+    assert asked.data == tmp_path
+    assert "mine" in there
 
 
 def test_numbers_of_solvers_are_those_of_their_page():
