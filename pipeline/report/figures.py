@@ -33,7 +33,7 @@ heat colours both have a contrast of at least 4.5 on either side of it."""
 SERIES = [colour for name, colour in LIGHT.items() if re.fullmatch("c[0-9a-d]", name)]
 MARKS = "os^DvPp*XHd<>8"
 DASHES = ("-", "-", (0, (5, 2)), (0, (1, 2)), (0, (7, 2, 1, 2)), (0, (3, 1)), ":", "--", "-.", (0, (2, 4)))
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "dkvb", "text.parse_math": False, "font.size": 12, "lines.markersize": 7,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.labelsize": 12,
     "axes.labelcolor": LIGHT["soft"], "axes.edgecolor": LIGHT["soft"], "xtick.color": LIGHT["soft"],
@@ -44,7 +44,7 @@ STYLE = {
 
 def style_of(method: str, **changes: Any) -> dict[str, Any]:
     """Return colour, sign and dashes of a method's line."""
-    i, own = look(method) % len(SERIES), method == "dkvb"
+    i, own = min(look(method), len(SERIES) - 1), method == "dkvb"
     line = {"color": SERIES[i], "linestyle": DASHES[i % len(DASHES)], "linewidth": 3 if own else 1.8, "zorder": 2 + own}
     return {**line, "marker": MARKS[i], "markeredgecolor": LIGHT["page"], **changes}
 
@@ -113,12 +113,11 @@ class Figures:
     def accuracy_matrices(self, found: Mapping[str, Any], tasks: Sequence[Sequence[str]]) -> list[tuple[str, Markup]]:
         """Draw accuracy on each task after each task, side by side."""
         names = [", ".join(map(str, classes)) for classes in tasks]
-        numbers = [str(i + 1) for i in range(len(tasks))]
 
         def draw(matrix: Any, ax: Any) -> None:
-            shown = names if len(set(names)) < len(names) or max(map(len, names)) <= 5 else numbers
-            AccuracyMatrixDisplay(np.array(matrix, dtype=float), task_names=shown).plot(ax, cmap=HEAT)
-            ax.set(xlabel="tested on task" if shown is numbers else "tested on classes")
+            AccuracyMatrixDisplay(np.array(matrix, dtype=float), task_names=names).plot(ax, cmap=HEAT)
+            if max(map(len, names)) > 5:  # the tasks' numbers, which stand beside the rows too
+                ax.set_xticks(ax.get_yticks(), [label.get_text() for label in ax.get_yticklabels()], rotation=0)
 
         return self._side_by_side(found, draw, "Accuracy on each task after each task")
 
@@ -186,19 +185,19 @@ class Figures:
 
     def _map(self, draw: Callable[[Any], Any], title: str) -> Markup:
         with mpl.rc_context(STYLE):
-            ax = Figure().add_axes((0, 0, 1, 1))
-            draw(ax)
+            figure = Figure()
+            draw(ax := figure.add_axes((0, 0, 1, 1)))
             height, width = (abs(high - low) for low, high in (ax.get_ylim(), ax.get_xlim()))
             sides = ((5, 46), (8, 38), (20, 26), (50, 12))
             side = next((side for limit, side in sides if max(height, width) <= limit), 8)
-            ax.figure.set_size_inches(width * side / 72, height * side / 72)
+            figure.set_size_inches(width * side / 72, height * side / 72)
             ax.xaxis.set(ticks_position="top", label_position="top")
             for label in ax.get_xticklabels():
                 place = {"ha": "left", "va": "center"} if label.get_rotation() else {"ha": "center", "va": "bottom"}
                 label.set(rotation_mode="anchor", **place)
             ax.tick_params(length=0)
             ax.spines[:].set_visible(False)
-            return self._svg(ax.figure, "heat", title, "A table of coloured cells, rows downwards.", tight=True)
+            return self._svg(figure, "heat", title, "A table of coloured cells, rows downwards.", tight=True)
 
     def _twice(self, draw: Callable[[Figure, bool], None], title: str, described: str, *heights: int) -> Markup:
         """Draw for a wide page and for a telephone, of which the page shows one."""
@@ -225,7 +224,8 @@ class Figures:
         return Markup(
             f'<svg class="{kind}" role="img" aria-labelledby="{prefix}-title {prefix}-desc" '
             f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-            f'<title id="{prefix}-title">{escape(title)}</title><desc id="{prefix}-desc">{escape(described)}</desc>{body.strip()}'
+            f'<title id="{prefix}-title">{escape(title)}</title>'
+            f'<desc id="{prefix}-desc">{escape(described)}</desc>{body.strip()}'
         )
 
 

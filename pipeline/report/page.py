@@ -5,6 +5,7 @@ Enters: results as `load` reads them. Leaves: one HTML text, the same for the sa
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -31,10 +32,11 @@ def build_page(
     asked = (answer, best_baseline, best_of, beyond_accuracy, flat, headline, metric_columns, metric_words, provenance,
              scores_of, seconds_to_learn, served, usage_facts)  # fmt: skip
     jinja.globals |= {function.__name__: function for function in asked} | {"labels": labels, "b64encode": b64encode}
+    measured: list[Any] = [*runs, *searches]
     return jinja.get_template("template.html").render(
         css=CSS.strip(), runs=runs, lead=lead_of(runs), searches=searches, toy=toy, params=params, figures=Figures(),
         empty_tables=empty_tables, stage=FILES["metrics"][2],
-        missing=dict.fromkeys(line for part in (*runs, *searches) for line in part.missing),
+        missing=dict.fromkeys(chain.from_iterable(part.missing for part in measured)),
     )  # fmt: skip
 
 
@@ -169,9 +171,9 @@ def provenance(run: RunResult) -> list[tuple[str, list[str]]]:
 def scores_of(search: SearchResult) -> dict[tuple[str, str], float]:
     """Return the best mean score of each pair of the two settings that were varied most."""
     best: dict[tuple[str, str], float] = {}
-    axes = search.best.get("heat_map")
+    axes = search.best.get("heat_map") or {}
     for row in search.rows if axes else ():
-        score, pair = number(row["mean_score"]), (row[axes["y"]], row[axes["x"]])
-        if score is not None:
+        pair = row[axes["y"]], row[axes["x"]]
+        if (score := number(row["mean_score"])) is not None:
             best[pair] = max(score, best.get(pair, score))
     return best

@@ -20,13 +20,7 @@ SHOWN = ("runs", "rivals", "searches")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Read every run of the settings file, write the page, and say where it is.
-
-    Raises
-    ------
-    ValueError
-        If a file or the settings are damaged; what is missing is named on the page.
-    """
+    """Read every run of the settings file, write the page, say where it is; raise ValueError for a damaged file."""
     params, folders = load_params(arguments.params), {name: getattr(arguments, name) for name in FOLDERS}
     runs = [read_run(name, settings.model_dump(mode="json"), folders) for name, settings in params.runs.items()]
     page = build_page(
@@ -44,9 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line: folders, the settings file and the page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.stages.report", description="Write one page about all runs."
-    )
+    parser = argparse.ArgumentParser("python -m pipeline.stages.report", description="Write one page about all runs.")
     for folder in FOLDERS:
         parser.add_argument(f"--{folder}", type=Path, default=Path(folder), help=f"folder of {folder}")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings file")

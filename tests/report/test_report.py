@@ -610,6 +610,12 @@ def test_figures_take_their_colours_and_their_font_from_the_page():
     }  # fmt: skip
 
 
+def test_tasks_of_many_classes_are_numbered_and_tasks_that_come_again_keep_their_colour():
+    (_, drawn), *_ = Figures().accuracy_matrices({"dkvb": [[0.9, 0.3], [0.4, 0.5]]}, [["cats", "dogs"]] * 2)
+    assert drawn.count("fill: var(--heat)") == 4
+    assert re.findall("<text[^>]*>([^<]*)", drawn).count("2") == 2
+
+
 def test_confusions_are_coloured_by_row_and_keep_their_counts():
     (_, drawn), *_ = Figures().confusions({"dkvb": [[3, 1], [0, 0]]}, ["a_cat_with_a_long_name", "$d^{o}g$ <&>"])
     assert re.findall(r"fill-opacity: ([\d.]+)", drawn)[:2] == ["0.752941", "0.25098"]
