@@ -112,7 +112,7 @@ def beyond_accuracy(run: RunResult) -> list[tuple[str, str]]:
         lines.append(("Key usage", f"{used} of the keys are in use; {alone} of those serve a single class."))
     if trust := run.confidence.get("trust"):
         errors = [(kind, written(found["expected_calibration_error"], "share")) for kind, found in trust.items()]
-        said = ", ".join(f"{share} {labels.CALIBRATION.get(kind, (kind,))[0]}" for kind, share in errors)
+        said = ", ".join(f"{share} ({labels.CALIBRATION.get(kind, (kind,))[0]})" for kind, share in errors)
         lines.append(("Calibration error", said + "."))
     if scores := run.confidence.get("novelty", {}).get("dkvb"):
         auroc, name = max((found["auroc"], name) for name, found in scores.items())
