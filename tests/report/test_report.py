@@ -622,10 +622,10 @@ def test_tasks_of_many_classes_are_numbered_and_tasks_that_come_again_keep_their
 
 
 def test_confusions_are_coloured_by_row_and_keep_their_counts():
-    (_, drawn), *_ = Figures().confusions({"dkvb": [[3, 1], [0, 0]]}, ["a_cat_with_a_long_name", "$d^{o}g$ <&>"])
+    (_, drawn), *_ = Figures().confusions({"dkvb": [[3, 1], [0, 0]]}, ["a_cat_with_a_long_name", "$d^{o}g$ 犬 <&>"])
     assert re.findall(r"fill-opacity: ([\d.]+)", drawn)[:2] == ["0.752941", "0.25098"]
     texts = re.findall("<text[^>]*>([^<]*)", drawn)
-    assert {"3", "1", "a_cat_with_a_…", "$d^{o}g$ &lt;&amp;&gt;"} <= set(texts)
+    assert {"3", "1", "a_cat_with_a_…", "$d^{o}g$ 犬 &lt;&amp;&gt;"} <= set(texts)
 
 
 def test_ids_of_figures_differ_and_repeat_with_the_page():
