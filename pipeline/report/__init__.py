@@ -1,25 +1,6 @@
-"""The report: measured results drawn on one page."""
+"""One page about all runs: what was measured, read, drawn and written as HTML."""
 
-from .html import Markup, block, element, facts, flat, number_cell, table, th
-from .labels import named, ordered
-from .load import Folders, RunResult, SearchResult, Toy, read_run, read_searches, read_toy
+from .load import FOLDERS, read_run, read_search, read_toy
+from .page import build_page
 
-__all__ = [
-    "Folders",
-    "Markup",
-    "RunResult",
-    "SearchResult",
-    "Toy",
-    "block",
-    "element",
-    "facts",
-    "flat",
-    "named",
-    "number_cell",
-    "ordered",
-    "read_run",
-    "read_searches",
-    "read_toy",
-    "table",
-    "th",
-]
+__all__ = ["FOLDERS", "build_page", "read_run", "read_search", "read_toy"]

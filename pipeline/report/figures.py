@@ -1,458 +1,288 @@
-"""The figures of a page, as inline SVG.
+"""The figures of a page: matplotlib's SVG, inline, in the colours of the page.
 
-Room: a leaf beside the `report` stage.
-Enters: plain numbers and words.
-Leaves: `Markup`, text that may stand in a page as it is. Colours are left to the page: marks carry the
-classes ``series-0`` … ``series-13`` and ``heat``, so that one drawing serves a light and a dark page.
-Must not know: files, runs, metrics, the names of heads.
+Enters: numbers and names. Leaves: markup. Must not know: files, runs.
+
+Figures are drawn in the light colours of ``style.css``. In the SVG each colour becomes the variable of that name, so
+that one drawing serves a light page, a dark one and paper.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from pipeline.report.html import MARKERS, Markup, element
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.figure import Figure
 
-__all__ = [
-    "Cell", "Series", "SquareLine", "accuracy_map", "confusion_map", "gather_series", "heat_map", "line_figure",
-    "spread", "square_figure",
-]  # fmt: skip
+from dkvb_estimator.plotting import AccuracyMatrixDisplay, KeyUsageDisplay, StreamDisplay
+from pipeline.report.labels import CALIBRATION, MAPPED, SCORES, cut, look, method_name, number, ordered, written
 
-DASHES = ("none", "none", "7 3", "2 3", "9 3 2 3", "4 2", "1 3", "10 4", "6 2", "3 6")
-
-# The share of the strongest colour from which white (on a light page) or black (on a dark one) reads better.
-# With the page's two heat colours both letter colours have a contrast of at least 4.5 on either side of it.
+CSS = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+LIGHT = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", CSS.partition("@media")[0]))
+VARIABLES = {colour: f"var(--{name})" for name, colour in LIGHT.items()}
+HEAT = ListedColormap([(*to_rgb(LIGHT["heat"]), share) for share in np.linspace(0, 1, 256)])
 STRONG = 0.69
-
-LETTER = 7.6  # mean advance of a 12-pixel letter in DejaVu Sans, which is wide: the page's font is not known here
-
-
-def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move positions as little as a simple sweep can so that neighbours keep `gap` between `low` and `high`.
-
-    Where the room is too small for all of them, the gap shrinks evenly.
-
-    Examples
-    --------
-    >>> spread([10.0, 11.0, 50.0], 15.0, 0.0, 60.0)
-    [10.0, 25.0, 50.0]
-    >>> spread([58.0, 59.0], 10.0, 0.0, 60.0)
-    [50.0, 60.0]
-    """
-    gap = min(gap, (high - low) / max(1, len(positions) - 1))
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    placed = list(positions)
-    floor = low
-    for i in order:
-        placed[i] = floor = max(placed[i], floor)
-        floor += gap
-    ceiling = high
-    for i in reversed(order):
-        placed[i] = ceiling = min(placed[i], ceiling)
-        ceiling -= gap
-    return placed
+"""Share of the strongest colour from which white (on a light page) or black (on a dark one) reads better: with the two
+heat colours both have a contrast of at least 4.5 on either side of it."""
+SERIES = [colour for name, colour in LIGHT.items() if re.fullmatch("c[0-9a-d]", name)]
+MARKS = "os^DvPp*XHd<>8"
+DASHES = ("-", "-", (0, (5, 2)), (0, (1, 2)), (0, (7, 2, 1, 2)), (0, (3, 1)), ":", "--", "-.", (0, (2, 4)))
+STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "dkvb", "text.parse_math": False, "font.size": 12, "lines.markersize": 7,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.labelsize": 12,
+    "axes.labelcolor": LIGHT["soft"], "axes.edgecolor": LIGHT["soft"], "xtick.color": LIGHT["soft"],
+    "ytick.color": LIGHT["soft"], "text.color": LIGHT["ink"], "grid.color": LIGHT["rule"], "xtick.labelsize": 12,
+    "ytick.labelsize": 12, "legend.fontsize": 12, "legend.frameon": False,
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Series:
-    """One line of a figure: shares over stages.
-
-    Attributes
-    ----------
-    label : str
-        Written at the line's end.
-    style : int
-        Which of the ten colours and markers.
-    stages : tuple of int
-        Positions on the horizontal axis, from 0.
-    mean, low, high : tuple of float
-        Shares in 0 … 1, one per stage; `low` and `high` bound the shaded band.
-    """
-
-    label: str
-    style: int
-    stages: tuple[int, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+def style_of(method: str, **changes: Any) -> dict[str, Any]:
+    """Return colour, sign and dashes of a method's line."""
+    i, own = min(look(method), len(SERIES) - 1), method == "dkvb"
+    line = {"color": SERIES[i], "linestyle": DASHES[i % len(DASHES)], "linewidth": 3 if own else 1.8, "zorder": 2 + own}
+    return {**line, "marker": MARKS[i], "markeredgecolor": LIGHT["page"], **changes}
 
 
-def gather_series(
-    rows: Iterable[Mapping[str, str]], heads: Sequence[tuple[str, str, int]]
-) -> tuple[list[Series], list[str]]:
-    """Fold the rows of a curve file over the orders of classes.
+class Figures:
+    """Draws the figures of one page and gives their parts ids, which are the same for the same page."""
 
-    Parameters
-    ----------
-    rows : iterable of mapping
-        ``head``, ``stage``, ``classes_seen`` and ``seen_accuracy`` as text, one row per head, order and stage.
-    heads : sequence of tuple
-        Key, label and style of each head, in the order wanted.
+    def __init__(self) -> None:
+        self.n_drawn = 0
 
-    Returns
-    -------
-    series : list of Series
-        Means, lowest and highest over the orders; rows without a finite accuracy are left out.
-    ticks : list of str
-        One label per stage.
-    """
-    shares: dict[str, dict[int, list[float]]] = {head: {} for head, _, _ in heads}
-    classes: dict[int, set[str]] = {}
+    def answer(self, rows: Sequence[Mapping[str, Any]]) -> Markup:
+        """Draw accuracy, spread over orders and seconds of methods, from above in the order given."""
+        low = min((row["accuracy"] for row in rows if row["accuracy"] is not None), default=0.0)
+        slowest = max((row["seconds"] or 0 for row in rows), default=0) or 1
+
+        def draw(figure: Figure, narrow: bool) -> None:
+            left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1.2))
+            room = (1.1 if narrow else 0.2) * (1 - low)  # for the numbers, right of all points
+            names = [method_name(row["method"], short=narrow) + " †" * row["bound"] for row in rows]
+            left.set_yticks(range(len(rows)), names)
+            left.set(xlim=(low - 0.03, 1 + room), ylim=(len(rows) - 0.5, -0.5), xlabel="final accuracy")
+            ticks = mpl.ticker.MaxNLocator(2 if narrow else 5).tick_values(low, 1)
+            left.set_xticks([tick for tick in ticks if low <= tick <= 1])
+            left.xaxis.set_major_formatter(_percent)
+            room = slowest * (2.5 if narrow else 1.4)
+            right.set(xticks=[], xlim=(0, room), xlabel="seconds" if narrow else "seconds to learn")
+            for y, row in enumerate(rows):
+                _answer_row(left, right, row, y)
+            for ax in (left, right):
+                ax.tick_params(axis="y", length=0, labelcolor=LIGHT["ink"])
+                ax.spines[:].set_visible(False)
+                ax.grid(axis="y")
+
+        described = "; ".join(f"{method_name(row['method'])} {written(row['accuracy'], 'share')}" for row in rows)
+        return self._twice(draw, "Accuracy and cost of each method", described, 60 + 30 * len(rows))
+
+    def curves(self, rows: Sequence[Mapping[str, str]]) -> Markup:
+        """Draw accuracy on all classes seen, after each task."""
+        paces = {(row["task"], row["classes_seen"]) for row in rows}
+        # Orders that reveal classes at another pace share no count of classes: the number of the task then stands.
+        shared = len(paces) == len({task for task, _ in paces}) == len({n for _, n in paces})
+        at, title = ("classes_seen", "classes seen") if shared else ("task", "tasks learned")
+        return self.stream(rows, at, "seen_accuracy", "Accuracy on all classes seen", title)
+
+    def stream(self, rows: Sequence[Mapping[str, str]], at: str, share: str, title: str, x_title: str) -> Markup:
+        """Draw a line per method over the places `at` of a stream, with a band over the orders of classes."""
+        x, found = gather(rows, at, share)
+        methods = [method for method in ordered(found) if np.isfinite(found[method]).any()]
+        display = StreamDisplay(x, {method: found[method] for method in methods[::-1]})
+
+        def draw(figure: Figure, narrow: bool) -> None:
+            display.plot(figure.subplots(), styles={method: style_of(method) for method in methods}, legend=False)
+            last = {method: line.get_ydata()[-1] for method, line in display.lines_.items()}
+            order = sorted(methods, key=lambda method: -last[method])
+            names = [f"{method_name(method, short=narrow)} {100 * last[method]:.0f}%" for method in order]
+            place = {"loc": "outside lower left", "ncols": 2} if narrow else {"loc": "outside right upper"}
+            figure.legend([display.lines_[method] for method in order], names, columnspacing=1, **place)
+            display.ax_.grid(axis="y")
+            display.ax_.set(xlabel=x_title, ylabel="")
+            display.ax_.xaxis.set_major_formatter(lambda place, _: f"{place:,.0f}")
+            display.ax_.set_xticks(x if len(x) <= 12 - 6 * narrow else x[:: -(-len(x) // (12 - 6 * narrow))])
+
+        said = ", ".join(method_name(method) for method in methods)
+        return self._twice(draw, title, f"Over {x_title}: {said}.", 400, 300 + 11 * len(methods))
+
+    def accuracy_matrices(self, found: Mapping[str, Any], tasks: Sequence[Sequence[str]]) -> list[tuple[str, Markup]]:
+        """Draw accuracy on each task after each task, side by side."""
+        names = [", ".join(map(str, classes)) for classes in tasks]
+
+        def draw(matrix: Any, ax: Any) -> None:
+            AccuracyMatrixDisplay(np.array(matrix, dtype=float), task_names=names).plot(ax, cmap=HEAT)
+            if max(map(len, names)) > 5:  # the tasks' numbers, which stand beside the rows too
+                ax.set_xticks(ax.get_yticks(), [label.get_text() for label in ax.get_yticklabels()], rotation=0)
+
+        return self._side_by_side(found, draw, "Accuracy on each task after each task")
+
+    def confusions(self, found: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, Markup]]:
+        """Draw how often each true class (rows) was taken for each class (columns), side by side."""
+
+        def draw(counts: Any, ax: Any) -> None:
+            table = np.array(counts, dtype=float)
+            known = list(map(str, names)) if len(names) == len(table) else [str(i) for i in range(len(table))]
+            heat_map(ax, table / np.maximum(table.sum(axis=1, keepdims=True), 1), table, "{:.0f}", known, known)
+            ax.set(xlabel="predicted class", ylabel="true class")
+
+        return self._side_by_side(found, draw, "Confusion of classes")
+
+    def key_usage(self, usage: Mapping[str, Any]) -> Markup:
+        """Draw which classes share keys."""
+        display = KeyUsageDisplay(usage["overlap"], classes=[cut(str(name)) for name in usage["classes"]])
+        return self._map(lambda ax: display.plot(ax, cmap=HEAT), "Keys that classes share")
+
+    def scores(self, scores: Mapping[tuple[str, str], float], axes: Mapping[str, str], title: str) -> Markup:
+        """Draw scores of pairs of settings, the whole range of colours over the scores found."""
+        rows, columns = (sorted({pair[i] for pair in scores}, key=_by_number) for i in (0, 1))
+        table = np.array([[scores.get((row, column), np.nan) for column in columns] for row in rows])
+        low, high = np.nanmin(table), np.nanmax(table)
+
+        def draw(ax: Any) -> None:
+            heat_map(ax, 0.08 + 0.92 * (table - low) / (high - low or 1), 100 * table, "{:.1f}", rows, columns)
+            ax.set(ylabel=axes["y"], xlabel=axes["x"])
+
+        return self._map(draw, title)
+
+    def calibration(self, trust: Mapping[str, Any]) -> Markup:
+        """Draw how often predictions of a confidence are right."""
+        points = {kind: [some[:2] for some in found["bins"]] for kind, found in trust.items()}
+        lines = [(*CALIBRATION.get(kind, (kind, kind)), found) for kind, found in points.items()]
+        return self._square(lines, "confidence", "share right")
+
+    def novelty(self, scores: Mapping[str, Mapping[str, Any]]) -> Markup:
+        """Draw how well scores tell unseen classes from learned ones."""
+        found = {name: one["noticed"] for by_name in scores.values() for name, one in by_name.items()}
+        lines = [
+            (*SCORES.get(name, (name, name)), list(zip(np.linspace(0, 1, len(noticed)), noticed)))
+            for name, noticed in found.items()
+        ]
+        return self._square(lines, "known samples rejected", "unseen samples noticed", marker="")
+
+    def _square(self, lines: Iterable[tuple[str, str, Any]], x_title: str, y_title: str, **changes: Any) -> Markup:
+        with mpl.rc_context(STYLE):
+            ax = Figure(figsize=(4.6, 4.6)).subplots()
+            ax.axline((0, 0), slope=1, color=LIGHT["soft"], linestyle=":")
+            for label, method, points in lines:
+                ax.plot(*np.transpose(points), label=label, **style_of(method, **changes))
+            ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=x_title, ylabel=y_title)
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_formatter(_percent)
+            ax.grid()
+            ax.legend(loc="upper left", bbox_to_anchor=(-0.2, -0.16))
+            title, described = f"{y_title} against {x_title}", "The table beside it sums it up."
+            return self._svg(ax.figure, "square", title, described, tight=True)
+
+    def _side_by_side(self, found: Mapping[str, Any], draw: Callable[..., Any], title: str) -> list[tuple[str, Markup]]:
+        shown = [method for method in MAPPED if method in found] or ordered(found)[:3]
+        names = {method: method_name(method) for method in shown}
+        return [(name, self._map(partial(draw, found[method]), f"{title}: {name}")) for method, name in names.items()]
+
+    def _map(self, draw: Callable[[Any], Any], title: str) -> Markup:
+        with mpl.rc_context(STYLE):
+            figure = Figure()
+            draw(ax := figure.add_axes((0, 0, 1, 1)))
+            height, width = (abs(high - low) for low, high in (ax.get_ylim(), ax.get_xlim()))
+            sides = ((5, 46), (8, 38), (20, 26), (50, 12))
+            side = next((side for limit, side in sides if max(height, width) <= limit), 8)
+            figure.set_size_inches(width * side / 72, height * side / 72)
+            ax.xaxis.set(ticks_position="top", label_position="top")
+            for label in ax.get_xticklabels():
+                place = {"ha": "left", "va": "center"} if label.get_rotation() else {"ha": "center", "va": "bottom"}
+                label.set(rotation_mode="anchor", **place)
+            ax.tick_params(length=0)
+            ax.spines[:].set_visible(False)
+            return self._svg(figure, "heat", title, "A table of coloured cells, rows downwards.", tight=True)
+
+    def _twice(self, draw: Callable[[Figure, bool], None], title: str, described: str, *heights: int) -> Markup:
+        """Draw for a wide page and for a telephone, of which the page shows one."""
+        drawn = []
+        for kind, width, height in (("wide", 1080, heights[0]), ("narrow", 350, heights[-1])):
+            with mpl.rc_context(STYLE):
+                figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+                draw(figure, kind == "narrow")
+                drawn.append(self._svg(figure, f"lines {kind}", title, described))
+        return Markup("").join(drawn)
+
+    def _svg(self, figure: Any, kind: str, title: str, described: str, *, tight: bool = False) -> Markup:
+        """Return the figure as an element that takes its colours and its font from the page."""
+        self.n_drawn += 1
+        buffer, prefix = io.StringIO(), f"figure{self.n_drawn}"
+        with warnings.catch_warnings():  # the page's font shows what matplotlib's lacks
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight" if tight else None)
+        text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", buffer.getvalue(), flags=re.DOTALL)
+        width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0]
+        used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+        inside = text[text.index(">", text.index("<svg")) + 1 :]
+        body = re.sub("<[^>]+>", lambda tag: _themed(tag[0], prefix, used), inside)
+        return Markup(
+            f'<svg class="{kind}" role="img" aria-labelledby="{prefix}-title {prefix}-desc" '
+            f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+            f'<title id="{prefix}-title">{escape(title)}</title>'
+            f'<desc id="{prefix}-desc">{escape(described)}</desc>{body.strip()}'
+        )
+
+
+def gather(rows: Iterable[Mapping[str, str]], at: str, share: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Fold rows of text to accuracies by method, a row per order of classes and a column per place of the stream."""
+    rows = list(rows)
+    places = sorted({int(row[at]) for row in rows})
+    orders = list(dict.fromkeys(row.get("order_seed", "") for row in rows))
+    found = {row["method"]: np.full((len(orders), len(places)), np.nan) for row in rows}
     for row in rows:
-        stage, share = int(row["task"]), float(row["seen_accuracy"] or "nan")
-        classes.setdefault(stage, set()).add(row["classes_seen"])
-        if math.isfinite(share):
-            shares[row["method"]].setdefault(stage, []).append(share)
-    stages = sorted(classes)
-    # Orders that reveal classes at another pace share no count; the stage's own number then stands.
-    ticks = [min(classes[stage]) if len(classes[stage]) == 1 else f"#{i + 1}" for i, stage in enumerate(stages)]
-    lines = []
-    for head, label, style in heads:
-        known = [stage for stage in stages if stage in shares[head]]
-        places = tuple(stages.index(stage) for stage in known)
-        mean, low, high = (tuple(fold(shares[head][stage]) for stage in known) for fold in (fmean, min, max))
-        lines.append(Series(label, style, places, mean, low, high))
-    return [line for line in lines if line.stages], ticks
-
-
-@dataclass(frozen=True)
-class _Frame:
-    left: float
-    right: float
-    top: float
-    bottom: float
-    n_ticks: int
-
-    def x(self, stage: float) -> float:
-        if self.n_ticks < 2:
-            return (self.left + self.right) / 2
-        return self.left + 18 + (self.right - self.left - 28) * stage / (self.n_ticks - 1)
-
-    def y(self, share: float) -> float:
-        return self.bottom - (self.bottom - self.top) * share
-
-
-def line_figure(series: Sequence[Series], ticks: Sequence[str], *, width: int, height: int, x_title: str) -> Markup:
-    """Draw lines with bands and a label at each line's end.
-
-    Parameters
-    ----------
-    series : sequence of Series
-        Drawn in this order, so the last lies on top.
-    ticks : sequence of str
-        One label per stage.
-    width, height : int
-        In pixels.
-    x_title : str
-        The axis title.
-
-    Returns
-    -------
-    Markup
-        One ``svg`` element; the labels stand for it where it cannot be seen.
-    """
-    labels = [f"{one.label} {100 * one.mean[-1]:.0f}%" for one in series]
-    margin = LETTER * max((len(label) for label in labels), default=0) + 30
-    frame = _Frame(52, width - margin, 14, height - 48, len(ticks))
-    body = [
-        _axes(frame, ticks, x_title),
-        *(_band(frame, one) for one in series),
-        *(_line(frame, one) for one in series),
-        _end_labels(frame, series, labels),
-    ]
-    return element(
-        "svg",
-        *body,
-        class_="lines",
-        viewBox=f"0 0 {width} {height}",
-        role="img",
-        aria_label=f"{x_title}: {', '.join(reversed(labels))}",
-    )
-
-
-def _text(words: str, x: float, y: float, kind: str = "tick", anchor: str = "middle", turn: int = 0) -> Markup:
-    place = f"translate({x:.2f} {y:.2f})" + (f" rotate({turn})" if turn else "")
-    return element("text", words, transform=place, text_anchor=anchor, class_=kind)
-
-
-def _axes(frame: _Frame, ticks: Sequence[str], x_title: str) -> Markup:
-    parts = []
-    for percent in (0, 25, 50, 75, 100):
-        y, kind = frame.y(percent / 100), "grid" if percent else "axis"
-        parts.append(element("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_=kind))
-        parts.append(_text(f"{percent}%", frame.left - 9, y + 4, anchor="end"))
-    room = (frame.right - frame.left) / max(1, len(ticks))
-    widest = LETTER * max((len(tick) for tick in ticks), default=1) + 8
-    for i in range(0, len(ticks), math.ceil(widest / room)):
-        x = frame.x(i)
-        parts.append(element("line", x1=x, x2=x, y1=frame.bottom, y2=frame.bottom + 4, class_="axis"))
-        parts.append(_text(ticks[i], x, frame.bottom + 19))
-    parts.append(_text(x_title, (frame.left + frame.right) / 2, frame.bottom + 41, "axis-title"))
-    return element("g", *parts)
-
-
-def _band(frame: _Frame, one: Series) -> Markup:
-    upper = [(frame.x(stage), frame.y(share)) for stage, share in zip(one.stages, one.high, strict=True)]
-    lower = [(frame.x(stage), frame.y(share)) for stage, share in zip(one.stages, one.low, strict=True)]
-    points = " ".join(f"{x:.2f},{y:.2f}" for x, y in upper + lower[::-1])
-    return element("polygon", points=points, class_=f"band series-{one.style % len(MARKERS)}")
-
-
-def _line(frame: _Frame, one: Series) -> Markup:
-    style = one.style % len(MARKERS)
-    places = [(frame.x(stage), frame.y(share)) for stage, share in zip(one.stages, one.mean, strict=True)]
-    parts = [
-        element("polyline", points=" ".join(f"{x:.2f},{y:.2f}" for x, y in places), stroke_dasharray=DASHES[style])
-    ]
-    for (x, y), stage, share in zip(places, one.stages, one.mean, strict=True):
-        hint = element("title", f"{one.label}, stage {stage + 1}: {100 * share:.1f}%")
-        parts.append(element("path", hint, d=MARKERS[style], transform=f"translate({x:.2f} {y:.2f})"))
-    return element("g", *parts, class_=f"line series-{style}")
-
-
-def _end_labels(frame: _Frame, series: Sequence[Series], labels: Sequence[str]) -> Markup:
-    wanted = [frame.y(one.mean[-1]) for one in series]
-    placed = spread(wanted, 17.0, frame.top, frame.bottom)
-    parts = []
-    for one, label, at, y in zip(series, labels, wanted, placed, strict=True):
-        end = frame.x(one.stages[-1]) + 8
-        leader = element("path", d=f"M{end:.2f},{at:.2f}L{frame.right:.2f},{y:.2f}h6", class_="leader")
-        text = _text(label, frame.right + 10, y + 4, "label", "start")
-        parts.append(element("g", leader, text, class_=f"series-{one.style % len(MARKERS)}"))
-    return element("g", *parts)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One square of a heat map.
-
-    Attributes
-    ----------
-    share : float or None
-        Strength of the colour in 0 … 1; ``None`` leaves the square empty.
-    text, note : str
-        Written in the square, and shown when it is pointed at.
-    quiet : bool
-        Draws text without colour, for what is there but is not the point.
-    """
-
-    share: float | None
-    text: str
-    note: str
-    quiet: bool = False
+        where = orders.index(row.get("order_seed", "")), places.index(int(row[at]))
+        found[row["method"]][where] = float(row[share] or "nan")
+    return np.array(places), found
 
 
 def heat_map(
-    grid: Sequence[Sequence[Cell]],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    row_title: str,
-    column_title: str,
-    described: str,
-) -> Markup:
-    """Draw a table of coloured squares with their numbers, rows downwards.
-
-    Up to 20 columns carry numbers; beyond that colour and the pointer's note speak alone.
-
-    Parameters
-    ----------
-    grid : sequence of sequence of Cell
-        Rows of squares.
-    rows, columns : sequence of str
-        Labels; names longer than 14 letters are cut, long column names stand upright.
-    row_title, column_title, described : str
-        Axis titles, and the sentence that stands for the figure where it cannot be seen.
-
-    Returns
-    -------
-    Markup
-        One ``svg`` element in its natural size.
-    """
-    side = _side(max(len(rows), len(columns)))
-    rows, columns = ([name if len(name) <= 14 else name[:13] + "…" for name in names] for names in (rows, columns))
-    longest = LETTER * max((len(column) for column in columns), default=0)
-    left = 34 + LETTER * max((len(row) for row in rows), default=0)
-    top = 30 + longest if longest > side else 42.0
-    width, height = left + side * len(columns) + 2, top + side * len(rows) + 2
-    parts = [
-        _text(column_title, left, 13, "axis-title", "start"),
-        _text(row_title, 12, top + side * len(rows) / 2, "axis-title", turn=-90),
-        element("rect", x=left, y=top, width=side * len(columns), height=side * len(rows), class_="empty"),
-        *_map_labels(rows, columns, left, top, side, upright=longest > side),
-    ]
-    for i, row in enumerate(grid):
-        parts.extend(_square(cell, left + side * j, top + side * i, side) for j, cell in enumerate(row))
-    drawn = {"width": width, "height": height, "viewBox": f"0 0 {width:.2f} {height:.2f}"}
-    return element("svg", *parts, class_="heat-map", role="img", aria_label=described, **drawn)
+    ax: Any, shares: np.ndarray, numbers: np.ndarray, form: str, rows: Sequence[str], columns: Sequence[str]
+) -> None:
+    """Draw cells coloured by shares (n,m), with their numbers (n,m) in up to 20 columns."""
+    ax.pcolormesh(np.ma.masked_invalid(shares), cmap=HEAT, vmin=0, vmax=1)
+    ax.set(xlim=(0, shares.shape[1]), ylim=(shares.shape[0], 0))
+    for (i, j), value in np.ndenumerate(numbers) if shares.shape[1] <= 20 else ():
+        if value and np.isfinite(value):
+            colour = LIGHT["strong" if shares[i, j] >= STRONG else "weak"]
+            ax.text(j + 0.5, i + 0.5, form.format(value), ha="center", va="center", color=colour)
+    every = 1 if max(shares.shape) <= 50 else 5  # labels of smaller cells would run into each other
+    ax.set_yticks(np.arange(0, len(rows), every) + 0.5, [cut(name) for name in rows[::every]])
+    turned = {"rotation": 90} if max(map(len, columns)) > 3 else {}
+    ax.set_xticks(np.arange(0, len(columns), every) + 0.5, [cut(name) for name in columns[::every]], **turned)
 
 
-def _map_labels(
-    rows: Sequence[str], columns: Sequence[str], left: float, top: float, side: int, *, upright: bool
-) -> list[Markup]:
-    every = 1 if side >= 12 else 5  # labels of smaller squares would run into each other
-    anchor, turn, shift = ("start", -90, 4) if upright else ("middle", 0, 0)
-    labels = []
-    for j in range(0, len(columns), every):
-        labels.append(_text(columns[j], left + side * (j + 0.5) + shift, top - 7, anchor=anchor, turn=turn))
-    for i in range(0, len(rows), every):
-        labels.append(_text(rows[i], left - 7, top + side * (i + 0.5) + 4, anchor="end"))
-    return labels
+def _answer_row(left: Any, right: Any, row: Mapping[str, Any], y: int) -> None:
+    text = {"va": "center", "weight": "bold" if row["method"] == "dkvb" else "normal"}
+    style = style_of(row["method"], linestyle="none", markersize=9)
+    if row["bound"]:
+        style |= {"markerfacecolor": "none", "markeredgecolor": style["color"]}
+    if row["accuracy"] is not None:
+        left.errorbar(row["accuracy"], y, xerr=row["spread"] or 0, ecolor=style["color"], elinewidth=4, **style)
+    said = f"{written(row['accuracy'], 'share')} ± {written(row['spread'], 'points')}"
+    left.annotate(said, (1, y), (-4, 0), ("axes fraction", "data"), textcoords="offset points", ha="right", **text)
+    seconds = row["seconds"] or 0
+    right.barh(y, seconds, height=0.4, color=style["color"])
+    right.annotate(written(row["seconds"]), (seconds, y), (5, 0), textcoords="offset points", **text)
 
 
-def _side(n: int) -> int:
-    sides = ((5, 52), (6, 46), (8, 36), (12, 28), (20, 24), (50, 12))
-    return next((side for limit, side in sides if n <= limit), 8)
+def _percent(share: float, _: Any) -> str:
+    return f"{100 * share:.0f}%"
 
 
-def _square(cell: Cell, x: float, y: float, side: int) -> Markup:
-    share = 0.0 if cell.share is None else min(1.0, max(0.0, cell.share))
-    if side < 12 and not share:
-        return Markup("")  # a hundred classes are ten thousand squares, nearly all of them empty
-    gap = 1.0 if side > 12 else 0.5
-    box = {
-        "x": x + gap,
-        "y": y + gap,
-        "width": side - 2 * gap,
-        "height": side - 2 * gap,
-        "rx": 2 if gap == 1 else 0,
-    }
-    parts = [element("title", cell.note)] if cell.note and side >= 12 else []
-    parts.append(element("rect", class_="empty", **box))
-    if share > 0 and not cell.quiet:
-        parts.append(element("rect", class_="heat", fill_opacity=share, **box))
-    if cell.text and side >= 20:
-        kind = "quiet" if cell.quiet else "strong" if share >= STRONG else "weak"
-        size = min(12.5, (side - 5) / (0.62 * len(cell.text)))
-        middle = {"x": x + side / 2, "y": y + side / 2, "dominant_baseline": "central"}
-        parts.append(element("text", cell.text, text_anchor="middle", class_=kind, font_size=size, **middle))
-    return element("g", *parts)
+def _by_number(text: str) -> tuple[float, str]:
+    found = number(text)
+    return (float("inf") if found is None else found), text
 
 
-def accuracy_map(matrix: Sequence[Sequence[float | None]], tasks: Sequence[str], name: str) -> Markup:
-    """Draw accuracy on each stage's classes (columns) after each stage (rows).
-
-    Parameters
-    ----------
-    matrix : sequence of sequence of float or None
-        T,T shares; squares of classes still to come keep their number and lose their colour.
-    tasks : sequence of str
-        The classes of each stage; they stand over the columns where all are short, else the stages' numbers.
-    name : str
-        Whose matrix it is.
-
-    Returns
-    -------
-    Markup
-        One ``svg`` element.
-    """
-    stages = [str(i + 1) for i in range(len(tasks))]
-    short = all(LETTER * len(task) <= _side(len(tasks)) for task in tasks)
-    grid = []
-    for i, row in enumerate(matrix):
-        known = [None if share is None or share != share else share for share in row]
-        hints = [f"after stage {i + 1}, classes of stage {j + 1} ({task})" for j, task in enumerate(tasks)]
-        texts = ["" if share is None else f"{100 * share:.0f}" for share in known]
-        # A shuffled stream has the same classes in every stage: none of them is still to come.
-        ahead = [task not in tasks[: i + 1] for task in tasks]
-        squares = zip(known, texts, hints, ahead, strict=True)
-        grid.append([Cell(share, text, f"{hint}: {text or '–'}%", quiet) for share, text, hint, quiet in squares])
-    title = "tested on classes" if short else "tested on the classes of stage"
-    words = {"row_title": "after stage", "column_title": title, "described": f"Accuracy matrix of {name}"}
-    return heat_map(grid, stages, tasks if short else stages, **words)
-
-
-def confusion_map(counts: Sequence[Sequence[int]], names: Sequence[str], name: str) -> Markup:
-    """Draw how often each true class (rows) was taken for each class (columns).
-
-    Parameters
-    ----------
-    counts : sequence of sequence of int
-        k,k; the colour is the share of the row.
-    names : sequence of str
-        The k classes.
-    name : str
-        Whose confusions they are.
-
-    Returns
-    -------
-    Markup
-        One ``svg`` element.
-    """
-    grid = []
-    for true, row in zip(names, counts, strict=True):
-        total = sum(row) or 1
-        hints = [f"true {true}, predicted {predicted}: {n}" for predicted, n in zip(names, row, strict=True)]
-        grid.append([Cell(n / total, str(n or ""), hint) for n, hint in zip(row, hints, strict=True)])
-    words = {
-        "row_title": "true class",
-        "column_title": "predicted class",
-        "described": f"Confusion matrix of {name}",
-    }
-    return heat_map(grid, names, names, **words)
-
-
-@dataclass(frozen=True)
-class SquareLine:
-    """One line of a figure whose two axes are shares.
-
-    Attributes
-    ----------
-    label : str
-        Shown where the line is pointed at; the page names it beside the figure.
-    style : int
-        Which of the ten colours and markers.
-    points : tuple of tuple of float
-        Pairs of shares in 0 … 1.
-    marked : bool
-        Draws a marker at each point.
-    """
-
-    label: str
-    style: int
-    points: tuple[tuple[float, float], ...]
-    marked: bool = True
-
-
-def square_figure(lines: Sequence[SquareLine], *, x_title: str, y_title: str, described: str) -> Markup:
-    """Draw lines over the unit square, and the diagonal that they are read against.
-
-    Parameters
-    ----------
-    lines : sequence of SquareLine
-        Drawn in this order, so the last lies on top.
-    x_title, y_title, described : str
-        Axis titles, and the sentence that stands for the figure where it cannot be seen.
-
-    Returns
-    -------
-    Markup
-        One ``svg`` element, 340 pixels wide.
-    """
-    left, top, side = 60.0, 12.0, 260.0
-    bottom = top + side
-    parts = []
-    for percent in (0, 25, 50, 75, 100):
-        at, kind = side * percent / 100, "grid" if percent else "axis"
-        parts.append(element("line", x1=left, x2=left + side, y1=bottom - at, y2=bottom - at, class_=kind))
-        parts.append(element("line", x1=left + at, x2=left + at, y1=top, y2=bottom, class_=kind))
-        parts.append(_text(f"{percent}%", left - 8, bottom - at + 4, anchor="end"))
-        parts.append(_text(f"{percent}%", left + at, bottom + 18))
-    parts.append(element("line", x1=left, y1=bottom, x2=left + side, y2=top, class_="diagonal"))
-    parts.append(_text(x_title, left + side / 2, bottom + 40, "axis-title"))
-    parts.append(_text(y_title, 13, top + side / 2, "axis-title", turn=-90))
-    parts.extend(_square_line(line, left, bottom, side) for line in lines)
-    drawn = {"width": 340, "height": 320, "viewBox": "0 0 340 320"}
-    return element("svg", *parts, class_="square", role="img", aria_label=described, **drawn)
-
-
-def _square_line(line: SquareLine, left: float, bottom: float, side: float) -> Markup:
-    style = line.style % len(MARKERS)
-    places = [(left + side * x, bottom - side * y) for x, y in line.points]
-    path = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
-    parts = [element("polyline", element("title", line.label), points=path, stroke_dasharray=DASHES[style])]
-    for (x, y), (share, height) in zip(places, line.points, strict=True) if line.marked else ():
-        hint = element("title", f"{line.label}: {100 * share:.1f}%, {100 * height:.1f}%")
-        parts.append(element("path", hint, d=MARKERS[style], transform=f"translate({x:.2f} {y:.2f})"))
-    return element("g", *parts, class_=f"line series-{style}")
+def _themed(tag: str, prefix: str, used: set[str]) -> str:
+    """Give a tag of a figure the page's colours and font, and an id only where something refers to it."""
+    tag = re.sub(r' id="([^"]*)"', lambda hit: f' id="{prefix}-{hit[1]}"' if hit[1] in used else "", tag)
+    tag = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", tag)
+    tag = re.sub("#[0-9a-f]{6}", lambda hit: VARIABLES.get(hit[0], hit[0]), tag)
+    return re.sub(r"(font(?:-family)?: [^;\"']*)'[^;\"]*", r"\1var(--font)", tag)

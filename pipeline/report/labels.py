@@ -1,23 +1,14 @@
-"""The names of heads and metrics as a reader meets them.
+"""How a reader meets methods, metrics and numbers: names, units, an order, text.
 
-Room: a leaf beside the `report` stage.
-Enters: keys as files hold them.
-Leaves: names, units, colours, an order.
-Must not know: files, numbers, figures.
+Enters: keys and numbers as files hold them. Leaves: text. Must not know: files, figures.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from pipeline.report.html import Markup, element, marker
-
-__all__ = ["HEAT_MAP_HEADS", "METRICS", "TABLED_ELSEWHERE", "head_name", "look", "metric_words", "named", "ordered"]
-
-# The four that every page has, in its order; the rest follows by name.
-SHOWN_FIRST = ("dkvb", "nearest_class_mean", "linear_probe", "mlp")
-HEAT_MAP_HEADS = ("dkvb", "linear_probe", "mlp")
-
-# Names in full and for narrow figures; a head's place here is also its colour and its sign.
-HEADS = {
+# Names in full and for narrow figures; a method's place is also its colour and its sign.
+METHODS = {
     "dkvb": ("DKVB", "DKVB"),
     "nearest_class_mean": ("nearest class mean", "class mean"),
     "linear_probe": ("linear probe", "linear"),
@@ -33,6 +24,9 @@ HEADS = {
     "random_fourier_discriminant": ("random Fourier discriminant", "Fourier LDA"),
     "classwise_lda": ("class-wise LDA", "class-wise LDA"),
 }
+SHOWN_FIRST = ("dkvb", "nearest_class_mean", "linear_probe", "mlp")
+MAPPED = ("dkvb", "linear_probe", "mlp")
+"""Methods whose matrices stand side by side."""
 
 # Name, unit, and which way is better (0: neither). Other metrics are shown under their own key.
 METRICS = {
@@ -44,27 +38,36 @@ METRICS = {
     "learning_accuracy": ("learning accuracy", "share", 1),
     "mean_class_accuracy": ("mean over classes", "share", 1),
     "min_accuracy": ("minimum accuracy", "share", 1),
-    "prequential_accuracy": ("right before learned", "share", 1),
+    "prequential_accuracy": ("prequential accuracy", "share", 1),
     "accuracy_std_over_orders": ("spread over orders", "points", 0),
 }
+# Beginnings of metrics that have a table of their own.
+TABLED_ELSEWHERE = ("state_bytes", "passes", "needs_classes", "calibration_error_", "novelty_", "relative_novelty_",
+                    "max_softmax_", "mahalanobis_")  # fmt: skip
+# Score of novelty → name, and the method whose colour it takes.
+SCORES = {
+    "novelty": ("distance to used keys (DKVB)", "nearest_class_mean"),
+    "relative_novelty": ("the same, less the distance to any key (DKVB)", "dkvb"),
+    "max_softmax": ("one minus the largest probability (DKVB)", "mlp"),
+    "mahalanobis": ("Mahalanobis distance (streaming LDA)", "streaming_lda"),
+}
+CALIBRATION = {"plain": ("as learned", "joint_linear_probe"), "calibrated": ("temperature from held-out rows", "dkvb")}
 
-# Metrics that have a table of their own.
-TABLED_ELSEWHERE = (
-    "state_bytes",
-    "passes",
-    "needs_classes",
-    "calibration_error_",
-    "novelty_",
-    "relative_novelty_",
-    "max_softmax_",
-    "mahalanobis_",
-)
+
+def method_name(method: str, *, short: bool = False) -> str:
+    """Return the name of a method, short for narrow figures."""
+    name = METHODS[method][short] if method in METHODS else method.replace("_", " ").strip() or "no name"
+    return cut(name) if short else name
 
 
-def head_name(head: str, *, short: bool = False) -> str:
-    """Return the name of a head, short for narrow figures."""
-    name = HEADS[head][short] if head in HEADS else head.replace("_", " ")
-    return name[:13] + "…" if short and len(name) > 14 else name
+def cut(name: str) -> str:
+    """Return a name of at most fourteen letters."""
+    return name if len(name) <= 14 else name[:13] + "…"
+
+
+def look(method: str) -> int:
+    """Return the number of a method's colour and sign; methods without a name here share the last."""
+    return list(METHODS).index(method) if method in METHODS else len(METHODS)
 
 
 def metric_words(metric: str) -> tuple[str, str, int]:
@@ -73,18 +76,51 @@ def metric_words(metric: str) -> tuple[str, str, int]:
     return METRICS.get(metric, (metric.replace("_", " "), unit, 0))
 
 
-def ordered(heads: Iterable[str]) -> list[str]:
-    """Return each head once: the four that every page has, then the others by name."""
-    heads = list(heads)
-    return [head for head in SHOWN_FIRST if head in heads] + sorted(set(heads) - set(SHOWN_FIRST))
+def ordered(methods: Iterable[str]) -> list[str]:
+    """Return each method once: the four that most pages have, then the others by name."""
+    methods = list(methods)
+    return [method for method in SHOWN_FIRST if method in methods] + sorted(set(methods) - set(SHOWN_FIRST))
 
 
-def look(head: str) -> int:
-    """Return the number of a head's colour and sign."""
-    # A head looks the same in every run of the page; heads without a name here share the last look.
-    return list(HEADS).index(head) if head in HEADS else len(HEADS)
+def number(value: Any) -> float | None:
+    """Return the value as a finite number, or nothing; text is read."""
+    try:
+        found = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
 
 
-def named(head: str, *, short: bool = False) -> Markup:
-    """Write a head's name after its sign."""
-    return element("span", marker(look(head)), head_name(head, short=short), class_="head-name")
+def written(value: Any, unit: str = "number") -> str:
+    """Write a share in percent, a difference of shares in points, anything else as it is.
+
+    Examples
+    --------
+    >>> written(0.8593, "share"), written(-0.061, "points"), written(1048576), written(None)
+    ('85.9%', '−6.1', '1,048,576', '–')
+    """
+    found = number(value)
+    if found is None:
+        return "–" if value is None or isinstance(value, float) else str(value)
+    if unit == "share":
+        return f"{100 * found:.1f}%"
+    plain = f"{int(found):,}" if found == int(found) else f"{found:,.4g}"
+    return (f"{100 * found:.1f}" if unit == "points" else plain).replace("-", "\N{MINUS SIGN}")
+
+
+def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Unfold a nested record into dotted names and texts.
+
+    Examples
+    --------
+    >>> flat({"stream": {"kind": "shuffled", "order_seeds": [0, 1]}, "note": None})
+    {'stream.kind': 'shuffled', 'stream.order_seeds': '0, 1'}
+    """
+    lines: dict[str, str] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            lines |= flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            several = isinstance(value, (list, tuple))
+            lines[prefix + key] = ", ".join(map(str, value)) if several else str(value)
+    return lines

@@ -1,199 +1,141 @@
-"""Everything measured, read from the files that earlier stages leave.
+"""Everything measured, read from the files that earlier stages leave; what is missing is noted, not refused.
 
-Room: a leaf beside the `report` stage.
-Enters: folders.
-Leaves: one `RunResult` a run, `SearchResult` a search, the toy.
-Must not know: how anything was measured, how it is drawn.
+Enters: folders. Leaves: `RunResult`, `SearchResult`, `Toy`. Must not know: how anything was measured, how it is drawn.
 """
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.io import read_text
 
-__all__ = ["CURVE_COLUMNS", "Folders", "RunResult", "SearchResult", "Toy", "read_run", "read_searches", "read_toy"]
+FOLDERS = ("metrics", "matrices", "curves", "prequential", "confidence", "audits", "timings", "cards", "figures",
+           "searches")  # fmt: skip
+# Part of a run → folder, file, the DVC stage that writes it, and what the file must hold.
+FILES = {
+    "metrics": ("metrics", "{}.json", "run", ()),
+    "curves": ("curves", "{}.csv", "run", ("method", "order_seed", "task", "classes_seen", "seen_accuracy")),
+    "matrices": ("matrices", "{}.json", "run", ("task_classes", "methods")),
+    "prequential": ("prequential", "{}.csv", "run", ("method", "samples_seen", "accuracy")),
+    "confidence": ("confidence", "{}.json", "run", ("trust", "novelty")),
+    "audit": ("audits", "{}.json", "run", ("classes", "used_share", "overlap")),
+    "seconds": ("timings", "run/{}.json", "run", ()),
+    "training": ("metrics", "train_{}.json", "run", ()),
+}
+BASELINE_SECONDS = ("timings", "baselines/{}.json", "baselines", ())
+CARD = ("cards", "{}.json", "extract", ())
+SEARCH_TABLE = ("searches", "{}.csv", "search", ("rank", "mean_score"))
+SEARCH_BEST = ("searches", "{}.json", "search", ("best_params", "best_score"))
+BASELINES = "baselines"
+"""The table of the settings file that names baselines, and the setting of a run that names an entry of it."""
+GUARANTEES = "guarantees_{}.json"
+"""Beside the metrics of a run, where it was measured: sentence → number or text."""
+WORDS = {"head": "method", "heads": "methods", "stage": "task"}
+"""What files call otherwise."""
 
-CURVE_COLUMNS = ("method", "order_seed", "task", "classes_seen", "seen_accuracy")
-PREQUENTIAL_COLUMNS = ("method", "samples_seen", "accuracy")
 
-
-@dataclass(frozen=True)
+@dataclass
 class RunResult:
-    """All that the page says about one run.
-
-    Attributes
-    ----------
-    name : str
-        The run's id in the settings file.
-    settings : mapping
-        The run's settings, as plain nested mappings.
-    metrics : mapping
-        head → metric → number.
-    curves : tuple of mapping
-        Rows of the curve file, text as it stands there.
-    matrices : mapping
-        ``task_classes`` (T lists of names), ``heads`` (head → T,T shares), ``confusion`` (head → k,k counts).
-    prequential : tuple of mapping
-        Rows of the file of accuracies before learning, text as it stands there.
-    confidence : mapping
-        ``trust`` (kind → numbers and bins) and ``novelty`` (head → score → numbers).
-    audit : mapping
-        What the keys are used for.
-    seconds : mapping
-        head → part → wall-clock seconds, the baselines' among them.
-    training : mapping
-        What training reported.
-    cards : mapping
-        embeddings entry → card of its cache; the run's own entry first, then that of its keys.
-    """
+    """All that the page says about one run; what is missing is empty, and named in `missing`."""
 
     name: str
     settings: Mapping[str, Any]
-    metrics: Mapping[str, Mapping[str, Any]]
-    curves: tuple[Mapping[str, str], ...]
-    matrices: Mapping[str, Any]
-    prequential: tuple[Mapping[str, str], ...]
-    confidence: Mapping[str, Any]
-    audit: Mapping[str, Any]
-    seconds: Mapping[str, Mapping[str, float]]
-    training: Mapping[str, Any]
-    cards: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    curves: list[Mapping[str, str]] = field(default_factory=list)
+    matrices: Mapping[str, Any] = field(default_factory=dict)
+    prequential: list[Mapping[str, str]] = field(default_factory=list)
+    confidence: Mapping[str, Any] = field(default_factory=dict)
+    audit: Mapping[str, Any] = field(default_factory=dict)
+    seconds: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    cards: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    guarantees: Mapping[str, Any] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
 
     @property
     def card(self) -> Mapping[str, Any]:
         """The card of the embeddings that the run learned from."""
-        return next(iter(self.cards.values()))
+        return self.cards.get(self.settings["embeddings"], {})
+
+    @property
+    def n_orders(self) -> int:
+        """How many orders of classes were measured."""
+        return len({row["order_seed"] for row in self.curves}) or 1
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search over settings found.
-
-    Attributes
-    ----------
-    name : str
-        Its id in the settings file.
-    rows : tuple of mapping
-        One a candidate, text as it stands in the file: ``rank``, ``mean_score``, ``std_score``, settings,
-        ``fit_seconds``, ``error``.
-    best : mapping
-        ``best_params``, ``best_score`` and, where two settings were varied, ``heat_map`` with their names.
-    """
+class SearchResult(NamedTuple):
+    """What a search over settings found: a row per candidate, the best, and what is missing."""
 
     name: str
-    rows: tuple[Mapping[str, str], ...]
+    rows: Sequence[Mapping[str, str]]
     best: Mapping[str, Any]
+    missing: list[str]
 
 
-@dataclass(frozen=True)
-class Toy:
-    """The example in the plane: head → metric → number, and its figure as PNG."""
+class Toy(NamedTuple):
+    """The example in the plane: method → metric → number, and its figure as PNG."""
 
     metrics: Mapping[str, Mapping[str, Any]]
     picture: bytes
 
 
-@dataclass(frozen=True)
-class Folders:
-    """Where earlier stages leave what they measured."""
-
-    metrics: Path
-    matrices: Path
-    curves: Path
-    prequential: Path
-    confidence: Path
-    audits: Path
-    timings: Path
-    caches: Path
-    figures: Path
-    searches: Path
-
-
-def read_run(name: str, settings: Mapping[str, Any], folders: Folders) -> RunResult:
+def read_run(name: str, settings: Mapping[str, Any], folders: Mapping[str, Path]) -> RunResult:
     """Read everything measured for one run.
-
-    Parameters
-    ----------
-    name : str
-        The run's id.
-    settings : mapping
-        Its settings; ``embeddings`` and ``keys`` name the cards, ``baselines`` the timings of its baselines.
-    folders : Folders
-        Where to look.
-
-    Returns
-    -------
-    RunResult
-        The contents, unchanged.
 
     Raises
     ------
-    FileNotFoundError
-        If a file is missing.
     ValueError
-        If a file is not what its name promises.
+        If a file is there and is not what its name promises.
     """
-    evaluate, file = "run", f"{name}.json"
-    entries = dict.fromkeys((settings["embeddings"], settings["keys"]))
-    seconds = _read(folders.timings / "run" / file, evaluate, json.loads)
-    if baselines := settings.get("baselines"):
-        seconds = seconds | _read(folders.timings / "baselines" / f"{baselines}.json", "baselines", json.loads)
-    return RunResult(
-        name=name,
-        settings=settings,
-        metrics=_read(folders.metrics / file, evaluate, json.loads),
-        curves=_read(folders.curves / f"{name}.csv", evaluate, _rows, CURVE_COLUMNS),
-        matrices=_read(folders.matrices / file, evaluate, json.loads, ("task_classes", "methods")),
-        prequential=_read(folders.prequential / f"{name}.csv", evaluate, _rows, PREQUENTIAL_COLUMNS),
-        confidence=_read(folders.confidence / file, evaluate, json.loads, ("trust", "novelty")),
-        audit=_read(folders.audits / file, evaluate, json.loads, ("classes", "used_share", "overlap")),
-        seconds=seconds,
-        training=_read(folders.metrics / f"train_{file}", "run", json.loads),
-        cards={entry: _read(folders.caches / f"{entry}.json", "extract", json.loads) for entry in entries},
-    )
+    run = RunResult(name, settings)
+    for part, kind in FILES.items():
+        if (content := _read(folders, kind, name, run.missing)) is not None:
+            setattr(run, part, content)
+    if entry := settings.get(BASELINES):
+        run.seconds = run.seconds | (_read(folders, BASELINE_SECONDS, entry, run.missing) or {})
+    for entry in dict.fromkeys((settings["embeddings"], settings["keys"])):
+        if (card := _read(folders, CARD, entry, run.missing)) is not None:
+            run.cards[entry] = card
+    run.guarantees = _read(folders, ("metrics", GUARANTEES, "run", ()), name, []) or {}
+    return run
 
 
-def read_searches(names: Iterable[str], folders: Folders) -> list[SearchResult]:
-    """Read what the searches of these names found. Raises as `read_run`."""
-    return [
-        SearchResult(
-            name,
-            _read(folders.searches / f"{name}.csv", "search", _rows, ("rank", "mean_score")),
-            _read(folders.searches / f"{name}.json", "search", json.loads, ("best_params", "best_score")),
-        )
-        for name in names
-    ]
+def read_search(name: str, folders: Mapping[str, Path]) -> SearchResult:
+    """Read what a search found. Raises as `read_run`."""
+    missing: list[str] = []
+    table, best = (_read(folders, kind, name, missing) for kind in (SEARCH_TABLE, SEARCH_BEST))
+    return SearchResult(name, table or [], best or {}, missing)
 
 
-def read_toy(folders: Folders) -> Toy | None:
-    """Read the example in the plane, or nothing where it was not run. Raises as `read_run`."""
-    picture = folders.figures / "toy.png"
+def read_toy(folders: Mapping[str, Path]) -> Toy | None:
+    """Read the example in the plane, or nothing where it was not drawn. Raises as `read_run`."""
+    picture = folders["figures"] / "toy.png"
     if not picture.exists():
         return None
-    return Toy(_read(folders.metrics / "toy.json", "run", json.loads), picture.read_bytes())
+    return Toy(_read(folders, ("metrics", "{}.json", "toy", ()), "toy", []) or {}, picture.read_bytes())
 
 
-def _read(path: Path, stage: str, parse: Callable[[str], Any], keys: Iterable[str] = ()) -> Any:
-    """Return the file's content, or say which stage makes the file anew."""
+def _read(folders: Mapping[str, Path], kind: tuple[str, str, str, Iterable[str]], name: str, missing: list[str]) -> Any:
+    """Return the content of a file; note which stage makes it where it is missing, and raise where it is damaged."""
+    folder, pattern, stage, keys = kind
+    path, target = folders[folder] / pattern.format(name), stage
+    rebuild = f"Run `dvc repro -f {target}` to rebuild it."
     try:
-        content = parse(read_text(path))
-    except FileNotFoundError as error:
-        message = f"{path} is missing, but the report needs it; run `dvc repro {stage}` to make it"
-        raise FileNotFoundError(message) from error
+        text = read_text(path)
+        content = [*csv.DictReader(text.splitlines())] if path.suffix == ".csv" else json.loads(text)
+    except FileNotFoundError:
+        missing.append(f"{folder}/{path.name} is missing. Run `dvc repro {target}` to make it.")
+        return None
     except ValueError as error:
-        wanted = f"a file as {stage} writes it is expected; run `dvc repro -f {stage}` to rebuild it"
+        wanted = f"expected a file as {target} writes it. {rebuild}"
         raise ValueError(f"{path} cannot be read ({error}); {wanted}") from error
-    first = content[0] if isinstance(content, tuple) and content else content
-    missing = [key for key in keys if not isinstance(first, dict) or first.get(key) is None]
-    if missing or not isinstance(first, dict):
-        wanted = f"expected: {', '.join(missing) or 'an object'}; run `dvc repro -f {stage}` to rebuild it"
-        raise ValueError(f"{path} begins with {str(first)[:60]!r}; {wanted}")
-    return content
-
-
-def _rows(text: str) -> tuple[Mapping[str, str], ...]:
-    return tuple(csv.DictReader(text.splitlines()))
+    rows = content if isinstance(content, list) and path.suffix == ".csv" else [content]
+    records = [{WORDS.get(key, key): value for key, value in row.items()} for row in rows if isinstance(row, dict)]
+    lacking = [key for key in keys if not records or records[0].get(key) is None]
+    if lacking or not records:
+        wanted = ", ".join(lacking) or "an object"
+        raise ValueError(f"{path} begins with {text[:60]!r}; expected {wanted}. {rebuild}")
+    return records if path.suffix == ".csv" else records[0] if keys else content

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from pipeline.io import read_names, read_text
-from pipeline.report.load import _read, _rows
+from pipeline.report import FOLDERS, read_search
 
 NAMES = ("ant", "bee", "käfer")
 
@@ -40,10 +40,11 @@ def test_what_is_no_list_of_names_is_refused(tmp_path, content, said):
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_measured_files_that_a_spreadsheet_saved_are_read(tmp_path, encoding):
-    (tmp_path / "a.json").write_text(json.dumps({"a": 1}), encoding=encoding)
-    (tmp_path / "a.csv").write_text("head,stage\ndkvb,1\n\n", encoding=encoding)
-    assert _read(tmp_path / "a.json", "evaluate@a", json.loads) == {"a": 1}
-    assert _read(tmp_path / "a.csv", "evaluate@a", _rows, ("head",)) == ({"head": "dkvb", "stage": "1"},)
+    (tmp_path / "a.json").write_text(json.dumps({"best_params": {"n_keys": 4}, "best_score": 0.5}), encoding=encoding)
+    (tmp_path / "a.csv").write_text("rank,mean_score\n1,0.5\n\n", encoding=encoding)
+    found = read_search("a", dict.fromkeys(FOLDERS, tmp_path))
+    assert found.best == {"best_params": {"n_keys": 4}, "best_score": 0.5}
+    assert found.rows == [{"rank": "1", "mean_score": "0.5"}]
 
 
 def test_a_mark_inside_the_text_stays(tmp_path):

@@ -58,7 +58,9 @@ def test_make_docs_builds_without_a_warning_or_the_network(tmp_path):
     assert {link for path in pages for link in re.findall(loaded, path.read_text(encoding="utf-8"))} == set()
 
 
-@pytest.mark.parametrize("name", ["dkvb_estimator", "dkvb_estimator.baselines", "dkvb_estimator.metrics"])
+@pytest.mark.parametrize(
+    "name", ["dkvb_estimator", "dkvb_estimator.baselines", "dkvb_estimator.metrics", "dkvb_estimator.plotting"]
+)
 def test_the_reference_lists_every_public_name(name):
     module = importlib.import_module(name)
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")

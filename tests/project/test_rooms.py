@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = {"numpy", "scipy", "torch", "sklearn", "joblib"}
-"""What the estimator may import; dask and tqdm only inside functions, where a caller asked for them."""
+"""What the estimator may import; dask, matplotlib and tqdm only inside functions, where a caller asked for them."""
 MAX_FUNCTION_LINES = 60
 
 ARROWS = {  # package, or module of a half: what it may import of its own half
@@ -28,6 +28,7 @@ ARROWS = {  # package, or module of a half: what it may import of its own half
         "_blocks": {"_values"},
         "inspection": set(),
         "_encoder": {"_atomic", "_blocks", "_device", "_encoding", "_labels", "_persistence", "_validation"},
+        "plotting": set(),
         "_classifier": {
             "_atomic", "_blocks", "_device", "_encoder", "_encoding", "_labels", "_persistence", "_validation",
             "_values", "inspection",
@@ -103,7 +104,7 @@ def test_other_packages_are_imported_through_their_door(half, path):
         and name.split(".")[1] != room_of(half, path)
         and (ROOT.joinpath(*name.split(".")).with_suffix(".py")).is_file()
     }
-    assert {name for name in deep if not name.startswith("pipeline.report.")} <= {
+    assert deep <= {
         "dkvb_estimator._persistence.files",
         "dkvb_estimator._kernel.native",
         "pipeline.cache.import_export",
@@ -124,7 +125,7 @@ def test_there_is_no_cycle_among_packages(half):
 @pytest.mark.parametrize("path", FILES["dkvb_estimator"], ids=lambda path: path.name)
 def test_the_estimator_needs_four_libraries_and_joblib(path):
     others = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"dkvb_estimator"}
-    assert others <= LIBRARIES | ({"dask"} if path.stem == "_blocks" else set())
+    assert others <= LIBRARIES | {"_blocks": {"dask"}, "plotting": {"matplotlib"}}.get(path.stem, set())
 
 
 @pytest.mark.parametrize("path", FILES["pipeline"], ids=lambda path: path.name)
@@ -135,12 +136,17 @@ def test_the_pipeline_uses_public_names_of_the_estimator(path):
 
 @pytest.mark.parametrize(
     "path",
-    [path for room in ("io", "config", "data", "backbones", "cache", "extraction", "report") for path in
+    [path for room in ("io", "config", "data", "backbones", "cache", "extraction") for path in
      sorted((ROOT / "pipeline" / room).glob("*.py"))],
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )  # fmt: skip
-def test_what_comes_before_and_after_learning_does_not_import_the_estimator(path):
+def test_what_comes_before_learning_does_not_import_the_estimator(path):
     assert not any(name.startswith("dkvb_estimator") for name in imports(path))
+
+
+def test_the_report_draws_with_the_estimators_displays_and_knows_nothing_else_of_it():
+    ours = {name for path in (ROOT / "pipeline" / "report").glob("*.py") for name in imports(path)}
+    assert {name for name in ours if name.startswith("dkvb_estimator")} == {"dkvb_estimator.plotting"}
 
 
 @pytest.mark.parametrize(("half", "path"), EVERY_FILE)

@@ -53,7 +53,7 @@ return outside;
 
 OVERLAPPING_LABELS = """
 const touching = [];
-for (const svg of document.querySelectorAll("svg.lines")) {
+for (const svg of document.querySelectorAll("svg.lines, svg.square")) {
   const boxes = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
   boxes.forEach(([name, a], i) => boxes.slice(i + 1).forEach(([other, b]) => {
     const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
@@ -64,7 +64,16 @@ for (const svg of document.querySelectorAll("svg.lines")) {
 return touching;
 """
 
-# Every piece of text against the colours stacked behind it; a heat map's square is mixed as the browser mixes it.
+OPEN = "document.querySelectorAll('details').forEach(part => { part.open = true; })"
+
+SHOWN = "return document.querySelector('#run-digits figure').checkVisibility()"
+
+CUT_OFF = """
+return [...document.querySelectorAll(".scroll")].filter(part => part.scrollWidth > part.clientWidth + 1)
+  .map(part => part.textContent.trim().slice(0, 40));
+"""
+
+# Every piece of text against the colours stacked behind it; a heat map's cells are mixed as the browser mixes them.
 CONTRASTS = """
 const parse = text => text.match(/[\\d.]+/g).map(Number);
 const over = (top, alpha, below) => below.map((value, i) => alpha * top[i] + (1 - alpha) * value);
@@ -78,17 +87,23 @@ const ground = element => {
   }
   let colour = [255, 255, 255];
   for (const [rgb, alpha] of layers.reverse()) colour = over(rgb, alpha, colour);
-  if (element.tagName === "text")
-    for (const rect of element.parentElement.querySelectorAll(":scope > rect")) {
-      const style = getComputedStyle(rect);
-      colour = over(parse(style.fill).slice(0, 3), Number(style.fillOpacity), colour);
+  const svg = element.tagName === "text" && element.closest("svg.heat");
+  if (svg) {
+    const box = element.getBoundingClientRect(), x = (box.left + box.right) / 2, y = (box.top + box.bottom) / 2;
+    for (const cell of svg.querySelectorAll("path, use")) {
+      const style = getComputedStyle(cell), at = cell.getBoundingClientRect();
+      const covers = at.left < x && x < at.right && at.top < y && y < at.bottom;
+      if (covers && style.fill !== "none" && !cell.closest("defs"))
+        colour = over(parse(style.fill).slice(0, 3), Number(style.fillOpacity) * Number(style.opacity), colour);
     }
+  }
   return colour;
 };
 const low = [];
 for (const element of document.querySelectorAll("body *")) {
   const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
-  if (!own || !element.getClientRects().length || ["SCRIPT", "STYLE", "title"].includes(element.tagName)) continue;
+  const unseen = ["SCRIPT", "STYLE", "title", "desc"].includes(element.tagName);
+  if (!own || unseen || !element.getClientRects().length) continue;
   const style = getComputedStyle(element);
   const ink = parse(element.tagName === "text" ? style.fill : style.color).slice(0, 3);
   const pair = [light(ink), light(ground(element))].sort((a, b) => a - b);
@@ -127,11 +142,13 @@ class Browser:
     def run(self, script):
         return self.send("/execute/sync", {"script": script, "args": []})
 
-    def show(self, page, *, width=1280, scheme="light", media=""):
+    def show(self, page, *, width=1280, scheme="light", media="", opened=True):
         self.command("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.command("Emulation.setEmulatedMedia", media=media, features=[feature])
         self.send("/url", {"url": page.as_uri()})
+        if opened:
+            self.run(OPEN)
 
     def log(self, kind):
         return self.send("/se/log", {"type": kind})
@@ -189,9 +206,34 @@ def test_every_image_loads_and_says_what_it_shows(browser, page):
     assert all(complete and width > 100 and alt for complete, width, alt in found)
 
 
-def test_paper_cuts_nothing_off(browser, page):
-    browser.show(page, width=690, media="print")  # an A4 sheet between its margins
+def test_a_wide_window_cuts_no_table_off(browser, page):
+    browser.show(page, width=1280)
+    assert browser.run(CUT_OFF) == []
+
+
+def test_details_are_closed_at_first_and_a_link_opens_them(browser, page):
+    browser.show(page, opened=False)
+    assert browser.run("return document.querySelectorAll('details[open]').length") == 0
+    assert not browser.run(SHOWN)
+    browser.run("document.querySelector('a[href=\"#run-digits\"]').click()")
+    assert browser.run(SHOWN)
+
+
+def test_paper_shows_everything_and_cuts_nothing_off(browser, page):
+    browser.show(page, width=690, media="print", opened=False)  # an A4 sheet between its margins
     assert browser.run("return document.documentElement.scrollWidth") <= 690
+    assert browser.run(CUT_OFF) == []
+    assert browser.run(SHOWN)
+
+
+def test_ids_stand_once_and_each_figure_is_named(browser, page):
+    browser.show(page)
+    ids = browser.run("return [...document.querySelectorAll('[id]')].map(part => part.id)")
+    assert len(ids) == len(set(ids))
+    names = browser.run("""return [...document.querySelectorAll('svg[role=img]')].map(svg =>
+        svg.getAttribute('aria-labelledby').split(' ').map(id => document.getElementById(id).textContent))""")
+    assert len(names) > 10
+    assert all(title and described for title, described in names)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

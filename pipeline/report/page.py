@@ -1,0 +1,179 @@
+"""The page: what ``template.html`` shows, filled in.
+
+Enters: results as `load` reads them. Leaves: one HTML text, the same for the same results. Must not know: files.
+"""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from statistics import fmean
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.report import labels
+from pipeline.report.figures import CSS, Figures
+from pipeline.report.labels import METRICS, TABLED_ELSEWHERE, flat, method_name, metric_words, number, ordered, written
+from pipeline.report.load import FILES, RunResult, SearchResult, Toy
+
+
+def build_page(
+    runs: Sequence[RunResult],
+    *,
+    searches: Sequence[SearchResult] = (),
+    toy: Toy | None = None,
+    params: str = "params.yaml",
+    empty_tables: Sequence[str] = (),
+) -> str:
+    """Write the whole page as text; name the `empty_tables` of the settings file `params`, and all that is missing."""
+    loader = PackageLoader("pipeline.report", ".")
+    jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    jinja.filters |= {"method": method_name, "written": written, "number": number, "ordered": ordered}
+    asked = (answer, best_baseline, best_of, beyond_accuracy, flat, headline, metric_columns, metric_words, provenance,
+             scores_of, seconds_to_learn, served, usage_facts)  # fmt: skip
+    jinja.globals |= {function.__name__: function for function in asked} | {"labels": labels, "b64encode": b64encode}
+    measured: list[Any] = [*runs, *searches]
+    return jinja.get_template("template.html").render(
+        css=CSS.strip(), runs=runs, lead=lead_of(runs), searches=searches, toy=toy, params=params, figures=Figures(),
+        empty_tables=empty_tables, stage=FILES["metrics"][2],
+        missing=dict.fromkeys(chain.from_iterable(part.missing for part in measured)),
+    )  # fmt: skip
+
+
+def best_baseline(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, float | None]:
+    """Return the baseline of the highest final accuracy; a joint method is a bound, not a baseline."""
+    finals = {method: number(found.get("final_accuracy")) for method, found in metrics.items()}
+    others = {name: share for name, share in finals.items() if name != "dkvb" and not name.startswith("joint")}
+    known = [(share, name) for name, share in others.items() if share is not None]
+    return max(known)[::-1] if known else (None, None)
+
+
+def headline(metrics: Mapping[str, Mapping[str, Any]], tasks: Sequence[Sequence[str]]) -> list[str]:
+    """Say in sentences what a run shows: above, below or level, and what each method lost.
+
+    Examples
+    --------
+    >>> numbers = {"dkvb": {"final_accuracy": 0.859, "forgetting_best": 0.061},
+    ...            "nearest_class_mean": {"final_accuracy": 0.807},
+    ...            "mlp": {"final_accuracy": 0.2, "forgetting_best": 0.97}}
+    >>> print(*headline(numbers, [["a", "b"], ["c"]]), sep=" / ")
+    After 3 classes in 2 tasks, DKVB recognises 85.9%, 5.2 points above the best baseline, nearest class mean (80.7%). /
+    Of what it had learned DKVB lost 6.1 points; the MLP lost 97.0 points and ends at 20.0%.
+    """
+    met = f"{len({name for names in tasks for name in names})} classes in {len(tasks)} tasks"
+    own = number(metrics.get("dkvb", {}).get("final_accuracy"))
+    if own is None:
+        return [f"{met}; the accuracy of DKVB was not measured."]
+    text = f"After {met}, DKVB recognises {written(own, 'share')}"
+    baseline, best = best_baseline(metrics)
+    if baseline is not None and best is not None:
+        apart = 100 * (own - best)
+        way = f"{abs(apart):.1f} points {'above' if apart > 0 else 'below'}" if abs(apart) >= 0.05 else "level with"
+        text += f", {way} the best baseline, {method_name(baseline)} ({written(best, 'share')})"
+    clauses = []
+    for method in ("dkvb", "linear_probe", "mlp"):
+        lost, end = (number(metrics.get(method, {}).get(name)) for name in ("forgetting_best", "final_accuracy"))
+        if lost is not None and end is not None:
+            who = "of what it had learned DKVB" if method == "dkvb" else f"the {method_name(method)}"
+            ends = "" if method == "dkvb" else f" and ends at {written(end, 'share')}"
+            clauses.append(f"{who} lost {'nothing' if lost < 0.0005 else f'{100 * lost:.1f} points'}{ends}")
+    rest = "; ".join(clauses)
+    return [f"{text}.", *([f"{rest[0].upper()}{rest[1:]}."] if rest else [])]
+
+
+def lead_of(runs: Sequence[RunResult]) -> RunResult | None:
+    """Return the run of the default method, else the first, among those with metrics."""
+    measured = [run for run in runs if run.metrics]
+    default = [run for run in measured if run.settings.get("estimator", {}).get("solver", "joint") == "joint"]
+    return next(iter(default or measured), None)
+
+
+def answer(run: RunResult) -> list[dict[str, Any]]:
+    """Return accuracy, spread and cost of each method, the best first."""
+    rows = [
+        {
+            "method": method,
+            "accuracy": number(found.get("final_accuracy")),
+            "spread": number(found.get("accuracy_std_over_orders")),
+            "seconds": seconds_to_learn(run, method),
+            "bound": method.startswith("joint"),
+        }
+        for method, found in run.metrics.items()
+    ]
+    return sorted(rows, key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0), row["method"]))
+
+
+def beyond_accuracy(run: RunResult) -> list[tuple[str, str]]:
+    """Say in one measured line each what a run shows beyond accuracy."""
+    lines = [(str(name), written(value)) for name, value in run.guarantees.items()]
+    if run.audit:
+        shares = fmean(run.audit["used_share"]), run.audit["classes_per_key"][1]
+        used, alone = (written(share, "share") for share in shares)
+        lines.append(("Key usage", f"{used} of the keys are in use; {alone} of those serve a single class."))
+    if trust := run.confidence.get("trust"):
+        errors = [(kind, written(found["expected_calibration_error"], "share")) for kind, found in trust.items()]
+        said = ", ".join(f"{share} ({labels.CALIBRATION.get(kind, (kind,))[0]})" for kind, share in errors)
+        lines.append(("Calibration error", said + "."))
+    if scores := run.confidence.get("novelty", {}).get("dkvb"):
+        auroc, name = max((found["auroc"], name) for name, found in scores.items())
+        by = labels.SCORES.get(name, (name,))[0]
+        lines.append(("Unseen classes", f"noticed with an AUROC of {written(auroc, 'share')}, by {by}."))
+    return lines
+
+
+def seconds_to_learn(run: RunResult, method: str) -> float | None:
+    """Return what a method took to learn a stream, all that it prepares included."""
+    clock = run.seconds.get(method, {})
+    parts = [clock[part] for part in ("choose", "keys", "encode", "fit") if part in clock]
+    return round(sum(parts), 2) if parts else None
+
+
+def metric_columns(run: RunResult) -> list[str]:
+    """Return the metrics of a run that have no table of their own, those with a name first."""
+    every = {metric for found in run.metrics.values() for metric in found if not metric.startswith(TABLED_ELSEWHERE)}
+    return [metric for metric in METRICS if metric in every] + sorted(every - set(METRICS))
+
+
+def best_of(metric: str, metrics: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Return the best number of a column; a joint method is a bound, not a competitor."""
+    way = metric_words(metric)[2]
+    numbers = [number(found.get(metric)) for method, found in metrics.items() if not method.startswith("joint")]
+    known = [value for value in numbers if value is not None]
+    return max(known, key=lambda value: way * value) if way and len(known) > 1 else None
+
+
+def usage_facts(usage: Mapping[str, Any]) -> dict[str, str]:
+    """Say in numbers what keys are used for."""
+    used, shares, own = usage["used_share"], usage["classes_per_key"], list(zip(usage["own_share"], usage["classes"]))
+    least, most = (f"{written(share, 'share')} ({name})" for share, name in (min(own), max(own)))
+    return {
+        "keys used, mean of heads": written(fmean(used), "share"),
+        "least and most of a head": f"{written(min(used), 'share')} and {written(max(used), 'share')}",
+        "used keys that serve one class": written(shares[1], "share"),
+        "used keys that serve several": written(sum(shares[2:]), "share"),
+        "hits on keys of no other class": f"{least} to {most}",
+    }
+
+
+def served(classes: Mapping[str, float]) -> str:
+    """Name the classes that a key serves, up to six of them."""
+    first = [f"{name}: {written(hits)}" for name, hits in list(classes.items())[:6]]
+    return ", ".join(first) + (f" and {len(classes) - 6} more" if len(classes) > 6 else "")
+
+
+def provenance(run: RunResult) -> list[tuple[str, list[str]]]:
+    """Return what cards say of embeddings and keys; what both share stands once."""
+    lines = [flat({key: said for key, said in card.items() if key != "class_names"}) for card in run.cards.values()]
+    rows = [(fact, [record.get(fact, "–") for record in lines]) for fact in dict.fromkeys(f for r in lines for f in r)]
+    return [(fact, said[:1] if len(set(said)) == 1 else said) for fact, said in rows]
+
+
+def scores_of(search: SearchResult) -> dict[tuple[str, str], float]:
+    """Return the best mean score of each pair of the two settings that were varied most."""
+    best: dict[tuple[str, str], float] = {}
+    axes = search.best.get("heat_map") or {}
+    for row in search.rows if axes else ():
+        pair = row[axes["y"]], row[axes["x"]]
+        if (score := number(row["mean_score"])) is not None:
+            best[pair] = max(score, best.get(pair, score))
+    return best
