@@ -58,7 +58,7 @@ def test_key_usage_of_an_estimator_is_its_overlap(ax):
     X, y = np.random.default_rng(0).normal(size=(60, 8)), np.repeat(["a", "b", "c"], 20)
     model = DKVBClassifier(KeyEncoder(8, 4, 2, random_state=0)).fit(X, y)
     display = KeyUsageDisplay.from_estimator(model, ax=ax)
-    np.testing.assert_array_equal(display.overlap, model.audit().overlap)
+    np.testing.assert_array_equal(display.overlap, model.key_usage().overlap)
     assert display.classes == ["a", "b", "c"]
     assert np.ma.getmaskarray(ax.collections[0].get_array()).reshape(3, 3).tolist() == np.eye(3, dtype=bool).tolist()
 

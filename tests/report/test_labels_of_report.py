@@ -1,4 +1,4 @@
-from pipeline.config.streams import HEADS as MEASURED
+from pipeline.config import BASELINES as MEASURED
 from pipeline.report.figures import MARKS, SERIES
 from pipeline.report.labels import METHODS, look, method_name, metric_words, ordered
 

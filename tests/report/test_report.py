@@ -17,7 +17,7 @@ from pipeline.report import read_run
 from pipeline.report.figures import Figures, gather
 from pipeline.stages import report
 
-FOLDERS = ("metrics", "matrices", "curves", "prequential", "confidence", "audits", "timings", "caches")
+FOLDERS = ("metrics", "matrices", "curves", "prequential", "confidence", "audits", "timings", "cards")
 TASKS = [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["8", "9"]]
 # method → accuracy just after learning, share of it kept per later task, spread over orders.
 COURSES = {
@@ -27,7 +27,7 @@ COURSES = {
     "mlp": (0.992, 0.06, 0.035),
 }
 EXTRA = {"streaming_lda": (0.975, 0.985, 0.006), "random_projection_ridge_2000": (0.972, 0.98, 0.008)}
-ESTIMATOR = {"solver": "counts", "n_heads": 256, "n_keys": 512, "key_dim": 14, "random_state": 0}
+METHOD = {"solver": "counts", "encoder": {"n_heads": 256, "n_keys": 512, "key_dim": 14, "random_state": 0}}
 PARAMS = {
     "datasets": {
         "digits": {"kind": "digits", "test_fraction": 0.3, "seed": 0},
@@ -37,18 +37,18 @@ PARAMS = {
         name: {
             "dataset": name,
             "backbone": "efficientnet_lite0",
-            "tap": "avgpool",
+            "layer": "avgpool",
             "image_side": 96,
             "compute_dtype": "float32",
             "storage_dtype": "float16",
         }
         for name in ("digits", "photos")
     },
-    "rivals": {"digits": {"embeddings": "digits", "keys": "photos", "stream": "by_class"}},
+    "baselines": {"digits": {"embeddings": "digits", "keys": "photos", "stream": "by_class"}},
     "streams": {
         "by_class": {
             "kind": "class_incremental",
-            "classes_per_stage": 2,
+            "classes_per_task": 2,
             "order_seeds": [0, 1, 2],
             "batch_rows": 128,
         }
@@ -58,28 +58,28 @@ PARAMS = {
         "sizes": {
             "embeddings": "digits",
             "keys": "photos",
-            "estimator": {"solver": "ridge"},
-            "grid": {"n_heads": [64, 128, 256], "n_keys": [64, 128, 256]},
+            "method": {"solver": "ridge"},
+            "grid": {"encoder__n_heads": [64, 128, 256], "encoder__n_keys": [64, 128, 256]},
         }
     },
 }
 
 
 def run_settings(solver="counts", keys="photos"):
-    estimator = ESTIMATOR | {"solver": solver}
+    method = METHOD | {"solver": solver}
     return {
         "embeddings": "digits",
         "keys": keys,
         "key_rows": "all",
         "stream": "by_class",
-        "epochs_per_stage": 1,
-        "rivals": None if keys == "digits" else "digits",
-        "estimator": estimator,
+        "epochs_per_task": 1,
+        "baselines": None if keys == "digits" else "digits",
+        "method": method,
     }
 
 
 def course_matrix(course, rng):
-    """One head's accuracy on every stage's classes after every stage; zero before they are learned."""
+    """One method's accuracy on every task's classes after every task; zero before they are learned."""
     start, kept, _ = course
     return [
         [
@@ -91,7 +91,7 @@ def course_matrix(course, rng):
 
 
 def confusion(course, rng):
-    """Counts in which a head that forgets answers with the last two classes."""
+    """Counts in which a method that forgets answers with the last two classes."""
     rows = []
     for true in range(10):
         right = round(54 * course[0] * course[1] ** (4 - true // 2))
@@ -104,7 +104,7 @@ def confusion(course, rng):
 
 
 def confidence(rng):
-    """A head that is too modest until a temperature is chosen, and three scores for what it has never learned."""
+    """A method that is too modest until a temperature is chosen, and three scores for what it has never learned."""
     kinds = {}
     for kind, lift, temperature in (("plain", 0.3, 1.0), ("calibrated", 0.02, 0.19)):
         bins = [[share / 10, min(1.0, share / 10 + lift), 60] for share in range(3, 10)]
@@ -150,7 +150,7 @@ def card(dataset, splits):
             "mean": [0.5, 0.5, 0.5],
             "std": [0.5, 0.5, 0.5],
         },
-        "tap": "avgpool",
+        "layer": "avgpool",
         "compute_dtype": "float32",
         "storage_dtype": "float16",
         "manifest_sha256": "c0ffee12" * 8,
@@ -160,7 +160,7 @@ def card(dataset, splits):
     }
 
 
-def head_metrics(matrices):
+def metrics_of(matrices):
     last, diagonal = matrices[-1], [row[i] for i, row in enumerate(matrices)]
     lost = [max(row[j] for row in matrices[j:4]) - last[j] for j in range(4)]
     first = [diagonal[j] - last[j] for j in range(4)]
@@ -185,33 +185,33 @@ def write_json(path, content):
 def write_run(folder, name, courses, settings):
     rng = random.Random(name)
     PARAMS["runs"][name] = settings
-    matrices = {head: course_matrix(course, rng) for head, course in courses.items()}
-    metrics = {head: head_metrics(matrix) for head, matrix in matrices.items()}
-    counts = {head: confusion(course, rng) for head, course in courses.items()}
+    matrices = {method: course_matrix(course, rng) for method, course in courses.items()}
+    metrics = {method: metrics_of(matrix) for method, matrix in matrices.items()}
+    counts = {method: confusion(course, rng) for method, course in courses.items()}
     write_json(folder / "metrics" / f"{name}.json", metrics)
-    of_class = {head: [row[i] / 54 for i, row in enumerate(table)] for head, table in counts.items()}
-    maps = {"task_classes": TASKS, "class_names": [str(i) for i in range(10)], "heads": matrices}
+    of_class = {method: [row[i] / 54 for i, row in enumerate(table)] for method, table in counts.items()}
+    maps = {"task_classes": TASKS, "class_names": [str(i) for i in range(10)], "methods": matrices}
     write_json(folder / "matrices" / f"{name}.json", maps | {"confusion": counts, "class_accuracy": of_class})
     write_json(folder / "confidence" / f"{name}.json", confidence(rng))
     write_json(folder / "audits" / f"{name}.json", audit(rng))
     own = {"dkvb": {"keys": 3.5, "encode": 0.4, "fit": 0.6, "predict_1000": 0.31}}
-    write_json(folder / "timings" / f"evaluate_{name}.json", own)
+    write_json(folder / "timings" / "run" / f"{name}.json", own)
     write_rows(
         folder / "prequential" / f"{name}.csv",
-        ["head", "samples_seen", "accuracy"],
-        [[head, 128 * i, round(course[0] * i / 12, 6)] for head, course in courses.items() for i in range(1, 11)],
+        ["method", "samples_seen", "accuracy"],
+        [[method, 128 * i, round(course[0] * i / 12, 6)] for method, course in courses.items() for i in range(1, 11)],
     )
     training = {"n_samples": 1257, "n_classes": 10, "accuracy": metrics["dkvb"]["final_accuracy"]}
     training |= {"unused_keys": 0.0312, "quantisation_error": 0.417233, "used_keys_after_training": 0.6875}
     training |= {"key_fingerprint": "3e8d" * 16}
     write_json(folder / "metrics" / f"train_{name}.json", training)
-    columns = ["head", "order_seed", "stage", "samples_seen", "classes_seen", "seen_accuracy", "all_accuracy"]
+    columns = ["method", "order_seed", "task", "samples_seen", "classes_seen", "seen_accuracy", "all_accuracy"]
     rows = []
-    for head, matrix in matrices.items():
+    for method, matrix in matrices.items():
         for seed in range(3):
             for i, row in enumerate(matrix):
-                seen = sum(row[: i + 1]) / (i + 1) + courses[head][2] * (seed - 1) * i / 2
-                rows.append([head, seed, i + 1, 251 * (i + 1), 2 * (i + 1), round(seen, 6), seen])
+                seen = sum(row[: i + 1]) / (i + 1) + courses[method][2] * (seed - 1) * i / 2
+                rows.append([method, seed, i + 1, 251 * (i + 1), 2 * (i + 1), round(seen, 6), seen])
     write_rows(folder / "curves" / f"{name}.csv", columns, rows)
 
 
@@ -231,15 +231,17 @@ def write_search(folder):
             failed = (n_heads, n_keys) == (256, 256)
             score = ["", ""] if failed else [0.9 - 0.01 * rank, 0.004]
             rows.append([rank, *score, n_heads, n_keys, 1.25, "out of memory" if failed else ""])
-    columns = ["rank", "mean_score", "std_score", "n_heads", "n_keys", "fit_seconds", "error"]
+    columns = ["rank", "mean_score", "std_score", "encoder__n_heads", "encoder__n_keys", "fit_seconds", "error"]
     write_rows(folder / "searches" / "sizes.csv", columns, rows)
-    best = {"best_params": {"n_heads": 64, "n_keys": 64}, "best_score": 0.89}
-    write_json(folder / "searches" / "sizes.json", best | {"heat_map": {"x": "n_heads", "y": "n_keys"}})
+    best = {"best_params": {"encoder": {"n_heads": 64, "n_keys": 64}}, "best_score": 0.89}
+    write_json(
+        folder / "searches" / "sizes.json", best | {"heat_map": {"x": "encoder__n_heads", "y": "encoder__n_keys"}}
+    )
 
 
 def write_toy(folder):
-    stages = {f"accuracy_after_stage_{i}": 0.25 * i for i in range(1, 5)}
-    flat = {f"accuracy_after_stage_{i}": 0.25 for i in range(1, 5)}
+    stages = {f"accuracy_after_task_{i}": 0.25 * i for i in range(1, 5)}
+    flat = {f"accuracy_after_task_{i}": 0.25 for i in range(1, 5)}
     toy = {"dkvb": {"final_accuracy": 1.0, **stages, "keys_kept_by_pruning": 0.23}}
     write_json(folder / "metrics" / "toy.json", toy | {"linear_probe": {"final_accuracy": 0.25, **flat}})
     picture = io.BytesIO()
@@ -261,10 +263,12 @@ def write_inputs(folder):
     write_json(path, metrics)
     write_search(folder)
     write_toy(folder)
-    rivals = {head: {"choose": 0.0, "fit": 2.0, "predict_1000": 0.05} for head in (COURSES | EXTRA) if head != "dkvb"}
-    write_json(folder / "timings" / "rivals_digits.json", rivals)
-    write_json(folder / "caches" / "digits.json", card("digits", {"train": 1257, "test": 540}))
-    write_json(folder / "caches" / "photos.json", card("photos", {"train": 2000}))
+    baselines = {
+        method: {"choose": 0.0, "fit": 2.0, "predict_1000": 0.05} for method in (COURSES | EXTRA) if method != "dkvb"
+    }
+    write_json(folder / "timings" / "baselines" / "digits.json", baselines)
+    write_json(folder / "cards" / "digits.json", card("digits", {"train": 1257, "test": 540}))
+    write_json(folder / "cards" / "photos.json", card("photos", {"train": 2000}))
     # JSON is YAML: the settings file needs no second way of writing.
     write_json(folder / "params.yaml", PARAMS)
     return Namespace(
@@ -350,7 +354,7 @@ def test_page_names_numbers_keys_provenance_and_settings(page, written):
     for found in metrics.values():
         assert f"{100 * found['final_accuracy']:.1f}%" in page
     facts = ["57934424" * 8, "c0ffee12" * 8, "a91b" * 16, "Apache-2.0", "bicubic", "3e8d" * 16, "0.4172"]
-    for fact in [*facts, "stream.order_seeds", "estimator.n_keys", "dvc repro evaluate@digits"]:
+    for fact in [*facts, "stream.order_seeds", "method.encoder.n_keys", "dvc repro run"]:
         assert fact in page, fact
 
 
@@ -371,7 +375,7 @@ def test_text_from_outside_is_escaped(inputs):
         content["class_names"][0] = evil
         content["backbone"]["licence"] = evil
 
-    changed(inputs.caches / "digits.json", spoil)
+    changed(inputs.cards / "digits.json", spoil)
     changed(inputs.matrices / "digits.json", lambda found: found["task_classes"][0].append(evil))
     changed(inputs.metrics / "digits.json", lambda found: found.update({evil: {evil: 0.5}}))
     page = written_page(inputs)
@@ -441,7 +445,7 @@ def test_page_leads_with_the_default_method_and_orders_by_accuracy(inputs):
         metrics["mlp"]["final_accuracy"] = 0.999
 
     changed(inputs.metrics / "digits_sgd.json", swap)
-    changed(inputs.params, lambda tables: tables["runs"]["digits_sgd"]["estimator"].pop("solver"))
+    changed(inputs.params, lambda tables: tables["runs"]["digits_sgd"]["method"].pop("solver"))
     page = written_page(inputs)
     lead = page[page.index('id="answer"') : page.index("</section>", page.index('id="answer"'))]
     assert 'href="#run-digits_sgd"' in lead
@@ -464,31 +468,31 @@ def test_a_missing_folder_of_files_is_named_and_fails_nothing(inputs):
     for folder in FOLDERS:
         shutil.rmtree(getattr(inputs, folder))
     page = written_page(inputs)
-    assert "curves/digits_sgd.csv is missing. Run `dvc repro evaluate@digits_sgd` to make it." in page
+    assert "curves/digits_sgd.csv is missing. Run `dvc repro run` to make it." in page
     assert 'id="run-digits"' in page
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_missing_file_is_named_with_the_command(inputs, folder):
-    path = next((getattr(inputs, folder)).glob("evaluate_digits.*" if folder == "timings" else "digits.*"))
+    path = next((getattr(inputs, folder)).glob("run/digits.*" if folder == "timings" else "digits.*"))
     path.unlink()
     run = read_run("digits", run_settings(), {name: getattr(inputs, name) for name in report.FOLDERS})
     (said,) = run.missing
-    assert re.fullmatch(rf"{folder}/{re.escape(path.name)} is missing\. Run `dvc repro \w+@digits` to make it\.", said)
+    assert re.fullmatch(rf"{folder}/{re.escape(path.name)} is missing\. Run `dvc repro \w+` to make it\.", said)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("metrics/digits.json", "{", "expected a file as evaluate@digits writes it\\. .* -f evaluate@digits"),
-        ("metrics/train_digits.json", "[1]", "expected an object\\. .* -f train@digits"),
-        ("matrices/digits.json", '{"heads": {}}', "expected task_classes\\. .* -f evaluate@digits"),
-        ("curves/digits.csv", "head,stage\ndkvb,1\n", "expected order_seed, classes_seen, seen_accuracy\\. "),
-        ("curves/digits.csv", "", "seen_accuracy\\. .* -f evaluate@digits"),
-        ("caches/photos.json", "[]", "expected an object\\. .* -f extract@photos"),
-        ("confidence/digits.json", "{}", "expected trust, novelty\\. .* -f evaluate@digits"),
-        ("timings/rivals_digits.json", "{", "a file as rivals@digits writes it\\. .* -f rivals@digits"),
-        ("searches/sizes.csv", "rank\n1\n", "expected mean_score\\. .* -f search@sizes"),
+        ("metrics/digits.json", "{", "expected a file as run writes it\\. .* -f run"),
+        ("metrics/train_digits.json", "[1]", "expected an object\\. .* -f run"),
+        ("matrices/digits.json", '{"methods": {}}', "expected task_classes\\. .* -f run"),
+        ("curves/digits.csv", "method,task\ndkvb,1\n", "expected order_seed, classes_seen, seen_accuracy\\. "),
+        ("curves/digits.csv", "", "seen_accuracy\\. .* -f run"),
+        ("cards/photos.json", "[]", "expected an object\\. .* -f extract"),
+        ("confidence/digits.json", "{}", "expected trust, novelty\\. .* -f run"),
+        ("timings/baselines/digits.json", "{", "a file as baselines writes it\\. .* -f baselines"),
+        ("searches/sizes.csv", "rank\n1\n", "expected mean_score\\. .* -f search"),
     ],
 )
 def test_damaged_file_is_an_error_of_three_parts(inputs, tmp_path, name, text, words):
@@ -547,7 +551,7 @@ def test_runs_without_held_out_rows_or_unseen_classes_have_no_such_block(inputs)
 
 def test_searches_are_drawn_with_a_map_and_a_table(page):
     section = page[page.index("Search sizes") :]
-    assert "Best of 9 settings: n_heads = 64, n_keys = 64 (89.0%)" in section
+    assert "Best of 9 settings: encoder.n_heads = 64, encoder.n_keys = 64 (89.0%)" in section
     assert ">89.0</text>" in section
     assert "out of memory" in section
     assert section[: section.index("</svg>")].count("fill: var(--heat)") == 8
@@ -565,7 +569,7 @@ def test_page_without_searches_or_toy_stands(inputs):
 def test_a_page_without_any_entry_says_what_is_missing(inputs):
     write_json(inputs.params, {"runs": None, "searches": {}})
     page = written_page(inputs)
-    assert "params.yaml has no entries under runs, rivals, searches, so the page shows none. Add entries" in page
+    assert "params.yaml has no entries under runs, baselines, searches, so the page shows none. Add entries" in page
     assert "Final accuracy of all runs" not in page
     assert 'id="search-' not in page  # an earlier search's files are still there
 
