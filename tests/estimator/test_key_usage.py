@@ -1,3 +1,5 @@
+"""What keys are used for: which class wrote to which key, by hand and against dense tables."""
+
 import numpy as np
 import pytest
 from models import by_codes, codes_of, encoder_of, flat, placed
@@ -19,30 +21,30 @@ def test_four_samples_by_hand():
     placed(model, np.arange(4.0)[:, None])
     place = {float(encoder_of(model).keys_[0, j, 0]): j for j in range(4)}
     codes = np.array([place[key] for key in (0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0)], dtype=np.uint8)[:, None, None]
-    audit = by_codes(model, "fit", codes, [0, 0, 0, 0, 1, 1, 1, 1]).key_usage()
-    assert audit.used_share.tolist() == [0.75]
-    np.testing.assert_allclose(audit.classes_per_key, [0, 2 / 3, 1 / 3])
-    np.testing.assert_allclose(audit.overlap, [[1, 0.25], [0.25, 1]])
-    np.testing.assert_allclose(audit.own_share, [0.5, 0.75])
-    assert audit.classes_of(0, place[1.0]) == {0: 2.0, 1: 1.0}
-    assert audit.classes_of(0, place[3.0]) == {}
+    usage = by_codes(model, "fit", codes, [0, 0, 0, 0, 1, 1, 1, 1]).key_usage()
+    assert usage.used_share.tolist() == [0.75]
+    np.testing.assert_allclose(usage.classes_per_key, [0, 2 / 3, 1 / 3])
+    np.testing.assert_allclose(usage.overlap, [[1, 0.25], [0.25, 1]])
+    np.testing.assert_allclose(usage.own_share, [0.5, 0.75])
+    assert usage.classes_of(0, place[1.0]) == {0: 2.0, 1: 1.0}
+    assert usage.classes_of(0, place[3.0]) == {}
 
 
 @pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
-def test_audit_agrees_with_the_dense_table(blobs, solver):
+def test_usage_agrees_with_the_dense_table(blobs, solver):
     model, X, y = fitted(blobs, solver=solver, n_selected=2)
-    audit, codes = model.key_usage(), codes_of(model, X)
+    usage, codes = model.key_usage(), codes_of(model, X)
     table = np.zeros((6, 16, 5))
     for label in range(5):
         for head in range(6):
             table[head, :, label] = np.bincount(codes[y == label, head].ravel(), minlength=16)
     shares = table / table.sum(axis=1, keepdims=True)
     overlap = np.minimum(shares[..., None], shares[..., None, :]).sum(axis=1).mean(axis=0)
-    np.testing.assert_allclose(audit.overlap, overlap, atol=1e-12)
-    np.testing.assert_array_equal(audit.used_share, (table.sum(axis=2) > 0).mean(axis=1))
+    np.testing.assert_allclose(usage.overlap, overlap, atol=1e-12)
+    np.testing.assert_array_equal(usage.used_share, (table.sum(axis=2) > 0).mean(axis=1))
     head, key = np.argwhere((table > 0).sum(axis=2) > 1)[0]
     expected = {label: table[head, key, label] for label in range(5) if table[head, key, label]}
-    found = audit.classes_of(head, key)
+    found = usage.classes_of(head, key)
     assert found == expected
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
@@ -60,9 +62,9 @@ def test_overlap_is_symmetric_with_ones_on_the_diagonal_and_does_not_change_with
 
 def test_a_forgotten_class_serves_no_key_and_shares_no_cell(blobs):
     model, *_ = fitted(blobs)
-    audit = model.forget_classes([2]).key_usage()
-    assert audit.classes.tolist() == [0, 1, 3, 4]
-    assert all(2 not in audit.classes_of(head, key) for head in range(6) for key in range(16))
+    usage = model.forget_classes([2]).key_usage()
+    assert usage.classes.tolist() == [0, 1, 3, 4]
+    assert all(2 not in usage.classes_of(head, key) for head in range(6) for key in range(16))
 
 
 def test_a_declared_class_without_samples_has_no_share(blobs):
@@ -70,9 +72,9 @@ def test_a_declared_class_without_samples_has_no_share(blobs):
     model = DKVBClassifier(KeyEncoder(n_heads=2, n_keys=8, key_dim=3, random_state=0)).partial_fit(
         X, y, classes=[0, 1, 2, 3, 4, 9]
     )
-    audit = model.key_usage()
-    assert audit.own_share[-1] == 0
-    assert audit.overlap[-1].tolist() == [0] * 6
+    usage = model.key_usage()
+    assert usage.own_share[-1] == 0
+    assert usage.overlap[-1].tolist() == [0] * 6
 
 
 def test_samples_behind_a_key_are_named_where_the_solver_keeps_them(blobs):
@@ -86,7 +88,7 @@ def test_samples_behind_a_key_are_named_where_the_solver_keeps_them(blobs):
 
 
 def test_a_head_or_key_that_is_not_there_is_refused(blobs):
-    audit = fitted(blobs)[0].key_usage()
+    usage = fitted(blobs)[0].key_usage()
     for head, key in ((6, 0), (0, 16), (-1, 0)):
         with pytest.raises(IndexError, match="heads 0 to 5 and keys 0 to 15 are expected"):
-            audit.classes_of(head, key)
+            usage.classes_of(head, key)

@@ -190,7 +190,7 @@ def test_weights_whose_sums_leave_the_numbers_are_refused(solver):
     model = small(solver=solver)
     with pytest.raises(ValueError, match=r"sample_weight holds 1e\+300; expected weights up to 1e\+15\. Divide"):
         model.fit(X, GROUP, sample_weight=np.where(GROUP == 1, 1e300, 1.0))
-    assert not hasattr(model, "_codebook")
+    assert not hasattr(model, "encoder_")
 
 
 @pytest.mark.parametrize(

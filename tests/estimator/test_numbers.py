@@ -43,7 +43,7 @@ def rows(kind, scale, seed):
 
 def finite(model, X):
     """What a classifier says of rows, all of it finite."""
-    for name in ("decision_function", "predict_proba", "predict_log_proba", "novelty"):
+    for name in ("decision_function", "predict_proba", "predict_log_proba", "score_samples"):
         if hasattr(model, name):
             assert np.isfinite(getattr(model, name)(X)).all(), name
     assert np.isin(model.predict(X), model.classes_).all()
