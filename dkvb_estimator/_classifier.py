@@ -583,9 +583,10 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def _check_width(self, n_features: int) -> None:
         expected = self.encoder_._n_features_out if self._precomputed else self.encoder_.n_features_in_
         if n_features != expected:
+            remedy = "its codes" if self._precomputed else "embeddings of the same network"
             raise ValueError(
-                f"X has {n_features} features, but {type(self).__name__} is expecting {expected} features as input, "
-                f"those of its encoder. Pass {'its codes' if self._precomputed else 'embeddings of the same network'}."
+                f"X has {n_features} features, but {type(self).__name__} is expecting {expected} features as input; "
+                f"expected those of its encoder. Pass {remedy}."
             )
 
     def _layout(self) -> Layout:
@@ -756,7 +757,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         for name in ("n_features_in_", "encoder_", "_learned_with", "_keys_were_frozen"):
             setattr(light, name, getattr(self, name))
         light._scratch = DeviceCache()
-        if method != "learn":
+        if method == "score_samples" and self.solver in JOINT:
+            light._learned = self._learned  # whose rows the distances are made of
+        elif method != "learn":
             light._learned = self._learned.to_predict(self._solution() if self.solver in JOINT else None)
             if "proba" in method:
                 light._temperature = self.temperature_

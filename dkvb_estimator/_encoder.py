@@ -92,7 +92,7 @@ class Codes(np.ndarray):
         return plain[()] if return_scalar else plain
 
     def __reduce__(self) -> Any:
-        make, arguments, state = super().__reduce__()[:3]  # type: ignore[misc]
+        make, arguments, state = tuple(super().__reduce__())[:3]
         return make, arguments, (state, self.encoder)
 
     def __setstate__(self, state: Any) -> None:

@@ -83,7 +83,7 @@ class Prior:
             whole = self.table.reshape(-1, functions).view(f"V{functions}")
             return np.take(whole, cells.reshape(n, n_heads)).view(np.int8)
         mean = self.table.reshape(-1, functions)[cells].mean(axis=2, dtype=np.float32)
-        return np.rint(mean).astype(np.int8).reshape(n, -1)
+        return np.rint(mean).astype(np.int8).reshape(n, n_heads * functions)
 
     def values(self, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """Return the values (c, j, k), float32, whose mean over heads is ``features @ weights + bias``.
