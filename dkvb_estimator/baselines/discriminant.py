@@ -99,8 +99,8 @@ class StreamingLDA(Discriminant):
         self.shrinkage = shrinkage
         self.normalize = normalize
 
-    def novelty(self, X: Any) -> np.ndarray:
-        """Return the squared Mahalanobis distance of each sample to the nearest class mean (n,); larger is stranger.
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Return how usual each sample is (n,): minus the squared Mahalanobis distance to the nearest class mean.
 
         The covariance is the shrunk one that predictions use, singular directions left out.
 
@@ -117,7 +117,7 @@ class StreamingLDA(Discriminant):
         )
         lifted = X @ inverse
         apart = ((means @ inverse) * means).sum(axis=1) - 2 * lifted @ means.T
-        return (lifted * X).sum(axis=1) + apart.min(axis=1)
+        return -(lifted * X).sum(axis=1) - apart.min(axis=1)
 
     @property
     def scatter_(self) -> np.ndarray:

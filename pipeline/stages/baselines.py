@@ -104,7 +104,7 @@ def _meet_the_stream(contender: Contender, bench: Bench, clock: dict[str, float]
         outcomes.append(feed_then_test(models[-1], stages, bench.X, bench.y, bench.X_test, bench.y_test, seconds=clock))
     model = contender.make(0)
     met = predict_then_learn(model, bench.orders[0], bench, bench.X) if contender.by_batches else None
-    novelty = _novelty(contender, bench) if hasattr(models[0], "novelty") else {}
+    novelty = _novelty(contender, bench) if hasattr(models[0], "score_samples") else {}
     facts = _facts(contender, models[0])
     for score, found in novelty.items():
         facts |= {f"{score}_{name}": found[name] for name in ("auroc", "fpr_at_95_tpr")}
@@ -139,7 +139,7 @@ def _novelty(contender: Contender, bench: Bench) -> dict[str, Any]:
         model = contender.make(order)
         for stage in half.stages:
             learn_rows(model, bench.X[stage.rows], bench.y[stage.rows])
-        scores = model.novelty(bench.X_test)
+        scores = -model.score_samples(bench.X_test)
         pairs.append((scores[half.known], scores[~half.known]))
     return {"mahalanobis": tell_unseen(pairs)}
 

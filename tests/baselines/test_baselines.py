@@ -475,19 +475,19 @@ def test_fit_forgets_everything_learned(overlapping, model):
     np.testing.assert_array_equal(twice.decision_function(X), once.decision_function(X))
 
 
-def test_novelty_is_the_mahalanobis_distance_to_the_nearest_class(blobs):
+def test_how_usual_a_sample_is_is_minus_the_mahalanobis_distance_to_the_nearest_class(blobs):
     X, y = blobs
     model = StreamingLDA(shrinkage=0.2).fit(X, y)
     covariance = 0.8 * model.covariance_ + 0.2 * np.trace(model.covariance_) / 12 * np.eye(12)
     apart = X[:30, None].astype(float) - np.stack([X[y == label].mean(axis=0) for label in range(5)])
     expected = np.einsum("nkf,fg,nkg->nk", apart, np.linalg.inv(covariance), apart).min(axis=1)
-    np.testing.assert_allclose(model.novelty(X[:30]), expected, rtol=1e-4)
+    np.testing.assert_allclose(model.score_samples(X[:30]), -expected, rtol=1e-4)
 
 
-def test_novelty_of_a_class_that_was_declared_but_never_seen_is_not_asked_for(blobs):
+def test_how_usual_a_sample_is_does_not_depend_on_a_class_that_was_declared_but_never_seen(blobs):
     X, y = blobs
     declared = StreamingLDA().partial_fit(X, y, classes=[0, 1, 2, 3, 4, 5])
-    np.testing.assert_allclose(declared.novelty(X), StreamingLDA().fit(X, y).novelty(X))
+    np.testing.assert_allclose(declared.score_samples(X), StreamingLDA().fit(X, y).score_samples(X))
 
 
 def same(one, other, X, rtol=1e-6):
