@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
 from fuzz import Finding
@@ -112,7 +113,10 @@ def fuzz_cache(data: bytes) -> None:
 
 
 def small_models() -> list[bytes]:
-    """Return the files of small fitted models: each solver, weights, a sparse projection, pruned, sums alone."""
+    """Return the files of small models: each solver, weights, a sparse projection, pruned, sums alone, of codes.
+
+    The last two are an encoder alone, and a model that an earlier release wrote.
+    """
     X, y = _rows(), np.arange(24) % 3
     models = [
         DKVBClassifier(KeyEncoder(3, 8, 2, random_state=0), solver=solver).fit(X, y)
@@ -123,11 +127,15 @@ def small_models() -> list[bytes]:
             X, y.astype(str), np.arange(1, 25.0)
         )
     )
-    models.append(DKVBClassifier(KeyEncoder(3, 20, 2, random_state=0)).init_keys(X).partial_fit(X[:4], y[:4]).prune())
-    models.append(DKVBClassifier(KeyEncoder(3, 8, 2, random_state=0), remember=False).init_keys(X).partial_fit(X, y))
-    return [
-        SCRATCH.make("whole.npz", lambda path, model=model: save_model(model, path, compress=False)) for model in models
+    encoder, larger = (KeyEncoder(3, n_keys, 2, random_state=0).fit(X) for n_keys in (8, 20))
+    models.append(DKVBClassifier(FrozenEstimator(larger)).partial_fit(X[:4], y[:4]).prune())
+    models.append(DKVBClassifier(FrozenEstimator(encoder), remember=False).partial_fit(X, y))
+    models.append(DKVBClassifier("precomputed").fit(encoder.transform(X), y))
+    files = [
+        SCRATCH.make("whole.npz", lambda path, model=model: save_model(model, path, compress=False))
+        for model in [*models, encoder]
     ]
+    return [*files, (ROOT / "tests/data/model_v1.npz").read_bytes()]
 
 
 _MODELS: list[dict[str, bytes]] = []
@@ -165,6 +173,10 @@ def fuzz_model(data: bytes) -> None:
             raise Finding(f"refused in other words: {error}") from error
         return
     save_model(model, SCRATCH.write("again.npz", b""), compress=False)
+    if isinstance(model, KeyEncoder):
+        if hasattr(model, "keys_") and model.n_features_in_ < 1000:
+            _encode(model)
+        return
     if not hasattr(model, "classes_") or not len(model.classes_) or model.n_features_in_ >= 1000:
         return
     try:
@@ -176,12 +188,26 @@ def fuzz_model(data: bytes) -> None:
 
 def _use(model: DKVBClassifier) -> None:
     X = np.resize(_rows(), (5, model.n_features_in_))
+    if model.encoder == "precomputed":
+        X = np.zeros(X.shape, dtype=np.uint8)
     model.set_params(device="cpu")  # what the file says is checked against this machine when it is used
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not np.isfinite(model.predict_proba(X)).all():
             raise Finding("a loaded model predicts NaN")
         model.partial_fit(X, np.resize(model.classes_, 5))
+
+
+def _encode(encoder: KeyEncoder) -> None:
+    X = np.resize(_rows(), (5, encoder.n_features_in_))
+    try:
+        codes = encoder.set_params(device="cpu").transform(X)
+    except ValueError as error:
+        if "expected" not in str(error):
+            raise
+        return
+    if codes.max() >= encoder.keys_.shape[1]:
+        raise Finding("a loaded encoder names a key that it does not have")
 
 
 # Settings.
@@ -235,7 +261,7 @@ def model_seeds() -> list[bytes]:
         json.dumps({"format": "dkvb-model", "version": 1, "card": {}, "state": {}}).encode(),
         b"\x93NUMPY\x01\x00v\x00",
     ]
-    places = [bytes([model, member, 0]) for model in range(5) for member in range(0, 14, 3)]
+    places = [bytes([model, member, 0]) for model in range(8) for member in range(0, 14, 3)]
     return [
         *small_models(),
         *(place + patch for place, patch in zip(places, itertools.cycle(_patches()))),

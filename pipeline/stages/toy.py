@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-
 from sklearn.frozen import FrozenEstimator
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder

@@ -93,7 +93,7 @@ MEMBERS = {
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_model_with_a_forged_array_is_refused(tmp_path, name):
     save_model(model(), tmp_path / "m.npz")
-    write(tmp_path / "m.npz", members(tmp_path / "m.npz") | {"_codebook.keys.npy": MEMBERS[name]})
+    write(tmp_path / "m.npz", members(tmp_path / "m.npz") | {"encoder_._codebook.keys.npy": MEMBERS[name]})
     refused(tmp_path / "m.npz", f"a model: {name}")
 
 
@@ -107,8 +107,8 @@ FORGED = {
     "_learned.classes": lambda a: a[::-1].copy(),
     "_learned.codes": lambda a: a + 100,
     "_learned.weights": lambda a: -a,
-    "_codebook.projection": lambda a: a[:, :2],
-    "_codebook.centres": lambda a: a * np.inf,
+    "encoder_._codebook.projection": lambda a: a[:, :2],
+    "encoder_._codebook.centres": lambda a: a * np.inf,
 }
 
 
@@ -138,9 +138,9 @@ def test_counts_with_an_impossible_weight_are_refused(tmp_path, weight):
 def test_an_index_of_a_sparse_projection_that_points_outside_is_refused(tmp_path, part):
     save_model(model(projection="sparse"), tmp_path / "m.npz")
     contents = members(tmp_path / "m.npz")
-    array = np.load(io.BytesIO(contents[f"_codebook.projection.{part}.npy"]))
+    array = np.load(io.BytesIO(contents[f"encoder_._codebook.projection.{part}.npy"]))
     array[1] = 10**6
-    write(tmp_path / "m.npz", contents | {f"_codebook.projection.{part}.npy": npy(array)})
+    write(tmp_path / "m.npz", contents | {f"encoder_._codebook.projection.{part}.npy": npy(array)})
     refused(tmp_path / "m.npz", f"a model: a sparse projection whose {part} point outside")
 
 
@@ -148,9 +148,9 @@ def test_a_sparse_projection_that_says_it_is_all_zero_and_points_on_is_refused(t
     """Scipy looks at no index where the last pointer is 0, and then reads where the others point."""
     save_model(model(projection="sparse"), tmp_path / "m.npz")
     contents = members(tmp_path / "m.npz")
-    array = np.load(io.BytesIO(contents["_codebook.projection.indptr.npy"]))
+    array = np.load(io.BytesIO(contents["encoder_._codebook.projection.indptr.npy"]))
     array[-1] = 0
-    write(tmp_path / "m.npz", contents | {"_codebook.projection.indptr.npy": npy(array)})
+    write(tmp_path / "m.npz", contents | {"encoder_._codebook.projection.indptr.npy": npy(array)})
     refused(tmp_path / "m.npz", "a model: a sparse projection that points on behind its end")
 
 
@@ -163,12 +163,24 @@ def test_a_label_of_signs_that_no_text_has_is_refused(tmp_path, order):
     refused(tmp_path / "m.npz", "a model: a label that is no text")
 
 
+def inside(state, part, **changes):
+    """Change what a header says of a part, which is a list of names and values."""
+    return state | {part: {"dict": [*state[part]["dict"], *map(list, changes.items())]}}
+
+
 HEADERS = {
     "a method replaced": lambda state: state | {"predict": 3},
     "a class replaced": lambda state: state | {"__class__": "int"},
-    "a parameter of another type": lambda state: state | {"n_heads": "many"},
+    "a parameter of another type": lambda state: state | {"smoothing": "many"},
+    "an encoder with a parameter of another type": lambda state: inside(state, "encoder", n_heads="many"),
+    "a fitted encoder with a parameter of another type": lambda state: inside(state, "encoder_", n_heads="many"),
+    "an encoder with a method replaced": lambda state: inside(state, "encoder_", transform=3),
+    "an encoder of another class": lambda state: inside(state, "encoder_", estimator="DKVBClassifier"),
+    "an estimator of another class": lambda state: state | {"estimator": "Bomb"},
+    "an encoder that is a number": lambda state: state | {"encoder_": 3},
+    "no encoder": lambda state: {name: value for name, value in state.items() if name != "encoder_"},
     "a temperature of zero": lambda state: state | {"_temperature": 0.0},
-    "an array that is not there": lambda state: state | {"_codebook": {"array": "x", "object": False}},
+    "an array that is not there": lambda state: state | {"encoder_": {"array": "x", "object": False}},
     "a part that is a number": lambda state: state | {"_learned": 3},
     "endless nesting": lambda state: state | {"class_weight": "@"},
 }
@@ -225,7 +237,7 @@ def test_a_card_is_read_without_believing_more(tmp_path):
 
 def test_a_skops_file_with_another_type_is_refused(tmp_path):
     skops.io.dump({"model": model(), "bomb": Bomb()}, tmp_path / "m.skops")
-    trusted = ["dkvb_estimator._classifier.DKVBClassifier"]
+    trusted = ["dkvb_estimator._classifier.DKVBClassifier", "dkvb_estimator._encoder.KeyEncoder"]
     with pytest.raises((TypeError, skops.io.exceptions.UntrustedTypesFoundException)):
         skops.io.load(tmp_path / "m.skops", trusted=trusted)
     note("attacks", "a skops file: another type", ["refused"])

@@ -12,6 +12,8 @@ OTHER_KINDS = {
     TypeError: {
         "n_heads=2.5", "n_heads=True", "n_keys='many'", "smoothing='much'", "codes that are floats", "a mask of rows",
         "a setting that a file cannot hold", "rows in an iterator", "rows in a dict",
+        "an encoder that is none", "a frozen estimator that is no encoder", "a setting of an earlier release",
+        "key rows as in an earlier release", "a setting that there never was",
     },
     IndexError: {"a row that is not there"},
     KeyError: {"a split that is not there"},

@@ -250,9 +250,9 @@ def test_lazy_rows_are_refused_where_they_would_be_read_whole(blobs):
     X, y = blobs
     fitted, lazy = model().fit(X, y), da.from_array(X, chunks=50)
     for call in (lambda: fitted.forget(lazy, y), lambda: fitted.calibrate(lazy, y)):
-        with pytest.raises(TypeError, match=r"lazy dask array of shape \(240, 12\); expected rows in memory.*_codes"):
+        with pytest.raises(TypeError, match=r"lazy dask array of shape \(240, 12\); expected rows in memory.*Pass"):
             call()
-    codes = codes_of(fitted, lazy).compute()
+    codes = fitted.encoder_.transform(lazy).compute().reshape(240, 6, 2)
     assert not hasattr(by_codes(fitted, "forget", codes, y), "_learned")
 
 
@@ -336,14 +336,16 @@ def test_blocks_that_are_neither_rows_nor_pairs_are_refused(block):
         placed(model(), iter([block]))
 
 
-@pytest.mark.parametrize("method", ["fit", "partial_fit", "predict", "encode", "forget", "novelty", "calibrate"])
+@pytest.mark.parametrize(
+    "method", ["fit", "partial_fit", "forget", "calibrate", "predict", "score_samples", "transform", "distances"]
+)
 def test_iterables_are_refused_where_rows_are_needed(blobs, method):
     X, y = blobs
-    fitted, labels = model().fit(X, y), () if method in ("predict", "encode", "novelty") else (y,)
-    before = fitted.predict_proba(X)
+    fitted, labels = model().fit(X, y), (y,) if method in ("fit", "partial_fit", "forget", "calibrate") else ()
+    half, before = fitted.encoder_ if method in OF_ENCODERS else fitted, fitted.predict_proba(X)
     for rows in (DataLoader(X, batch_size=50), iter([X])):
-        with pytest.raises(TypeError, match=r"X is a \w+, an iterable of blocks; expected rows.*Call init_keys"):
-            getattr(fitted, method)(rows, *labels)
+        with pytest.raises(TypeError, match=r"X is a \w+, an iterable of blocks; expected rows.*Call KeyEncoder.fit"):
+            getattr(half, method)(rows, *labels)
     np.testing.assert_array_equal(fitted.predict_proba(X), before)
 
 

@@ -88,11 +88,11 @@ def test_an_item_is_made_anew_from_other_things():
 
 FORKED = """
 import multiprocessing, threading, numpy as np, torch
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 torch.set_num_threads(2)
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((1000, 64)), np.arange(1000) % 5
-model = DKVBClassifier(64, 64, 8, solver={solver!r}, random_state=0).fit(X, y)
+model = DKVBClassifier(KeyEncoder(64, 64, 8, random_state=0), solver={solver!r}).fit(X, y)
 expected = model.predict_proba(X)
 held = threading.Event()
 def derive():
@@ -165,7 +165,7 @@ def everything(X, y, **settings):
         model.values_,
         model.predict_proba(X),
         model.predict_proba(X[:1]),
-        model.novelty(X),
+        model.score_samples(X),
     ]
 
 

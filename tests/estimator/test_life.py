@@ -41,7 +41,9 @@ from reference_model import (
     rows_of,
     weights_of,
 )
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 
 from dkvb_estimator import load_model, save_model
 
@@ -82,8 +84,9 @@ def has_learned_little(life):
     return has_learned(life) and len(life.books.samples) < 60
 
 
-def has_learned_nothing(life):
-    return not has_learned(life)
+def has_no_keys_in_use(life):
+    """Before a first sample: a model that forgot all its samples keeps its keys."""
+    return not hasattr(life.model, "encoder_")
 
 
 class Life(RuleBasedStateMachine):
@@ -97,6 +100,7 @@ class Life(RuleBasedStateMachine):
         kind = {"solver": self.solver, "n_selected": self.n_selected, "codes_dir": self.codes_dir}
         kind["remember"] = self.remember
         self.model = flat(**shape, **kind, **STEP)
+        self.encoder = clone(self.model.encoder)
         self.books = None
 
     def refused(self, message, call, *arguments):
@@ -139,18 +143,28 @@ class Life(RuleBasedStateMachine):
     @initialize(given=st.booleans())
     def begin(self, given):
         if given:
-            placed(self, seed=0)
+            self.freeze_keys(seed=0)
 
-    @precondition(has_learned_nothing)
+    @precondition(has_no_keys_in_use)
     @rule(seed=seeds)
-    def init_keys(self, seed):
-        placed(self.model, OTHERS[np.random.default_rng(seed).permutation(30)[:20]])
+    def freeze_keys(self, seed):
+        rows = OTHERS[np.random.default_rng(seed).permutation(30)[:20]]
+        placed(self.model.set_params(encoder=self.encoder), rows)
         self.books = Books(self.model)
 
     @precondition(has_learned)
     @rule()
-    def placing_keys_is_refused_once_something_is_learned(self):
-        self.refused("init_keys came after", self.model.init_keys, OTHERS)
+    def another_encoder_is_refused_once_something_is_learned(self):
+        mine = self.model.encoder
+        if isinstance(mine, FrozenEstimator) and self.model.encoder_._codebook.mask is None:
+            self.model.encoder = FrozenEstimator(clone(self.encoder).set_params(random_state=1).fit(OTHERS))
+            with pytest.raises(ValueError, match="encoder was set to one with keys"):
+                self.model.predict(POOL)
+        else:
+            self.model.encoder = clone(self.encoder).set_params(n_keys=N_KEYS + 1)
+            with pytest.raises(ValueError, match=f"encoder__n_keys={N_KEYS + 1} was set after the keys were placed"):
+                self.model.predict(POOL)
+        self.model.encoder = mine
 
     # Learning
 
@@ -173,18 +187,17 @@ class Life(RuleBasedStateMachine):
     @rule(batch=batches, epochs=st.integers(1, 2))
     def partial_fit_codes(self, batch, epochs):
         codes = codes_of(self.model, rows_of(batch))
-        self.teach(partial(self.model.partial_fit_codes, codes, labels_of(batch), epochs=epochs), batch, epochs=epochs)
+        self.model.set_params(solver_params=STEP | {"partial_fit_epochs": epochs})
+        self.teach(partial(by_codes, self.model, "partial_fit", codes, labels_of(batch)), batch, epochs=epochs)
+        self.model.set_params(solver_params=STEP)
 
     @rule(batch=batches, weighted=st.booleans())
     def fit(self, batch, weighted):
         if not any(weights_of(batch)):
             return
         weighted = weighted and self.may_weigh(batch)
-        kept = (
-            self.books.fingerprint
-            if has_keys(self) and encoder_of(self.model)._codebook.source == "init_keys"
-            else None
-        )
+        frozen = isinstance(self.model.encoder, FrozenEstimator)
+        kept = self.model.encoder.estimator.fingerprint_ if frozen else None
         self.model.fit(rows_of(batch), labels_of(batch), weights_of(batch) if weighted else None)
         self.books = Books(self.model)
         assert kept in (None, encoder_of(self.model).fingerprint_)
@@ -378,7 +391,7 @@ class AdditiveLife(Life):
         np.testing.assert_allclose(self.model.temperature_, fresh.temperature_, rtol=1e-3)
         tolerance = 1e-6 if self.solver == "counts" and not self.books.calibration else 1e-3
         np.testing.assert_allclose(self.model.predict_proba(POOL), fresh.predict_proba(POOL), atol=tolerance)
-        np.testing.assert_allclose(self.model.novelty(POOL), fresh.novelty(POOL), rtol=1e-4)
+        np.testing.assert_allclose(self.model.score_samples(POOL), fresh.score_samples(POOL), rtol=1e-4)
 
 
 class CountsLife(AdditiveLife):
@@ -450,16 +463,6 @@ class SgdLife(Life):
         same = [sample for sample in self.books.samples if sample.label == label]
         rows = [sample.row for sample in same] + [0]
         self.refused("were never learned", self.model.forget, POOL[rows], [label] * len(rows))
-
-    @precondition(has_learned)
-    @rule(row=st.integers(0, N_ROWS - 1))
-    def mask_keys(self, row):
-        expected = self.model.values_.copy()
-        expected[np.arange(N_HEADS)[:, None], codes_of(self.model, POOL[[row]])[0]] = 0
-        self.model.mask_keys(POOL[[row]])
-        self.books.table[np.arange(N_HEADS)[:, None], self.books.codes[row]] = 0
-        self.books.calibration = None
-        np.testing.assert_array_equal(self.model.values_, expected)
 
     @precondition(has_learned)
     @rule()

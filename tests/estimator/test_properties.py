@@ -99,7 +99,7 @@ def test_permuting_heads_leaves_the_output_as_it_was(problem, solver, seed):
     book = encoder_of(model)._codebook
     moved = {"projection": book.projection[:, order], "keys": book.keys[order], "centres": book.centres[order]}
     moved["reaches"] = book.reaches[order]
-    twin._codebook = dataclasses.replace(book, **moved, _encoders=DeviceCache())
+    encoder_of(twin)._codebook = dataclasses.replace(book, **moved, _encoders=DeviceCache())
     logits = [each.partial_fit(X, y).decision_function(X) for each in (model, twin)]
     np.testing.assert_allclose(*logits, atol=1e-4)
 

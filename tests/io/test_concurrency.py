@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from models import codes_of
 from reliability import note
 from small_cache import write_small
 from small_project import ROOT, call, copy_project, finish, start
@@ -46,9 +45,9 @@ def test_threads_that_predict_with_one_model_get_what_one_thread_gets(blobs, sol
 def test_threads_may_share_a_model_with_one_that_encodes(blobs):
     X, y = blobs
     model = DKVBClassifier(KeyEncoder(8, 32, 4, random_state=0)).fit(X, y)
-    codes, labels = codes_of(model, X), model.predict(X)
+    codes, labels = model.encoder_.transform(X), model.predict(X)
     with ThreadPoolExecutor(2) as pool:
-        results = [pool.submit(model.encode if i % 2 else model.predict, X) for i in range(20)]
+        results = [pool.submit(model.encoder_.transform if i % 2 else model.predict, X) for i in range(20)]
     for i, found in enumerate(results):
         np.testing.assert_array_equal(found.result(), codes if i % 2 else labels)
 

@@ -17,8 +17,9 @@ import pytest
 import skops.io
 from models import encoder_of, flat, placed
 from scipy.sparse import csr_array
+from sklearn.frozen import FrozenEstimator
 
-from dkvb_estimator import load_model, read_card, save_model
+from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, read_card, save_model
 
 SOLVERS = ["joint", "counts", "ridge", "sgd"]
 
@@ -88,16 +89,65 @@ def test_projection_and_keys_survive_bit_for_bit(blobs, tmp_path, projection):
 def test_parameters_survive(blobs, tmp_path):
     model = small(class_weight={0: 2.0, 3: 0.5}, alpha=3.0, max_iter=4, normalize=False).fit(*blobs)
     save_model(model, tmp_path / "model.npz")
-    assert load_model(tmp_path / "model.npz").get_params() == model.get_params()
+    loaded = load_model(tmp_path / "model.npz")
+    found, expected = (each.get_params() | {"encoder": type(each.encoder)} for each in (loaded, model))
+    assert found == expected
+    assert loaded.encoder_.get_params() == model.encoder_.get_params()
 
 
-def test_key_data_is_left_out_and_its_keys_stay(blobs, tmp_path):
+def test_a_frozen_encoder_comes_back_frozen_and_is_stored_once(blobs, tmp_path):
     X, y = blobs
-    model = small(key_data=X[:50]).fit(X, y)
+    model = placed(small(), X[:50]).fit(X, y)
     save_model(model, tmp_path / "model.npz")
     loaded = load_model(tmp_path / "model.npz")
-    assert loaded.key_data is None
-    assert encoder_of(loaded).fingerprint_ == encoder_of(model).fingerprint_
+    assert isinstance(loaded.encoder, FrozenEstimator)
+    assert loaded.encoder.estimator is loaded.encoder_
+    assert loaded.encoder_.fingerprint_ == model.encoder_.fingerprint_
+    assert loaded.forgetting_is_exact_
+    with zipfile.ZipFile(tmp_path / "model.npz") as archive:
+        assert len([name for name in archive.namelist() if name.endswith("keys.npy")]) == 1
+
+
+def test_a_pruned_model_keeps_its_frozen_encoder_beside_the_pruned_one(blobs, tmp_path):
+    X, y = blobs
+    model = placed(small(n_keys=32), X).partial_fit(X[:10], y[:10]).prune()
+    save_model(model, tmp_path / "model.npz")
+    loaded = load_model(tmp_path / "model.npz")
+    assert loaded.encoder_.fingerprint_ == model.encoder_.fingerprint_
+    assert loaded.encoder.estimator.fingerprint_ == model.encoder.estimator.fingerprint_
+    np.testing.assert_array_equal(loaded.fit(X, y).predict_proba(X), model.fit(X, y).predict_proba(X))
+
+
+@pytest.mark.parametrize("projection", ["orthogonal", "sparse"])
+def test_an_encoder_is_saved_alone_without_its_cache(blobs, tmp_path, projection):
+    X, _ = blobs
+    encoder = KeyEncoder(3, 8, 2, projection=projection, random_state=0, memory=str(tmp_path / "cache")).fit(X)
+    save_model(encoder, tmp_path / "encoder.npz", {"rows": 240})
+    loaded = load_model(tmp_path / "encoder.npz")
+    assert loaded.get_params() == encoder.get_params() | {"memory": None}
+    assert (loaded.fingerprint_, read_card(tmp_path / "encoder.npz")) == (encoder.fingerprint_, {"rows": 240})
+    np.testing.assert_array_equal(loaded.transform(X), encoder.transform(X))
+
+
+def test_a_model_of_codes_is_loaded_with_its_encoder(blobs, tmp_path):
+    X, y = blobs
+    codes = small().encoder.fit(X).transform(X)
+    save_model(DKVBClassifier("precomputed").fit(codes, y), tmp_path / "model.npz")
+    loaded = load_model(tmp_path / "model.npz")
+    np.testing.assert_array_equal(
+        loaded.predict_proba(codes), DKVBClassifier("precomputed").fit(codes, y).predict_proba(codes)
+    )
+    np.testing.assert_array_equal(loaded.encoder_.transform(X), codes)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_model_with_the_default_encoder_survives(blobs, tmp_path, fitted):
+    X, y = blobs
+    model = DKVBClassifier(random_state=3)
+    save_model(model.fit(X, y) if fitted else model, tmp_path / "model.npz")
+    loaded = load_model(tmp_path / "model.npz")
+    assert loaded.get_params() == model.get_params()
+    assert hasattr(loaded, "encoder_") is fitted
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -142,7 +192,7 @@ def test_pickled_content_is_refused_and_never_run(saved, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     content = io.BytesIO()
     np.save(content, np.array([Bomb()], dtype=object), allow_pickle=True)
-    rewrite(saved, **{"keys_.npy": content.getvalue()})
+    rewrite(saved, **{"encoder_._codebook.keys.npy": content.getvalue()})
     with pytest.raises(ValueError, match=r"not a readable model file .*expected a file that save_model wrote. Restore"):
         load_model(saved)
     assert not (tmp_path / "exploded").exists()
@@ -199,8 +249,8 @@ def test_another_format_is_refused(saved):
 
 
 def test_a_newer_version_is_refused_by_number(saved):
-    rewrite(saved, **{"header.json": header(saved, version=2)})
-    with pytest.raises(ValueError, match="has version 2, this release reads version 1"):
+    rewrite(saved, **{"header.json": header(saved, version=3)})
+    with pytest.raises(ValueError, match="has version 3, this release reads versions 1 and 2"):
         load_model(saved)
 
 
@@ -212,7 +262,7 @@ def test_a_header_that_does_not_describe_a_model_is_refused(saved, state):
 
 
 def test_a_file_without_one_of_its_arrays_is_refused(saved):
-    rewrite(saved, **{"_codebook.keys.npy": None})
+    rewrite(saved, **{"encoder_._codebook.keys.npy": None})
     with pytest.raises(ValueError, match="not a readable model file"):
         load_model(saved)
 
@@ -242,12 +292,12 @@ def test_joblib_predicts_the_same(blobs, tmp_path, solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_skops_needs_to_trust_no_class_but_the_estimator(blobs, tmp_path, solver):
+def test_skops_needs_to_trust_no_class_but_the_two_estimators(blobs, tmp_path, solver):
     X, y = blobs
     model = small(solver=solver).fit(X, y, sample_weight=1 + np.arange(240) % 2)
     skops.io.dump(model, tmp_path / "model.skops")
     untrusted = skops.io.get_untrusted_types(file=tmp_path / "model.skops")
-    assert untrusted == ["dkvb_estimator._classifier.DKVBClassifier"]
+    assert untrusted == ["dkvb_estimator._classifier.DKVBClassifier", "dkvb_estimator._encoder.KeyEncoder"]
     loaded = skops.io.load(tmp_path / "model.skops", trusted=untrusted)
     np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
 
@@ -257,6 +307,8 @@ def test_the_stored_state_is_numpy_and_plain_values(blobs, solver):
     plain = (np.ndarray, csr_array, str, int, float, bool, type(None), np.generic)
 
     def kinds(value):
+        if isinstance(value, KeyEncoder):
+            return kinds(value.__getstate__())
         if isinstance(value, dict):
             return set().union(*map(kinds, value.values()))
         if isinstance(value, list | tuple):

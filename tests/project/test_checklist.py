@@ -34,7 +34,6 @@ from pipeline.cache import open_cache
 from pipeline.cache import writer as cache_writer
 from pipeline.config import Embeddings, Run
 from pipeline.data import build_manifest
-from pipeline.evaluation.loop import make_estimator
 from pipeline.evaluation.streams import class_incremental
 from pipeline.stages import extract as stage
 
@@ -74,9 +73,9 @@ def test_line_1_a_head_is_the_embedding_times_its_unit_columns(blobs):
 def test_line_1_another_process_draws_the_same_projection_and_keys(blobs, tmp_path, elsewhere):
     np.save(tmp_path / "X.npy", blobs[0])
     program = (
-        "import numpy as np; from dkvb_estimator import DKVBClassifier\n"
-        f"model = DKVBClassifier(6, 16, 3, random_state=0).init_keys(np.load({str(tmp_path / 'X.npy')!r}))\n"
-        "print(model.fingerprint_)"
+        "import numpy as np; from dkvb_estimator import KeyEncoder\n"
+        f"encoder = KeyEncoder(6, 16, 3, random_state=0).fit(np.load({str(tmp_path / 'X.npy')!r}))\n"
+        "print(encoder.fingerprint_)"
     )
     assert elsewhere(program).strip() == encoder_of(placed(small(), blobs[0])).fingerprint_
 
@@ -195,7 +194,7 @@ def test_line_5_with_counts_hits_of_other_keys_keep_every_bit(blobs):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_line_6_projection_and_keys_keep_every_bit_in_any_order_of_classes(blobs, solver):
     X, y = blobs
-    model = placed(small(solver=solver, key_data=X[:100]), X)
+    model = placed(small(solver=solver), X[:100])
     before = frozen(model)
     for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 40):
         for label in order:
@@ -250,7 +249,7 @@ def test_line_7_evaluating_changes_no_counter(blobs, solver):
     X, y = blobs
     model = placed(small(solver=solver), X).partial_fit(X[:30], y[:30])
     keys, classes = model.key_counts_.copy(), model.class_counts_.copy()
-    model.predict(X), model.predict_proba(X), model.score(X, y), codes_of(model, X), model.novelty(X)
+    model.predict(X), model.predict_proba(X), model.score(X, y), codes_of(model, X), model.score_samples(X)
     np.testing.assert_array_equal(model.key_counts_, keys)
     np.testing.assert_array_equal(model.class_counts_, classes)
 
@@ -340,9 +339,10 @@ def test_line_10_keys_are_placed_with_the_papers_constants():
 
 def test_line_10_the_papers_settings_train_a_small_bottleneck(preset, blobs):
     X, y = blobs
-    model = placed(make_estimator(preset.estimator | {"n_heads": 24, "n_keys": 16, "key_dim": 4}), X)
+    few = {"n_heads": 24, "n_keys": 16, "key_dim": 4, "partial_fit_epochs": 20}
+    model = placed(flat(**preset.estimator | few), X)
     for rows in (y < 2, y >= 2):
-        by_codes(model, "partial_fit", codes_of(model, X[rows]), y[rows], classes=range(5), epochs=20)
+        by_codes(model, "partial_fit", codes_of(model, X[rows]), y[rows], classes=range(5))
     assert model.n_iter_ == 20
     assert model.class_counts_.tolist() == [48] * 5
     assert model.score(X, y) > 0.9
@@ -426,7 +426,8 @@ def sum_counts(model, codes, y, X):
 def test_line_13_small_steps_in_equal_batches_agree_with_counts(pixels, order, learning_rate):
     """One pass at 12 is forty at 0.3: a dose of 12 / (20 · 64) = .0094 a sample, the paper's of 2,000 epochs."""
     stepping, counting, codes, y, X_test = pixels
-    model = copy.deepcopy(stepping).set_params(learning_rate=learning_rate)
+    model = copy.deepcopy(stepping)
+    model.set_params(solver_params={"batch_size": 20, "learning_rate": learning_rate})
     stages = [np.flatnonzero(y // 2 == pair) for pair in range(5)] if order == "by-class" else [np.arange(1200)]
     stages = [rows[: len(rows) // 20 * 20] for rows in stages]
     for rows in stages:
@@ -507,9 +508,9 @@ def test_defect_2_a_codebook_sees_its_own_head_alone(blobs):
 def test_defect_3_heads_times_keys_times_classes_numbers_learn_and_nothing_else(blobs):
     X, y = blobs
     model = placed(small(solver="sgd", learning_rate=30), X).partial_fit(X[:120], y[:120], classes=range(5))
-    before = copy.deepcopy(model.__getstate__()["_codebook"])
+    before = copy.deepcopy(model.encoder_.__getstate__()["_codebook"])
     assert model.partial_fit(X[120:], y[120:]).values_.size == 6 * 16 * 5
-    after = model.__getstate__()["_codebook"]
+    after = model.encoder_.__getstate__()["_codebook"]
     for name in ("projection", "keys", "centres"):
         np.testing.assert_array_equal(after[name], before[name])
 
@@ -570,10 +571,10 @@ def test_defect_9_heads_do_not_grow_with_the_number_of_features(n_features):
 
 def test_defect_10_keys_stand_where_the_data_is(blobs):
     X, _ = blobs
-    placed = encoder_of(placed(small(n_keys=32, normalize=False), X)).key_report_
+    there = encoder_of(placed(small(n_keys=32, normalize=False), X)).key_report_
     blind = encoder_of(placed(small(n_keys=32, normalize=False, key_init="gaussian"), X)).key_report_
-    assert placed["unused_share"] < 0.05 < blind["unused_share"]
-    assert placed["quantisation_error"] < 0.5 * blind["quantisation_error"]
+    assert there["unused_share"] < 0.05 < blind["unused_share"]
+    assert there["quantisation_error"] < 0.5 * blind["quantisation_error"]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -682,8 +683,8 @@ def test_defect_13_an_image_goes_through_the_network_once_however_often_it_is_le
     assert network.n_images == 40
     with open_cache(path) as reader:
         X, y = reader.as_numpy("train")
-        model = placed(small(n_heads=4, n_keys=8, solver="sgd"), X)
-        by_codes(model, "partial_fit", codes_of(model, X), y, epochs=5).predict(reader.read("test"))
+        model = placed(small(n_heads=4, n_keys=8, solver="sgd", partial_fit_epochs=5), X)
+        by_codes(model, "partial_fit", codes_of(model, X), y).predict(reader.read("test"))
     assert network.n_images == 40
 
 

@@ -100,10 +100,11 @@ def test_the_wheel_works_without_the_checkout_and_with_its_dependencies_alone(ar
 @pytest.mark.slow
 def test_the_source_archive_installs_without_a_compiler_and_predicts_the_same(archives, tmp_path):
     program = (
-        "from sklearn.datasets import load_iris\nfrom dkvb_estimator import DKVBClassifier\n"
+        "from sklearn.datasets import load_iris\nfrom dkvb_estimator import DKVBClassifier, KeyEncoder\n"
         "from dkvb_estimator._kernel import native\n"
         "X, y = load_iris(return_X_y=True)\n"
-        "print(native.KERNEL is None, DKVBClassifier(8, 16, 3, random_state=0).fit(X, y).predict(X).tolist())\n"
+        "model = DKVBClassifier(KeyEncoder(8, 16, 3, random_state=0)).fit(X, y)\n"
+        "print(native.KERNEL is None, model.predict(X).tolist())\n"
     )
     answers = []
     for archive in archives:

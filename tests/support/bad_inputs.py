@@ -7,11 +7,12 @@ from unittest import mock
 import dask.array as da
 import numpy as np
 import yaml
-from models import by_codes, codes_of, flat, placed
+from models import by_codes, flat, placed
 from PIL import Image
+from sklearn.frozen import FrozenEstimator
 from small_cache import header, rows, write_small
 
-from dkvb_estimator import load_model, save_model
+from dkvb_estimator import DKVBClassifier, load_model, save_model
 from dkvb_estimator.baselines import RandomProjectionRidge, StreamingLDA
 from dkvb_estimator.metrics import forgetting, mean_class_accuracy
 from pipeline.backbones import find_backbone, read_weights
@@ -44,6 +45,14 @@ def fitted(**settings):
     return small(**settings).fit(X, Y)
 
 
+def _codes(seed):
+    return small(random_state=seed).encoder.fit_transform(X)
+
+
+def _of_codes(seed):
+    return DKVBClassifier("precomputed").fit(_codes(seed), Y)
+
+
 def settings(**changes):
     """A parameter of the constructor that is refused by fit."""
     (name, value) = next(iter(changes.items()))
@@ -55,7 +64,8 @@ for change in (
     {"n_selected": 0}, {"n_selected": 17}, {"n_selected": 9}, {"n_selected": "all"}, {"projection": "dense"},
     {"key_init": "random"}, {"solver": "adam"}, {"alpha": 0}, {"alpha": float("nan")}, {"smoothing": -1.0},
     {"smoothing": "much"}, {"learning_rate": float("inf")}, {"label_smoothing": 1.0}, {"clip_norm": 0},
-    {"batch_size": 0}, {"max_iter": 0}, {"density": 2.0}, {"class_weight": [1, 2]}, {"class_weight": {0: -1.0}},
+    {"batch_size": 0}, {"max_iter": 0}, {"partial_fit_epochs": 0}, {"density": 2.0},
+    {"class_weight": [1, 2]}, {"class_weight": {0: -1.0}},
     {"codes_dir": "/nowhere/at/all"}, {"device": "abacus"}, {"device": "meta"}, {"normalize": 1},
     {"class_weight": {0: 1e300}}, {"class_weight": {(0, 1): 1.0}},
 ):  # fmt: skip
@@ -75,9 +85,19 @@ bad("labels that no integer type holds")(
 )
 bad("declared labels that are NaN")(lambda folder: placed(small(), X).partial_fit(X, Y, classes=[0, np.nan]))
 bad("declared labels in a table")(lambda folder: placed(small(), X).partial_fit(X, Y, classes=[[0, 1]]))
-bad("key_data of another width")(lambda folder: small(key_data=X[:, :4]).fit(X, Y))
-bad("key_data after keys from X")(lambda folder: fitted().set_params(key_data=X).predict(X))
-bad("another random state after the keys")(lambda folder: fitted().set_params(random_state=1).predict(X))
+bad("keys of another width")(lambda folder: placed(small(), X[:, :4]).fit(X, Y))
+bad("another frozen encoder after learning")(lambda folder: placed(fitted(), X + 1).predict(X))
+bad("an encoder that is none")(lambda folder: DKVBClassifier("kmeans").fit(X, Y))
+bad("a frozen estimator that is no encoder")(lambda folder: DKVBClassifier(FrozenEstimator(StreamingLDA())).fit(X, Y))
+bad("a setting of an earlier release")(lambda folder: DKVBClassifier(n_heads=3))
+bad("key rows as in an earlier release")(lambda folder: DKVBClassifier(key_data=X))
+bad("a setting that there never was")(lambda folder: DKVBClassifier(n_head=3))
+bad("a setting of steps that is none")(lambda folder: DKVBClassifier(solver_params={"epochs": 3}).fit(X, Y))
+bad("settings of steps in a list")(lambda folder: DKVBClassifier(solver_params=[3]).fit(X, Y))
+bad("codes without their encoder")(lambda folder: DKVBClassifier("precomputed").fit(np.zeros((30, 3), np.uint8), Y))
+bad("codes of other keys")(lambda folder: _of_codes(0).predict(_codes(1)))
+bad("fewer labels than codes")(lambda folder: _of_codes(0).partial_fit(_codes(0), Y[1:]))
+bad("another random state after the keys")(lambda folder: fitted().set_params(encoder__random_state=1).predict(X))
 bad("steps that leave the numbers")(lambda folder: fitted(solver="sgd", learning_rate=1e300))
 bad("rows in an iterator")(lambda folder: small().fit(iter([X]), Y))
 bad("rows in a dict")(lambda folder: placed(small(), {"X": X}))
@@ -91,16 +111,13 @@ bad("float64 beyond float32")(lambda folder: fitted().predict(X.astype(float) * 
 bad("forget what was never learned")(lambda folder: fitted().forget(X + 5, Y))
 bad("forget a class that was never learned")(lambda folder: fitted().forget_classes([7]))
 bad("forget_classes with sgd")(lambda folder: fitted(solver="sgd").forget_classes([1]))
-bad("mask_keys with counts")(lambda folder: fitted().mask_keys(X))
 bad("merge with other keys")(lambda folder: fitted().merge(fitted(random_state=1)))
 bad("merge with sgd")(lambda folder: fitted(solver="sgd").merge(fitted(solver="sgd")))
-bad("init_keys after learning")(lambda folder: placed(fitted(), X))
-bad("a setting changed after the keys")(lambda folder: fitted().set_params(n_keys=4).predict(X))
+bad("a setting changed after the keys")(lambda folder: fitted().set_params(encoder__n_keys=4).predict(X))
 bad("calibrate on unknown labels")(lambda folder: fitted().calibrate(X, Y + 10))
 bad("codes that are floats")(lambda folder: by_codes(fitted(), "partial_fit", np.zeros((30, 3, 1)), Y))
 bad("codes of another shape")(lambda folder: by_codes(fitted(), "partial_fit", np.zeros((30, 2, 1), np.uint8), Y))
 bad("codes of no key")(lambda folder: by_codes(fitted(), "partial_fit", np.full((30, 3, 1), 200, np.uint8), Y))
-bad("no epochs")(lambda folder: by_codes(fitted(), "partial_fit", codes_of(fitted(), X), Y, epochs=0))
 bad("class weights that are all zero")(lambda folder: fitted(class_weight=dict.fromkeys(range(3), 0.0)).predict(X))
 bad("a setting that a file cannot hold")(
     lambda folder: save_model(fitted(random_state=np.random.RandomState(0)), folder / "model.npz")

@@ -7,6 +7,8 @@ import numpy as np
 import oracle
 from models import by_codes, codes_of, encoder_of
 
+from dkvb_estimator._values import Prior
+
 N_HEADS, N_KEYS, N_ROWS = 3, 7, 24
 LABELS = [30, 10, 20, 0]
 POOL = np.random.default_rng(5).standard_normal((N_ROWS, 4)).astype(np.float32)
@@ -95,7 +97,8 @@ class Books:
             return self.table[:, :, :-1]
         codes, labels, weights = self.arrays(self.samples)
         if solver in ("joint", "ridge"):
-            prior = self.empty._prior()
+            book = encoder_of(self.empty)._codebook
+            prior = Prior.of_keys(book.keys, book.centres, book.reaches)
             return oracle.joint_values(prior.table, prior.steps, (codes, labels, weights), len(self.classes()), mixture)
         per_class = np.bincount(labels, weights, minlength=len(self.classes()))
         counts, book = self.counts(self.samples), encoder_of(self.empty)._codebook
