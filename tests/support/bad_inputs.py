@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.frozen import FrozenEstimator
 from small_cache import header, rows, write_small
 
-from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
+from dkvb_estimator import DKVBClassifier, load_model, save_model
 from dkvb_estimator.baselines import RandomProjectionRidge, StreamingLDA
 from dkvb_estimator.metrics import forgetting, mean_class_accuracy
 from pipeline.backbones import find_backbone, read_weights
@@ -64,7 +64,8 @@ for change in (
     {"n_selected": 0}, {"n_selected": 17}, {"n_selected": 9}, {"n_selected": "all"}, {"projection": "dense"},
     {"key_init": "random"}, {"solver": "adam"}, {"alpha": 0}, {"alpha": float("nan")}, {"smoothing": -1.0},
     {"smoothing": "much"}, {"learning_rate": float("inf")}, {"label_smoothing": 1.0}, {"clip_norm": 0},
-    {"batch_size": 0}, {"max_iter": 0}, {"partial_fit_epochs": 0}, {"density": 2.0}, {"class_weight": [1, 2]}, {"class_weight": {0: -1.0}},
+    {"batch_size": 0}, {"max_iter": 0}, {"partial_fit_epochs": 0}, {"density": 2.0},
+    {"class_weight": [1, 2]}, {"class_weight": {0: -1.0}},
     {"codes_dir": "/nowhere/at/all"}, {"device": "abacus"}, {"device": "meta"}, {"normalize": 1},
     {"class_weight": {0: 1e300}}, {"class_weight": {(0, 1): 1.0}},
 ):  # fmt: skip
@@ -88,7 +89,6 @@ bad("keys of another width")(lambda folder: placed(small(), X[:, :4]).fit(X, Y))
 bad("another frozen encoder after learning")(lambda folder: placed(fitted(), X + 1).predict(X))
 bad("an encoder that is none")(lambda folder: DKVBClassifier("kmeans").fit(X, Y))
 bad("a frozen estimator that is no encoder")(lambda folder: DKVBClassifier(FrozenEstimator(StreamingLDA())).fit(X, Y))
-bad("a frozen encoder without keys")(lambda folder: DKVBClassifier(FrozenEstimator(KeyEncoder())).fit(X, Y))
 bad("a setting of an earlier release")(lambda folder: DKVBClassifier(n_heads=3))
 bad("key rows as in an earlier release")(lambda folder: DKVBClassifier(key_data=X))
 bad("a setting that there never was")(lambda folder: DKVBClassifier(n_head=3))
