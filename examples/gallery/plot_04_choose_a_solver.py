@@ -40,8 +40,8 @@ for method in methods.values():
 accuracy, learn, predict = np.array(rows).T
 
 # %%
-# Memory of what was learned, of the three solvers. Seconds to learn include placing keys. Keys and projection come on top
-# and are fixed.
+# The last panel is the memory of what the three solvers learned; keys and projection come on top and are fixed. Seconds
+# to learn include placing keys.
 solvers = ["joint", "counts", "sgd"]
 state = np.array([methods[name].state_bytes_ for name in solvers]) / 2**20
 figure, panels = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")
