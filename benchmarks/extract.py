@@ -2,7 +2,7 @@
 
 ``python benchmarks/extract.py [IMAGES] [n_images]``: EfficientNet-Lite0 over photographs (default: those of
 ``shared/data/cifar10-images`` beside the checkout, 512 of them), at 96 and 224 px: read, decoded, prepared, embedded,
-checked and written to shards, by as many threads as there are cores. The rival is a bare loop of forward passes over
+checked and written to shards, by as many threads as there are cores. Compared with a bare loop of forward passes over
 batches of the same shape that lie ready in memory. Loading the network and writing the cache, seconds whatever the
 number of images, are left out. In turns, five times; ``ratio`` is the median of the pairs, whose halves ran one after
 the other, and ``best`` is the ratio of each one's best. Prints JSON lines; exits with 1 below the goal, which is that

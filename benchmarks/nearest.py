@@ -1,9 +1,9 @@
 """Is finding nearest keys as fast as it can be on this machine?
 
 ``python benchmarks/nearest.py`` (needs ``pip install -e ".[bench]"``): 1,024 heads × 256 keys × 2 coordinates, the
-default, and 256 heads × 4096 keys, 8 and 14 coordinates; 512 samples, as many threads as there are cores. Rivals, in
-turns, best of five: FAISS ``ProductQuantizer.compute_codes`` with 8 or 12 bits and the same keys (its exact search of
-one centroid a part), the plain torch layer (``cdist`` then ``argmin``), and the peak of ``sgemm`` here as GFLOP/s,
+default, and 256 heads × 4096 keys, 8 and 14 coordinates; 512 samples, as many threads as there are cores. Compared, in
+turns, best of five, with FAISS ``ProductQuantizer.compute_codes`` of 8 or 12 bits and the same keys (its exact search
+of one centroid per part), the plain torch layer (``cdist`` then ``argmin``), and the peak of ``sgemm`` here as GFLOP/s,
 which the search that scores every key is compared to. Then the projection of 1,280 features against one sgemm, and all
 of ``encode``: ours against FAISS plus that sgemm. Keys of few coordinates are searched in a grid or in boxes, made
 while warming up; the seconds that takes, which a user pays once a model, are printed. Prints JSON lines; exits with 1
@@ -89,7 +89,7 @@ def compare(key_dim, build):
     centres = keys.mean(axis=1)
     layout = Layout(n_heads, n_keys, key_dim, 1)
     reaches = np.abs(keys - centres[:, None]).max(axis=(1, 2))
-    codebook = Codebook(projection, keys, centres, reaches, None, None, layout, settings, "X", 0, {})
+    codebook = Codebook(projection, keys, centres, reaches, None, None, layout, settings, 0, {})
     encoder = codebook.encoder(torch.device("cpu"))
     projector = Projector(projection, (n_heads, key_dim), torch.device("cpu"), normalize=False)
     search, quantizer = KeySearch(torch.from_numpy(keys)), product_quantizer(keys)

@@ -1,10 +1,10 @@
 """
 The toy experiment: what forgets
-===============================
+================================
 
-Eight classes in the plane, two per task, as in figure 2 of the paper that introduced the bottleneck. Colours
-show which class is predicted for each point of the square after each task. A linear model and a small network know
-the last two classes only; the bottlenecks keep what they learned.
+Eight classes in the plane, two per task, as in figure 2 of the paper that introduced the bottleneck. Colours show the
+class that is predicted for each point of the square after each task. A linear model and a small network know the last
+two classes only; the bottlenecks keep what they learned.
 """
 
 import matplotlib.pyplot as plt

@@ -2,7 +2,7 @@
 Choose a solver: accuracy, time and memory
 ==========================================
 
-The three solvers beside what else one might put on frozen features, on the pixels of scikit-learn's digits,
+The three solvers beside other classifiers for frozen features, on the pixels of scikit-learn's digits,
 all ten classes in one pass (``sgd``: ten). For frozen features of photographs see :doc:`/solvers`.
 """
 
@@ -22,7 +22,7 @@ X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_
 # %%
 # ``joint`` likes many heads of two coordinates, the others fewer and wider ones. Learning rate 30 is for ten passes;
 # the paper's 0.3 is meant for two thousand.
-heads = {
+methods = {
     "joint": DKVBClassifier(KeyEncoder(256, 64, random_state=0)),
     "counts": DKVBClassifier(KeyEncoder(128, 256, 8, random_state=0), solver="counts"),
     "sgd": DKVBClassifier(KeyEncoder(128, 256, 8, random_state=0), solver="sgd", solver_params={"learning_rate": 30.0}),
@@ -31,26 +31,25 @@ heads = {
     "random-projection ridge": RandomProjectionRidge(1000, random_state=0),
 }
 rows = []
-for head in heads.values():
+for method in methods.values():
     started = perf_counter()
-    head.fit(X, y).predict(X_test[:1])  # joint solves at its first prediction
+    method.fit(X, y).predict(X_test[:1])  # joint solves at its first prediction
     learned = perf_counter()
-    accuracy = head.score(X_test, y_test)
+    accuracy = method.score(X_test, y_test)
     rows.append((accuracy, learned - started, (perf_counter() - learned) * 1000 / len(y_test)))
 accuracy, learn, predict = np.array(rows).T
 
 # %%
-# Memory of what was learned, in the two parts that grow differently: what every class adds, and what every
-# sample adds. Seconds to learn include placing keys. Keys and projection, or the projection of the rival,
-# come on top and are fixed.
+# The last panel is the memory of what the three solvers learned; keys and projection come on top and are fixed. Seconds
+# to learn include placing keys.
 solvers = ["joint", "counts", "sgd"]
-state = np.array([heads[name].state_bytes_ for name in solvers]) / 2**20
+state = np.array([methods[name].state_bytes_ for name in solvers]) / 2**20
 figure, panels = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")
-names, colours = list(heads), ["tab:blue"] * 3 + ["0.6"] * 3
+names, colours = list(methods), ["tab:blue"] * 3 + ["0.6"] * 3
 for axes, numbers, title in (
     (panels[0], accuracy, "accuracy"),
     (panels[1], learn, "seconds to learn"),
-    (panels[2], predict, "ms to predict a row"),
+    (panels[2], predict, "ms per predicted row"),
 ):
     bars = axes.barh(names, numbers, color=colours)
     axes.bar_label(bars, [f"{number:.3g}" for number in numbers], padding=2)
