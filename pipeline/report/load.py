@@ -139,9 +139,11 @@ def read_run(name: str, settings: Mapping[str, Any], folders: Folders) -> RunRes
     """
     evaluate, file = "run", f"{name}.json"
     entries = dict.fromkeys((settings["embeddings"], settings["keys"]))
-    seconds = _read(folders.timings / "run" / file, evaluate, json.loads)
-    if baselines := settings.get("baselines"):
-        seconds = seconds | _read(folders.timings / "baselines" / f"{baselines}.json", "baselines", json.loads)
+    seconds: dict[str, Any] = {}  # in no cache of DVC's, so not there where an experiment changed another run
+    timings = [("run", name), *([("baselines", settings["baselines"])] if settings.get("baselines") else [])]
+    for stage, entry in timings:
+        if (path := folders.timings / stage / f"{entry}.json").exists():
+            seconds |= _read(path, stage, json.loads)
     return RunResult(
         name=name,
         settings=settings,
