@@ -26,7 +26,7 @@ from pipeline.scratch import Checkpoint, stored_codes
 
 ROOT = Path(__file__).resolve().parents[2]
 N = 20
-WORKS = {"extract": "extraction", "train": "training", "save": "saving a model"}
+WORKS = {"extract": "extraction", "run": "a run", "save": "saving a model"}
 
 
 def break_work(kind, how, n):
@@ -132,11 +132,11 @@ def a_checkpoint(folder, cache):
     model = DKVBClassifier(3, 8, 2, random_state=0).init_keys(np.random.default_rng(0).normal(size=(40, 6)))
     checkpoint = Checkpoint(folder, "f")
     with checkpoint:
-        checkpoint.write(model, 2)
+        checkpoint.write(model, [np.arange(3)] * 2, ([np.arange(4)], [np.zeros(4, dtype=int)]))
 
     def read():
         kept = checkpoint.read()
-        return kept and (kept[0].keys_.tobytes(), kept[1])
+        return kept and (kept.model.keys_.tobytes(), str(kept.tested), str(kept.met))
 
     return folder / "f/checkpoint.npz", read
 
@@ -163,7 +163,7 @@ def a_manifest(folder, cache):
     return folder / "m.jsonl", lambda: read_manifest(folder / "m.jsonl").sha256
 
 
-def tables_of_rivals(folder, cache):
+def tables_of_baselines(folder, cache):
     write_json(folder / "t.json", Tables({"x": {"final_accuracy": 0.5}}, [["x", 1]], [], {}, {}).record())
     return folder / "t.json", lambda: Tables.read(folder / "t.json").record()
 
@@ -178,7 +178,7 @@ def ending(path, read, damaged, expected):
     return "taken for none" if found is None else "equal" if found == expected else "WRONG"
 
 
-FILES = [a_model, a_checkpoint, a_shard, a_file_of_codes, a_manifest, tables_of_rivals]
+FILES = [a_model, a_checkpoint, a_shard, a_file_of_codes, a_manifest, tables_of_baselines]
 CHECKED = FILES[:4]  # those that hold a checksum; DVC's own hash is what vouches for the text files
 
 
@@ -212,7 +212,7 @@ def test_a_flipped_byte_of_any_file_with_a_checksum_is_never_believed(cache, tmp
 def test_a_damaged_checkpoint_is_none(blobs, tmp_path, damage):
     model = DKVBClassifier(3, 8, 2, random_state=0).fit(*blobs)
     with Checkpoint(tmp_path, "f") as checkpoint:
-        checkpoint.write(model, 2)
+        checkpoint.write(model, [np.arange(3)] * 2, ([np.arange(4)], [np.zeros(4, dtype=int)]))
         assert checkpoint.read()[1] == 2
         path = tmp_path / "f/checkpoint.npz"
         content = bytearray(path.read_bytes())

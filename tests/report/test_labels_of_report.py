@@ -1,5 +1,5 @@
+from pipeline.config import BASELINES as MEASURED
 from pipeline.report.html import MARKERS
-from pipeline.config.streams import HEADS as MEASURED
 from pipeline.report.labels import HEADS, head_name, look, metric_words, ordered
 
 
