@@ -208,25 +208,25 @@ def test_a_flipped_byte_of_any_file_with_a_checksum_is_never_believed(cache, tmp
     assert set(endings) & {"error", "taken for none"} or make is a_file_of_codes
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "without stages"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "without predictions"])
 def test_a_damaged_checkpoint_is_none(blobs, tmp_path, damage):
     model = DKVBClassifier(3, 8, 2, random_state=0).fit(*blobs)
     with Checkpoint(tmp_path, "f") as checkpoint:
         checkpoint.write(model, [np.arange(3)] * 2, ([np.arange(4)], [np.zeros(4, dtype=int)]))
-        assert checkpoint.read()[1] == 2
+        assert len(checkpoint.read().tested) == 2
         path = tmp_path / "f/checkpoint.npz"
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         changed = {"cut": content[:-200], "flipped": content, "foreign": b"no model"}
-        if damage == "without stages":
+        if damage == "without predictions":
             save_model(model, path)
         else:
             path.write_bytes(changed[damage])
         assert checkpoint.read() is None
 
 
-def test_a_second_process_may_not_train_the_same_run(tmp_path):
-    with Checkpoint(tmp_path, "f"), pytest.raises(RuntimeError, match=r"training the same run .*expected one.*Wait"):
+def test_a_second_process_may_not_measure_the_same_run(tmp_path):
+    with Checkpoint(tmp_path, "f"), pytest.raises(RuntimeError, match=r"measuring the same run .*expected one.*Wait"):
         Checkpoint(tmp_path, "f").__enter__()
 
 
