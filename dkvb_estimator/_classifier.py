@@ -545,8 +545,8 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
             if self.n_features_in_ != self.encoder_.n_features_in_:
                 raise ValueError(
                     f"X has {self.n_features_in_} features, but {type(self).__name__} is expecting "
-                    f"{self.encoder_.n_features_in_} features as input; expected those of its encoder. Pass embeddings of the "
-                    "same network."
+                    f"{self.encoder_.n_features_in_} features as input; expected those of its encoder. "
+                    "Pass embeddings of the same network."
                 )
         self._keys_were_frozen = self._precomputed or isinstance(self.encoder, FrozenEstimator)
         self._learned_with = {"solver": self.solver, "remember": self.remember}

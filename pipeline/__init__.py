@@ -1,3 +1,1 @@
-"""The stages: manifest (or folder) → extract (or adopt) → train, rivals, search → evaluate → report, and the toy beside
-them, run from a checkout by ``dvc repro``.
-"""
+"""From images to a report: manifest → extract (or import_cache) → baselines → run, search → report."""

@@ -1,4 +1,4 @@
-"""From outcomes to tables: what rivals and runs write down in the same form, and how the two are put together.
+"""From outcomes to tables: what baselines and runs write down in the same form, and how the two are put together.
 
 Room: between the leaves and the tasks.
 Enters: a bench and what each method achieved on it.

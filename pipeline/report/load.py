@@ -33,8 +33,6 @@ BASELINES = "baselines"
 """The table of the settings file that names baselines, and the setting of a run that names an entry of it."""
 GUARANTEES = "guarantees_{}.json"
 """Beside the metrics of a run, where it was measured: sentence → number or text."""
-WORDS = {"head": "method", "heads": "methods", "stage": "task"}
-"""What files call otherwise."""
 
 
 @dataclass
@@ -133,7 +131,7 @@ def _read(folders: Mapping[str, Path], kind: tuple[str, str, str, Iterable[str]]
         wanted = f"expected a file as {target} writes it. {rebuild}"
         raise ValueError(f"{path} cannot be read ({error}); {wanted}") from error
     rows = content if isinstance(content, list) and path.suffix == ".csv" else [content]
-    records = [{WORDS.get(key, key): value for key, value in row.items()} for row in rows if isinstance(row, dict)]
+    records = [row for row in rows if isinstance(row, dict)]
     lacking = [key for key in keys if not records or records[0].get(key) is None]
     if lacking or not records:
         wanted = ", ".join(lacking) or "an object"

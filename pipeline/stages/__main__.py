@@ -55,11 +55,13 @@ class Record:
         """Say whether an entry's files are there, whole, and made from what it would be made from now."""
         known = self.entries.get(entry.name, {})
         files = known.get("files", {})
-        return known.get("made_from") == entry.made_from and all(_sha256(path) == files[path] for path in files)
+        wanted = [path for path in files if files[path] is not None]
+        return known.get("made_from") == entry.made_from and all(_sha256(path) == files[path] for path in wanted)
 
-    def write(self, entry: Entry, files: Sequence[str]) -> None:
-        """Keep what an entry was made from."""
-        self.entries[entry.name] = {"made_from": entry.made_from, "files": {path: _sha256(path) for path in files}}
+    def write(self, entry: Entry, files: Mapping[str, bool]) -> None:
+        """Keep what an entry was made from; of its files, those that are marked have to be there as they are."""
+        digests = {path: _sha256(path) if checked else None for path, checked in files.items()}
+        self.entries[entry.name] = {"made_from": entry.made_from, "files": digests}
         cli.write_json(self.path, self.entries)
 
     def keep_only(self, names: Iterable[str]) -> None:
@@ -161,7 +163,8 @@ def _run(stage: str, entry: Entry, record: Record, *, debug: bool) -> int:
     if failed := cli.run(module.main, parser, [*entry.options, *(["--debug"] if debug else [])]):
         return failed
     given = vars(parser.parse_args(entry.options))
-    record.write(entry, [given[name] for name in given["writes"] if given.get(name)])
+    # Seconds are in no cache of DVC's: an experiment in a folder of its own does without those of what is unchanged.
+    record.write(entry, {given[name]: name != "timings" for name in given["writes"] if given.get(name)})
     cli.say(f"{stage} {entry.name}", f"{time.perf_counter() - start:.1f} s")
     return 0
 

@@ -27,7 +27,7 @@ from pipeline.scratch import Checkpoint, stored_codes
 
 ROOT = Path(__file__).resolve().parents[2]
 N = 20
-WORKS = {"extract": "extraction", "train": "training", "save": "saving a model"}
+WORKS = {"extract": "extraction", "run": "a run", "save": "saving a model"}
 
 
 def break_work(kind, how, n):
@@ -133,11 +133,11 @@ def a_checkpoint(folder, cache):
     model = placed(DKVBClassifier(KeyEncoder(3, 8, 2, random_state=0)), np.random.default_rng(0).normal(size=(40, 6)))
     checkpoint = Checkpoint(folder, "f")
     with checkpoint:
-        checkpoint.write(model, 2)
+        checkpoint.write(model, [np.arange(3)] * 2, ([np.arange(4)], [np.zeros(4, dtype=int)]))
 
     def read():
         kept = checkpoint.read()
-        return kept and (encoder_of(kept[0]).keys_.tobytes(), kept[1])
+        return kept and (encoder_of(kept.model).keys_.tobytes(), str(kept.tested), str(kept.met))
 
     return folder / "f/checkpoint.npz", read
 
@@ -164,7 +164,7 @@ def a_manifest(folder, cache):
     return folder / "m.jsonl", lambda: read_manifest(folder / "m.jsonl").sha256
 
 
-def tables_of_rivals(folder, cache):
+def tables_of_baselines(folder, cache):
     write_json(folder / "t.json", Tables({"x": {"final_accuracy": 0.5}}, [["x", 1]], [], {}, {}).record())
     return folder / "t.json", lambda: Tables.read(folder / "t.json").record()
 
@@ -179,7 +179,7 @@ def ending(path, read, damaged, expected):
     return "taken for none" if found is None else "equal" if found == expected else "WRONG"
 
 
-FILES = [a_model, a_checkpoint, a_shard, a_file_of_codes, a_manifest, tables_of_rivals]
+FILES = [a_model, a_checkpoint, a_shard, a_file_of_codes, a_manifest, tables_of_baselines]
 CHECKED = FILES[:4]  # those that hold a checksum; DVC's own hash is what vouches for the text files
 
 
@@ -209,25 +209,25 @@ def test_a_flipped_byte_of_any_file_with_a_checksum_is_never_believed(cache, tmp
     assert set(endings) & {"error", "taken for none"} or make is a_file_of_codes
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "without stages"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "without predictions"])
 def test_a_damaged_checkpoint_is_none(blobs, tmp_path, damage):
     model = DKVBClassifier(KeyEncoder(3, 8, 2, random_state=0)).fit(*blobs)
     with Checkpoint(tmp_path, "f") as checkpoint:
-        checkpoint.write(model, 2)
-        assert checkpoint.read()[1] == 2
+        checkpoint.write(model, [np.arange(3)] * 2, ([np.arange(4)], [np.zeros(4, dtype=int)]))
+        assert len(checkpoint.read().tested) == 2
         path = tmp_path / "f/checkpoint.npz"
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         changed = {"cut": content[:-200], "flipped": content, "foreign": b"no model"}
-        if damage == "without stages":
+        if damage == "without predictions":
             save_model(model, path)
         else:
             path.write_bytes(changed[damage])
         assert checkpoint.read() is None
 
 
-def test_a_second_process_may_not_train_the_same_run(tmp_path):
-    with Checkpoint(tmp_path, "f"), pytest.raises(RuntimeError, match=r"training the same run .*expected one.*Wait"):
+def test_a_second_process_may_not_measure_the_same_run(tmp_path):
+    with Checkpoint(tmp_path, "f"), pytest.raises(RuntimeError, match=r"measuring the same run .*expected one.*Wait"):
         Checkpoint(tmp_path, "f").__enter__()
 
 
