@@ -69,7 +69,7 @@ def reading(what: str) -> Iterator[None]:
     >>> with reading("image a.png"):
     ...     raise OSError(5, "Input/output error")
     Traceback (most recent call last):
-    pipeline.image_files.UnreadableError: image a.png cannot be read (Input/output error); expected it to be ...
+    pipeline.data.image_files.UnreadableError: image a.png cannot be read (Input/output error); expected it to be ...
     """
     try:
         yield

@@ -28,7 +28,7 @@ def build_page(
     """Write the whole page as text; name the `empty_tables` of the settings file `params`, and all that is missing."""
     loader = PackageLoader("pipeline.report", ".")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    jinja.filters |= {"method": method_name, "written": written, "number": number, "ordered": ordered}
+    jinja.filters |= {"method": method_name, "written": written, "number": number, "ordered": ordered, "flat": flat}
     asked = (answer, best_baseline, best_of, beyond_accuracy, flat, headline, metric_columns, metric_words, provenance,
              scores_of, seconds_to_learn, served, usage_facts)  # fmt: skip
     jinja.globals |= {function.__name__: function for function in asked} | {"labels": labels, "b64encode": b64encode}
@@ -84,7 +84,7 @@ def headline(metrics: Mapping[str, Mapping[str, Any]], tasks: Sequence[Sequence[
 def lead_of(runs: Sequence[RunResult]) -> RunResult | None:
     """Return the run of the default method, else the first, among those with metrics."""
     measured = [run for run in runs if run.metrics]
-    default = [run for run in measured if run.settings.get("estimator", {}).get("solver", "joint") == "joint"]
+    default = [run for run in measured if run.settings.get("method", {}).get("solver", "joint") == "joint"]
     return next(iter(default or measured), None)
 
 

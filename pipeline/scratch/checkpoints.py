@@ -50,6 +50,7 @@ class Checkpoint:
     Examples
     --------
     >>> import tempfile
+    >>> from dkvb_estimator import KeyEncoder
     >>> model = DKVBClassifier(KeyEncoder(2, 4, 2, random_state=0)).fit([[0.0, 1.0], [1.0, 0.0]], [0, 1])
     >>> with tempfile.TemporaryDirectory() as folder, Checkpoint(folder, "abc") as checkpoint:
     ...     checkpoint.write(model, [np.array([0, 1])], ([], []))

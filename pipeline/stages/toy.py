@@ -180,7 +180,7 @@ def _learn(method: Any, plane: Plane, learn: Any) -> Course:
 
 
 def _lies_in_the_plane(method: Any) -> bool:
-    return getattr(method, "projection", None) == "identity"
+    return hasattr(method, "encoder_") and method.encoder_.projection == "identity"
 
 
 def _regions(method: _Method) -> np.ndarray:

@@ -557,7 +557,7 @@ def test_more_keys_than_codes_can_name_are_refused(blobs):
 
 def test_codes_of_another_layout_are_refused(blobs):
     model = placed(small(), blobs[0])
-    with pytest.raises(ValueError, match=r"X has 5 features.*expecting 6 features.*Pass its codes"):
+    with pytest.raises(ValueError, match=r"codes have shape \(2, 5\); expected \(n, 6\), 1 per head. Encode again"):
         by_codes(model, "partial_fit", np.zeros((2, 5, 1), np.uint8), [0, 1])
 
 
@@ -566,7 +566,7 @@ def test_codes_of_other_keys_are_refused_once_learned(blobs):
     one, other = (KeyEncoder(6, 16, 3, random_state=seed).fit(X) for seed in (0, 1))
     model = DKVBClassifier("precomputed").fit(one.transform(X), y)
     for call in (lambda: model.predict(other.transform(X)), lambda: model.partial_fit(other.transform(X), y)):
-        with pytest.raises(ValueError, match=r"the codes were made with keys \w{12}; expected keys \w{12}. Encode"):
+        with pytest.raises(ValueError, match=r"X holds codes of keys \w{12}; expected those of keys \w{12}. Encode"):
             call()
 
 

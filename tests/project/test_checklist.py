@@ -326,7 +326,8 @@ def test_line_10_the_papers_settings_are_ready(preset):
             "n_heads": 256, "n_keys": 4096, "key_dim": 14, "n_selected": 1, "normalize": False,
             "projection": "gaussian", "key_init": "ema-faithful", "random_state": 0,
         },
-        "solver": "sgd", "learning_rate": 0.3, "batch_size": 256, "label_smoothing": 0.1, "clip_norm": 1.0,
+        "solver": "sgd",
+        "solver_params": {"learning_rate": 0.3, "batch_size": 256, "label_smoothing": 0.1, "clip_norm": 1.0},
     }  # fmt: skip
 
 

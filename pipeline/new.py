@@ -1,0 +1,205 @@
+"""Set up a project for a user's own data: ``python -m pipeline new FOLDER``.
+
+Enters: a folder to make, and images or arrays of embeddings. Leaves: params.yaml, dvc.yaml, .gitignore and .dvc, with
+which ``dvc repro`` works. Must not know: networks, methods.
+
+The project's dvc.yaml is that of this checkout, without its dependencies on code: stages look for changed code
+themselves. It calls the pipeline as ``python -m dkvb_pipeline``, which works in any folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from pipeline.cache import open_cache
+from pipeline.cache.import_export import import_arrays
+from pipeline.data import build_manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE = ("pipeline/", "dkvb_estimator")
+"""How dependencies on code begin."""
+
+IMAGES = """\
+# Images in one folder per class, or train/ and test/ with such folders each. Every `dvc repro` looks for changes.
+datasets:
+  mine:
+    kind: folder
+    root: {root}
+    test_fraction: 0.2     # only where there is no test/
+    seed: 0
+
+# What is extracted once: which images, through which network. See docs/guide/backbones.md for others.
+embeddings:
+  mine:
+    dataset: mine
+    backbone: {backbone}
+    layer: avgpool
+    image_side: {image_side}
+    compute_dtype: float32
+    storage_dtype: float16
+"""
+EMBEDDINGS = """\
+# Embeddings that `python -m pipeline new` took in. `python -m dkvb_pipeline import --help` takes in others.
+imports:
+  mine:
+    cache: imported/mine.h5
+"""
+RUNS = """
+# The orders in which classes arrive.
+streams:
+  by_class:
+    kind: class_incremental
+    classes_per_task: {classes_per_task}
+    order_seeds: [0, 1]
+    batch_rows: 128
+
+# Other methods, measured on the same rows.
+baselines:
+  mine:
+    embeddings: mine
+    keys: mine
+    stream: by_class
+    methods: [nearest_class_mean, streaming_lda, random_projection_ridge_2000]
+
+# What is learned. method: {{}} is the package's default.
+runs:
+  joint:
+    embeddings: mine
+    keys: mine
+    stream: by_class
+    baselines: mine
+    method: {{encoder: {{random_state: 0}}}}
+  counts:
+    embeddings: mine
+    keys: mine
+    stream: by_class
+    baselines: mine
+    method: {{solver: counts, encoder: {{random_state: 0}}}}
+"""
+
+
+def add_new_options(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`new_project` is told on the command line."""
+    parser.add_argument("folder", type=Path, help="folder to make")
+    kinds = parser.add_mutually_exclusive_group(required=True)
+    kinds.add_argument("--images", type=Path, metavar="FOLDER", help="images, one folder per class")
+    kinds.add_argument("--embeddings", metavar="FILE[:NAME]", help="embeddings (n, f): .npy, .npz, .pt or Parquet")
+    parser.add_argument("--labels", metavar="FILE[:NAME]", help="labels (n,) of the embeddings")
+    parser.add_argument("--backbone", default="efficientnet_lite0", help="network for images (default: %(default)s)")
+    parser.add_argument("--image-side", type=int, default=224, help="pixels that it reads (default: %(default)s)")
+
+
+def new_project(args: argparse.Namespace) -> Path:
+    """Make the project that the arguments describe, whole or not at all, and return its folder.
+
+    Raises
+    ------
+    ValueError
+        If the folder is not empty or lies in another DVC project, images have fewer than two classes, or arrays do not
+        fit each other.
+    OSError
+        If images or arrays cannot be read, or the folder cannot be written.
+    """
+    folder = args.folder.absolute()
+    _check_place(folder)
+    if args.embeddings and not args.labels:
+        raise ValueError("--embeddings came without --labels; expected one label per row. Pass --labels FILE.")
+    with _neighbour(folder) as place:
+        n_classes = _images(args, folder, place) if args.images else _embeddings(args, place)
+        runs = RUNS.format(classes_per_task=max(1, n_classes // 5))
+        with (place / "params.yaml").open("a", encoding="utf-8") as file:
+            file.write(runs)
+        (place / "dvc.yaml").write_text(_stages(), encoding="utf-8")
+        (place / ".gitignore").write_text(_ignored(), encoding="utf-8")
+        shutil.copytree(ROOT / ".dvc", place / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+        if not _in_git(folder):
+            with (place / ".dvc" / "config").open("a", encoding="utf-8") as file:
+                file.write("[core]\n    no_scm = true\n")
+    return folder
+
+
+def _check_place(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder.name} exists and is not empty; expected a new or an empty folder. Name another one.")
+    for parent in folder.parents:
+        if (parent / ".dvc").is_dir():
+            raise ValueError(
+                f"{folder.name} lies in {parent.name}, which is a DVC project already; expected a folder outside. Name "
+                "one outside of it."
+            )
+
+
+@contextmanager
+def _neighbour(folder: Path) -> Iterator[Path]:
+    """Give a folder beside ``folder`` that takes its place where all went well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield place
+        place.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        place.rename(folder)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _images(args: argparse.Namespace, folder: Path, place: Path) -> int:
+    """Write the settings of a folder of images, and return the number of its classes."""
+    recipe = {"kind": "folder", "root": str(args.images), "test_fraction": 0.2, "seed": 0}
+    n_classes = len(build_manifest("mine", recipe).class_names)
+    _check_classes(n_classes, args.images.name)
+    root = yaml.safe_dump(os.path.relpath(args.images.absolute(), folder), width=10**6).splitlines()[0]
+    text = IMAGES.format(root=root, backbone=args.backbone, image_side=args.image_side)
+    (place / "params.yaml").write_text(text, encoding="utf-8")
+    return n_classes
+
+
+def _embeddings(args: argparse.Namespace, place: Path) -> int:
+    """Take the embeddings in, write their settings, and return the number of classes."""
+    (place / "imported").mkdir()
+    options = argparse.ArgumentParser()
+    from pipeline.cache.import_export import add_import_options
+
+    add_import_options(options)
+    given = ["--embeddings", args.embeddings, "--labels", args.labels, "--test-fraction", "0.2"]
+    output = place / "imported" / "mine.h5"
+    import_arrays(options.parse_args([*given, "--output", str(output), "--backbone", "mine", "--dataset", "mine"]))
+    (place / "params.yaml").write_text(EMBEDDINGS, encoding="utf-8")
+    with open_cache(output) as reader:
+        n_classes = len(reader.header.class_names)
+    _check_classes(n_classes, "the labels")
+    return n_classes
+
+
+def _check_classes(n_classes: int, source: str) -> None:
+    if n_classes < 2:
+        raise ValueError(
+            f"{source} has {n_classes} class; expected two at least, for there is nothing to tell apart. Put each "
+            "class's samples under a name of its own."
+        )
+
+
+def _stages() -> str:
+    """Return the checkout's dvc.yaml as a project elsewhere calls it."""
+    lines = (ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not line.strip().startswith(tuple(f"- {begin}" for begin in CODE))]
+    return "\n".join(kept).replace("python -m pipeline.stages", "python -m dkvb_pipeline stages") + "\n"
+
+
+def _ignored() -> str:
+    """Return the checkout's list of what ``dvc repro`` makes, for Git."""
+    text = (ROOT / ".gitignore").read_text(encoding="utf-8")
+    return text[text.index("# What `dvc repro` makes") : text.index("# What `make docs` makes")] + ".scratch/\n"
+
+
+def _in_git(folder: Path) -> bool:
+    return any((parent / ".git").exists() for parent in (folder, *folder.parents))
