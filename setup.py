@@ -25,6 +25,7 @@ class Wheel(bdist_wheel):
     def run(self) -> None:
         """Build the wheel."""
         self.offered = EXTRAS_OF_THE_WHEEL
+        self.distribution.py_modules = []  # dkvb_pipeline looks for the folder beside it
         super().run()
 
     def egg2dist(self, egginfo_path: str, distinfo_path: str) -> None:

@@ -1,6 +1,6 @@
-"""Caches from the command line: ``python -m pipeline info``, ``verify``, ``import`` and ``export``.
+"""Projects and caches from the command line: ``python -m pipeline new``, ``info``, ``verify``, ``import`` and others.
 
-Enters: paths. Leaves: text on standard output, a cache, plain files. Must not know: anything that a room already knows.
+Enters: paths. Leaves: text on standard output, a project, a cache, plain files. Must not know: how any of it is made.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from pipeline import cli as console
 from pipeline.cache import check_cache, describe_cache, file_sha256, open_cache, verify_cache
 from pipeline.cache.import_export import add_import_options, export_cache, import_arrays
 from pipeline.data import read_manifest
+from pipeline.new import add_new_options, new_project
 
 VERBS = {
+    "new": "set up a project for your own images or embeddings",
     "info": "print where a cache comes from",
     "verify": "check a cache from end to end",
     "import": "make a cache of embeddings in .npy, .npz, .pt or Parquet files",
@@ -21,7 +23,7 @@ VERBS = {
 }
 
 STAGES = """\
-stages, each as python -m pipeline.stages.STAGE (--help tells its arguments; dvc.yaml its paths):
+stages, each as python -m pipeline.stages.STAGE (--help: arguments); dvc.yaml has their paths:
   settings      check params.yaml and write its tables one by one
   manifest      list the images of a dataset with their hashes, labels and splits
   extract       embed them once with a frozen network, into a cache
@@ -31,18 +33,20 @@ stages, each as python -m pipeline.stages.STAGE (--help tells its arguments; dvc
   toy           draw who still knows the first classes, in the plane
   search        try a grid of settings, keys and codes made once
   report        draw report/index.html
-python -m pipeline.stages STAGE does all entries of a table that have changed.
 
 settings: params.yaml says what is computed. DKVB_DEVICE (cuda, cpu), DKVB_WORKERS
 and DKVB_WEIGHTS (a folder of weight files) say how; only another kind
 of device changes results, in their last bits."""
 
 
+OPTIONS = {"new": add_new_options, "import": add_import_options}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline",
-        description="Look at embedding caches. `dvc repro` runs the stages below; each also runs by itself.",
+        description="Set up projects, look at embedding caches. `dvc repro` runs the stages below; each also runs by itself.",
         epilog=STAGES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -50,8 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     for verb, text in VERBS.items():
         command = verbs.add_parser(verb, help=text, description=text)
         console.add_debug(command)
-        if verb == "import":
-            add_import_options(command)
+        if verb in OPTIONS:
+            OPTIONS[verb](command)
             continue
         command.add_argument("file", help="a cache, such as caches/digits.h5")
         if verb == "verify":
@@ -65,7 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Do what the verb says."""
-    if arguments.verb == "info":
+    if arguments.verb == "new":
+        folder = new_project(arguments)
+        print(f"{folder}: params.yaml, dvc.yaml. Next: cd {folder} && dvc repro")
+    elif arguments.verb == "info":
         print(json.dumps(describe_cache(arguments.file), indent=2, ensure_ascii=False))
     elif arguments.verb == "verify":
         _verify(arguments)

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.cache import open_cache
-from pipeline.cache.import_export import import_arrays
+from pipeline.cache.import_export import add_import_options, import_arrays
 from pipeline.data import build_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,8 +167,6 @@ def _embeddings(args: argparse.Namespace, place: Path) -> int:
     """Take the embeddings in, write their settings, and return the number of classes."""
     (place / "imported").mkdir()
     options = argparse.ArgumentParser()
-    from pipeline.cache.import_export import add_import_options
-
     add_import_options(options)
     given = ["--embeddings", args.embeddings, "--labels", args.labels, "--test-fraction", "0.2"]
     output = place / "imported" / "mine.h5"

@@ -1,0 +1,114 @@
+"""A user's own project: set up from an empty directory by one command, and run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pipeline.__main__ import build_parser, main
+from pipeline.config import load_params
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def new(*words):
+    main(build_parser().parse_args(["new", *map(str, words)]))
+
+
+def arrays(folder, n=300):
+    X, y = load_digits(return_X_y=True)
+    np.save(folder / "X.npy", X[:n].astype(np.float32))
+    np.save(folder / "y.npy", y[:n])
+    return "--embeddings", folder / "X.npy", "--labels", folder / "y.npy"
+
+
+def images(folder, classes=("cat", "dog"), n=5):
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_a_project_of_embeddings_has_valid_settings_and_its_cache(tmp_path, capsys):
+    new(tmp_path / "mine", *arrays(tmp_path))
+    params = load_params(tmp_path / "mine" / "params.yaml")
+    assert list(params.runs) == ["joint", "counts"]
+    assert params.streams["by_class"].classes_per_task == 2
+    assert (tmp_path / "mine/imported/mine.h5").is_file()
+    assert capsys.readouterr().out.strip().endswith(f"cd {tmp_path / 'mine'} && dvc repro")
+
+
+def test_a_project_of_images_names_them_from_where_it_lies(tmp_path):
+    root = images(tmp_path / "pets")
+    new(tmp_path / "mine", "--images", root, "--image-side", 64)
+    recipe = load_params(tmp_path / "mine" / "params.yaml").datasets["mine"]
+    assert (tmp_path / "mine" / recipe.root).resolve() == root
+    assert yaml.safe_load((tmp_path / "mine/params.yaml").read_text())["embeddings"]["mine"]["image_side"] == 64
+
+
+def test_stages_of_a_project_depend_on_no_code_and_call_the_installed_module(tmp_path):
+    new(tmp_path / "mine", *arrays(tmp_path))
+    text = (tmp_path / "mine/dvc.yaml").read_text()
+    assert "python -m dkvb_pipeline stages" in text
+    assert not any(line.strip().startswith(("- pipeline", "- dkvb_estimator")) for line in text.splitlines())
+    ours = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert list(yaml.safe_load(text)["stages"]) == list(ours)
+
+
+def test_an_empty_folder_is_filled_and_another_kept(tmp_path):
+    (tmp_path / "empty").mkdir()
+    new(tmp_path / "empty", *arrays(tmp_path))
+    assert (tmp_path / "empty/dvc.yaml").is_file()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.tex").write_text("done")
+    with pytest.raises(ValueError, match="full exists and is not empty; expected a new or an empty folder"):
+        new(tmp_path / "full", *arrays(tmp_path))
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
+
+
+def test_a_project_inside_another_is_refused(tmp_path):
+    (tmp_path / "outer/.dvc").mkdir(parents=True)
+    with pytest.raises(ValueError, match="inner lies in outer, which is a DVC project already"):
+        new(tmp_path / "outer/inner", *arrays(tmp_path))
+    assert not (tmp_path / "outer/inner").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: ("--images", images(folder / "a", ("cat",))), "has 1 class; expected two at least"),
+        (lambda folder: ("--images", folder / "nowhere"), "nowhere"),
+        (lambda folder: arrays(folder)[:2], "--embeddings came without --labels"),
+    ],
+)
+def test_what_makes_no_project_writes_nothing(tmp_path, make, words):
+    with pytest.raises((ValueError, OSError), match=words):
+        new(tmp_path / "mine", *make(tmp_path))
+    assert not [path for path in tmp_path.iterdir() if "mine" in path.name]
+
+
+def test_labels_of_another_length_are_refused(tmp_path):
+    given = arrays(tmp_path)
+    np.save(tmp_path / "y.npy", np.zeros(7, dtype=int))
+    with pytest.raises(ValueError, match="7"):
+        new(tmp_path / "mine", *given)
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.slow
+def test_a_project_of_embeddings_runs_from_an_empty_directory(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = {"cwd": tmp_path, "env": environment, "check": True, "capture_output": True, "text": True}
+    words = [str(word) for word in arrays(tmp_path)]
+    subprocess.run([sys.executable, "-m", "dkvb_pipeline", "new", "mine", *words], **run)
+    done = subprocess.run(["dvc", "repro"], **run | {"cwd": tmp_path / "mine"})
+    assert (tmp_path / "mine/report/index.html").is_file(), done.stdout + done.stderr
+    assert "Running" not in subprocess.run(["dvc", "repro", "report"], **run | {"cwd": tmp_path / "mine"}).stdout[-200:]
