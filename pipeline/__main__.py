@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline",
-        description="Set up projects, look at embedding caches. `dvc repro` runs the stages below; each also runs by itself.",
+        description="Set up projects, look at caches. `dvc repro` runs the stages below; each also runs by itself.",
         epilog=STAGES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
