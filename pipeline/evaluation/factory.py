@@ -18,10 +18,12 @@ from dkvb_estimator import Codes, DKVBClassifier, KeyEncoder
 from pipeline.config import Method, encoder_and_rest, with_settings
 
 __all__ = [
+    "adds_up",
     "codes_name",
     "describe_keys",
     "encode",
     "fit_codes",
+    "forget_codes",
     "fresh",
     "key_facts",
     "key_settings",
@@ -105,6 +107,16 @@ def learn_codes(
 def fit_codes(model: DKVBClassifier, codes: np.ndarray, y: np.ndarray) -> DKVBClassifier:
     """Let the classifier learn these codes and nothing else; return it."""
     return model.fit(Codes.of(codes, _encoder(model)), y)
+
+
+def forget_codes(model: DKVBClassifier, codes: np.ndarray, y: np.ndarray) -> DKVBClassifier:
+    """Let the classifier forget learned codes (n, c·m) with labels (n,); return it."""
+    return model.forget(Codes.of(codes, _encoder(model)), y)
+
+
+def adds_up(model: DKVBClassifier) -> bool:
+    """Return whether what the classifier learns is a sum over samples, which can be taken back and merged."""
+    return model.solver != "sgd"
 
 
 def fresh(model: DKVBClassifier) -> DKVBClassifier:

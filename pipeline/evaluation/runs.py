@@ -30,6 +30,7 @@ from pipeline.evaluation.factory import (
     novelty_scores,
     place_keys,
 )
+from pipeline.evaluation.guarantees import measure_guarantees
 from pipeline.evaluation.loop import (
     Bench,
     Prequential,
@@ -67,7 +68,8 @@ class Evaluation:
         ``plain`` and ``calibrated`` (see `describe_calibration`) and the ``temperature`` of each; empty where the run
         holds no rows out.
     keys : dict
-        What the keys are used for after the last task of the first order.
+        What the keys are used for after the last task of the first order, and ``guarantees`` (see
+        `measure_guarantees`).
     model : DKVBClassifier
         That of the first order, after its last task.
     training : dict
@@ -142,7 +144,11 @@ def measure_run(
         "accuracy": round(float((outcomes[0].predictions == bench.y_test).mean()), 6),
         **key_facts(model),
     }
-    return Evaluation(bench, result, calibration, describe_keys(model, bench.class_names), model, training)
+    start, codes = course.starts[0]
+    labelled = bench.y >= 0
+    guarantees = measure_guarantees(start, codes[labelled], bench.y[labelled], bench.X_test)
+    usage = describe_keys(model, bench.class_names) | {"guarantees": guarantees}
+    return Evaluation(bench, result, calibration, usage, model, training)
 
 
 def _place_keys(

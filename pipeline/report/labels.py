@@ -42,12 +42,11 @@ METRICS = {
     "accuracy_std_over_orders": ("spread over orders", "points", 0),
 }
 # Beginnings of metrics that have a table of their own.
-TABLED_ELSEWHERE = ("state_bytes", "passes", "needs_classes", "calibration_error_", "novelty_", "relative_novelty_",
+TABLED_ELSEWHERE = ("state_bytes", "passes", "needs_classes", "calibration_error_", "score_samples_",
                     "max_softmax_", "mahalanobis_")  # fmt: skip
 # Score of novelty → name, and the method whose colour it takes.
 SCORES = {
-    "novelty": ("distance to used keys (DKVB)", "nearest_class_mean"),
-    "relative_novelty": ("the same, less the distance to any key (DKVB)", "dkvb"),
+    "score_samples": ("score_samples (DKVB)", "dkvb"),
     "max_softmax": ("one minus the largest probability (DKVB)", "mlp"),
     "mahalanobis": ("Mahalanobis distance (streaming LDA)", "streaming_lda"),
 }

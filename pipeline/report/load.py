@@ -31,8 +31,6 @@ SEARCH_TABLE = ("searches", "{}.csv", "search", ("rank", "mean_score"))
 SEARCH_BEST = ("searches", "{}.json", "search", ("best_params", "best_score"))
 BASELINES = "baselines"
 """The table of the settings file that names baselines, and the setting of a run that names an entry of it."""
-GUARANTEES = "guarantees_{}.json"
-"""Beside the metrics of a run, where it was measured: sentence → number or text."""
 
 
 @dataclass
@@ -97,7 +95,7 @@ def read_run(name: str, settings: Mapping[str, Any], folders: Mapping[str, Path]
     for entry in dict.fromkeys((settings["embeddings"], settings["keys"])):
         if (card := _read(folders, CARD, entry, run.missing)) is not None:
             run.cards[entry] = card
-    run.guarantees = _read(folders, ("metrics", GUARANTEES, "run", ()), name, []) or {}
+    run.guarantees = run.audit.get("guarantees", {})
     return run
 
 

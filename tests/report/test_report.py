@@ -111,7 +111,7 @@ def confidence(rng):
         numbers = {"expected_calibration_error": lift, "brier_score": 0.2, "negative_log_likelihood": 0.4}
         kinds[kind] = numbers | {"bins": bins, "temperature": temperature}
     scores = {}
-    for name, power in (("novelty", 0.9), ("relative_novelty", 0.3), ("max_softmax", 0.4)):
+    for name, power in (("score_samples", 0.9), ("max_softmax", 0.4)):
         noticed = [round((step / 20) ** power, 6) for step in range(21)]
         scores[name] = {"auroc": 1 / (1 + power), "fpr_at_95_tpr": rng.uniform(0.2, 0.6), "noticed": noticed}
     return {"trust": kinds, "novelty": {"dkvb": scores, "streaming_lda": {"mahalanobis": scores["max_softmax"]}}}
@@ -460,8 +460,8 @@ def test_page_leads_with_the_default_method_and_orders_by_accuracy(inputs):
 
 
 def test_what_was_measured_of_guarantees_leads_too(inputs):
-    write_json(inputs.metrics / "guarantees_digits.json", {"Largest change after forgetting <b>": 0.0})
-    assert "Largest change after forgetting &lt;b&gt;:</strong> 0</li>" in written_page(inputs)
+    changed(inputs.audits / "digits.json", lambda audit: audit.update(guarantees={"Change after forgetting <b>": 0.0}))
+    assert "Change after forgetting &lt;b&gt;:</strong> 0</li>" in written_page(inputs)
 
 
 def test_a_missing_folder_of_files_is_named_and_fails_nothing(inputs):

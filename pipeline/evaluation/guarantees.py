@@ -1,0 +1,50 @@
+"""What a method can do that its baselines cannot, measured: forget samples, and add up with another model.
+
+Enters: a method with keys that has learned nothing, codes, labels, test rows. Leaves: a sentence for each ability. Must
+not know: streams, files.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from pipeline.evaluation.factory import adds_up, fit_codes, forget_codes, fresh
+
+__all__ = ["measure_guarantees"]
+
+N_FORGOTTEN = 50
+
+
+def measure_guarantees(start: Any, codes: np.ndarray, y: np.ndarray, X_test: np.ndarray) -> dict[str, str]:
+    """Return ability → what was found, for methods whose learning adds up; nothing for others.
+
+    Parameters
+    ----------
+    start : DKVBClassifier
+        With keys, without samples; it is not changed.
+    codes : ndarray of unsigned integers (n, c·m)
+    y : ndarray of int64 (n,)
+    X_test : ndarray of float32 (n_test,f)
+        Rows whose scores are compared.
+    """
+    if not adds_up(start) or len(y) <= 2 * N_FORGOTTEN:
+        return {}
+    gone = np.zeros(len(y), dtype=bool)
+    gone[np.random.default_rng(0).permutation(len(y))[:N_FORGOTTEN]] = True
+    whole = fit_codes(fresh(start), codes, y)
+    halves = [fit_codes(fresh(start), codes[part], y[part]) for part in (gone, ~gone)]
+    with warnings.catch_warnings():  # equal samples may be in both shares, and are to count twice
+        warnings.filterwarnings("ignore", message=".*count twice in the merged model")
+        merged = halves[0].merge(halves[1])
+    found = {"Merging two models": _compare(merged, whole, X_test, "one that learned both shares")}
+    never = fit_codes(fresh(start), codes[~gone], y[~gone])
+    forget_codes(whole, codes[gone], y[gone])
+    return {f"Forgetting {N_FORGOTTEN} samples": _compare(whole, never, X_test, "one that never saw them"), **found}
+
+
+def _compare(model: Any, other: Any, X: np.ndarray, what: str) -> str:
+    largest = float(np.abs(model.decision_function(X) - other.decision_function(X)).max())
+    if largest == 0:
+        return f"no bit of {len(X):,} predictions differs from {what}"
+    return f"scores differ from {what} by {largest:.1e} at most"

@@ -1,0 +1,40 @@
+"""What a run says that it can do is measured, and only said where it holds."""
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation import guarantees as room
+from pipeline.evaluation.factory import encode, make_method, place_keys
+from pipeline.evaluation.guarantees import measure_guarantees
+
+ENCODER = {"n_heads": 8, "n_keys": 8, "key_dim": 3, "random_state": 0}
+
+
+@pytest.fixture
+def learned(blobs):
+    X, y = blobs
+    return X, y.astype(np.int64)
+
+
+@pytest.mark.parametrize("solver", ["joint", "counts"])
+def test_additive_solvers_forget_and_merge_to_the_bit(learned, solver):
+    X, y = learned
+    start = place_keys(make_method({"encoder": ENCODER, "solver": solver}), X)
+    found = measure_guarantees(start, encode(start, X), y, X)
+    assert list(found) == ["Forgetting 50 samples", "Merging two models"]
+    assert all(said.startswith(f"no bit of {len(X)} predictions differs from one that ") for said in found.values())
+    assert not hasattr(start, "classes_")
+
+
+def test_gradient_steps_claim_nothing(learned):
+    X, y = learned
+    start = place_keys(make_method({"encoder": ENCODER, "solver": "sgd"}), X)
+    assert measure_guarantees(start, encode(start, X), y, X) == {}
+
+
+def test_a_model_that_does_not_forget_is_found_out(learned, monkeypatch):
+    X, y = learned
+    start = place_keys(make_method({"encoder": ENCODER, "solver": "counts"}), X)
+    monkeypatch.setattr(room, "forget_codes", lambda model, codes, y: model)
+    said = measure_guarantees(start, encode(start, X), y, X)["Forgetting 50 samples"]
+    assert said.startswith("scores differ from one that never saw them by")
