@@ -28,7 +28,9 @@ SCRIPTS = (
     "cache_reading",
     "storage_dtype",
 )
-ALONE = ("accuracy", "defaults", "growth", "imagenet", "novelty", "projections", "scaling")
+ALONE = (
+    "accuracy", "defaults", "deletion", "gpu", "growth", "imagenet", "novelty", "projections", "scaling", "streams",
+)  # fmt: skip
 """Benchmarks with options and pages of their own."""
 
 

@@ -353,6 +353,7 @@ class WorkerCodes(CodeStore):
         stops = np.cumsum(self._lengths)
         owner = np.searchsorted(stops, positions, side="right")
         asked = {which: positions[owner == which] - (stops[which] - self._lengths[which]) for which in np.unique(owner)}
+        asked = asked or {0: positions}  # no rows, of the right shape
         parts = WORKERS.fetch(
             *(WORKERS.call(_some_codes_of, self._owners[which], some) for which, some in asked.items())
         )

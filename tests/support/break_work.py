@@ -65,7 +65,11 @@ def prepare_run(shared):
     """Learn and measure four classes in four tasks, with a solver that remembers order."""
     paths = write_two_caches(shared)
     stream = SETTINGS["stream"] | {"classes_per_task": 1}
-    run = SETTINGS | {"stream": stream, "epochs_per_task": 3} | with_method(solver="sgd", learning_rate=30.0)
+    run = (
+        SETTINGS
+        | {"stream": stream, "epochs_per_task": 3}
+        | with_method(solver="sgd", solver_params={"learning_rate": 30.0})
+    )
 
     def work(folder):
         os.environ["DKVB_SCRATCH"] = str(folder / "scratch")
