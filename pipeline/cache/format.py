@@ -76,11 +76,14 @@ class SplitRows:
     labels : ndarray of shape (n,), integers
         −1 where there is none.
     sample_ids : sequence of n distinct str
+    rounding_error : float, default=0
+        The largest difference that rounding made before, where blocks come in the type that they are stored in.
     """
 
     blocks: Iterable[np.ndarray]
     labels: np.ndarray
     sample_ids: Sequence[str]
+    rounding_error: float = 0.0
 
 
 @dataclass(frozen=True)

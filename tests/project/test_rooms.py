@@ -45,13 +45,15 @@ ARROWS = {  # package, or module of a half: what it may import of its own half
         "cache": {"data", "io"},
         "scratch": {"cache", "io"},
         "extraction": {"backbones", "data", "io"},
+        "store": {"io"},
         "evaluation": {"cache", "config", "io", "scratch"},
         "report": {"io"},
         "cli": {"io"},
         "stages": {
             "backbones", "cache", "cli", "config", "data", "evaluation", "extraction", "io", "report", "scratch",
+            "store",
         },
-        "__main__": {"cache", "cli", "data"},
+        "__main__": {"cache", "cli", "data", "io", "store"},
     },
 }  # fmt: skip
 
@@ -138,7 +140,7 @@ def test_the_pipeline_uses_public_names_of_the_estimator(path):
 
 @pytest.mark.parametrize(
     "path",
-    [path for room in ("io", "config", "data", "backbones", "cache", "extraction", "report") for path in
+    [path for room in ("io", "config", "data", "backbones", "cache", "extraction", "report", "store") for path in
      sorted((ROOT / "pipeline" / room).glob("*.py"))],
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )  # fmt: skip
