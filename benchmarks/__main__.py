@@ -23,6 +23,7 @@ SCRIPTS = (
     "dask_workers",
     "search",
     "extract",
+    "store",
     "cache_reading",
     "storage_dtype",
 )

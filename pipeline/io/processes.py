@@ -11,8 +11,6 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
 
 @contextmanager
 def helpers(command: Sequence[str], number: int, device: str, workers: int) -> Iterator[None]:
@@ -33,6 +31,8 @@ def helpers(command: Sequence[str], number: int, device: str, workers: int) -> I
     >>> with helpers(["sleep", "60"], 3, "cpu", 1):
     ...     pass  # both are ended here
     """
+    import torch  # which takes seconds that a process without helpers need not wait
+
     usual = torch.get_num_threads()
     threads = min(usual, share_of_threads(number))
     shared = os.environ | {"OMP_NUM_THREADS": str(threads), "DKVB_WORKERS": str(workers)}

@@ -3,7 +3,8 @@
 Enters: an entry of ``folders``. Leaves: its manifest, the same bytes where nothing changed, so that what follows is
 skipped. Must not know: networks, embeddings.
 
-What was seen is remembered in the scratch folder, so that only new and changed files are read again.
+What was seen is remembered in the scratch folder, so that only new and changed files are read again; DKVB_REHASH=1
+reads all.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Write the manifest of the folder that the arguments name."""
-    index = Path(os.environ.get("DKVB_SCRATCH", ".scratch")) / "folders" / f"{args.name}.json"
-    manifest = build_manifest(args.name, load_params(args.params).folder(args.name), index)
+    index = Path(os.environ.get("DKVB_SCRATCH", ".scratch")) / "folders" / f"{args.name}.digests"
+    rehash = os.environ.get("DKVB_REHASH", "0") == "1"
+    manifest = build_manifest(args.name, load_params(args.params).folder(args.name), index, rehash=rehash)
     write_manifest(manifest, args.output)
     count, *others = remarks(manifest)
     console.say(f"folder {args.name}", f"{count} → {args.output}", *others)

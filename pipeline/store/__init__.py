@@ -1,7 +1,7 @@
 """The embedding store: rows that were computed once, kept by the image and the network that they come from."""
 
 from .embeddings import EmbeddingStore, Found, LostRowsError
-from .names import image_names, is_among
+from .names import image_names, is_among, places_among
 from .upkeep import Stored, list_networks, remove_rows, rewrite_blocks
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "image_names",
     "is_among",
     "list_networks",
+    "places_among",
     "remove_rows",
     "rewrite_blocks",
 ]

@@ -49,17 +49,23 @@ def places_among(names: np.ndarray, known: np.ndarray) -> np.ndarray:
     """
     if not len(known):
         return np.full(len(names), -1)
-    names, known = _as_bytes(names), _as_bytes(known)
-    order = np.argsort(known)
-    near = order[np.searchsorted(known, names, sorter=order).clip(0, len(known) - 1)]
-    return np.where(known[near] == names, near, -1)
+    order = np.argsort(known[:, 0])
+    beginnings = known[order, 0]
+    near = np.searchsorted(beginnings, names[:, 0])
+    places = order[near.clip(0, len(known) - 1)]
+    equal = (known[places] == names).all(axis=1)
+    # names of one beginning are few: each is looked at, until none is left that might still be found
+    left = np.flatnonzero(~equal)
+    while len(left):
+        near[left] += 1
+        left = left[near[left] < len(known)]
+        left = left[beginnings[near[left]] == names[left, 0]]
+        places[left] = order[near[left]]
+        equal[left] = (known[places[left]] == names[left]).all(axis=1)
+        left = left[~equal[left]]
+    return np.where(equal, places, -1)
 
 
 def is_among(names: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Return whether each of some names (n, 4) is among those known (r, 4)."""
     return places_among(names, known) >= 0
-
-
-def _as_bytes(names: np.ndarray) -> np.ndarray:
-    """View names (n, 4) as 32 bytes each (n,), which NumPy sorts and compares."""
-    return np.ascontiguousarray(names, "<u8").view("S32")[:, 0]

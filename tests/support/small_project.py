@@ -15,7 +15,8 @@ OURS = ("pipeline", "dkvb_estimator")
 def copy_project(folder, tables):
     """Copy what ``dvc repro`` needs, with these tables as settings; what DVC and runs have left here stays here."""
     for name in (*OURS, ".dvc"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
+        left = ("tmp", "cache") if name == ".dvc" else ("__pycache__",)
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*left))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "params.yaml").write_text(yaml.safe_dump(tables, sort_keys=False), encoding="utf-8")
