@@ -18,13 +18,16 @@ from pipeline import cli as console
 from pipeline.cache import check_cache, describe_cache, file_sha256, open_cache, verify_cache
 from pipeline.cache.import_export import add_import_options, export_cache, import_arrays
 from pipeline.data import read_manifest
+from pipeline.io import read_names
 from pipeline.store import Stored, image_names, is_among, list_networks, remove_rows
+from pipeline.suppression import FOLDER
 
 VERBS = {
     "info": "print where a cache comes from",
     "verify": "check a cache from end to end",
     "import": "make a cache of embeddings in .npy, .npz, .pt or Parquet files",
     "export": "write a cache as .npz, .npy or Parquet",
+    "forget": "forget samples in every file of this project, all or nothing, with a receipt",
     "store": "show what rows the embedding store holds, and free those that no manifest names",
 }
 
@@ -61,8 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
         if verb == "import":
             add_import_options(command)
             continue
-        if verb == "store":
-            _add_store_options(command)
+        if verb in ("forget", "store"):
+            (_add_forget_options if verb == "forget" else _add_store_options)(command)
             continue
         command.add_argument("file", help="a cache, such as caches/digits.h5")
         if verb == "verify":
@@ -82,6 +85,8 @@ def main(arguments: argparse.Namespace) -> None:
         _verify(arguments)
     elif arguments.verb == "store":
         _store(arguments)
+    elif arguments.verb == "forget":
+        _forget(arguments)
     elif arguments.verb == "import":
         path = import_arrays(arguments)
         with open_cache(path) as reader:
@@ -90,6 +95,44 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         for path in export_cache(arguments.file, arguments.output, arguments.split):
             print(path)
+
+
+def _add_forget_options(command: argparse.ArgumentParser) -> None:
+    scratch = os.environ.get("DKVB_SCRATCH", ".scratch")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--ids", help="file with the id of one sample on each line")
+    what.add_argument("--class", dest="class_name", help="name of a class, all of whose samples are forgotten")
+    what.add_argument("--resume", action="store_true", help="finish a deletion that was interrupted")
+    command.add_argument("--dataset", help="where ids or the class are looked for (default: all)")
+    command.add_argument("--reason", help="why, for the receipt")
+    command.add_argument("--scratch", default=scratch, help="scratch folder (default: %(default)s)")
+
+
+def _forget(arguments: argparse.Namespace) -> None:
+    from pipeline.forgetting import forget, resume  # which import the estimator
+
+    if arguments.resume:
+        finished = resume(FOLDER)
+        print(f"{finished}: finished" if finished else "no deletion was interrupted")
+        return
+    if not arguments.reason:
+        raise ValueError("no --reason was given; expected one for the receipt. Add it, as --reason 'asked by letter'.")
+    ids = read_names(arguments.ids, "sample id") if arguments.ids else None
+    receipt = forget(
+        Path(),
+        Path(arguments.scratch),
+        ids=ids,
+        class_name=arguments.class_name,
+        dataset=arguments.dataset,
+        reason=arguments.reason,
+    )
+    told = json.loads(receipt.read_text(encoding="utf-8"))
+    counts = ", ".join(f"{n:,} of {name}" for name, n in told["n_samples"].items())
+    print(f"forgot {counts}: {len(told['files'])} files, {told['n_rows_of_store']:,} rows of the store → {receipt}")
+    for model in told["models"]:
+        print(f"{model['path']}: {model['how']}{'; ' + model['why'] if 'why' in model else ''}")
+    for rest in told["not_reached"]:
+        print(f"not reached: {rest['what']} ({rest['command']})")
 
 
 def _add_store_options(command: argparse.ArgumentParser) -> None:

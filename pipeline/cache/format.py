@@ -65,6 +65,12 @@ class CacheHeader:
     class_names: tuple[str, ...]
 
 
+def fingerprint_of(origin: Mapping[str, Any]) -> str:
+    """Return the fingerprint of everything that decides the embeddings: what a header holds beside it and the names."""
+    named = {name: origin[name] for name in ATTRIBUTES if name != "fingerprint"}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class SplitRows:
     """Hold what one split of a cache is written from.

@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from pipeline.data.folder_entries import some
 from pipeline.data.folder_layout import list_images
 from pipeline.data.image_files import CorruptImageError, read_image, reading, to_rgb
 from pipeline.io import replaced
+from pipeline.suppression import Suppression
 
 UNLABELLED = -1
 _PHOTOS = ("china.jpg", "flower.jpg")
@@ -77,7 +78,12 @@ class Manifest:
 
 
 def build_manifest(
-    name: str, recipe: Mapping[str, Any], index: str | Path | None = None, *, rehash: bool = False
+    name: str,
+    recipe: Mapping[str, Any],
+    index: str | Path | None = None,
+    *,
+    rehash: bool = False,
+    suppression: Suppression | None = None,
 ) -> Manifest:
     """List the images that a recipe describes.
 
@@ -92,6 +98,8 @@ def build_manifest(
         A scratch file: of a folder seen before, only what changed since is read again.
     rehash : bool, default=False
         Whether all of it is read again.
+    suppression : Suppression or None
+        Images that were forgotten, and are left out; the others keep their splits.
 
     Raises
     ------
@@ -117,7 +125,31 @@ def build_manifest(
             f"dataset {name} is of kind {recipe['kind']!r}; expected one of {', '.join(kinds)}. Did you mean "
             f"{nearest!r}? Correct datasets.{name}.kind in params.yaml."
         )
-    return kinds[recipe["kind"]](name, recipe)
+    manifest = kinds[recipe["kind"]](name, recipe)
+    return manifest if suppression is None else _without_forgotten(manifest, suppression)
+
+
+def _without_forgotten(manifest: Manifest, suppression: Suppression) -> Manifest:
+    forgotten = [row for row, digest in enumerate(manifest.digests) if digest in suppression]
+    if not forgotten:
+        return manifest
+    if len(forgotten) == len(manifest.digests):
+        raise ValueError(
+            f"all {len(forgotten)} images of dataset {manifest.dataset} were forgotten; expected one at least. Remove "
+            "the dataset from params.yaml, or add other images."
+        )
+    named = some([manifest.sample_ids[row] for row in forgotten])
+    note = f"warning: {len(forgotten)} images were forgotten and are left out: {named}. Delete their files."
+    return replace(without_rows(manifest, forgotten), notes=(*manifest.notes, note))
+
+
+def without_rows(manifest: Manifest, rows: Sequence[int]) -> Manifest:
+    """Return a manifest without some of its rows; the others keep their splits, and all classes their names."""
+    kept = np.setdiff1d(np.arange(len(manifest.sample_ids)), rows)
+    ids, splits, digests = (
+        tuple(values[row] for row in kept) for values in (manifest.sample_ids, manifest.splits, manifest.digests)
+    )
+    return replace(manifest, labels=manifest.labels[kept], sample_ids=ids, splits=splits, digests=digests)
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:

@@ -71,10 +71,19 @@ class DigestIndex:
         seen = np.frombuffer(bytes(self._seen), _RECORD)
         if not forget:
             seen = np.concatenate([seen, self._known[~np.isin(self._files, seen["file"])]])
-        seen = seen[np.argsort(seen["file"], kind="stable")]
-        with replaced(self._path) as neighbour, neighbour.open("wb") as file:
-            file.write(seen.data)
-            file.write(zlib.crc32(seen.data).to_bytes(4, "little"))
+        _write(self._path, seen[np.argsort(seen["file"], kind="stable")])
+
+    def save_as(self, path: Path) -> None:
+        """Write what is known to another file."""
+        _write(path, self._known)
+
+    def drop(self, sha256s: set[str]) -> bool:
+        """Forget the files of some digests; return whether there were any."""
+        digests = self._known["sha256"].tobytes()
+        goes = np.array([digests[at : at + 32].hex() in sha256s for at in range(0, len(digests), 32)], bool)
+        self._known = self._known[~goes]
+        self._files = np.ascontiguousarray(self._known["file"])
+        return bool(goes.any())
 
     def _find(self, name: bytes) -> str | None:
         place = int(np.searchsorted(self._files, name))
@@ -91,3 +100,9 @@ class DigestIndex:
         if len(body) % _RECORD.itemsize or zlib.crc32(body).to_bytes(4, "little") != crc:
             body = b""
         return np.frombuffer(body, _RECORD)
+
+
+def _write(path: Path, records: np.ndarray) -> None:
+    content = records.tobytes()
+    with replaced(path) as neighbour:
+        neighbour.write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))

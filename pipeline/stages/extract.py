@@ -15,7 +15,6 @@ import argparse
 import errno
 import hashlib
 import importlib.metadata
-import json
 import os
 import sys
 import time
@@ -44,12 +43,21 @@ from pipeline.backbones import (
     read_weights,
     weights_sha256,
 )
-from pipeline.cache import CacheHeader, SplitRows, describe_cache, file_sha256, open_cache, write_cache
+from pipeline.cache import (
+    CacheHeader,
+    SplitRows,
+    describe_cache,
+    file_sha256,
+    fingerprint_of,
+    open_cache,
+    write_cache,
+)
 from pipeline.config import Embeddings, load_params
 from pipeline.data import Manifest, open_images, read_manifest
 from pipeline.extraction import Batch, Claims, Forward, embed
 from pipeline.io import check_files, helpers, share_of_threads
 from pipeline.store import EmbeddingStore, LostRowsError, image_names
+from pipeline.suppression import read_suppression
 
 BATCH_ROWS = 32
 """Images of one forward pass: always this many, since results may differ in their last bits with the shape."""
@@ -99,8 +107,7 @@ class Job:
             "manifest_sha256": self.manifest.sha256,
             "dataset": self.manifest.dataset,
         }
-        fingerprint = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
-        return CacheHeader(fingerprint=fingerprint, class_names=self.manifest.class_names, **origin)  # type: ignore[arg-type]
+        return CacheHeader(fingerprint=fingerprint_of(origin), class_names=self.manifest.class_names, **origin)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -506,6 +513,7 @@ def main(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     settings = load_params(args.params).embedding(args.name)
     job = make_job(read_manifest(args.manifest), settings)
+    _refuse_forgotten(job.manifest)
     check_files([job.weights], [args.output, args.card, args.timings])
     if "-nc" in job.record.licence.lower():
         console.say(f"extract {args.name}", f"the weights of {job.record.id} are licensed {job.record.licence}")
@@ -519,6 +527,17 @@ def main(args: argparse.Namespace) -> None:
     with helpers(_helping(args), number, device, workers):
         computed = extract(job, args.output, scratch, device=device, workers=workers)
     _report(args, job, computed, time.perf_counter() - start)
+
+
+def _refuse_forgotten(manifest: Manifest) -> None:
+    suppression = read_suppression()
+    pairs = zip(manifest.sample_ids, manifest.digests, strict=True) if suppression.hashes else ()
+    forgotten = next((sample_id for sample_id, digest in pairs if digest in suppression), None)
+    if forgotten is not None:
+        raise ValueError(
+            f"image {forgotten} of manifest {manifest.dataset} was forgotten; expected a manifest without it. Run "
+            "`dvc repro` to list the images anew."
+        )
 
 
 def _report(args: argparse.Namespace, job: Job, computed: Computed, seconds: float) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from pipeline import cli as console
 from pipeline.config import load_params
 from pipeline.data import build_manifest, remarks, write_manifest
+from pipeline.suppression import read_suppression
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,7 +35,8 @@ def main(args: argparse.Namespace) -> None:
     """Write the manifest of the folder that the arguments name."""
     index = Path(os.environ.get("DKVB_SCRATCH", ".scratch")) / "folders" / f"{args.name}.digests"
     rehash = os.environ.get("DKVB_REHASH", "0") == "1"
-    manifest = build_manifest(args.name, load_params(args.params).folder(args.name), index, rehash=rehash)
+    recipe, suppression = load_params(args.params).folder(args.name), read_suppression()
+    manifest = build_manifest(args.name, recipe, index, rehash=rehash, suppression=suppression)
     write_manifest(manifest, args.output)
     count, *others = remarks(manifest)
     console.say(f"folder {args.name}", f"{count} → {args.output}", *others)

@@ -10,6 +10,7 @@ import argparse
 from pipeline import cli as console
 from pipeline.config import load_params
 from pipeline.data import build_manifest, remarks, write_manifest
+from pipeline.suppression import read_suppression
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Write the manifest of the data set that the arguments name."""
-    manifest = build_manifest(args.name, load_params(args.params).dataset(args.name))
+    manifest = build_manifest(args.name, load_params(args.params).dataset(args.name), suppression=read_suppression())
     write_manifest(manifest, args.output)
     count, *others = remarks(manifest)
     console.say(f"manifest {args.name}", f"{count} → {args.output}", *others)

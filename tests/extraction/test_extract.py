@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from pipeline import cli as console
+from pipeline import suppression
 from pipeline.backbones.registry import BACKBONES
 from pipeline.cache import open_cache
 from pipeline.cache import writer as cache_writer
@@ -763,6 +764,16 @@ def assert_one_sentence(capsys, text):
     assert text in lines[0]
     assert "Traceback" not in printed
     return lines[0]
+
+
+def test_a_manifest_with_an_image_that_was_forgotten_is_one_sentence(command, manifest, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    key = suppression.make_key(tmp_path / "forgotten")
+    name = suppression.Suppression(key, frozenset()).hash_of(manifest.digests[7])
+    suppression.add_hashes(tmp_path / "forgotten", [name])
+    assert command() == 1
+    assert_one_sentence(capsys, "image digits/0007 of manifest digits was forgotten; expected a manifest without it.")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_absent_manifest_is_one_sentence(command, tmp_path, capsys):

@@ -17,7 +17,8 @@ def copy_project(folder, tables):
     for name in (*OURS, ".dvc"):
         left = ("tmp", "cache") if name == ".dvc" else ("__pycache__",)
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*left))
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "forgotten/list.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / "params.yaml").write_text(yaml.safe_dump(tables, sort_keys=False), encoding="utf-8")
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
