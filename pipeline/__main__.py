@@ -27,8 +27,8 @@ VERBS = {
     "verify": "check a cache from end to end",
     "import": "make a cache of embeddings in .npy, .npz, .pt or Parquet files",
     "export": "write a cache as .npz, .npy or Parquet",
-    "forget": "forget samples in every file of this project, all or nothing, with a receipt",
-    "store": "show what rows the embedding store holds, and free those that no manifest names",
+    "forget": "forget samples in every file of this project",
+    "store": "show or free the rows of the embedding store",
 }
 
 STAGES = """\
@@ -43,10 +43,8 @@ stages, each as python -m pipeline.STAGE (--help tells its arguments; dvc.yaml i
   toy         draw who still knows the first classes, in the plane
   search      try a grid of settings, keys and codes made once
   report      draw report/index.html
-
-settings: params.yaml says what is computed. DKVB_DEVICE (cuda, cpu), DKVB_WORKERS
-and DKVB_WEIGHTS (a folder of weight files) say how; only another kind
-of device changes results, in their last bits."""
+settings: params.yaml says what is computed; DKVB_DEVICE (cuda, cpu), DKVB_WORKERS, DKVB_WEIGHTS
+(a folder of weight files) how. Only another kind of device changes results, in their last bits."""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -164,6 +164,10 @@ class _Work:
     def receipt(self, kind: str, reason: str, hashes: Sequence[str]) -> dict[str, Any]:
         """Return what was done, and what was not."""
         models = {model["how"] for model in self.models}
+        after = {target: staged for staged, target in self.journal.replace}
+        for file in self.files:
+            staged = after.get(str(self.project / file["path"]))
+            file["sha256_after"] = file_sha256(staged) if staged is not None else None
         touched = [] if not self._changes else [
             "metrics, curves and figures were measured with these samples; `dvc repro` measures them anew",
             "temperatures and held-out shares that saw them go with their models; `dvc repro` chooses them anew",

@@ -144,7 +144,9 @@ def test_no_byte_of_the_samples_is_left_in_any_file(project):
     assert told["n_samples"] == {"digits": 7}
     assert told["n_rows_of_store"] == 7
     for path in ("manifests/digits.jsonl", "caches/digits.h5", "caches/digits.json", ".scratch/folders/digits"):
-        assert path in [file["path"] for file in told["files"]]
+        (file,) = [file for file in told["files"] if file["path"] == path]
+        assert file["sha256_after"] == file_sha256(project / path) != file["sha256_before"]
+    assert all(file["sha256_after"] is None for file in told["files"] if file["what"].endswith("deleted"))
     after = read_manifest(project / "manifests/digits.jsonl")
     kept = [row for row in range(N) if row not in rows]
     assert after.sample_ids == tuple(before.sample_ids[row] for row in kept)
