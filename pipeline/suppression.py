@@ -42,8 +42,8 @@ class Suppression:
         """Return the keyed hash of what names a sample."""
         return hmac.new(self.key, name.encode(), hashlib.sha256).hexdigest()
 
-    def __contains__(self, name: str) -> bool:
-        return bool(self.hashes) and self.hash_of(name) in self.hashes
+    def __contains__(self, name: object) -> bool:
+        return bool(self.hashes) and self.hash_of(str(name)) in self.hashes
 
 
 def id_name(dataset: str, sample_id: str) -> str:

@@ -112,10 +112,13 @@ def build_manifest(
     >>> len(manifest.labels), manifest.splits.count("test"), manifest.class_names[3]
     (1797, 540, '3')
     """
+    known = DigestIndex(index, rehash=rehash, forgotten=suppression or frozenset())
     kinds: dict[str, Callable[[str, Mapping[str, Any]], Manifest]] = {
         "digits": _digits_manifest,
         "photos": _photos_manifest,
-        "folder": partial(_folder_manifest, index=DigestIndex(index, rehash=rehash)),
+        "folder": partial(
+            _folder_manifest, index=DigestIndex(index, rehash=rehash, forgotten=suppression or frozenset())
+        ),
         "cifar10": _cifar_manifest,
         "cifar100": _cifar_manifest,
     }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,8 @@ class DigestIndex:
         A file, which may be absent or damaged: then every image is read. None: nothing is remembered.
     rehash : bool, default=False
         Whether every image is read whatever is remembered.
+    forgotten : container of str
+        Digests that are not remembered.
 
     Examples
     --------
@@ -43,7 +45,10 @@ class DigestIndex:
     True
     """
 
-    def __init__(self, path: str | Path | None, *, rehash: bool = False) -> None:
+    def __init__(
+        self, path: str | Path | None, *, rehash: bool = False, forgotten: Container[str] = frozenset()
+    ) -> None:
+        self._forgotten = forgotten
         self._path = Path(path) if path is not None else None
         self._known = np.zeros(0, _RECORD) if rehash else self._load()
         self._files = np.ascontiguousarray(self._known["file"])
@@ -60,7 +65,7 @@ class DigestIndex:
         known = self._find(name)
         found = known if known is not None else read()
         # a file that changes again within a tick of its clock would keep its times
-        if now - max(times.st_mtime_ns, times.st_ctime_ns) > _SETTLED:
+        if now - max(times.st_mtime_ns, times.st_ctime_ns) > _SETTLED and found not in self._forgotten:
             self._seen += name + bytes.fromhex(found)
         return found
 

@@ -68,6 +68,7 @@ def forget(
     folder = project / FOLDER
     with lock_folder(scratch / "forgetting", "forgetting samples"):
         resume(folder)
+        _check_unused(_locks(scratch))
         manifests, caches = read_manifests(project / "manifests"), _caches(project)
         samples = find_samples(list(list_samples(manifests, caches)), ids, class_name, dataset)
         key = make_key(folder)
@@ -78,7 +79,7 @@ def forget(
             work.rewrite_caches(caches)
             work.rewrite_models(_files(project, ".npz"))
             work.rewrite_scratch(scratch)
-        _check_unused([*caches, *_files(scratch, ".h5")])
+        _check_unused([*_locks(scratch), *caches, *_files(scratch, ".h5")])
         kind = "samples" if class_name is None else "a class's samples"
         receipt = work.receipt(kind, reason, hashes)
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -199,12 +200,22 @@ class _Work:
                 "files": self.objects,
                 "command": "dvc repro && dvc gc --workspace",
             },
+            {
+                "what": "arrays that were exported, or imported from, which are not looked into",
+                "files": self._plain_arrays(),
+                "command": "delete them by hand",
+            },
             {"what": "remotes of DVC", "command": "dvc gc --workspace --cloud --remote NAME"},
             {"what": "commits of Git and earlier runs, where they name such objects", "command": "git log -- dvc.lock"},
             {"what": "the image files themselves, copies elsewhere, and backups", "command": "delete them by hand"},
             {"what": "a backbone that was trained on the images", "command": "none"},
         ]
         return unreached
+
+    def _plain_arrays(self) -> list[str]:
+        models = {model["path"] for model in self.models}
+        found = [path for suffix in (".npy", ".npz", ".pt", ".parquet") for path in _files(self.project, suffix)]
+        return sorted({self._name(path) for path in found} - models)
 
     def _staged(self, path: Path, what: str) -> Path:
         self._note(path, what)
@@ -288,14 +299,19 @@ def _files(folder: Path, suffix: str) -> list[Path]:
     return found
 
 
+def _locks(scratch: Path) -> list[Path]:
+    """Return the locks of extractions and trainings, which would write files with the samples again."""
+    return [path for path in sorted(scratch.rglob("lock")) if path.parent != scratch / "forgetting"]
+
+
 def _check_unused(paths: Sequence[Path]) -> None:
-    """Refuse files that another process has open, by the lock that HDF5 takes."""
+    """Refuse files that another process has locked: HDF5 locks what it reads, and every stage what it works on."""
     for path in paths:
         with path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RuntimeError(
-                    f"{path.name} is open in another process; expected nobody to read it while samples are forgotten. "
-                    "Wait until that one has finished, then start again; nothing was changed."
+                    f"{path.parent.name[:12]}/{path.name} is in use by another process; expected nobody to work here "
+                    "while samples are forgotten. Wait until that one has finished, then start again; nothing was changed."
                 ) from error

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dkvb_estimator import DKVBClassifier, load_model, save_model
 from pipeline import cli as console
@@ -19,11 +21,12 @@ from pipeline.__main__ import build_parser, main
 from pipeline.cache import CacheHeader, SplitRows, describe_cache, file_sha256, open_cache, write_cache
 from pipeline.cache import writer as cache_writer
 from pipeline.data import DigestIndex, build_manifest, read_manifest, write_manifest
+from pipeline.extraction import Claims
 from pipeline.forgetting import forget, resume
 from pipeline.forgetting import journal as journal_module
 from pipeline.scratch import stored_codes
 from pipeline.store import EmbeddingStore, image_names
-from pipeline.suppression import read_suppression
+from pipeline.suppression import Suppression, read_suppression
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = {"kind": "digits", "test_fraction": 0.3, "seed": 0}
@@ -281,10 +284,19 @@ with open_cache({str(project / "caches/digits.h5")!r}):
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "open\n"
-        with pytest.raises(RuntimeError, match=r"digits\.h5 is open in another process; .*nothing was changed"):
+        with pytest.raises(RuntimeError, match=r"caches/digits\.h5 is in use by another.*nothing was changed"):
             forget(project, project / ".scratch", ids=train_ids(project), reason="x")
         other.communicate("\n", 60)
     assert {p: c for p, c in contents(project).items() if p.name != "lock"} == before
+    forget(project, project / ".scratch", ids=train_ids(project), reason="x")
+
+
+def test_a_running_extraction_is_not_overtaken(project):
+    with (
+        Claims(project / ".scratch/extractions", "abc"),
+        pytest.raises(RuntimeError, match=r"abc/lock is in use by another process; expected nobody to work here"),
+    ):
+        forget(project, project / ".scratch", ids=train_ids(project), reason="x")
     forget(project, project / ".scratch", ids=train_ids(project), reason="x")
 
 
@@ -394,6 +406,21 @@ def test_an_imported_cache_forgets_by_id_and_does_not_come_back(project, monkeyp
     assert sorted(ids) == list("abdef")
     assert console.run(main, build_parser(), words) == 1
     assert "sample 'c' of own was forgotten; expected arrays without it. Remove its row." in capsys.readouterr().err
+
+
+def test_the_index_of_files_does_not_remember_them_again(tmp_path, monkeypatch):
+    usual = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: usual() + 60 * 10**9)
+    for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png", "b/2.png"):
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (ord(name[0]), int(name[2]), 0)).save(tmp_path / "pets" / name)
+    recipe = {"kind": "folder", "root": str(tmp_path / "pets"), "test_fraction": 0.4, "seed": 0}
+    gone = build_manifest("pets", recipe, tmp_path / "index").digests[4]
+    assert bytes.fromhex(gone) in (tmp_path / "index").read_bytes()
+    forgotten = Suppression(b"key", frozenset([Suppression(b"key", frozenset()).hash_of(gone)]))
+    again = build_manifest("pets", recipe, tmp_path / "index", suppression=forgotten)
+    assert gone not in again.digests
+    assert bytes.fromhex(gone) not in (tmp_path / "index").read_bytes()
 
 
 def test_the_list_without_its_key_is_refused(project):
