@@ -116,9 +116,7 @@ def build_manifest(
     kinds: dict[str, Callable[[str, Mapping[str, Any]], Manifest]] = {
         "digits": _digits_manifest,
         "photos": _photos_manifest,
-        "folder": partial(
-            _folder_manifest, index=DigestIndex(index, rehash=rehash, forgotten=suppression or frozenset())
-        ),
+        "folder": partial(_folder_manifest, index=known),
         "cifar10": _cifar_manifest,
         "cifar100": _cifar_manifest,
     }

@@ -313,5 +313,5 @@ def _check_unused(paths: Sequence[Path]) -> None:
             except BlockingIOError as error:
                 raise RuntimeError(
                     f"{path.parent.name[:12]}/{path.name} is in use by another process; expected nobody to work here "
-                    "while samples are forgotten. Wait until that one has finished, then start again; nothing was changed."
+                    "while samples are forgotten. Wait until it has finished, then start again; nothing was changed."
                 ) from error
