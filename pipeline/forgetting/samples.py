@@ -94,8 +94,8 @@ def find_samples(
     Raises
     ------
     ValueError
-        If an id, the class or the data set is unknown, with the nearest that is known; or if a data set would keep no
-        sample.
+        If an id, the class or the data set is unknown, with the nearest that is known; if names are found in several
+        data sets; or if one would keep no sample.
     """
     known = sorted({one.dataset for one in listed})
     if dataset is not None and dataset not in known:
@@ -115,7 +115,17 @@ def find_samples(
         raise ValueError(
             f"there is no sample {unknown[0]!r}{more}{_nearest(unknown[0], every)}. Correct the file of ids."
         )
+    _check_one_meant(named)
     return _with_copies(listed, named)
+
+
+def _check_one_meant(named: Mapping[str, set[str]]) -> None:
+    """Refuse names that stand for different samples in several data sets."""
+    holders = [name for name, ids in named.items() if ids]
+    if len(holders) > 1:
+        raise ValueError(
+            f"what was named is in {' and '.join(holders)}; expected samples of one dataset. Say which with --dataset."
+        )
 
 
 def _with_copies(listed: Sequence[Listed], named: Mapping[str, set[str]]) -> Samples:

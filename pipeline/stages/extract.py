@@ -67,7 +67,7 @@ RULES = 1
 """How pixels are prepared and embedded: raised with any change that alters a row, so that no old one is believed."""
 ATTEMPTS = 3
 """How often rows are computed again that the store has lost by the time they are read."""
-_NOT_IN_ROWS = ("id", "weights_file", "weights_url", "sha256", "taps", "licence", "paper", "package")
+_NOT_IN_ROWS = ("id", "weights_file", "weights_url", "sha256", "taps", "licence", "license", "paper", "package")
 """What a network's record says that changes no bit of a row."""
 
 

@@ -267,6 +267,19 @@ def test_what_is_unknown_is_one_sentence_and_changes_nothing(project, monkeypatc
     assert {p: c for p, c in after.items() if "forgotten" not in p.parts and p.name != "lock"} == before
 
 
+def test_a_name_that_stands_in_two_datasets_is_refused_until_one_is_named(project):
+    digits = read_manifest(project / "manifests/digits.jsonl")
+    ids = tuple(f"other/{row}" for row in range(N))
+    other = replace(digits, dataset="other", sample_ids=ids, digests=tuple(d[::-1] for d in digits.digests))
+    write_manifest(other, project / "manifests/other.jsonl")
+    with pytest.raises(
+        ValueError, match=r"in digits and other; expected samples of one dataset\. Say which with --data"
+    ):
+        forget(project, project / ".scratch", class_name="3", reason="x")
+    forget(project, project / ".scratch", class_name="3", dataset="other", reason="x")
+    assert read_manifest(project / "manifests/digits.jsonl").sha256 == digits.sha256
+
+
 def test_the_last_samples_of_a_dataset_are_refused(project):
     every = list(read_manifest(project / "manifests/photos.jsonl").sample_ids)
     with pytest.raises(ValueError, match=r"photos would keep none of its 40 samples; expected one at least\. Remove"):
