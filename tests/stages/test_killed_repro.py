@@ -139,7 +139,7 @@ def ended(folder, target):
         (folder / refused[0]).unlink()
         deleted.append(refused[0])
     assert code == 0, said
-    kept = rf"were finished already|resumes after task [1-9]|'{target}' (is cached|didn't change)"
+    kept = rf"were known already|resumes after task [1-9]|'{target}' (is cached|didn't change)"
     without = "".join(f"refused by DVC, without {name} " for name in deleted)
     return said, f"{without}then equal, " + ("from what was kept" if re.search(kept, said) else "all done again")
 
