@@ -43,10 +43,8 @@ stages, each as python -m pipeline.stages.STAGE (--help tells its arguments; dvc
   search        try a grid of settings, keys and codes made once
   report        draw report/index.html
 python -m pipeline.stages STAGE does all entries of a table that have changed.
-
-settings: params.yaml says what is computed. DKVB_DEVICE (cuda, cpu), DKVB_WORKERS
-and DKVB_WEIGHTS (a folder of weight files) say how; only another kind
-of device changes results, in their last bits."""
+settings: params.yaml says what is computed; DKVB_DEVICE (cuda, cpu), DKVB_WORKERS, DKVB_WEIGHTS
+(a folder of weight files) how. Only another kind of device changes results, in their last bits."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -162,9 +160,8 @@ def _store(arguments: argparse.Namespace) -> None:
 def _described(stored: Stored) -> str:
     network = stored.network
     backbone, preprocessing = network.get("backbone", {}), network.get("preprocessing", {})
-    what = (
-        f"{backbone.get('library')} {backbone.get('model')}, {network.get('layer')}, {preprocessing.get('image_side')} px"
-    )
+    side = preprocessing.get("image_side")
+    what = f"{backbone.get('library')} {backbone.get('model')}, {network.get('layer')}, {side} px"
     how = f"{network.get('compute_dtype')} → {network.get('storage_dtype')}, {network.get('device')}"
     weights = str(backbone.get("weights_sha256"))[:8]
     rows = f"{stored.n_rows:,} rows in {stored.n_blocks:,} blocks, {stored.n_bytes / 2**20:,.1f} MiB"

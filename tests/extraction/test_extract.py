@@ -264,9 +264,9 @@ def test_two_entries_of_one_network_share_rows_and_two_networks_do_not(job, tmp_
 def test_what_decides_no_bit_of_a_row_does_not_name_it(job):
     header, cpu = job.header(), torch.device("cpu")
     network = stage.network_of(header, cpu)
-    other = replace(job, record=replace(job.record, licence="MIT", paper="", weights_url=""))
+    other = replace(job, record=replace(job.record, license="MIT", paper="", weights_url=""))
     assert stage.network_of(other.header(), cpu) == network
-    assert "licence" in header.backbone
+    assert "license" in header.backbone
     assert network["device"].startswith("cpu ")
     assert set(network["libraries"]) == {"torch", "torchvision", "pillow"}
 
