@@ -26,6 +26,7 @@ from pipeline.extraction import Claims
 from pipeline.forgetting import forget, resume
 from pipeline.forgetting import journal as journal_module
 from pipeline.scratch import stored_codes
+from pipeline.stages import settings
 from pipeline.store import EmbeddingStore, image_names
 from pipeline.suppression import Suppression, read_suppression
 
@@ -214,6 +215,25 @@ def test_forgetting_what_keys_were_placed_among_deletes_every_model(project):
     assert [path.stem for path in (project / "models").iterdir()] == ["own_keys"]
 
 
+def test_the_receipt_names_every_result_that_was_measured_with_the_samples(project):
+    tables = {
+        "run": ("runs", {"a": ["models/counts.npz", "metrics/a.json"], "b": ["metrics/b.json"]}),
+        "search": ("searches", {"s": ["searches/s.csv"]}),
+        "baselines": ("baselines", {"r": ["baselines/r.json"], "gone": ["baselines/gone.json"]}),
+    }
+    read = dict.fromkeys(["a", "s", "r", "gone"], {"embeddings": "digits", "keys": "photos"})
+    read["b"] = {"embeddings": "photos", "keys": "photos"}
+    for stage, (table, files) in tables.items():
+        console.write_json(project / f"settings/{table}.json", {name: read[name] for name in files})
+        record = {name: {"made_from": "", "files": dict.fromkeys(files[name], "ab")} for name in files}
+        console.write_json(project / f"records/{stage}.json", record)
+        for path in sum(files.values(), []):
+            if not (project / path).exists() and "gone" not in path:
+                console.write_json(project / path, {})
+    told = json.loads(forget(project, project / ".scratch", ids=train_ids(project), reason="asked").read_text())
+    assert told["what_saw_them"][0].endswith("anew: baselines/r.json, metrics/a.json, searches/s.csv")
+
+
 def test_twice_in_a_row_works(project):
     first, second = train_ids(project, 6)[:3], train_ids(project, 6)[3:]
     forget(project, project / ".scratch", ids=first, reason="asked")
@@ -394,6 +414,15 @@ def test_a_staged_file_on_a_full_disk_changes_nothing(project, monkeypatch):
     after = contents(project)
     assert all(after[path] == content for path, content in before.items())
     forget(project, project / ".scratch", ids=train_ids(project), reason="x")
+
+
+def test_nothing_is_reproduced_while_a_deletion_is_interrupted(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    Path("params.yaml").write_text("datasets: {}\n")
+    console.write_json("forgotten/pending/journal.json", {})
+    assert console.run(settings.main, settings.build_parser(), ["--params", "params.yaml", "--output", "s"]) == 1
+    assert "error: a deletion was interrupted (in " in capsys.readouterr().err
+    assert not Path("s").exists()
 
 
 # what was forgotten does not come back
