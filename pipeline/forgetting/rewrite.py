@@ -252,7 +252,8 @@ def _measured_with(project: Path, caches: set[str]) -> list[str]:
         entries, record = (_known(project / path) for path in (f"settings/{table}.json", f"records/{stage}.json"))
         for name, entry in entries.items():
             if caches & {entry.get("embeddings"), entry.get("keys")}:
-                found |= {path for path in record.get(name, {}).get("files", {}) if not path.startswith("models/")}
+                files = record.get(name, {}).get("files", {})
+                found |= {path for path in files if not path.startswith(("models/", "timings/"))}
     return sorted(path for path in found if (project / path).is_file())
 
 
