@@ -96,7 +96,7 @@ def whole(tmp_path_factory):
     shutil.copy(ROOT / "tests/support/kill_group.py", folder / "hook/sitecustomize.py")
     end = folder / "end"
     copy_project(end, TABLES)
-    call(end, "dvc", "repro", "manifest@digits")
+    call(end, "dvc", "repro", "manifest")
     copied(end, folder / EXTRACTION.before)
     calls = {EXTRACTION: counted(end, EXTRACTION)}
     copied(end, folder / TRAINING.before)
