@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 N = int(os.environ.get("DKVB_KILLS", "4"))  # of each work; twenty take ten minutes
 BY_CLASS = {"embeddings": "digits", "keys": "digits", "stream": "by_class", "baselines": "digits"}
 ENCODER = {"n_heads": 8, "n_keys": 16, "key_dim": 4, "random_state": 0}
-METHOD = {"solver": "sgd", "learning_rate": 30.0, "encoder": ENCODER}
+METHOD = {"solver": "sgd", "solver_params": {"learning_rate": 30.0}, "encoder": ENCODER}
 TABLES = {
     "datasets": {"digits": {"kind": "digits", "test_fraction": 0.3, "seed": 0}},
     "embeddings": {
