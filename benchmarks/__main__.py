@@ -25,6 +25,7 @@ SCRIPTS = (
     "dask_workers",
     "search",
     "extract",
+    "store",
     "cache_reading",
     "storage_dtype",
 )

@@ -2,7 +2,7 @@
 
 ``python benchmarks/extract.py [IMAGES] [n_images]``: EfficientNet-Lite0 over photographs (default: those of
 ``shared/data/cifar10-images`` beside the checkout, 512 of them), at 96 and 224 px: read, decoded, prepared, embedded,
-checked and written to shards, by as many threads as there are cores. Compared with a bare loop of forward passes over
+checked and added to the store, by as many threads as there are cores. Compared with a bare loop of forward passes over
 batches of the same shape that lie ready in memory. Loading the network and writing the cache, seconds whatever the
 number of images, are left out. In turns, five times; ``ratio`` is the median of the pairs, whose halves ran one after
 the other, and ``best`` is the ratio of each one's best. Prints JSON lines; exits with 1 below the goal, which is that
@@ -31,8 +31,9 @@ from benchmarks import features
 from pipeline.backbones import load_backbone, preprocess, read_weights
 from pipeline.config import Embeddings
 from pipeline.data import build_manifest, open_images
-from pipeline.extraction import ShardStore
+from pipeline.extraction import Claims
 from pipeline.stages import extract as stage
+from pipeline.store import EmbeddingStore, image_names
 
 GOALS, REPEATS = {96: 0.0, 224: 0.95}, 5
 
@@ -68,13 +69,16 @@ def measure(images, n_images, side, threads):
     batches = list(read(job, side))
     read_cpu = time.process_time() - begun
     bare(network, batches[:2])
-    shards = range(-(-n_images // stage.SHARD_ROWS))
+    images, network_name = image_names(job.manifest.digests), stage.network_of(job.header(), device)
     ours, theirs = [], []
     for attempt in range(REPEATS):
         theirs.append(seconds(partial(bare, network, batches)))
         bar = stage._bar(job, n_images)
-        with tempfile.TemporaryDirectory() as folder, ShardStore(folder, str(attempt)) as store, bar:
-            ours.append(seconds(partial(stage._embed, store, job, network, device, threads, bar, shards)))
+        with tempfile.TemporaryDirectory() as folder, Claims(folder, str(attempt)) as claims, bar:
+            store = EmbeddingStore(folder, network_name)
+            parts = stage._parts(store, job, images, quiet=True)
+            keep, free = partial(stage._keep, store, claims, images, parts), stage._free(claims, parts, [], bar)
+            ours.append(seconds(partial(stage._embed, keep, job, network, device, threads, bar, parts, free)))
     return report(side, threads, n_images, np.array(ours), np.array(theirs), read_cpu)
 
 

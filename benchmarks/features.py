@@ -160,7 +160,7 @@ def _open(name: str, recipe: dict, settings: Embeddings) -> CacheReader:
             return reader
         reader.close()
     path.parent.mkdir(parents=True, exist_ok=True)
-    extract(job, path, SCRATCH / "shards")
+    extract(job, path, SCRATCH)
     return open_cache(path)
 
 

@@ -1,4 +1,4 @@
-"""Projects and caches from the command line: ``python -m pipeline new``, ``info``, ``verify``, ``import`` and others.
+"""Projects, caches and the store from the command line: ``python -m pipeline VERB``.
 
 Enters: paths. Leaves: text on standard output, a project, a cache, plain files. Must not know: how any of it is made.
 """
@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 
 from pipeline import cli as console
 from pipeline.cache import check_cache, describe_cache, file_sha256, open_cache, verify_cache
 from pipeline.cache.import_export import add_import_options, export_cache, import_arrays
 from pipeline.data import read_manifest
+from pipeline.io import read_names
 from pipeline.new import add_new_options, new_project
+from pipeline.store import Stored, image_names, is_among, list_networks, remove_rows
+from pipeline.suppression import FOLDER
 
 VERBS = {
     "new": "set up a project for your own images or embeddings",
@@ -20,6 +28,8 @@ VERBS = {
     "verify": "check a cache from end to end",
     "import": "make a cache of embeddings in .npy, .npz, .pt or Parquet files",
     "export": "write a cache as .npz, .npy or Parquet",
+    "forget": "forget samples in every file of this project",
+    "store": "show or free the rows of the embedding store",
 }
 
 STAGES = """\
@@ -33,13 +43,8 @@ stages, each as python -m pipeline.stages.STAGE (--help: arguments); dvc.yaml ha
   toy           draw who still knows the first classes, in the plane
   search        try a grid of settings, keys and codes made once
   report        draw report/index.html
-
-settings: params.yaml says what is computed. DKVB_DEVICE (cuda, cpu), DKVB_WORKERS
-and DKVB_WEIGHTS (a folder of weight files) say how; only another kind
-of device changes results, in their last bits."""
-
-
-OPTIONS = {"new": add_new_options, "import": add_import_options}
+settings: params.yaml says what is computed; DKVB_DEVICE (cuda, cpu), DKVB_WORKERS, DKVB_WEIGHTS
+(a folder of weight files) how. Only another kind of device changes results, in their last bits."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,12 +55,18 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=STAGES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    options = {
+        "new": add_new_options,
+        "import": add_import_options,
+        "forget": _add_forget_options,
+        "store": _add_store_options,
+    }
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in VERBS.items():
         command = verbs.add_parser(verb, help=text, description=text)
         console.add_debug(command)
-        if verb in OPTIONS:
-            OPTIONS[verb](command)
+        if verb in options:
+            options[verb](command)
             continue
         command.add_argument("file", help="a cache, such as caches/digits.h5")
         if verb == "verify":
@@ -76,6 +87,10 @@ def main(arguments: argparse.Namespace) -> None:
         print(json.dumps(describe_cache(arguments.file), indent=2, ensure_ascii=False))
     elif arguments.verb == "verify":
         _verify(arguments)
+    elif arguments.verb == "store":
+        _store(arguments)
+    elif arguments.verb == "forget":
+        _forget(arguments)
     elif arguments.verb == "import":
         path = import_arrays(arguments)
         with open_cache(path) as reader:
@@ -84,6 +99,101 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         for path in export_cache(arguments.file, arguments.output, arguments.split):
             print(path)
+
+
+def _add_forget_options(command: argparse.ArgumentParser) -> None:
+    scratch = os.environ.get("DKVB_SCRATCH", ".scratch")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--ids", help="file with the id of one sample on each line")
+    what.add_argument("--class", dest="class_name", help="name of a class, all of whose samples are forgotten")
+    what.add_argument("--resume", action="store_true", help="finish a deletion that was interrupted")
+    command.add_argument("--dataset", help="where ids or the class are looked for (default: all)")
+    command.add_argument("--reason", help="why, for the receipt")
+    command.add_argument("--scratch", default=scratch, help="scratch folder (default: %(default)s)")
+
+
+def _forget(arguments: argparse.Namespace) -> None:
+    from pipeline.forgetting import forget, resume  # which import the estimator
+
+    if arguments.resume:
+        finished = resume(FOLDER)
+        print(f"{finished}: finished" if finished else "no deletion was interrupted")
+        return
+    if not arguments.reason:
+        raise ValueError("no --reason was given; expected one for the receipt. Add it, as --reason 'asked by letter'.")
+    ids = read_names(arguments.ids, "sample id") if arguments.ids else None
+    receipt = forget(
+        Path(),
+        Path(arguments.scratch),
+        ids=ids,
+        class_name=arguments.class_name,
+        dataset=arguments.dataset,
+        reason=arguments.reason,
+    )
+    told = json.loads(receipt.read_text(encoding="utf-8"))
+    counts = ", ".join(f"{n:,} of {name}" for name, n in told["n_samples"].items())
+    print(f"forgot {counts}: {len(told['files'])} files, {told['n_rows_of_store']:,} rows of the store → {receipt}")
+    for model in told["models"]:
+        print(f"{model['path']}: {model['how']}{'; ' + model['why'] if 'why' in model else ''}")
+    for rest in told["not_reached"]:
+        print(f"not reached: {rest['what']} ({rest['command']})")
+
+
+def _add_store_options(command: argparse.ArgumentParser) -> None:
+    scratch = os.environ.get("DKVB_SCRATCH", ".scratch")
+    command.add_argument(
+        "--scratch", default=scratch, help="scratch folder that the store lies in (default: %(default)s)"
+    )
+    command.add_argument("--manifests", default="manifests", help="folder of the manifests (default: %(default)s)")
+    command.add_argument("--free", action="store_true", help="delete the rows of images that no manifest names")
+
+
+def _store(arguments: argparse.Namespace) -> None:
+    folder = Path(arguments.scratch) / "store"
+    keep = _named_by_manifests(Path(arguments.manifests))
+    networks, remarks = list_networks(folder, keep)
+    for stored in sorted(networks, key=lambda stored: -stored.n_bytes):
+        print(_described(stored))
+    print(f"{folder}: {sum(s.n_rows for s in networks):,} rows, {sum(s.n_bytes for s in networks) / 2**20:,.1f} MiB")
+    for remark in remarks:
+        print(remark)
+    if arguments.free:
+        before = _bytes_below(folder)
+        n_removed = remove_rows(folder, keep)
+        print(f"freed {n_removed:,} rows that no manifest names, {(before - _bytes_below(folder)) / 2**20:,.1f} MiB")
+
+
+def _described(stored: Stored) -> str:
+    network = stored.network
+    backbone, preprocessing = network.get("backbone", {}), network.get("preprocessing", {})
+    side = preprocessing.get("image_side")
+    what = f"{backbone.get('library')} {backbone.get('model')}, {network.get('layer')}, {side} px"
+    how = f"{network.get('compute_dtype')} → {network.get('storage_dtype')}, {network.get('device')}"
+    weights = str(backbone.get("weights_sha256"))[:8]
+    rows = f"{stored.n_rows:,} rows in {stored.n_blocks:,} blocks, {stored.n_bytes / 2**20:,.1f} MiB"
+    return f"{what}, weights {weights}, {how}: {rows}; no manifest names {stored.n_rows - stored.n_kept:,}"
+
+
+def _named_by_manifests(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what tells which images a manifest names.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no manifest: everything would be freed.
+    """
+    paths = sorted(folder.glob("*.jsonl"))
+    if not paths:
+        raise FileNotFoundError(
+            f"there is no manifest in {folder}; expected those of the datasets whose rows stay. Run `dvc repro "
+            "manifest`, or name their folder with --manifests; to free all rows, delete the store's folder."
+        )
+    named = np.concatenate([image_names(read_manifest(path).digests) for path in paths])
+    return lambda images: is_among(images, named)
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _verify(arguments: argparse.Namespace) -> None:

@@ -119,6 +119,8 @@ def new_project(args: argparse.Namespace) -> Path:
             file.write(runs)
         (place / "dvc.yaml").write_text(_stages(), encoding="utf-8")
         (place / ".gitignore").write_text(_ignored(), encoding="utf-8")
+        (place / "forgotten").mkdir()
+        (place / "forgotten" / "list.txt").touch()
         shutil.copytree(ROOT / ".dvc", place / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
         if not _in_git(folder):
             with (place / ".dvc" / "config").open("a", encoding="utf-8") as file:

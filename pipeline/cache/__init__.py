@@ -1,6 +1,6 @@
 """The embedding cache: an HDF5 file whose content is verified at every read. See ``docs/cache_format.md``."""
 
-from .format import CacheHeader, SplitRows
+from .format import CacheHeader, SplitRows, fingerprint_of
 from .reader import CacheReader, check_cache, describe_cache, file_sha256, open_cache, verify_cache
 from .writer import write_cache
 
@@ -11,6 +11,7 @@ __all__ = [
     "check_cache",
     "describe_cache",
     "file_sha256",
+    "fingerprint_of",
     "open_cache",
     "verify_cache",
     "write_cache",

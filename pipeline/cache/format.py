@@ -65,6 +65,12 @@ class CacheHeader:
     class_names: tuple[str, ...]
 
 
+def fingerprint_of(origin: Mapping[str, Any]) -> str:
+    """Return the fingerprint of everything that decides the embeddings: what a header holds beside it and the names."""
+    named = {name: origin[name] for name in ATTRIBUTES if name != "fingerprint"}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class SplitRows:
     """Hold what one split of a cache is written from.
@@ -76,11 +82,14 @@ class SplitRows:
     labels : ndarray of shape (n,), integers
         −1 where there is none.
     sample_ids : sequence of n distinct str
+    rounding_error : float, default=0
+        The largest difference that rounding made before, where blocks come in the type that they are stored in.
     """
 
     blocks: Iterable[np.ndarray]
     labels: np.ndarray
     sample_ids: Sequence[str]
+    rounding_error: float = 0.0
 
 
 @dataclass(frozen=True)

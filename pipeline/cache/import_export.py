@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.cache.array_readers import import_pyarrow, path_and_name, read_array
-from pipeline.cache.format import CacheHeader, SplitRows
+from pipeline.cache.format import CacheHeader, SplitRows, fingerprint_of
 from pipeline.cache.reader import CacheReader, file_sha256, open_cache
 from pipeline.cache.writer import write_cache
 from pipeline.data import UNLABELLED, stratified_splits
 from pipeline.io import check_files, read_names, replaced
+from pipeline.suppression import refuse_forgotten
 
 WRITABLE = (".npz", ".npy", ".parquet")
 CACHES = (".h5", ".hdf5")
@@ -81,17 +82,18 @@ def import_arrays(args: argparse.Namespace) -> Path:
     split_names = np.unique(np.concatenate(splits)).tolist()
     rows = {name: _rows_of(name, args.storage_dtype, parts, labels, splits) for name in split_names}
     _check_ids(rows)
+    dataset = args.dataset or path_and_name(args.embeddings)[0].stem
+    refuse_forgotten(dataset, (sample_id for part in rows.values() for sample_id in part.sample_ids))
     origin = {
         "backbone": {"id": args.backbone},
         "preprocessing": {"imported": [{"file": f.name, "sha256": file_sha256(f)} for f in sorted(files)]},
         "tap": args.tap,
         "compute_dtype": "imported",
         "storage_dtype": args.storage_dtype,
-        "manifest_sha256": _listing_sha256(names, rows),
-        "dataset": args.dataset or path_and_name(args.embeddings)[0].stem,
+        "manifest_sha256": listing_sha256(names, rows),
+        "dataset": dataset,
     }
-    fingerprint = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
-    write_cache(args.output, CacheHeader(fingerprint=fingerprint, class_names=names, **origin), rows)
+    write_cache(args.output, CacheHeader(fingerprint=fingerprint_of(origin), class_names=names, **origin), rows)
     return Path(args.output)
 
 
@@ -280,7 +282,7 @@ def _check_ids(rows: Mapping[str, SplitRows]) -> None:
                 )
 
 
-def _listing_sha256(class_names: Sequence[str], rows: Mapping[str, SplitRows]) -> str:
+def listing_sha256(class_names: Sequence[str], rows: Mapping[str, SplitRows]) -> str:
     """Return the sha256 of what a manifest would say: the samples, their splits and labels, in order."""
     listed = {split: [list(part.sample_ids), part.labels.tolist()] for split, part in rows.items()}
     return hashlib.sha256(json.dumps([list(class_names), listed], sort_keys=True).encode()).hexdigest()

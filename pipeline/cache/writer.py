@@ -163,7 +163,7 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
         **({"chunks": (block_rows, n_features), **COMPRESSION[compression]} if len(labels) else {}),
     )
     crcs: list[int] = []
-    error, start = 0.0, 0
+    error, start = rows.rounding_error, 0
     for block in _reblock(first, _alike(name, blocks, n_features), block_rows):
         if start + len(block) > len(labels):
             raise ValueError(

@@ -9,11 +9,14 @@ from .datasets import (
     read_manifest,
     remarks,
     stratified_splits,
+    without_rows,
     write_manifest,
 )
+from .digest_index import DigestIndex
 
 __all__ = [
     "UNLABELLED",
+    "DigestIndex",
     "Images",
     "Manifest",
     "build_manifest",
@@ -21,5 +24,6 @@ __all__ = [
     "read_manifest",
     "remarks",
     "stratified_splits",
+    "without_rows",
     "write_manifest",
 ]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +21,12 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from pipeline.data.digest_index import DigestIndex
 from pipeline.data.folder_entries import some
 from pipeline.data.folder_layout import list_images
-from pipeline.data.image_files import CorruptImageError, DigestIndex, read_image, reading, to_rgb
+from pipeline.data.image_files import CorruptImageError, read_image, reading, to_rgb
 from pipeline.io import replaced
+from pipeline.suppression import Suppression
 
 UNLABELLED = -1
 _PHOTOS = ("china.jpg", "flower.jpg")
@@ -68,10 +71,20 @@ class Manifest:
     @property
     def sha256(self) -> str:
         """The sha256 of the manifest's lines."""
-        return hashlib.sha256("".join(_lines(self)).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for line in _lines(self):
+            digest.update(line.encode())
+        return digest.hexdigest()
 
 
-def build_manifest(name: str, recipe: Mapping[str, Any], index: str | Path | None = None) -> Manifest:
+def build_manifest(
+    name: str,
+    recipe: Mapping[str, Any],
+    index: str | Path | None = None,
+    *,
+    rehash: bool = False,
+    suppression: Suppression | None = None,
+) -> Manifest:
     """List the images that a recipe describes.
 
     Parameters
@@ -83,6 +96,10 @@ def build_manifest(name: str, recipe: Mapping[str, Any], index: str | Path | Non
         ``cifar100`` (``root``).
     index : str or Path or None
         A scratch file: of a folder seen before, only what changed since is read again.
+    rehash : bool, default=False
+        Whether all of it is read again.
+    suppression : Suppression or None
+        Images that were forgotten, and are left out; the others keep their splits.
 
     Raises
     ------
@@ -95,10 +112,11 @@ def build_manifest(name: str, recipe: Mapping[str, Any], index: str | Path | Non
     >>> len(manifest.labels), manifest.splits.count("test"), manifest.class_names[3]
     (1797, 540, '3')
     """
+    known = DigestIndex(index, rehash=rehash, forgotten=suppression or frozenset())
     kinds: dict[str, Callable[[str, Mapping[str, Any]], Manifest]] = {
         "digits": _digits_manifest,
         "photos": _photos_manifest,
-        "folder": partial(_folder_manifest, index=index),
+        "folder": partial(_folder_manifest, index=known),
         "cifar10": _cifar_manifest,
         "cifar100": _cifar_manifest,
     }
@@ -108,13 +126,37 @@ def build_manifest(name: str, recipe: Mapping[str, Any], index: str | Path | Non
             f"dataset {name} is of kind {recipe['kind']!r}; expected one of {', '.join(kinds)}. Did you mean "
             f"{nearest!r}? Correct datasets.{name}.kind in params.yaml."
         )
-    return kinds[recipe["kind"]](name, recipe)
+    manifest = kinds[recipe["kind"]](name, recipe)
+    return manifest if suppression is None else _without_forgotten(manifest, suppression)
+
+
+def _without_forgotten(manifest: Manifest, suppression: Suppression) -> Manifest:
+    forgotten = [row for row, digest in enumerate(manifest.digests) if digest in suppression]
+    if not forgotten:
+        return manifest
+    if len(forgotten) == len(manifest.digests):
+        raise ValueError(
+            f"all {len(forgotten)} images of dataset {manifest.dataset} were forgotten; expected one at least. Remove "
+            "the dataset from params.yaml, or add other images."
+        )
+    named = some([manifest.sample_ids[row] for row in forgotten])
+    note = f"warning: {len(forgotten)} images were forgotten and are left out: {named}. Delete their files."
+    return replace(without_rows(manifest, forgotten), notes=(*manifest.notes, note))
+
+
+def without_rows(manifest: Manifest, rows: Sequence[int]) -> Manifest:
+    """Return a manifest without some of its rows; the others keep their splits, and all classes their names."""
+    kept = np.setdiff1d(np.arange(len(manifest.sample_ids)), rows)
+    ids, splits, digests = (
+        tuple(values[row] for row in kept) for values in (manifest.sample_ids, manifest.splits, manifest.digests)
+    )
+    return replace(manifest, labels=manifest.labels[kept], sample_ids=ids, splits=splits, digests=digests)
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
     """Write a manifest as JSON lines, whole or not at all: a header, then one line an image."""
-    with replaced(path) as neighbour:
-        neighbour.write_text("".join(_lines(manifest)), encoding="utf-8")
+    with replaced(path) as neighbour, neighbour.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(_lines(manifest))
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -132,17 +174,19 @@ def read_manifest(path: str | Path) -> Manifest:
         raise FileNotFoundError(f"there is no manifest {path}; expected one. Run `dvc repro`.")
     try:
         # not splitlines(), which also splits at signs that JSON leaves in file names
-        header, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
-        if len(rows) != _of(int, header["n_samples"]):
-            raise ValueError(f"{len(rows)} of {header['n_samples']} images")
+        with path.open(encoding="utf-8", newline="\n") as file:
+            header = json.loads(file.readline())
+            ids, labels, splits, digests = _rows(map(json.loads, file))
+        if len(ids) != _of(int, header["n_samples"]):
+            raise ValueError(f"{len(ids)} of {header['n_samples']} images")
         manifest = Manifest(
             dataset=_of(str, header["dataset"]),
             recipe=_of(dict, header["recipe"]),
             class_names=tuple(_of(str, name) for name in _of(list, header["class_names"])),
-            sample_ids=tuple(_of(str, row["id"]) for row in rows),
-            labels=np.array([_of(int, row["label"]) for row in rows], dtype=np.int64),
-            splits=tuple(_of(str, row["split"]) for row in rows),
-            digests=tuple(_of(str, row["sha256"]) for row in rows),
+            sample_ids=tuple(ids),
+            labels=np.array(labels, dtype=np.int64),
+            splits=tuple(splits),
+            digests=tuple(digests),
             skipped=tuple(_of(str, name) for name in _of(list, header.get("skipped", []))),
         )
         _check_rows(manifest)
@@ -161,6 +205,17 @@ def _of(kind: type[Value], value: Any) -> Value:
     if type(value) is not kind:
         raise ValueError(f"{value!r:.80} is no {kind.__name__}")
     return value
+
+
+def _rows(lines: Iterable[Any]) -> tuple[list[str], list[int], list[str], list[str]]:
+    """Return ids, labels, splits and digests of a manifest's lines, one line in memory at a time."""
+    ids, labels, splits, digests = [], [], [], []
+    for row in lines:
+        ids.append(_of(str, row["id"]))
+        labels.append(_of(int, row["label"]))
+        splits.append(sys.intern(_of(str, row["split"])))
+        digests.append(_of(str, row["sha256"]))
+    return ids, labels, splits, digests
 
 
 def _check_rows(manifest: Manifest) -> None:
@@ -192,6 +247,9 @@ def remarks(manifest: Manifest) -> list[str]:
     """
     counts = ", ".join(f"{manifest.splits.count(split):,} {split}" for split in sorted(set(manifest.splits)))
     said = [f"{len(manifest.labels):,} images ({counts})"]
+    if repeated := repeated_images(manifest):
+        named = some([f"{one} = {other}" for one, other in repeated], "; ")
+        said.append(f"{len(repeated)} images repeat another of their split and are computed once: {named}.")
     if pairs := shared_images(manifest):
         named = some([f"{one} = {other}" for one, other in pairs], "; ")
         said.append(f"warning: {len(pairs)} images stand in two splits: {named}. Remove one of each pair.")
@@ -202,13 +260,25 @@ def remarks(manifest: Manifest) -> list[str]:
 
 def shared_images(manifest: Manifest) -> list[tuple[str, str]]:
     """Return pairs of ids whose content is the same, although they stand in different splits."""
+    return [
+        (manifest.sample_ids[other], manifest.sample_ids[row])
+        for row, other in _copies(manifest.digests)
+        if manifest.splits[other] != manifest.splits[row]
+    ]
+
+
+def repeated_images(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return each id whose content stands in the same split already, after the id that it repeats."""
+    named = [f"{split} {digest}" for split, digest in zip(manifest.splits, manifest.digests, strict=True)]
+    return [(manifest.sample_ids[other], manifest.sample_ids[row]) for row, other in _copies(named)]
+
+
+def _copies(names: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Yield the position of each name that stood there before, and where it stood first."""
     first: dict[str, int] = {}
-    pairs = []
-    for row, digest in enumerate(manifest.digests):
-        other = first.setdefault(digest, row)
-        if manifest.splits[other] != manifest.splits[row]:
-            pairs.append((manifest.sample_ids[other], manifest.sample_ids[row]))
-    return pairs
+    for row, name in enumerate(names):
+        if (other := first.setdefault(name, row)) != row:
+            yield row, other
 
 
 def _lines(manifest: Manifest) -> Iterable[str]:
@@ -283,9 +353,9 @@ def _photos_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
     return Manifest(name, dict(recipe), (), ids, labels, ("train",) * len(ids), digests)
 
 
-def _folder_manifest(name: str, recipe: Mapping[str, Any], index: str | Path | None) -> Manifest:
+def _folder_manifest(name: str, recipe: Mapping[str, Any], index: DigestIndex) -> Manifest:
     listing = list_images(name, Path(recipe["root"]), follow_links=recipe.get("follow_links", False))
-    digests, skipped = _digests([sample_id for sample_id, *_ in listing.rows], recipe, DigestIndex(index))
+    digests, skipped = _digests([sample_id for sample_id, *_ in listing.rows], recipe, index)
     rows = [row for row in listing.rows if row[0] in digests]
     labels = np.array([label for _, label, _ in rows], dtype=np.int64)
     _check_no_class_vanished(name, listing.class_names, labels, skipped)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import os
 import stat
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -22,16 +20,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from pipeline.io import replaced
-
 _NOT_STILL = {"EPS", "FITS", "FLI", "MPEG"}
 """Programs, tables of numbers and films, among what Pillow opens."""
 _NEVER_BEYOND_16_BITS = {"PNG", "PPM"}
 """Formats whose pixels Pillow may give as 32-bit integers although the largest is 65,535."""
 _OF_THE_SYSTEM = (ConnectionError, PermissionError, TimeoutError)
 """Errors that are the system's even where a library raises them without a number."""
-_RULES = 2
-"""Which images are refused: a file that was seen under other rules is read again."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 """Tags of TIFF."""
 _SIGNED = 2
@@ -42,8 +36,6 @@ _REMEDIES = {
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), _TOO_MANY),
     **dict.fromkeys((errno.EACCES, errno.EPERM), _FORBIDDEN),
 }
-_SETTLED = 2 * 10**9
-"""Nanoseconds after which a file's times tell of any later change: clocks of file systems may tick that slowly."""
 
 
 class CorruptImageError(OSError):
@@ -214,55 +206,6 @@ def _grey(deep: np.ndarray, tags: Mapping[int, Any]) -> Image.Image:
     n_bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     upper = (deep.astype(np.int64) >> (n_bits - 8)).clip(0, 255).astype(np.uint8)
     return Image.fromarray(255 - upper if tags.get(_PHOTOMETRIC) == 0 else upper)
-
-
-class DigestIndex:
-    """Remember the sha256 of files whose size, times and place on the disk have not changed since.
-
-    Parameters
-    ----------
-    path : str or Path or None
-        A JSON file, which may be absent or damaged: then every file is read. None: nothing is remembered.
-
-    Examples
-    --------
-    >>> index = DigestIndex(None)
-    >>> index.digest(Path("pipeline/__init__.py"), lambda: "abc")
-    'abc'
-    """
-
-    def __init__(self, path: str | Path | None) -> None:
-        self._path = Path(path) if path is not None else None
-        self._known: Mapping[str, list] = self._load()
-        self._seen: dict[str, list] = {}
-
-    def digest(self, file: Path, read: Callable[[], str]) -> str:
-        """Return what ``read`` returned for this file when it was last seen, or returns now."""
-        with reading(f"image {file}"):
-            times = file.stat()
-        now = time.time_ns()
-        mark = [_RULES, times.st_size, times.st_mtime_ns, times.st_ctime_ns, times.st_ino]
-        name = os.path.realpath(file)
-        known = self._known.get(name)
-        found = known[-1] if known is not None and known[:-1] == mark else read()
-        # a file that changes again within a tick of its clock would keep its times
-        if now - max(times.st_mtime_ns, times.st_ctime_ns) > _SETTLED:
-            self._seen[name] = [*mark, found]
-        return found
-
-    def save(self, *, forget: bool = True) -> None:
-        """Write what was seen, for the next time; files that were not seen now are forgotten, unless told otherwise."""
-        if self._path is not None:
-            with replaced(self._path) as neighbour:
-                kept = self._seen if forget else {**self._known, **self._seen}
-                neighbour.write_text(json.dumps(kept), encoding="utf-8")
-
-    def _load(self) -> Mapping[str, list]:
-        try:
-            found = json.loads(self._path.read_text(encoding="utf-8")) if self._path is not None else {}
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
 
 
 @cache

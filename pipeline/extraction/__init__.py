@@ -1,6 +1,6 @@
-"""From images to embeddings: batches through a frozen network, and shards of what is done."""
+"""From images to embeddings: batches through a frozen network, and which process computes what."""
 
+from .claims import Claims
 from .inference import Batch, Forward, embed
-from .shards import ShardStore
 
-__all__ = ["Batch", "Forward", "ShardStore", "embed"]
+__all__ = ["Batch", "Claims", "Forward", "embed"]

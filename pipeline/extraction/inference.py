@@ -1,7 +1,7 @@
 """Embed images batch by batch, reading some while others are computed.
 
 Enters: images by row, a network and its preprocessing. Leaves: the embeddings of each batch, in order. Must not know:
-shards, manifests, caches.
+blocks, manifests, caches.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Batch:
 
     Parameters
     ----------
-    shard : int
+    block : int
         What they belong to.
     rows : ndarray of shape (n,), int64
     is_last : bool
-        Whether the shard ends with them.
+        Whether the block ends with them.
     """
 
-    shard: int
+    block: int
     rows: np.ndarray
     is_last: bool
 

@@ -1,11 +1,12 @@
-"""The stage that embeds images with a frozen backbone, once.
+"""The stage that embeds images with a frozen backbone, each image once.
 
 Enters: a manifest and the settings of one ``embeddings`` entry. Leaves: a cache, its card, seconds. Must not know:
 labels' meaning, estimators.
 
-Every image goes through a batch of the same shape, the last one padded: so neither the batch size of the machine nor
-where a killed extraction went on changes a bit of the result. Several processes share the work shard by shard: each
-takes the next that nobody has taken, and one of them puts all shards together by their index.
+Rows that the embedding store has of these images are taken from it; the others are computed, added to it block by
+block, and the cache is put together from the store. Every image goes through a batch of the same shape, the last one
+padded: so neither the batch size of the machine nor what was known before changes a bit of the result. Several
+processes share the work: each takes the next block that nobody has taken, and one of them writes the cache.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
-import json
+import importlib.metadata
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,16 +43,32 @@ from pipeline.backbones import (
     read_weights,
     weights_sha256,
 )
-from pipeline.cache import CacheHeader, SplitRows, describe_cache, file_sha256, open_cache, write_cache
+from pipeline.cache import (
+    CacheHeader,
+    SplitRows,
+    describe_cache,
+    file_sha256,
+    fingerprint_of,
+    open_cache,
+    write_cache,
+)
 from pipeline.config import Embeddings, load_params
 from pipeline.data import Manifest, open_images, read_manifest
-from pipeline.extraction import Batch, Forward, ShardStore, embed
+from pipeline.extraction import Batch, Claims, Forward, embed
 from pipeline.io import check_files, helpers, share_of_threads
+from pipeline.store import EmbeddingStore, LostRowsError, image_names
+from pipeline.suppression import read_suppression
 
 BATCH_ROWS = 32
 """Images of one forward pass: always this many, since results may differ in their last bits with the shape."""
-SHARD_ROWS = 256
-"""Images of one shard, which is what a killed extraction does not lose."""
+BLOCK_ROWS = 256
+"""Images of one block of the store, which is what a killed extraction does not lose."""
+RULES = 1
+"""How pixels are prepared and embedded: raised with any change that alters a row, so that no old one is believed."""
+ATTEMPTS = 3
+"""How often rows are computed again that the store has lost by the time they are read."""
+_NOT_IN_ROWS = ("id", "weights_file", "weights_url", "sha256", "layers", "license", "paper", "package")
+"""What a network's record says that changes no bit of a row."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +107,7 @@ class Job:
             "manifest_sha256": self.manifest.sha256,
             "dataset": self.manifest.dataset,
         }
-        fingerprint = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
-        return CacheHeader(fingerprint=fingerprint, class_names=self.manifest.class_names, **origin)  # type: ignore[arg-type]
+        return CacheHeader(fingerprint=fingerprint_of(origin), class_names=self.manifest.class_names, **origin)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -100,13 +117,29 @@ class Computed:
     Parameters
     ----------
     images : int
-        The rest was finished before.
-    shards : tuple of int
+        The rest was in the store, or has the bytes of another image.
+    blocks : tuple of int
         How many each process computed, this one's first.
     """
 
     images: int
-    shards: tuple[int, ...]
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Name images that are computed together and become one block of the store.
+
+    Parameters
+    ----------
+    name : str
+        It follows from the images.
+    rows : ndarray of shape (n,), int64
+        Of the manifest.
+    """
+
+    name: str
+    rows: np.ndarray
 
 
 def make_job(manifest: Manifest, settings: Embeddings) -> Job:
@@ -128,7 +161,7 @@ def make_job(manifest: Manifest, settings: Embeddings) -> Job:
 
 
 def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = "auto", workers: int = 2) -> Computed:
-    """Embed the images of a manifest into a cache, going on from shards that an earlier try has finished.
+    """Write the cache of a manifest, computing the rows that the store does not have.
 
     Parameters
     ----------
@@ -136,7 +169,7 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
     output : str or Path
         The cache; it is replaced at the end, or stays as it was.
     scratch : str or Path
-        Folder for shards.
+        Folder of the store, and of what processes tell each other.
     device : str
     workers : int
         Threads that read and prepare images.
@@ -150,22 +183,35 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
     ValueError
         If the weights do not fit, or an embedding is not finite; the sample is named.
     OSError
-        If an image is missing, damaged, or not the one that the manifest lists; the sample is named.
+        If an image is missing, damaged, or not the one that the manifest lists; the sample is named. If the store
+        loses rows again and again.
     RuntimeError
         If another process extracts the same embeddings.
     """
     header, place = job.header(), _device(device)
-    with _telling_of_full_disks(scratch), ShardStore(scratch, shards_of(header.fingerprint, place)) as store:
-        missing = _missing(store, job)
-        _fill(store, job, missing, place, workers, wait=True)
-        computed = _count(store, job, missing)
-        splits = {name: _split_rows(store, job.manifest, name) for name in sorted(set(job.manifest.splits))}
-        write_cache(output, header, splits)
-        store.clear()
-    return computed
+    with _telling_of_full_disks(scratch), _claims(scratch, header, place) as claims:
+        store = EmbeddingStore(Path(scratch) / "store", network_of(header, place))
+        store.clear_leftovers()
+        images, computed = image_names(job.manifest.digests), Counter[int]()
+        for _ in range(ATTEMPTS):
+            parts = _parts(store, job, images)
+            _fill(store, claims, job, images, parts, place, workers, wait=True)
+            computed += _count(claims, parts)
+            try:
+                _assemble(output, header, job, store, images)
+            except LostRowsError as error:
+                console.say(f"extract {job.manifest.dataset}", f"{error}: computed again.")
+                store.mend(error.path)
+            else:
+                claims.clear()
+                return _computed(computed)
+    raise OSError(
+        f"rows of the store in {scratch} were lost {ATTEMPTS} times after they had been computed; expected them to "
+        "stay as written. Check the disk, and that nothing deletes them meanwhile, then run the same command again."
+    )
 
 
-def add_shards(
+def add_blocks(
     job: Job,
     output: str | Path,
     scratch: str | Path,
@@ -174,34 +220,50 @@ def add_shards(
     device: str = "auto",
     workers: int = 2,
 ) -> int:
-    """Embed images into shards beside an extraction that runs, or will run, elsewhere; see :func:`extract`.
+    """Add rows to the store beside an extraction that runs, or will run, elsewhere; see :func:`extract`.
 
-    Shards that another process has are left to it. Where the cache is there already, nothing is done, unless the number
-    of this one's parent is given: that one makes it anew, and when it has ended this one ends too, a shard later.
+    Blocks that another process has are left to it. Where the cache is there already, nothing is done, unless the number
+    of this one's parent is given: that one makes it anew, and when it has ended this one ends too, a block later.
 
     Returns
     -------
     int
         Images embedded.
     """
-    fingerprint = job.header().fingerprint
-    if parent is None and _is_written(Path(output), fingerprint):
+    header = job.header()
+    if parent is None and _is_written(Path(output), header.fingerprint):
         return 0
     place = _device(device)
-    shards = ShardStore(scratch, shards_of(fingerprint, place), helper=True, parent=parent)
-    with _telling_of_full_disks(scratch), shards as store:
-        return _fill(store, job, _missing(store, job), place, workers, wait=False)
+    claims = _claims(scratch, header, place, helper=True, parent=parent)
+    with _telling_of_full_disks(scratch), claims:
+        store = EmbeddingStore(Path(scratch) / "store", network_of(header, place))
+        images = image_names(job.manifest.digests)
+        return _fill(store, claims, job, images, _parts(store, job, images, quiet=True), place, workers, wait=False)
 
 
-def shards_of(fingerprint: str, device: torch.device) -> str:
-    """Return the name of the shards of one kind of device: results of another differ in their last bits.
+def network_of(header: CacheHeader, device: torch.device) -> dict[str, Any]:
+    """Return everything that decides a row beside its image: rows of equal names have equal bytes.
 
-    Examples
-    --------
-    >>> shards_of("3f", torch.device("cpu")), shards_of("3f", torch.device("cuda:1"))
-    ('3f', '3f-cuda')
+    Another kind of processor, and other releases of the libraries that decode and compute, differ in the last bits.
     """
-    return fingerprint if device.type == "cpu" else f"{fingerprint}-{device.type}"
+    backbone = {name: value for name, value in header.backbone.items() if name not in _NOT_IN_ROWS}
+    is_cpu = device.type == "cpu"
+    kind = torch.backends.cpu.get_cpu_capability() if is_cpu else torch.cuda.get_device_name(device)
+    return {
+        "backbone": backbone,
+        "preprocessing": dict(header.preprocessing),
+        "layer": header.tap,
+        "compute_dtype": header.compute_dtype,
+        "storage_dtype": header.storage_dtype,
+        "device": f"{device.type} {kind}",
+        "libraries": {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "pillow")},
+        "rules": RULES,
+    }
+
+
+def _claims(scratch: str | Path, header: CacheHeader, device: torch.device, **options: Any) -> Claims:
+    suffix = "" if device.type == "cpu" else f"-{device.type}"  # whose rows differ in their last bits
+    return Claims(Path(scratch) / "extractions", f"{header.fingerprint}{suffix}", **options)
 
 
 def _is_written(path: Path, fingerprint: str) -> bool:
@@ -221,98 +283,128 @@ def _telling_of_full_disks(scratch: str | Path) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            f"the disk is full ({os.strerror(error.errno)}); expected room for the shards in {scratch} and for the "
+            f"the disk is full ({os.strerror(error.errno)}); expected room for the store in {scratch} and for the "
             "cache. What was finished is kept: free some space, then run the same command again.",
         ) from error
 
 
-def _missing(store: ShardStore, job: Job) -> list[int]:
-    finished = store.finished()
-    return [index for index in range(-(-len(job.manifest.sample_ids) // SHARD_ROWS)) if index not in finished]
+def _parts(store: EmbeddingStore, job: Job, images: np.ndarray, *, quiet: bool = False) -> list[Part]:
+    """Divide the images that the store does not have into blocks; images with the same bytes are computed once."""
+    missing, seen = store.look_up(images).missing, set[str]()
+    digests = job.manifest.digests
+    fresh = [row for row in missing.tolist() if not (digests[row] in seen or seen.add(digests[row]))]  # type: ignore[func-returns-value]
+    rows = np.array(fresh, np.int64)
+    if not quiet:
+        remarks, store.remarks = store.remarks, []
+        progress = [f"{len(images) - len(rows):,} known · {len(rows):,} to compute"] if len(images) else []
+        console.say(f"extract {job.manifest.dataset}", *remarks, *progress)
+    blocks = (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
+    return [Part(hashlib.sha256(images[block].tobytes()).hexdigest()[:32], block) for block in blocks]
 
 
-def _rows(job: Job, index: int) -> np.ndarray:
-    """Return the rows of the manifest that a shard holds."""
-    return np.arange(len(job.manifest.sample_ids))[index * SHARD_ROWS : (index + 1) * SHARD_ROWS]
+def _count(claims: Claims, parts: list[Part]) -> Counter[int]:
+    """Return the number of images under 0, and the number of blocks of each process."""
+    return Counter([claims.process_of(part.name) for part in parts]) + Counter({0: sum(len(p.rows) for p in parts)})
 
 
-def _count(store: ShardStore, job: Job, indices: list[int]) -> Computed:
-    by_process = Counter(map(store.process_of, indices))
-    own = [by_process.pop(os.getpid())] if os.getpid() in by_process else []
-    others = sorted(by_process.values(), reverse=True)
-    return Computed(sum(len(_rows(job, index)) for index in indices), (*own, *others))
+def _computed(counts: Counter[int]) -> Computed:
+    images = counts.pop(0, 0)
+    own = [counts.pop(os.getpid())] if os.getpid() in counts else []
+    return Computed(images, (*own, *sorted(counts.values(), reverse=True)))
 
 
-def _fill(store: ShardStore, job: Job, missing: list[int], device: torch.device, workers: int, *, wait: bool) -> int:
-    """Compute every missing shard that no other process has, with a progress bar; return the number of its images.
+def _fill(
+    store: EmbeddingStore,
+    claims: Claims,
+    job: Job,
+    images: np.ndarray,
+    parts: list[Part],
+    device: torch.device,
+    workers: int,
+    *,
+    wait: bool,
+) -> int:
+    """Compute every part that no other process has, with a progress bar; return the number of its images.
 
     At last, if told to wait, what others had and did not finish.
     """
-    if not missing:
+    if not parts:
         return 0
     network = load_backbone(job.record, job.settings.layer, read_weights(job.weights))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # only the owner waits, so that nobody waits for one who waits, and shows a bar, which counts the others' shards too
-    with _bar(job, sum(len(_rows(job, index)) for index in missing), hidden=not wait) as bar:
-        embed_shards = partial(_embed, store, job, network, device, workers, bar)
+    # only the owner waits, so that nobody waits for one who waits, and shows a bar, which counts the others' parts too
+    with _bar(job, sum(len(part.rows) for part in parts), hidden=not wait) as bar:
+        embed_parts = partial(_embed, partial(_keep, store, claims, images, parts), job, network, device, workers, bar)
         taken: list[int] = []
-        embedded = embed_shards(_free(store, job, missing, taken, bar))
+        embedded = embed_parts(parts, _free(claims, parts, taken, bar))
         if wait:
-            embedded += embed_shards(_abandoned(store, job, taken, bar))
+            embedded += embed_parts(parts, _abandoned(claims, parts, taken, bar))
     return embedded
 
 
-def _free(store: ShardStore, job: Job, indices: list[int], taken: list[int], bar: tqdm) -> Iterator[int]:
-    """Yield the shards that this process has claimed, and list those that others have."""
-    for index in indices:
-        if store.claim(index):
+def _free(claims: Claims, parts: list[Part], taken: list[int], bar: tqdm) -> Iterator[int]:
+    """Yield the parts that this process has claimed, and list those that others have."""
+    for index, part in enumerate(parts):
+        if claims.claim(part.name):
             yield index
         else:
             taken.append(index)
-            bar.update(len(_rows(job, index)))
+            bar.update(len(part.rows))
 
 
-def _abandoned(store: ShardStore, job: Job, taken: list[int], bar: tqdm) -> Iterator[int]:
-    """Wait for each shard that another process has, and yield those that it did not finish."""
+def _abandoned(claims: Claims, parts: list[Part], taken: list[int], bar: tqdm) -> Iterator[int]:
+    """Wait for each part that another process has, and yield those that it did not finish."""
     for index in taken:
-        if store.claim(index, wait=True):
-            bar.update(-len(_rows(job, index)))  # counted too early
+        if claims.claim(parts[index].name, wait=True):
+            bar.update(-len(parts[index].rows))  # counted too early
             yield index
 
 
+def _keep(
+    store: EmbeddingStore, claims: Claims, images: np.ndarray, parts: list[Part], index: int, rows: list[np.ndarray]
+) -> None:
+    """Round the rows of a part, one array each batch, and add them to the store."""
+    computed, part = np.concatenate(rows), parts[index]
+    stored = computed.astype(store.network["storage_dtype"])
+    rounding = np.abs(stored.astype(np.float64) - computed).max(axis=1)
+    claims.finish(part.name, store.add(images[part.rows], stored, rounding))
+
+
 def _embed(
-    store: ShardStore,
+    keep: Callable[[int, list[np.ndarray]], None],
     job: Job,
     network: nn.Module,
     device: torch.device,
     workers: int,
     bar: tqdm,
-    shards: Iterable[int],
+    parts: list[Part],
+    indices: Iterable[int],
 ) -> int:
-    """Compute shards and write each while the next is computed; return the number of their images."""
+    """Compute parts and keep each while the next is computed; return the number of their images."""
     prepare = preprocess(job.record, job.settings.image_side)
     forward = Forward(network, prepare, job.settings.compute_dtype, device)
-    embedded, parts, writing = 0, [], Future[None]()
+    embedded, rows, writing = 0, [], Future[None]()
     writing.set_result(None)
     with ThreadPoolExecutor(1) as writer:
-        for batch, found in embed(open_images(job.manifest), _batches(job, shards), forward, BATCH_ROWS, workers):
-            _check_finite(found, batch.rows, job)
-            parts.append(found)
+        batches = _batches(parts, indices)
+        for batch, found in embed(open_images(job.manifest), batches, forward, BATCH_ROWS, workers):
+            _check_rows(found, batch.rows, job)
+            rows.append(found)
             embedded += len(found)
             bar.update(len(found))
             if batch.is_last:
-                writing.result()  # one shard waits to be written at a time, and its error is not lost
-                writing = writer.submit(store.write, batch.shard, np.concatenate(parts))
-                parts = []
+                writing.result()  # one part waits to be written at a time, and its error is not lost
+                writing = writer.submit(keep, batch.block, rows)
+                rows = []
         writing.result()
     return embedded
 
 
-def _batches(job: Job, shards: Iterable[int]) -> Iterator[Batch]:
-    for shard in shards:
-        rows = _rows(job, shard)
+def _batches(parts: list[Part], indices: Iterable[int]) -> Iterator[Batch]:
+    for index in indices:
+        rows = parts[index].rows
         for start in range(0, len(rows), BATCH_ROWS):
-            yield Batch(shard, rows[start : start + BATCH_ROWS], start + BATCH_ROWS >= len(rows))
+            yield Batch(index, rows[start : start + BATCH_ROWS], start + BATCH_ROWS >= len(rows))
 
 
 def _bar(job: Job, n_images: int, *, hidden: bool = False) -> tqdm:
@@ -322,8 +414,8 @@ def _bar(job: Job, n_images: int, *, hidden: bool = False) -> tqdm:
     return tqdm(total=n_images, unit=" images", desc=name, mininterval=interval, leave=not live, disable=hidden)
 
 
-def _check_finite(embeddings: np.ndarray, rows: np.ndarray, job: Job) -> None:
-    """Refuse NaN and infinity before they reach a shard: a later try would go on from it."""
+def _check_rows(embeddings: np.ndarray, rows: np.ndarray, job: Job) -> None:
+    """Refuse NaN, infinity and what cannot be stored before they reach the store: a later try would believe them."""
     bad = ~np.isfinite(embeddings).all(axis=1)
     if bad.any():
         lower = job.settings.compute_dtype == "float16"
@@ -332,19 +424,29 @@ def _check_finite(embeddings: np.ndarray, rows: np.ndarray, job: Job) -> None:
             f"finite numbers of {job.record.id}. "
             + ("Set compute_dtype: float32 in params.yaml." if lower else f"Get {job.record.weights_file} again.")
         )
+    dtype = np.dtype(job.settings.storage_dtype)
+    with np.errstate(over="ignore"):
+        beyond = ~np.isfinite(embeddings.astype(dtype)).all(axis=1)
+    if beyond.any():
+        raise ValueError(
+            f"the embedding of sample {job.manifest.sample_ids[rows[beyond.argmax()]]} overflows {dtype}; expected "
+            f"magnitudes up to {np.finfo(dtype).max:g}. Set storage_dtype: float32 in params.yaml."
+        )
 
 
-def _split_rows(store: ShardStore, manifest: Manifest, split: str) -> SplitRows:
-    rows = np.flatnonzero(np.array(manifest.splits) == split)
-    ids = [manifest.sample_ids[row] for row in rows]
-    return SplitRows(_gather(store, rows), manifest.labels[rows], ids)
-
-
-def _gather(store: ShardStore, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the embeddings of ascending rows, one shard at a time."""
-    for index in np.unique(rows // SHARD_ROWS):
-        here = rows[rows // SHARD_ROWS == index]
-        yield store.read(int(index))[here - index * SHARD_ROWS]
+def _assemble(output: str | Path, header: CacheHeader, job: Job, store: EmbeddingStore, images: np.ndarray) -> None:
+    """Write the cache from rows of the store, each read once."""
+    found = store.look_up(images)
+    if len(found.missing):
+        raise LostRowsError(store.folder, f"{len(found.missing)} rows of the store are gone")
+    in_split = np.array(job.manifest.splits)
+    splits = {}
+    for name in sorted(set(job.manifest.splits)):
+        rows = np.flatnonzero(in_split == name)
+        ids = [job.manifest.sample_ids[row] for row in rows]
+        blocks = store.windows(found, rows)
+        splits[name] = SplitRows(blocks, job.manifest.labels[rows], ids, found.rounding[rows].max(initial=0.0))
+    write_cache(output, header, splits)
 
 
 def _device(name: str) -> torch.device:
@@ -376,7 +478,7 @@ def _helping(args: argparse.Namespace) -> list[str]:
         "-m",
         "pipeline.stages.extract",
         args.name,
-        "--shards-only",
+        "--store-only",
         "--parent",
         str(os.getpid()),
     ]
@@ -398,7 +500,7 @@ def build_parser() -> argparse.ArgumentParser:
         table="embeddings",
     )
     parser.add_argument(
-        "--shards-only",
+        "--store-only",
         action="store_true",
         help="help another process with the same options, which writes the files, and write none",
     )
@@ -411,19 +513,31 @@ def main(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     settings = load_params(args.params).embedding(args.name)
     job = make_job(read_manifest(args.manifest), settings)
+    _refuse_forgotten(job.manifest)
     check_files([job.weights], [args.output, args.card, args.timings])
     if "-nc" in job.record.license.lower():
         console.say(f"extract {args.name}", f"the weights of {job.record.id} are licensed {job.record.license}")
     device, number = os.environ.get("DKVB_DEVICE", "auto"), _number("DKVB_PROCESSES", 1)
     workers = _number("DKVB_WORKERS", share_of_threads(number))
     scratch = os.environ.get("DKVB_SCRATCH", ".scratch")
-    if args.shards_only:
-        embedded = add_shards(job, args.output, scratch, parent=args.parent, device=device, workers=workers)
-        console.say(f"extract {args.name}", f"{embedded:,} images in shards, for the process that writes the cache")
+    if args.store_only:
+        embedded = add_blocks(job, args.output, scratch, parent=args.parent, device=device, workers=workers)
+        console.say(f"extract {args.name}", f"{embedded:,} images in the store, for the process that writes the cache")
         return
     with helpers(_helping(args), number, device, workers):
         computed = extract(job, args.output, scratch, device=device, workers=workers)
     _report(args, job, computed, time.perf_counter() - start)
+
+
+def _refuse_forgotten(manifest: Manifest) -> None:
+    suppression = read_suppression()
+    pairs = zip(manifest.sample_ids, manifest.digests, strict=True) if suppression.hashes else ()
+    forgotten = next((sample_id for sample_id, digest in pairs if digest in suppression), None)
+    if forgotten is not None:
+        raise ValueError(
+            f"image {forgotten} of manifest {manifest.dataset} was forgotten; expected a manifest without it. Run "
+            "`dvc repro` to list the images anew."
+        )
 
 
 def _report(args: argparse.Namespace, job: Job, computed: Computed, seconds: float) -> None:
@@ -432,12 +546,12 @@ def _report(args: argparse.Namespace, job: Job, computed: Computed, seconds: flo
         card["skipped_images"] = list(job.manifest.skipped)
     console.write_json(args.card, card)
     console.write_json(args.timings, {"seconds": round(seconds, 3), "images": computed.images})
-    resumed = len(job.manifest.sample_ids) - computed.images
-    note = f" ({resumed:,} were finished already)" if resumed else ""
+    known = len(job.manifest.sample_ids) - computed.images
+    note = f" ({known:,} were known already)" if known else ""
     rate = f", {computed.images / seconds:.0f} images/s" if computed.images else ""
-    if len(computed.shards) > 1:
-        *most, last = map(str, computed.shards)
-        rate += f", {len(computed.shards)} processes computed {', '.join(most)} and {last} shards"
+    if len(computed.blocks) > 1:
+        *most, last = map(str, computed.blocks)
+        rate += f", {len(computed.blocks)} processes computed {', '.join(most)} and {last} blocks"
     console.say(f"extract {args.name}", f"{computed.images:,} images{note}{rate} → {args.output}")
 
 

@@ -11,9 +11,10 @@ import shutil
 from pathlib import Path
 
 from pipeline import cli as console
-from pipeline.cache import describe_cache, file_sha256, verify_cache
+from pipeline.cache import describe_cache, file_sha256, open_cache, verify_cache
 from pipeline.config import load_params
 from pipeline.io import check_files, replaced
+from pipeline.suppression import refuse_forgotten
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,6 +35,8 @@ def main(args: argparse.Namespace) -> None:
     source = Path(load_params(args.params).imported(args.name).cache)
     check_files([source], [args.output, args.card])
     facts = verify_cache(source)
+    with open_cache(source) as reader:
+        refuse_forgotten(reader.header.dataset, (i for split in reader.split_names for i in reader.sample_ids(split)))
     card = describe_cache(source) | {"file_sha256": file_sha256(source)}
     with replaced(args.output) as neighbour:
         shutil.copyfile(source, neighbour)

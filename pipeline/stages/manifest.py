@@ -4,7 +4,8 @@ Enters: the recipe of a data set. Leaves: its manifest, the same bytes where not
 embeddings.
 
 A folder is looked at by every ``dvc repro``: DVC cannot see an image that was edited. What was seen is remembered in
-the scratch folder, so that only new and changed files are read again.
+the scratch folder, so that only new and changed files are read again; DKVB_REHASH=1 reads all. Images that were
+forgotten are left out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from pipeline import cli as console
 from pipeline.config import load_params
 from pipeline.data import build_manifest, remarks, write_manifest
+from pipeline.suppression import read_suppression
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,8 +29,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Write the manifest of the data set that the arguments name."""
-    index = Path(os.environ.get("DKVB_SCRATCH", ".scratch")) / "folders" / f"{args.name}.json"
-    manifest = build_manifest(args.name, load_params(args.params).dataset(args.name), index)
+    index = Path(os.environ.get("DKVB_SCRATCH", ".scratch")) / "folders" / f"{args.name}.digests"
+    rehash = os.environ.get("DKVB_REHASH", "0") == "1"
+    recipe, suppression = load_params(args.params).dataset(args.name), read_suppression()
+    manifest = build_manifest(args.name, recipe, index, rehash=rehash, suppression=suppression)
     write_manifest(manifest, args.output)
     count, *others = remarks(manifest)
     console.say(f"manifest {args.name}", f"{count} → {args.output}", *others)

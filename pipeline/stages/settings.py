@@ -1,7 +1,8 @@
 """The stage that checks ``params.yaml`` as a whole and writes its tables one by one, so that DVC sees which changed.
 
 Enters: the settings file. Leaves: a JSON file per table, with the default of everything that was left out, streams in
-the place of their names, and the sha256 of imported caches. Must not know: what any stage does with its table.
+the place of their names, and the sha256 of imported caches; or a refusal while a deletion is interrupted. Must not
+know: what any stage does with its table.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from pipeline import cli
 from pipeline.config import Params, load_params
 from pipeline.io import read_text
+from pipeline.suppression import read_suppression
 
 __all__ = ["build_parser", "main"]
 
@@ -29,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Write the tables of the settings file that the arguments name."""
+    read_suppression()  # refuses half a deletion, before any stage looks at files
     params = load_params(args.params)
     for table, entries in _plain(params).items():
         cli.write_json(Path(args.output) / f"{table}.json", entries)

@@ -331,7 +331,7 @@ def test_absent_cifar_tells_where_to_get_it(tmp_path, kind):
 def test_splits_of_any_name_are_those_of_the_manifest(tmp_path):
     for split, n in {"Training": 3, "Valid": 2, "Testing": 1}.items():
         for class_name in ("ant", "bee"):
-            save_images(tmp_path / split / class_name, n, (len(split), 20))
+            save_images(tmp_path / split / class_name, n, (len(split), ord(class_name[0])))
     manifest = build_manifest("pets", folder_recipe(tmp_path))
     assert manifest.class_names == ("ant", "bee")
     assert manifest.splits == ("train",) * 6 + ("test",) * 2
@@ -508,10 +508,14 @@ def test_many_shared_images_are_counted_and_five_are_named(tmp_path):
     assert "; and 3 more. Remove" in said
 
 
-def test_one_image_twice_in_a_split_is_no_matter(digits):
-    twice = replace(digits, digests=(digits.digests[1], *digits.digests[1:]), splits=("train",) * 1797)
-    assert shared_images(twice) == []
-    assert len(remarks(twice)) == 1
+def test_one_image_twice_in_a_split_is_named_once_and_no_warning(digits):
+    copies = (digits.digests[2], digits.digests[2], *digits.digests[2:])
+    thrice = replace(digits, digests=copies, splits=("train",) * 1797)
+    assert shared_images(thrice) == []
+    assert remarks(thrice)[1:] == [
+        "2 images repeat another of their split and are computed once: digits/0000 = digits/0001; "
+        "digits/0000 = digits/0002."
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "fsencode") or os.name == "nt", reason="file names are text here")

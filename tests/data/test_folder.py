@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_understood_is_one_sentence_and_leaves_the_old_m
 def test_a_disk_that_fails_is_one_sentence_and_leaves_the_old_manifest(project, capsys, monkeypatch, number, what):
     assert run(project) == 0
     before = (project / "out/m.jsonl").read_bytes()
-    (project / "scratch/folders/pets.json").unlink()
+    (project / "scratch/folders/pets.digests").unlink()
     capsys.readouterr()
 
     owner, name = (Path, "read_bytes") if what == "image" else (os, "scandir")

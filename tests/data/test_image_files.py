@@ -2,12 +2,10 @@
 
 import errno
 import io
-import json
 import os
 import re
 import struct
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,10 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.data import image_files
 from pipeline.data.image_files import (
     CorruptImageError,
-    DigestIndex,
     PixelTypeError,
     UnreadableError,
     read_image,
@@ -276,99 +272,3 @@ def test_links_that_may_be_followed_open_no_other_way_out(tmp_path, sample_id):
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"lies outside"):
         read_image(tmp_path / "pets", sample_id.format(root=tmp_path / "pets"), follow_links=True)
-
-
-# knowing files again
-
-
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "image.png"
-    path.write_bytes(b"one")
-    return path
-
-
-@pytest.fixture
-def look(tmp_path, monkeypatch):
-    """Ask a new index of the same file for digests, a minute from now; returns them and what was read."""
-    usual = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: usual() + 60 * 10**9)
-
-    def call(*files):
-        index, read = DigestIndex(tmp_path / "scratch" / "index.json"), []
-
-        def content(path):
-            read.append(path.name)
-            return path.read_bytes().decode()
-
-        found = [index.digest(path, lambda path=path: content(path)) for path in files]
-        index.save()
-        return found, read
-
-    return call
-
-
-def test_an_unchanged_file_is_read_once(file, look):
-    assert look(file) == (["one"], ["image.png"])
-    assert look(file) == (["one"], [])
-
-
-def test_a_changed_file_is_read_again_even_with_its_old_size_and_time(file, look):
-    look(file)
-    before = file.stat()
-    file.write_bytes(b"two")
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert look(file) == (["two"], ["image.png"])
-
-
-def test_a_file_changed_just_now_is_not_trusted(file, tmp_path):
-    """Within one tick of the clock it could change again and keep its times."""
-    file.write_bytes(b"two")
-    index = DigestIndex(tmp_path / "index.json")
-    assert index.digest(file, lambda: "two") == "two"
-    index.save()
-    assert json.loads((tmp_path / "index.json").read_text()) == {}
-
-
-def test_a_file_that_is_gone_is_forgotten(file, look, tmp_path):
-    other = tmp_path / "other.png"
-    other.write_bytes(b"other")
-    look(file, other)
-    look(file)
-    assert list(json.loads((tmp_path / "scratch/index.json").read_text())) == [str(file)]
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
-def test_a_damaged_index_costs_time_and_nothing_else(file, look, tmp_path, content):
-    look(file)
-    (tmp_path / "scratch/index.json").write_bytes(content)
-    assert look(file) == (["one"], ["image.png"])
-    assert look(file) == (["one"], [])
-
-
-def test_no_index_remembers_nothing(file, tmp_path):
-    index = DigestIndex(None)
-    assert index.digest(file, lambda: "one") == "one"
-    index.save()
-    assert [path.name for path in tmp_path.iterdir()] == ["image.png"]
-
-
-def test_what_was_seen_under_other_rules_is_read_again(file, look, monkeypatch):
-    look(file)
-    monkeypatch.setattr(image_files, "_RULES", 99)
-    assert look(file) == (["one"], ["image.png"])
-
-
-def test_what_was_not_seen_this_time_can_be_kept(file, look, tmp_path):
-    look(file)
-    DigestIndex(tmp_path / "scratch/index.json").save(forget=False)
-    assert look(file) == (["one"], [])
-    DigestIndex(tmp_path / "scratch/index.json").save()
-    assert look(file) == (["one"], ["image.png"])
-
-
-def test_a_file_whose_times_cannot_be_read_is_an_error_of_reading(file, monkeypatch):
-    index = DigestIndex(None)
-    monkeypatch.setattr(Path, "stat", failing(errno.ESTALE))
-    with pytest.raises(UnreadableError, match=rf"image\.png cannot be read \({os.strerror(errno.ESTALE)}\)"):
-        index.digest(file, lambda: "one")

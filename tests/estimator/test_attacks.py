@@ -21,8 +21,8 @@ from pipeline.backbones import read_weights
 from pipeline.cache import open_cache
 from pipeline.config import load_params
 from pipeline.data import open_images, read_manifest
-from pipeline.extraction import ShardStore
 from pipeline.scratch import Checkpoint
+from pipeline.store import EmbeddingStore
 
 REFUSED = "is not a readable model file"
 
@@ -337,9 +337,18 @@ def test_a_manifest_cannot_name_an_image_outside_its_root(tmp_path, escape):
     note("attacks", "a manifest: a path out of its folder", ["refused"])
 
 
-def test_a_forged_shard_is_done_again(tmp_path):
-    with ShardStore(tmp_path, "f") as store:
-        store.write(0, np.ones((2, 3), np.float32))
-        (tmp_path / "f/000000.shard").write_bytes(pickle.dumps(Bomb()))
-        assert store.finished() == set()
-    note("attacks", "a shard: a pickle", ["refused"])
+def test_a_forged_block_of_the_store_is_done_again(tmp_path):
+    images = np.arange(8, dtype=np.uint64).reshape(2, 4)
+    path = EmbeddingStore(tmp_path, {}).add(images, np.ones((2, 3), np.float32), np.zeros(2))
+    path.write_bytes(pickle.dumps(Bomb()))
+    assert EmbeddingStore(tmp_path, {}).look_up(images).missing.tolist() == [0, 1]
+    note("attacks", "a block of the store: a pickle", ["refused"])
+
+
+def test_a_block_that_claims_more_than_its_file_takes_no_memory(tmp_path):
+    head = struct.pack("<8sII", b"dkvbrows", 1, 2**32 - 1) + b'{"n_rows": 99999999999}'
+    store = EmbeddingStore(tmp_path, {})
+    store.folder.mkdir()
+    (store.folder / "a.rows").write_bytes(head)
+    assert store.look_up(np.zeros((1, 4), np.uint64)).missing.tolist() == [0]
+    note("attacks", "a block of the store: sizes beyond its file", ["refused"])

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,19 +20,22 @@ from PIL import Image
 from torch import nn
 
 from pipeline import cli as console
+from pipeline import suppression
 from pipeline.backbones.registry import BACKBONES
 from pipeline.cache import open_cache
 from pipeline.cache import writer as cache_writer
 from pipeline.config import load_params
 from pipeline.data import build_manifest, open_images, write_manifest
-from pipeline.extraction import ShardStore
+from pipeline.data.image_files import to_rgb
+from pipeline.extraction import Claims
 from pipeline.extraction import inference as embedding
 from pipeline.io import processes
 from pipeline.stages import extract as stage
+from pipeline.store import EmbeddingStore, image_names
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE, N, N_TEST = 8, 43, 11
-"""43 images: six shards of eight rows, the last one short; eleven batches of four, the last one padded."""
+"""43 images: six blocks of eight rows, the last one short; eleven batches of four, the last one padded."""
 
 
 class Tiny(nn.Module):
@@ -65,13 +69,13 @@ def manifest(digits):
 
 @pytest.fixture
 def network(monkeypatch, tmp_path):
-    """A tiny network in place of the real one, small shards, and no second process that checks the cache."""
+    """A tiny network in place of the real one, small blocks, and no second process that checks the cache."""
     tiny = Tiny()
     (tmp_path / "weights.pth").write_bytes(b"weights")
     monkeypatch.setattr(stage, "load_backbone", lambda record, layer, state: tiny)
     monkeypatch.setattr(stage, "find_weights", lambda record: tmp_path / "weights.pth")
     monkeypatch.setattr(stage, "read_weights", lambda path: {})
-    monkeypatch.setattr(stage, "SHARD_ROWS", 8)
+    monkeypatch.setattr(stage, "BLOCK_ROWS", 8)
     monkeypatch.setattr(stage, "BATCH_ROWS", 4)
     monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
     for name in ("DKVB_DEVICE", "DKVB_WORKERS", "DKVB_SCRATCH", "DKVB_PROCESSES"):
@@ -109,8 +113,17 @@ def job(manifest, network, tmp_path):
 def extract(job, folder, name, **options):
     """Extract into a cache of its own and return the number of images embedded now, and the cache's sha256."""
     output = folder / f"{name}.h5"
-    computed = stage.extract(job, output, folder / "scratch", **({"device": "cpu", "workers": 2} | options))
+    computed = stage.extract(job, output, scratch(folder, name), **({"device": "cpu", "workers": 2} | options))
     return computed.images, hashlib.sha256(output.read_bytes()).hexdigest()
+
+
+def scratch(folder, name):
+    """Return the scratch folder of a cache: each has its own, so that it is computed from nothing the first time."""
+    return folder / f"scratch of {name}"
+
+
+def blocks(folder):
+    return sorted(folder.rglob("*.rows"))
 
 
 # what the cache holds
@@ -158,10 +171,11 @@ def test_images_that_come_late_keep_their_place(job, tmp_path, monkeypatch):
     assert extract(job, tmp_path, "b", workers=4) == expected
 
 
-def test_a_finished_extraction_leaves_no_shards_and_no_threads(job, tmp_path):
+def test_a_finished_extraction_leaves_blocks_of_rows_and_neither_claims_nor_threads(job, tmp_path):
     before = threading.active_count()
     extract(job, tmp_path, "a")
-    assert not list((tmp_path / "scratch").rglob("*.shard"))
+    left = [path.suffix for path in scratch(tmp_path, "a").rglob("*") if path.is_file()]
+    assert left == [".rows"] * 6
     assert threading.active_count() <= before + 1  # tqdm keeps one monitor
 
 
@@ -200,16 +214,107 @@ def test_lower_precision_is_stored_as_asked(job, tmp_path):
         assert not np.array_equal(full.read("train"), halved.read("train"))
 
 
+# rows that are known
+
+
+def changed(job, rows, **names):
+    """Return the job with some of its rows, in this order, and other names where given."""
+    rows = list(rows)
+    few = {f: tuple(getattr(job.manifest, f)[r] for r in rows) for f in ("sample_ids", "splits", "digests")}
+    return replace(job, manifest=replace(job.manifest, labels=job.manifest.labels[rows], **(few | names)))
+
+
+def both(job, tmp_path, name):
+    """Extract with what cache "a" knows, and from nothing; return the images embedded, and whether bytes agree."""
+    output = tmp_path / f"{name}.h5"
+    computed = stage.extract(job, output, scratch(tmp_path, "a"), device="cpu")
+    _, expected = extract(job, tmp_path, f"{name} from nothing")
+    return computed.images, hashlib.sha256(output.read_bytes()).hexdigest() == expected
+
+
+@pytest.mark.parametrize("storage_dtype", ["float32", "float16"])
+def test_a_cache_of_known_rows_has_the_bytes_of_one_computed_from_nothing(job, tmp_path, storage_dtype):
+    job = replace(job, settings=settings(tmp_path, storage_dtype=storage_dtype))
+    assert extract(changed(job, range(30)), tmp_path, "a")[0] == 30
+    assert both(job, tmp_path, "more") == (N - 30, True)
+    assert both(changed(job, range(5, N)), tmp_path, "fewer") == (0, True)
+    assert both(changed(job, reversed(range(N))), tmp_path, "in another order") == (0, True)
+    moved = tuple(f"elsewhere/{name}" for name in job.manifest.sample_ids)
+    assert both(changed(job, range(N), sample_ids=moved), tmp_path, "moved") == (0, True)
+
+
+def test_images_with_the_same_bytes_are_computed_once(job, network, tmp_path):
+    twice = [*range(20), *range(20)]
+    ids = tuple(f"{copy}/{row}" for copy in "ab" for row in range(20))
+    assert both(changed(job, twice, sample_ids=ids), tmp_path, "twice") == (20, True)
+    with open_cache(tmp_path / "twice.h5") as reader:
+        X, names = reader.read("train"), reader.sample_ids("train")
+    half = len(names) // 2
+    assert np.array_equal(X[:half], X[half:])
+
+
+def test_two_entries_of_one_network_share_rows_and_two_networks_do_not(job, tmp_path):
+    extract(job, tmp_path, "a")
+    other = replace(job, manifest=replace(job.manifest, dataset="another"))
+    assert both(other, tmp_path, "another") == (0, True)
+    assert both(replace(job, settings=settings(tmp_path, image_side=16)), tmp_path, "larger") == (N, True)
+    assert len(list((scratch(tmp_path, "a") / "store").iterdir())) == 2
+
+
+def test_what_decides_no_bit_of_a_row_does_not_name_it(job):
+    header, cpu = job.header(), torch.device("cpu")
+    network = stage.network_of(header, cpu)
+    other = replace(job, record=replace(job.record, license="MIT", paper="", weights_url=""))
+    assert stage.network_of(other.header(), cpu) == network
+    assert "license" in header.backbone
+    assert network["device"].startswith("cpu ")
+    assert set(network["libraries"]) == {"torch", "torchvision", "pillow"}
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+def test_a_row_has_the_same_bits_at_every_place_of_a_batch(name, compute_dtype):
+    """What the store rests on: a row does not depend on which images were computed with it."""
+    import timm
+
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=0, **({"img_size": 32} if "vit" in name else {})).eval()
+    prepare = stage.preprocess(BACKBONES["efficientnet_lite0"], 32)
+    forward = embedding.Forward(net.to(memory_format=torch.channels_last), prepare, compute_dtype, torch.device("cpu"))
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (stage.BATCH_ROWS, 32, 32, 3), np.uint8))
+    rows, order = forward(pixels), np.random.default_rng(1).permutation(stage.BATCH_ROWS)
+    assert forward(pixels[order]).tobytes() == rows[order].tobytes()
+    alone = torch.zeros_like(pixels)
+    alone[0] = pixels[13]
+    assert forward(alone)[0].tobytes() == rows[13].tobytes()
+
+
+def test_pixels_are_those_that_rules_names():
+    """Raise RULES in stages/extract.py with any change that this test sees: rows of older pixels are not used."""
+    deep = Image.fromarray((np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8))
+    grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    prepare = stage.preprocess(BACKBONES["efficientnet_lite0"], 8)
+    pixels = b"".join(prepare.pixels(to_rgb(image)).tobytes() for image in (deep, grey, grey.convert("P")))
+    assert (stage.RULES, hashlib.sha256(pixels).hexdigest()[:16]) == (1, "3907f813178b16e7")
+
+
+def test_progress_says_what_is_known_and_what_is_new(job, tmp_path, capsys):
+    extract(changed(job, range(30)), tmp_path, "a")
+    assert "[extract digits] 0 known · 30 to compute" in capsys.readouterr().err
+    extract(job, tmp_path, "a")
+    assert "[extract digits] 30 known · 13 to compute" in capsys.readouterr().err
+
+
 # going on
 
 
-def test_a_failed_extraction_goes_on_from_its_finished_shards(job, network, tmp_path):
+def test_a_failed_extraction_goes_on_from_its_finished_blocks(job, network, tmp_path):
     _, expected = extract(job, tmp_path, "whole")
     network.shapes.clear()
-    network.fail_after = 5  # two shards of two batches are finished, the third is half done
+    network.fail_after = 5  # two blocks of two batches are finished, the third is half done
     with pytest.raises(RuntimeError, match="lost its accelerator"):
         extract(job, tmp_path, "a")
-    assert len(list((tmp_path / "scratch").rglob("*.shard"))) == 2
+    assert len(blocks(scratch(tmp_path, "a"))) == 2
     assert not (tmp_path / "a.h5").exists()
     network.fail_after = None
     network.shapes.clear()
@@ -217,21 +322,82 @@ def test_a_failed_extraction_goes_on_from_its_finished_shards(job, network, tmp_
     assert len(network.shapes) == 11 - 2 * 2
 
 
-def test_a_damaged_shard_is_computed_again(job, network, tmp_path):
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_row_is_computed_again_with_a_line_that_says_so(job, tmp_path, capsys):
+    _, expected = extract(job, tmp_path, "a")
+    path = blocks(scratch(tmp_path, "a"))[0]
+    flip(path, -20)
+    assert extract(job, tmp_path, "a") == (1, expected)
+    said = capsys.readouterr().err
+    assert f"1 rows of block {path.name} in the store are damaged: computed again." in said
+    assert extract(job, tmp_path, "a") == (0, expected)
+
+
+def test_a_block_with_a_damaged_head_is_computed_again_with_a_line_that_says_so(job, tmp_path, capsys):
+    _, expected = extract(job, tmp_path, "a")
+    path = blocks(scratch(tmp_path, "a"))[0]
+    flip(path, 100)
+    assert extract(job, tmp_path, "a")[1] == expected
+    assert re.search(rf"block {path.name}.*: deleted, and its rows are computed again\.", capsys.readouterr().err)
+    assert extract(job, tmp_path, "a") == (0, expected)
+
+
+def test_a_block_of_another_format_is_left_alone_and_said(job, tmp_path, capsys):
+    _, expected = extract(job, tmp_path, "a")
+    path = blocks(scratch(tmp_path, "a"))[0]
+    content = bytearray(path.read_bytes())
+    content[8] = 2
+    later = path.with_name("later.rows")
+    later.write_bytes(content)
+    path.unlink()
+    assert extract(job, tmp_path, "a")[1] == expected
+    assert "block later.rows has format version 2; this release reads 1: left alone" in capsys.readouterr().err
+    assert later.read_bytes() == content
+
+
+def test_a_block_in_the_folder_of_another_network_is_not_believed(job, tmp_path, capsys):
+    _, expected = extract(job, tmp_path, "a")
+    job.weights.write_bytes(b"others")
+    _, other = extract(job, tmp_path, "b")
+    (folder,) = {path.parent for path in blocks(scratch(tmp_path, "b"))}
+    for path in blocks(scratch(tmp_path, "b")):
+        path.unlink()
+    for path in blocks(scratch(tmp_path, "a")):
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert extract(job, tmp_path, "b") == (N, other)
+    assert "is of another network: left alone, and none of its rows used" in capsys.readouterr().err
+    assert other != expected
+
+
+@pytest.mark.parametrize("n_times", [1, 9])
+def test_a_store_that_is_deleted_while_it_is_used_is_filled_again_or_the_disk_is_named(
+    job, tmp_path, capsys, monkeypatch, n_times
+):
     _, expected = extract(job, tmp_path, "whole")
-    network.shapes.clear()
-    network.fail_after = 6
-    with pytest.raises(RuntimeError):
-        extract(job, tmp_path, "a")
-    shard = min((tmp_path / "scratch").rglob("*.shard"))
-    content = bytearray(shard.read_bytes())
-    content[-20] ^= 1
-    shard.write_bytes(content)
-    network.fail_after = None
-    assert extract(job, tmp_path, "a") == (N - 2 * 8, expected)
+    usual, calls = stage.write_cache, []
+
+    def deleting(*arguments):
+        calls.append(1)
+        if len(calls) <= n_times:
+            shutil.rmtree(scratch(tmp_path, "a") / "store")
+        usual(*arguments)
+
+    monkeypatch.setattr(stage, "write_cache", deleting)
+    if n_times == 1:
+        assert extract(job, tmp_path, "a") == (2 * N, expected)
+        assert "of the store is gone: computed again." in capsys.readouterr().err
+    else:
+        with pytest.raises(OSError, match=r"were lost 3 times.*; expected them to stay as written\. Check the disk"):
+            extract(job, tmp_path, "a")
+        assert not (tmp_path / "a.h5").exists()
 
 
-def test_complete_shards_need_no_network(job, network, tmp_path, monkeypatch):
+def test_known_rows_need_no_network(job, network, tmp_path, monkeypatch):
     _, expected = extract(job, tmp_path, "whole")
     with monkeypatch.context() as patch:
         patch.setattr(stage, "write_cache", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
@@ -241,7 +407,7 @@ def test_complete_shards_need_no_network(job, network, tmp_path, monkeypatch):
     assert extract(job, tmp_path, "a") == (0, expected)
 
 
-def test_shards_of_other_weights_are_not_used(job, network, tmp_path):
+def test_rows_of_other_weights_are_not_used(job, network, tmp_path):
     network.fail_after = 5
     with pytest.raises(RuntimeError):
         extract(job, tmp_path, "a")
@@ -258,10 +424,16 @@ def test_an_image_changed_since_the_manifest_stops_the_extraction(job, tmp_path)
     assert not (tmp_path / "a.h5").exists()
 
 
-def test_a_nan_embedding_names_its_sample_and_reaches_neither_cache_nor_shard(job, network, tmp_path):
+def test_a_manifest_with_what_is_no_sha256_is_refused(job, tmp_path):
+    digests = ("x" * 64, *job.manifest.digests[1:])
+    with pytest.raises(ValueError, match=r"has the sha256 'xx.*; expected 64 hexadecimal digits\. Write"):
+        extract(replace(job, manifest=replace(job.manifest, digests=digests)), tmp_path, "a")
+
+
+def test_a_nan_embedding_names_its_sample_and_reaches_neither_cache_nor_store(job, network, tmp_path):
     _, before = extract(job, tmp_path, "a")
     network.shapes.clear()
-    network.nan_at = 4  # its second row is image 13, in the second half of a shard
+    network.nan_at = 4  # its second row is image 13, in the second half of a block
     job.weights.write_bytes(b"others")
     with pytest.raises(
         ValueError, match=r"sample digits/0013 holds NaN or infinity; expected finite numbers.*Get effic"
@@ -272,36 +444,69 @@ def test_a_nan_embedding_names_its_sample_and_reaches_neither_cache_nor_shard(jo
     assert extract(job, tmp_path, "a")[0] == N - 8
 
 
+def test_an_embedding_that_its_type_cannot_hold_names_its_sample(job, network, tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "forward", lambda batch: torch.full((len(batch), 12), 1e5))
+    job = replace(job, settings=settings(tmp_path, storage_dtype="float16"))
+    with pytest.raises(
+        ValueError, match=r"sample digits/0000 overflows float16; expected .* 65504\. Set storage_dtype"
+    ):
+        extract(job, tmp_path, "a")
+
+
 # several processes
 
 
-def test_helpers_and_the_writer_share_the_shards_and_give_the_same_bytes(job, network, tmp_path):
+def claims_of(job, tmp_path):
+    return Claims(scratch(tmp_path, "a") / "extractions", job.header().fingerprint, helper=True)
+
+
+def store_of(job, tmp_path):
+    return EmbeddingStore(scratch(tmp_path, "a") / "store", stage.network_of(job.header(), torch.device("cpu")))
+
+
+def parts_of(job, tmp_path):
+    images = image_names(job.manifest.digests)
+    return stage._parts(store_of(job, tmp_path), job, images, quiet=True)
+
+
+def compute(job, tmp_path, claims, part):
+    """Finish a part as a helper does."""
+    rows = Tiny()(prepared(job, part.rows)).numpy()
+    images = image_names(job.manifest.digests)[part.rows]
+    claims.finish(part.name, store_of(job, tmp_path).add(images, rows, np.zeros(len(rows))))
+
+
+def help_with(job, tmp_path, **options):
+    return stage.add_blocks(job, tmp_path / "a.h5", scratch(tmp_path, "a"), device="cpu", **options)
+
+
+def test_helpers_and_the_writer_share_the_blocks_and_give_the_same_bytes(job, network, tmp_path):
     _, expected = extract(job, tmp_path, "whole")
-    header = job.header()
-    with ShardStore(tmp_path / "scratch", header.fingerprint, helper=True) as other:
-        assert [index for index in range(6) if index % 2 and other.claim(index)] == [1, 3, 5]
+    parts = parts_of(job, tmp_path)
+    with claims_of(job, tmp_path) as other:
+        assert [index for index in range(6) if index % 2 and other.claim(parts[index].name)] == [1, 3, 5]
         network.shapes.clear()
-        assert stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", device="cpu") == 24
-        assert len(network.shapes) == 6  # shards 0, 2 and 4, two batches each
+        assert help_with(job, tmp_path) == 24
+        assert len(network.shapes) == 6  # blocks 0, 2 and 4, two batches each
         assert not (tmp_path / "a.h5").exists()
     assert extract(job, tmp_path, "a") == (N - 24, expected)
 
 
 def test_the_writer_waits_for_what_a_helper_has_begun(job, network, tmp_path):
     _, expected = extract(job, tmp_path, "whole")
-    helper = ShardStore(tmp_path / "scratch", job.header().fingerprint, helper=True)
-    with helper:
-        assert helper.claim(0)
+    part = parts_of(job, tmp_path)[0]
+    with claims_of(job, tmp_path) as helper:
+        assert helper.claim(part.name)
         found = []
         network.shapes.clear()
         thread = threading.Thread(target=lambda: found.append(extract(job, tmp_path, "a")))
         thread.start()
         limit = time.monotonic() + 60
-        while len(helper.finished()) < 5:
+        while len(blocks(scratch(tmp_path, "a"))) < 5:
             assert time.monotonic() < limit
             time.sleep(0.005)
         assert not (tmp_path / "a.h5").exists()
-        helper.write(0, Tiny()(prepared(job, range(8))).numpy())
+        compute(job, tmp_path, helper, part)
     thread.join(60)
     assert found == [(N, expected)]  # by both together
     assert len(network.shapes) == 11 - 2
@@ -312,59 +517,69 @@ def prepared(job, rows):
     return torch.stack([prepare(images[row]) for row in rows])
 
 
-def test_a_shard_that_a_helper_began_and_never_finished_is_computed(job, tmp_path):
+def test_a_block_that_a_helper_began_and_never_finished_is_computed(job, tmp_path):
     _, expected = extract(job, tmp_path, "whole")
-    helper = ShardStore(tmp_path / "scratch", job.header().fingerprint, helper=True)
-    with helper:
-        assert helper.claim(2)
+    with claims_of(job, tmp_path) as helper:
+        assert helper.claim(parts_of(job, tmp_path)[2].name)
     assert extract(job, tmp_path, "a") == (N, expected)
 
 
 def test_a_helper_that_comes_late_does_nothing(job, network, tmp_path):
     extract(job, tmp_path, "a")
     network.shapes.clear()
-    assert stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", device="cpu") == 0
+    assert help_with(job, tmp_path) == 0
     assert network.shapes == []
-    assert not list((tmp_path / "scratch").iterdir())
+    assert not list((scratch(tmp_path, "a") / "extractions").iterdir())
 
 
 def test_a_helper_of_one_who_makes_the_cache_anew_helps(job, tmp_path):
     _, expected = extract(job, tmp_path, "a")
-    assert stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", parent=os.getppid(), device="cpu") == N
+    shutil.rmtree(scratch(tmp_path, "a"))
+    assert help_with(job, tmp_path, parent=os.getppid()) == N
     assert extract(job, tmp_path, "a") == (0, expected)
 
 
 def test_a_helper_whose_parent_was_killed_begins_no_more(job, network, tmp_path, monkeypatch):
     # the number that a process has for its parent changes when that one ends
     monkeypatch.setattr(os, "getppid", lambda: 7 if len(network.shapes) < 5 else 1)
-    embedded = stage.add_shards(job, tmp_path / "a.h5", tmp_path / "scratch", parent=7, device="cpu", workers=1)
+    embedded = help_with(job, tmp_path, parent=7, workers=1)
     assert 3 * 8 <= embedded <= 4 * 8  # what it had begun, and what was being read already, was finished
 
 
-def test_the_writer_tells_its_own_shards_from_those_of_helpers(job, tmp_path):
+def test_the_writer_tells_its_own_blocks_from_those_of_helpers(job, tmp_path):
+    first, second, last = (parts_of(job, tmp_path)[index] for index in (0, 1, 5))
+    rows = {part.name: Tiny()(prepared(job, part.rows)).numpy() for part in (second, last)}
+    images = image_names(job.manifest.digests)
+    for part in (second, last):
+        np.savez(tmp_path / f"{part.name}.npz", rows=rows[part.name], images=images[part.rows])
+    header = job.header()
     code = f"""
 import numpy
-from pipeline.extraction.shards import ShardStore
-with ShardStore({str(tmp_path / "scratch")!r}, {job.header().fingerprint!r}, helper=True) as store:
-    assert store.claim(5)
-    store.write(5, numpy.load({str(tmp_path / "last.npy")!r}))
-    assert store.claim(1)
+from pipeline.extraction import Claims
+from pipeline.store import EmbeddingStore
+store = EmbeddingStore({str(scratch(tmp_path, "a") / "store")!r}, {stage.network_of(header, torch.device("cpu"))!r})
+def add(name):
+    kept = numpy.load({str(tmp_path)!r} + "/" + name + ".npz")
+    claims.finish(name, store.add(kept["images"], kept["rows"], numpy.zeros(len(kept["rows"]))))
+with Claims({str(scratch(tmp_path, "a") / "extractions")!r}, {header.fingerprint!r}, helper=True) as claims:
+    assert claims.claim({last.name!r})
+    add({last.name!r})
+    assert claims.claim({second.name!r})
     print("ready", flush=True)
     input()
-    store.write(1, numpy.load({str(tmp_path / "second.npy")!r}))
+    add({second.name!r})
 """
-    np.save(tmp_path / "last.npy", Tiny()(prepared(job, range(40, N))).numpy())
-    np.save(tmp_path / "second.npy", Tiny()(prepared(job, range(8, 16))).numpy())
     _, expected = extract(job, tmp_path, "whole")
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as helper:
         assert helper.stdout.readline() == "ready\n"
         thread = threading.Timer(0.1, helper.communicate, ["go on\n", 60])
         thread.start()
-        computed = stage.extract(job, tmp_path / "a.h5", tmp_path / "scratch", device="cpu")
+        computed = stage.extract(job, tmp_path / "a.h5", scratch(tmp_path, "a"), device="cpu")
         thread.join()
-    assert computed == stage.Computed(images=N - 3, shards=(4, 1))  # the last one was finished before
+    assert computed == stage.Computed(images=N - 3, blocks=(4, 1))  # the last one was finished before
     assert hashlib.sha256((tmp_path / "a.h5").read_bytes()).hexdigest() == expected
+    assert first.name not in rows
 
 
 # the command
@@ -419,6 +634,7 @@ def test_the_card_says_where_the_cache_comes_from(command, manifest, tmp_path, c
 def test_cache_and_card_have_the_same_bytes_twice_and_seconds_stand_apart(command, tmp_path):
     content = []
     for _ in range(2):
+        shutil.rmtree(tmp_path / "scratch", ignore_errors=True)
         assert command() == 0
         content.append([(tmp_path / "out" / name).read_bytes() for name in ("a.h5", "a.json")])
     assert content[0] == content[1]
@@ -434,27 +650,28 @@ def test_a_resumed_command_says_what_was_finished(command, network, tmp_path, ca
     assert last_line(capsys) == "error: the machine lost its accelerator"
     network.fail_after = None
     assert command() == 0
-    assert f"{N - 16} images (16 were finished already)" in last_line(capsys)
+    assert f"{N - 16} images (16 were known already)" in last_line(capsys)
     assert json.loads((tmp_path / "out/seconds.json").read_text())["images"] == N - 16
 
 
 def test_a_second_extraction_of_the_same_embeddings_is_refused(command, job, tmp_path, capsys):
-    with ShardStore(tmp_path / "scratch", job.header().fingerprint):
+    with Claims(tmp_path / "scratch/extractions", job.header().fingerprint):
         assert command() == 1
     assert_one_sentence(capsys, "another process is extracting the same embeddings (lock in ")
     assert not (tmp_path / "out").exists()
     assert command() == 0
 
 
-def test_a_helping_command_writes_shards_alone(command, tmp_path, capsys):
+def test_a_helping_command_adds_to_the_store_alone(command, tmp_path, capsys):
     assert command() == 0
     before = (tmp_path / "out/a.h5").read_bytes()
     (tmp_path / "out/a.h5").unlink()
-    assert console.run(stage.main, stage.build_parser(), [*arguments(tmp_path), "--shards-only"]) == 0
-    assert last_line(capsys) == f"[extract digits] {N} images in shards, for the process that writes the cache"
+    shutil.rmtree(tmp_path / "scratch")
+    assert console.run(stage.main, stage.build_parser(), [*arguments(tmp_path), "--store-only"]) == 0
+    assert last_line(capsys) == f"[extract digits] {N} images in the store, for the process that writes the cache"
     assert not (tmp_path / "out/a.h5").exists()
     assert command() == 0
-    assert f"0 images ({N} were finished already)" in last_line(capsys)
+    assert f"0 images ({N} were known already)" in last_line(capsys)
     assert (tmp_path / "out/a.h5").read_bytes() == before
 
 
@@ -486,10 +703,10 @@ def test_more_processes_run_the_same_command_on_the_next_devices(command, starte
     assert command() == 0
     assert [environment["DKVB_DEVICE"] for _, environment in started] == ["cuda:1", "cuda:0", "cuda:1"]
     words = started[0][0]
-    assert words[1:5] == ["-m", "pipeline.stages.extract", "digits", "--shards-only"]
+    assert words[1:5] == ["-m", "pipeline.stages.extract", "digits", "--store-only"]
     parsed = stage.build_parser().parse_args(words[3:])
     own = stage.build_parser().parse_args(arguments(Path(parsed.params).parent))
-    assert vars(parsed) == vars(own) | {"shards_only": True, "parent": os.getpid()}
+    assert vars(parsed) == vars(own) | {"store_only": True, "parent": os.getpid()}
 
 
 @pytest.mark.parametrize(("number", "threads", "of_a_batch"), [(1, 6, 2), (2, 4, 1), (3, 2, 1), (20, 1, 1)])
@@ -549,6 +766,16 @@ def assert_one_sentence(capsys, text):
     return lines[0]
 
 
+def test_a_manifest_with_an_image_that_was_forgotten_is_one_sentence(command, manifest, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    key = suppression.make_key(tmp_path / "forgotten")
+    name = suppression.Suppression(key, frozenset()).hash_of(manifest.digests[7])
+    suppression.add_hashes(tmp_path / "forgotten", [name])
+    assert command() == 1
+    assert_one_sentence(capsys, "image digits/0007 of manifest digits was forgotten; expected a manifest without it.")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_absent_manifest_is_one_sentence(command, tmp_path, capsys):
     (tmp_path / "digits.jsonl").unlink()
     assert command() == 1
@@ -594,11 +821,13 @@ def test_a_missing_image_of_a_folder_is_one_sentence(command, tmp_path, capsys):
     for name in ("ant", "bee"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for number in range(5):
-            Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / "pets" / name / f"{number}.png")
+            Image.new("RGB", (9, 9), (number, len(name), ord(name[0]))).save(tmp_path / "pets" / name / f"{number}.png")
     recipe = {"kind": "folder", "root": str(tmp_path / "pets"), "test_fraction": 0.2, "seed": 0}
     write_manifest(build_manifest("pets", recipe), tmp_path / "digits.jsonl")
     assert command() == 0
     (tmp_path / "pets/bee/2.png").unlink()
+    assert command() == 0  # its row is known, and its bytes are those that the manifest lists
+    shutil.rmtree(tmp_path / "scratch")
     assert command() == 1
     assert_one_sentence(capsys, "image bee/2.png is missing in")
 
@@ -756,10 +985,10 @@ def finish(folder, scratch, processes=1):
     return [hashlib.sha256(content).hexdigest() for content in outputs], printed
 
 
-def kill_after_first_shard(folder, scratch):
+def kill_after_first_block(folder, scratch):
     process = start(folder, scratch)
     limit = time.monotonic() + 300
-    while not list(scratch.rglob("*.shard")):
+    while not list(scratch.rglob("*.rows")):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < limit
         time.sleep(0.02)
@@ -770,18 +999,18 @@ def kill_after_first_shard(folder, scratch):
 
 @pytest.mark.slow
 def test_a_killed_extraction_with_the_real_network_goes_on_to_the_same_bytes(tmp_path):
-    recipe = {"kind": "photos", "n_crops": 520, "seed": 0}  # three shards
+    recipe = {"kind": "photos", "n_crops": 520, "seed": 0}  # three blocks
     write_manifest(build_manifest("digits", recipe), tmp_path / "digits.jsonl")
     settings(tmp_path, image_side=32, storage_dtype="float16")
-    kill_after_first_shard(tmp_path, tmp_path / "scratch")
+    kill_after_first_block(tmp_path, tmp_path / "scratch")
     assert not (tmp_path / "out/a.h5").exists()
     assert not (tmp_path / "out/a.json").exists()
     resumed, printed = finish(tmp_path, tmp_path / "scratch")
-    assert any(f"{520 - done} images ({done} were finished already)" in printed for done in (256, 512)), printed
+    assert any(f"{520 - done} images ({done} were known already)" in printed for done in (256, 512)), printed
     whole, printed = finish(tmp_path, tmp_path / "other")
     assert "520 images, " in printed
     assert resumed == whole
-    assert not list((tmp_path / "other").rglob("*.*"))
+    assert {path.suffix for path in (tmp_path / "other").rglob("*.*")} == {".rows"}
 
 
 @pytest.mark.slow
@@ -810,21 +1039,19 @@ def test_offline_a_missing_weight_ends_the_command_with_what_to_type(manifest, t
 
 
 class Crew:
-    """One real extraction with its helpers, each of them stopped from outside as soon as it has begun a shard."""
+    """One real extraction with its helpers, each of them stopped from outside as soon as it has begun a block."""
 
     def __init__(self, folder, scratch, processes):
         self.main, self.scratch, self.size = start(folder, scratch, processes), scratch, processes
         self.stopped = []
 
     def begun(self):
-        """Return the shards that are begun and not finished, each with its process."""
-        claims = {path: path.read_text() for path in self.scratch.rglob("*.claim")}
-        return {
-            path.stem: int(text) for path, text in claims.items() if text and not path.with_suffix(".shard").exists()
-        }
+        """Return the blocks that are begun and not finished, each with its process."""
+        claims = {path.stem: path.read_text() for path in self.scratch.rglob("*.claim")}
+        return {name: int(text) for name, text in claims.items() if text and " " not in text}
 
     def gather(self):
-        """Return when every process has begun a shard, with all of them stopped in the midst of it."""
+        """Return when every process has begun a block, with all of them stopped in the midst of it."""
         limit = time.monotonic() + 300
         while len(self.stopped) < self.size:
             assert self.main.poll() is None, self.main.stderr.read()
@@ -851,7 +1078,7 @@ class Crew:
 
 @pytest.fixture
 def crew(digits, tmp_path, monkeypatch):
-    """Settings, 1,797 digits in eight shards, a network with random weights; and whoever extracts them."""
+    """Settings, 1,797 digits in eight blocks, a network with random weights; and whoever extracts them."""
     from torchvision.models import squeezenet1_1
 
     torch.manual_seed(0)
@@ -894,13 +1121,12 @@ def test_several_processes_share_one_extraction_and_one_that_is_killed_costs_not
     bereft, printed = three.finish(tmp_path)
     assert bereft == alone
     assert sum(shares(printed, None)) == 8
-    assert not list(tmp_path.rglob("*.shard"))
     assert not list(tmp_path.rglob("*.claim"))
 
 
 def shares(printed, processes):
-    """Return how many shards each process computed, as the closing line tells."""
-    found = re.search(r"(\d+) processes computed ([\d, and]+) shards", printed)
+    """Return how many blocks each process computed, as the closing line tells."""
+    found = re.search(r"(\d+) processes computed ([\d, and]+) blocks", printed)
     counts = [int(number) for number in re.findall(r"\d+", found[2])]
     assert int(found[1]) == len(counts)
     assert processes in (None, len(counts))

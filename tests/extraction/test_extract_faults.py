@@ -15,7 +15,7 @@ from pipeline.cache import open_cache
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-N, SHARD_ROWS = 43, 8
+N, BLOCK_ROWS = 43, 8
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def outputs(ended):
 
 def remains(folder):
     """Everything that an extraction should not leave behind."""
-    return [path.name for path in folder.rglob("*") if path.suffix in (".part", ".shard", ".claim", ".gone")]
+    return [path.name for path in folder.rglob("*") if path.suffix in (".part", ".claim", ".gone")]
 
 
 def said(ended, word):
@@ -58,9 +58,9 @@ def test_an_extraction_killed_anywhere_goes_on_to_the_same_bytes(run, tmp_path):
         assert outputs(killed)[0] in (None, outputs(whole)[0])
         assert resumed["code"] == 0, resumed["said"]
         assert outputs(resumed) == outputs(whole)
-        finished.add(N - int(said(resumed, "[extract digits]").split()[2]))
-    assert len(finished) >= 4  # before, between and after the shards
-    assert all(number % SHARD_ROWS == 0 or number == N for number in finished)
+        finished.add(N - int(said(resumed, " images").split()[2]))
+    assert len(finished) >= 4  # before, between and after the blocks
+    assert all(number % BLOCK_ROWS == 0 or number == N for number in finished)
     assert remains(tmp_path) == []
     left = ["nothing" if outputs(killed)[0] is None else "new" for killed in ended[::2]]
     note("faults", "kill -9 at an operation on files of extraction", [f"left {each}, then equal" for each in left])
@@ -72,21 +72,21 @@ def test_killed_again_and_again_it_gets_there(run):
     assert outputs(ended[-1]) == outputs(whole)
 
 
-def test_a_full_disk_keeps_finished_shards_and_the_old_output(run, tmp_path):
-    """A shard takes 516 bytes here, the cache some thousands."""
+def test_a_full_disk_keeps_finished_blocks_and_the_old_output(run, tmp_path):
+    """A block takes about 2,000 bytes here, the cache some thousands more."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.h5").write_bytes(b"old")
-    in_a_shard, in_the_cache, after = run({"limit": 300}, {"limit": 2000}, {})
-    for full, n_shards in ((in_a_shard, 0), (in_the_cache, 6)):
+    in_a_block, in_the_cache, after = run({"limit": 300}, {"limit": 3000}, {})
+    for full, n_blocks in ((in_a_block, 0), (in_the_cache, 6)):
         assert full["code"] == 1
         (error,) = [line for line in full["said"] if line.startswith("error: ")]
-        assert "the disk is full (File too large); expected room for the shards in" in error
+        assert "the disk is full (File too large); expected room for the store in" in error
         assert "What was finished is kept: free some space, then run the same command again." in error
         assert full["files"]["out/a.h5"] == hashlib.sha256(b"old").hexdigest()
-        assert sum(name.endswith(".shard") for name in full["files"]) == n_shards
+        assert sum(name.endswith(".rows") for name in full["files"]) == n_blocks
         assert not [name for name in full["files"] if name.endswith(".part") or name.startswith("out/a.j")]
     assert after["code"] == 0
-    assert f"[extract digits] 0 images ({N} were finished already)" in said(after, "[extract digits]")
+    assert f"[extract digits] 0 images ({N} were known already)" in said(after, " images")
     with open_cache(tmp_path / "out/a.h5") as reader:
         assert sum(map(reader.n_rows, reader.split_names)) == N
     assert remains(tmp_path) == []

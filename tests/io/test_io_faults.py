@@ -21,9 +21,9 @@ from pipeline.cache import open_cache
 from pipeline.cli import write_json
 from pipeline.data import build_manifest, read_manifest, write_manifest
 from pipeline.evaluation.tables import Tables, write_csv
-from pipeline.extraction import ShardStore
 from pipeline.io import folder_beside, remove_leftovers, replaced
 from pipeline.scratch import Checkpoint, stored_codes
+from pipeline.store import EmbeddingStore
 
 ROOT = Path(__file__).resolve().parents[2]
 N = 20
@@ -142,11 +142,17 @@ def a_checkpoint(folder, cache):
     return folder / "f/checkpoint.npz", read
 
 
-def a_shard(folder, cache):
-    store = ShardStore(folder, "f")
-    with store:
-        store.write(0, np.random.default_rng(0).normal(size=(8, 12)))
-    return folder / "f/000000.shard", lambda: store.read(0).tobytes()
+def a_block_of_the_store(folder, cache):
+    images = np.random.default_rng(0).integers(0, 2**63, (8, 4), np.uint64)
+    rows = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
+    path = EmbeddingStore(folder, {}).add(images, rows, np.zeros(8))
+
+    def read():
+        store = EmbeddingStore(folder, {})
+        found = store.look_up(images)
+        return None if len(found.missing) else store.read(found, np.arange(8)).tobytes()
+
+    return path, read
 
 
 def a_file_of_codes(folder, cache):
@@ -179,7 +185,7 @@ def ending(path, read, damaged, expected):
     return "taken for none" if found is None else "equal" if found == expected else "WRONG"
 
 
-FILES = [a_model, a_checkpoint, a_shard, a_file_of_codes, a_manifest, tables_of_baselines]
+FILES = [a_model, a_checkpoint, a_block_of_the_store, a_file_of_codes, a_manifest, tables_of_baselines]
 CHECKED = FILES[:4]  # those that hold a checksum; DVC's own hash is what vouches for the text files
 
 
@@ -191,7 +197,8 @@ def test_a_file_cut_at_twenty_lengths_is_never_believed(cache, tmp_path, make):
     lengths = np.linspace(0, len(whole) - 2, 20).astype(int)  # the last byte of a text is the end of its line
     endings = [ending(path, read, whole[:length], expected) for length in lengths]
     note("caches", f"{make.__name__.replace('_', ' ')} cut short", endings)
-    assert set(endings) == {{a_checkpoint: "taken for none", a_file_of_codes: "equal"}.get(make, "error")}
+    none = dict.fromkeys((a_block_of_the_store, a_checkpoint), "taken for none")
+    assert set(endings) == {(none | {a_file_of_codes: "equal"}).get(make, "error")}
 
 
 @pytest.mark.parametrize("make", CHECKED, ids=lambda make: make.__name__)

@@ -16,7 +16,6 @@ from pipeline.cache import open_cache, verify_cache
 from pipeline.cache import reader as cache
 from pipeline.cache import verify as cache_check
 from pipeline.cache.format import NamingDamage
-from pipeline.extraction import shards
 from pipeline.io import atomic as locks
 from pipeline.io import first_sentence, remedy, system_error
 
@@ -110,18 +109,6 @@ def test_a_check_that_was_ended_from_outside_says_nothing_about_the_cache(path, 
     monkeypatch.setattr(cache_check, "_CODE", code)
     with pytest.raises(RuntimeError, match=r"^cache c\.h5 could not be checked.*; expected.*try again\.$"):
         verify_cache(path)
-
-
-def test_a_shard_that_cannot_be_read_is_not_computed_again(tmp_path, monkeypatch):
-    def fail(_):
-        raise OSError(errno.EIO, "Input/output error")
-
-    with shards.ShardStore(tmp_path, "f" * 64) as store:
-        (store.folder / "000000.shard").write_bytes(b"x")
-        assert store.finished() == set()  # damaged
-        monkeypatch.setattr(Path, "read_bytes", fail)
-        with pytest.raises(OSError, match="Input/output"):
-            store.finished()
 
 
 @pytest.mark.parametrize("read", [weights.read_weights, lambda path: array_files.read_array(str(path), "embeddings")])

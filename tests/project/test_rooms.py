@@ -38,20 +38,24 @@ ARROWS = {  # package, or module of a half: what it may import of its own half
     },
     "pipeline": {
         "io": set(),
+        "suppression": {"io"},
         "config": {"io"},
-        "data": {"io"},
+        "data": {"io", "suppression"},
         "backbones": {"config", "io"},
-        "cache": {"data", "io"},
+        "cache": {"data", "io", "suppression"},
         "scratch": {"cache", "io"},
         "extraction": {"backbones", "data", "io"},
+        "store": {"io"},
         "evaluation": {"cache", "config", "io", "scratch"},
         "report": {"io"},
         "cli": {"io"},
+        "forgetting": {"cache", "cli", "data", "io", "store", "suppression"},
         "stages": {
             "backbones", "cache", "cli", "config", "data", "evaluation", "extraction", "io", "report", "scratch",
+            "store", "suppression",
         },
         "new": {"cache", "data"},
-        "__main__": {"cache", "cli", "data", "new"},
+        "__main__": {"cache", "cli", "data", "forgetting", "io", "new", "store", "suppression"},
     },
 }  # fmt: skip
 
@@ -137,7 +141,7 @@ def test_the_pipeline_uses_public_names_of_the_estimator(path):
 
 @pytest.mark.parametrize(
     "path",
-    [path for room in ("io", "config", "data", "backbones", "cache", "extraction") for path in
+    [path for room in ("io", "config", "data", "backbones", "cache", "extraction", "store") for path in
      sorted((ROOT / "pipeline" / room).glob("*.py"))],
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )  # fmt: skip

@@ -212,13 +212,14 @@ def test_a_setting_reruns_its_run_alone_and_going_back_gives_the_same_bytes(proj
 
 @pytest.mark.slow
 def test_a_changed_docstring_or_comment_computes_nothing_and_changed_code_does(project):
-    for path in ("dkvb_estimator/metrics.py", "dkvb_estimator/_classifier.py", "pipeline/evaluation/runs.py"):
+    """The page alone is drawn again after any change of the estimator, whose displays draw its figures."""
+    for path in ("dkvb_estimator/metrics/continual.py", "dkvb_estimator/_classifier.py", "pipeline/evaluation/runs.py"):
         file = project / path
         text = file.read_text(encoding="utf-8")
         file.write_text(text.replace('"""', '"""Said otherwise.\n\n', 1) + "# a comment\n", encoding="utf-8")
         said = dvc(project, "repro")
         assert "run" in ran(said)
-        assert "report" not in ran(said)
+        assert ("report" in ran(said)) == path.startswith("dkvb_estimator/")
         assert "[run] digits unchanged" in said
         assert " to do" not in said
     file.write_text(text + "\n\nOTHER = 1\n", encoding="utf-8")
@@ -292,7 +293,7 @@ def test_plots_of_two_commits_lie_over_each_other(two_commits):
         said = dvc(two_commits, "plots", "diff", "HEAD~1", "HEAD", "--targets", name, *axes, "--show-vega")
         drawing = first_json(said)
         assert {point["rev"] for point in drawing["data"]["values"]} == {"HEAD~1", "HEAD"}
-        assert shown in json.dumps(drawing.get("encoding", drawing))
+        assert shown in json.dumps({part: drawing[part] for part in drawing if part != "data"})
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def whole(tmp_path_factory):
     shutil.copy(ROOT / "tests/support/kill_group.py", folder / "hook/sitecustomize.py")
     end = folder / "end"
     copy_project(end, TABLES)
-    call(end, "dvc", "repro", "manifest@digits")
+    call(end, "dvc", "repro", "manifest")
     copied(end, folder / EXTRACTION.before)
     calls = {EXTRACTION: counted(end, EXTRACTION)}
     copied(end, folder / TRAINING.before)
@@ -139,7 +139,7 @@ def ended(folder, target):
         (folder / refused[0]).unlink()
         deleted.append(refused[0])
     assert code == 0, said
-    kept = rf"were finished already|resumes after task [1-9]|'{target}' (is cached|didn't change)"
+    kept = rf"were known already|resumes after task [1-9]|'{target}' (is cached|didn't change)"
     without = "".join(f"refused by DVC, without {name} " for name in deleted)
     return said, f"{without}then equal, " + ("from what was kept" if re.search(kept, said) else "all done again")
 

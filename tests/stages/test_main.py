@@ -4,14 +4,18 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_cache
 
 from pipeline import cli as console
 from pipeline.__main__ import build_parser, main
 from pipeline.cache import describe_cache
+from pipeline.data import build_manifest, write_manifest
+from pipeline.store import EmbeddingStore, image_names
 
 ROOT = Path(__file__).resolve().parents[2]
 V1 = ROOT / "tests" / "data" / "cache_v1.h5"
@@ -63,6 +67,44 @@ def test_wrong_arguments_exit_with_2(arguments, capsys):
         run(*arguments)
     assert caught.value.code == 2
     assert "usage: python -m pipeline" in capsys.readouterr().err
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A store with rows of six images, and a manifest that names three of them."""
+    manifest = build_manifest("photos", {"kind": "photos", "n_crops": 6, "seed": 0})
+    network = {"backbone": {"library": "timm", "model": "m", "weights_sha256": "ab" * 32}, "layer": "avgpool"}
+    network |= {"preprocessing": {"image_side": 96}, "compute_dtype": "float32", "storage_dtype": "float16"}
+    store = EmbeddingStore(tmp_path / "scratch/store", network | {"device": "cpu AVX2"})
+    store.add(image_names(manifest.digests), np.ones((6, 4), np.float16), np.zeros(6))
+    few = {field: getattr(manifest, field)[:3] for field in ("sample_ids", "labels", "splits", "digests")}
+    write_manifest(replace(manifest, **few), tmp_path / "manifests/photos.jsonl")
+    return ["--scratch", tmp_path / "scratch", "--manifests", tmp_path / "manifests"]
+
+
+def test_store_prints_rows_by_network_and_what_no_manifest_names(stored, capsys):
+    for _ in range(2):
+        assert run("store", *stored) == 0
+        network, total = capsys.readouterr().out.splitlines()
+        assert network.startswith(
+            "timm m, avgpool, 96 px, weights abababab, float32 → float16, cpu AVX2: 6 rows in 1 bl"
+        )
+        assert network.endswith("; no manifest names 3")
+        assert "scratch/store: 6 rows, 0.0 MiB" in total
+
+
+def test_store_frees_what_no_manifest_names_and_keeps_the_rest(stored, capsys):
+    assert run("store", "--free", *stored) == 0
+    assert "freed 3 rows that no manifest names, " in capsys.readouterr().out
+    assert run("store", *stored) == 0
+    assert "3 rows in 1 blocks, 0.0 MiB; no manifest names 0" in capsys.readouterr().out
+
+
+def test_store_frees_nothing_where_there_is_no_manifest(stored, tmp_path, capsys):
+    (tmp_path / "manifests/photos.jsonl").unlink()
+    assert run("store", "--free", *stored) == 1
+    assert "there is no manifest in " in capsys.readouterr().err
+    assert len(list(tmp_path.rglob("*.rows"))) == 1
 
 
 def test_the_module_runs_from_the_command_line():

@@ -2,8 +2,8 @@
 
 Run as ``python faults.py FOLDER < orders.json``. An order is an object: ``kill`` (the process kills itself, by a signal
 that it cannot catch, at this operation on files, counted from the start of the extraction), ``limit`` (no file may
-grow beyond this many bytes), or neither; with ``fresh`` the outputs of earlier ones are removed first. Each runs in a
-process of its own, in FOLDER, by the stage's own command.
+grow beyond this many bytes), or neither; with ``fresh`` the outputs and the scratch folder of earlier ones are
+removed first. Each runs in a process of its own, in FOLDER, by the stage's own command.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class Tiny(nn.Module):
 
 
 def prepare(folder):
-    """Write settings, weights and a manifest of 43 digits; put a tiny network and small shards in their place."""
+    """Write settings, weights and a manifest of 43 digits; put a tiny network and small blocks in their place."""
     torch.set_num_threads(1)
     recipe = {"kind": "digits", "test_fraction": 0.3, "seed": 0}
     digits = build_manifest("digits", recipe)
@@ -52,7 +52,7 @@ def prepare(folder):
     stage.load_backbone = lambda record, layer, state: Tiny()
     stage.find_weights = lambda record: folder / "weights.pth"
     stage.read_weights = lambda path: {}
-    stage.SHARD_ROWS, stage.BATCH_ROWS = 8, 4
+    stage.BLOCK_ROWS, stage.BATCH_ROWS = 8, 4
     cache_writer.check_in_child = check_everything
     # what every child would import and read again
     record = stage.find_backbone("efficientnet_lite0")
@@ -83,6 +83,7 @@ def in_fork(folder, order):
     """Run the command and return how it ended, what it said, and what files there are, with their sha256."""
     if order.get("fresh"):
         shutil.rmtree(folder / "out", ignore_errors=True)
+        shutil.rmtree(folder / "scratch", ignore_errors=True)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -22,7 +22,8 @@ def copy_project(folder, tables):
     """Copy what ``dvc repro`` needs, with these tables as settings; what DVC and runs have left here stays here."""
     for name, left_out in [*((ours, ["__pycache__"]) for ours in OURS), (".dvc", ["tmp", "cache"])]:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*left_out))
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "forgotten/list.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / "params.yaml").write_text(yaml.safe_dump(tables, sort_keys=False), encoding="utf-8")
     subprocess.run(["git", "init", "-q", str(folder)], check=True)

@@ -1,0 +1,18 @@
+"""The embedding store: rows that were computed once, kept by the image and the network that they come from."""
+
+from .embeddings import EmbeddingStore, Found, LostRowsError
+from .names import image_names, is_among, places_among
+from .upkeep import Stored, list_networks, remove_rows, rewrite_blocks
+
+__all__ = [
+    "EmbeddingStore",
+    "Found",
+    "LostRowsError",
+    "Stored",
+    "image_names",
+    "is_among",
+    "list_networks",
+    "places_among",
+    "remove_rows",
+    "rewrite_blocks",
+]
