@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         "forget": _add_forget_options,
         "store": _add_store_options,
     }
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, text in VERBS.items():
         command = verbs.add_parser(verb, help=text, description=text)
         console.add_debug(command)

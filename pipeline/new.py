@@ -123,8 +123,9 @@ def new_project(args: argparse.Namespace) -> Path:
         (place / "forgotten" / "list.txt").touch()
         shutil.copytree(ROOT / ".dvc", place / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
         if not _in_git(folder):
-            with (place / ".dvc" / "config").open("a", encoding="utf-8") as file:
-                file.write("[core]\n    no_scm = true\n")
+            config = place / ".dvc" / "config"
+            text = config.read_text(encoding="utf-8").replace("[core]\n", "[core]\n    no_scm = true\n", 1)
+            config.write_text(text, encoding="utf-8")
     return folder
 
 
