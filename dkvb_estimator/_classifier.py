@@ -375,6 +375,8 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def prune(self) -> Self:
         """Remove the keys that no learned sample selects, for good: smaller and faster, the same predictions.
 
+        :meth:`score_samples` of ``joint`` and ``ridge`` changes, since it looks at the nearest of all keys.
+
         Later samples select among the keys that are left. A pruned model merges with none that has other keys.
         """
         check_is_fitted(self)

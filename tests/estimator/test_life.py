@@ -391,7 +391,10 @@ class AdditiveLife(Life):
         np.testing.assert_allclose(self.model.temperature_, fresh.temperature_, rtol=1e-3)
         tolerance = 1e-6 if self.solver == "counts" and not self.books.calibration else 1e-3
         np.testing.assert_allclose(self.model.predict_proba(POOL), fresh.predict_proba(POOL), atol=tolerance)
-        np.testing.assert_allclose(self.model.score_samples(POOL), fresh.score_samples(POOL), rtol=1e-4)
+        if (
+            encoder_of(self.model)._codebook.origin is None
+        ):  # samples are scored by the nearest of all keys, of which pruning leaves fewer
+            np.testing.assert_allclose(self.model.score_samples(POOL), fresh.score_samples(POOL), rtol=1e-4)
 
 
 class CountsLife(AdditiveLife):
