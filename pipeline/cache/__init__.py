@@ -2,11 +2,12 @@
 
 from .format import CacheHeader, SplitRows, fingerprint_of
 from .reader import CacheReader, check_cache, describe_cache, file_sha256, open_cache, verify_cache
-from .writer import write_cache
+from .writer import Sink, write_cache
 
 __all__ = [
     "CacheHeader",
     "CacheReader",
+    "Sink",
     "SplitRows",
     "check_cache",
     "describe_cache",

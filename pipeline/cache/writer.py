@@ -66,7 +66,7 @@ def write_cache(
             f"compression={compression!r} is unknown; expected one of {', '.join(COMPRESSION)}. Choose one of these."
         )
     with replaced(path) as neighbour:
-        with _Sink(neighbour) as sink, h5py.File(sink, "w", libver=("earliest", "v110")) as file:
+        with Sink(neighbour) as sink, h5py.File(sink, "w", libver=("earliest", "v110")) as file:
             _write_header(file, header)
             for name, rows in splits.items():
                 _write_split(file, name, header, rows, compression)
@@ -77,7 +77,7 @@ def write_cache(
         check_in_child(neighbour)
 
 
-class _Sink:
+class Sink:
     """A file that HDF5 writes to; where a write fails, it takes the rest for written and tells at the end.
 
     HDF5 cannot close a file on a full disk: it raises what it likes, then crashes the process.

@@ -16,7 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.cache import CacheReader
+from pipeline.cache import CacheReader, Sink
 from pipeline.io import replaced
 
 __all__ = ["stored_codes"]
@@ -93,13 +93,14 @@ def _write_codes(
 ) -> None:
     """Encode block by block into a neighbour of the file, which takes its name when it is whole."""
     n_rows, crcs = reader.n_rows(split), []
-    with replaced(path) as neighbour, h5py.File(neighbour, "w") as file:
+    with replaced(path) as neighbour, Sink(neighbour) as sink, h5py.File(sink, "w") as file:
         first = encode(reader.read(split, slice(0, BLOCK_ROWS)))
         array = file.create_dataset("codes", (n_rows, *first.shape[1:]), first.dtype)
         for start in range(0, n_rows, BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
             block = first if start == 0 else encode(reader.read(split, rows))
             array[rows] = block
+            sink.check()
             crcs.append(_crc(block))
         file["crc32"] = np.array(crcs, dtype=np.uint32)
         file.attrs["names"] = names

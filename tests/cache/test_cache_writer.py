@@ -292,7 +292,7 @@ def test_parts_of_killed_writers_are_removed_and_those_of_living_ones_stay(quick
 @pytest.mark.parametrize("fail", ["write", "truncate"])
 def test_a_full_disk_is_told_by_its_own_error_and_leaves_the_old_file(quick, tmp_path, monkeypatch, fail):
     """HDF5 alone would raise something else, and crash the process at its end."""
-    calls, usual = [], cache_writer._Sink._try
+    calls, usual = [], cache_writer.Sink._try
 
     def disk(sink, call, argument):
         calls.append(call.__name__)
@@ -301,7 +301,7 @@ def test_a_full_disk_is_told_by_its_own_error_and_leaves_the_old_file(quick, tmp
         return usual(sink, call, argument)
 
     (tmp_path / "a.h5").write_bytes(b"old")
-    monkeypatch.setattr(cache_writer._Sink, "_try", disk)
+    monkeypatch.setattr(cache_writer.Sink, "_try", disk)
     with pytest.raises(OSError, match="No space left on device") as caught:
         write_small(tmp_path / "a.h5")
     assert caught.value.errno == 28
