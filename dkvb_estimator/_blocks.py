@@ -340,6 +340,10 @@ class WorkerCodes(CodeStore):
         """Bytes of the rows, wherever they are."""
         return self._nbytes
 
+    def here(self) -> CodeStore:
+        """Return a store of the same rows, brought here."""
+        return CodeStore().extended(self.rows)
+
     def summed(self, owner: Any, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return ``function(part, *arguments)``, summed over the workers' parts."""
         return WORKERS.fold([WORKERS.call(function, part, *arguments) for part in self._owners], _sum)

@@ -788,7 +788,8 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
             setattr(light, name, getattr(self, name))
         light._scratch = DeviceCache()
         if method == "score_samples" and self.solver in JOINT:
-            light._learned = self._learned  # whose rows the distances are made of
+            light._learned = copy.copy(self._learned)  # whose rows the distances are made of
+            light._learned.codes = self._learned.codes.here()
         elif method != "learn":
             light._learned = self._learned.to_predict(self._solution() if self.solver in JOINT else None)
             if "proba" in method:

@@ -62,6 +62,10 @@ class CodeStore:
         """Bytes of the rows, wherever they are."""
         return sum(block.nbytes for block in self._blocks)
 
+    def here(self) -> CodeStore:
+        """Return a store of the same rows in this process or its files."""
+        return self
+
     def summed(self, owner: Any, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return ``function(owner, *arguments)``, summed over all who hold rows: here ``owner`` alone."""
         return function(owner, *arguments)
