@@ -160,7 +160,7 @@ def test_a_repro_that_is_killed_is_followed_by_one_that_ends_as_if_it_had_not_be
         assert begun == []
         endings.append(how)
     note("faults", f"kill -9 of a whole dvc repro during {name}", endings)
-    if work in (EXTRACTION, SAVING):
+    if work in (EXTRACTION, SAVING) and len(points) >= 20:  # a few kills may all come before anything is kept
         assert any("from what was kept" in each for each in endings)
 
 
