@@ -122,7 +122,7 @@ def measure_run(
     ValueError
         If a setting is unknown, a task has no test rows, or the caches hold different embedding spaces.
     """
-    bench, clock = make_bench(reader, run.stream), dict[str, float]()
+    bench, clock = make_bench(reader, run.stream), {"fit": 0.0, "predict": 0.0}  # a resumed run may do neither
     for tasks in bench.orders:
         check_tasks(tasks, bench.y_test)
     kept = checkpoint.read() if checkpoint is not None else None

@@ -394,6 +394,15 @@ def test_an_interrupted_run_resumes_after_its_last_task_to_the_same_model_and_nu
     assert make_tables(whole.bench, {"x": resumed.result}) == make_tables(whole.bench, {"x": whole.result})
 
 
+def test_a_run_that_is_interrupted_after_its_last_task_ends_when_it_resumes(readers, tmp_path, monkeypatch):
+    run = settings(stream=SETTINGS["stream"] | {"order_seeds": [0]}, held_out_share=0.0)
+    with Checkpoint(tmp_path, "f") as checkpoint:
+        whole = measure_run(run, *readers, checkpoint=checkpoint)
+    with Checkpoint(tmp_path, "f") as checkpoint:
+        resumed = measure_run(run, *readers, checkpoint=checkpoint)
+    assert make_tables(whole.bench, {"x": resumed.result}) == make_tables(whole.bench, {"x": whole.result})
+
+
 def test_a_finished_run_leaves_no_checkpoint_but_the_codes_it_made(tmp_path, paths):
     assert run_stage(tmp_path, paths) == 0
     assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["codes"]

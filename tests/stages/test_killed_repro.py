@@ -61,10 +61,10 @@ class Work:
     end: str | None = None
 
 
-EXTRACTION = Work("before extraction", "extract", "extract", ".claim")
-TRAINING = Work("before training", "run", "run", ".scratch/", "models/.digits.npz")
-SAVING = Work("before training", "run", "run", "models/.digits.npz", "timings/")
-KEEPING = Work("before training", "run", "dvc", "models/digits.npz")
+EXTRACTION = Work("before extraction", "extract", "settings/embeddings.json", ".claim")
+TRAINING = Work("before training", "run", "settings/runs.json", ".scratch/", "models/.digits.npz")
+SAVING = Work("before training", "run", "settings/runs.json", "models/.digits.npz", "timings/")
+KEEPING = Work("before training", "run", "repro", "models/digits.npz")
 WORKS = {
     "extraction": EXTRACTION,
     "training": TRAINING,
@@ -116,7 +116,9 @@ def outputs(folder):
 
 def killed_and_run_again(folder, work, point):
     """Return the outputs that a killed run left, those of the next one, how that ended, and files begun and left."""
-    here = copied(folder / work.before, folder / f"{work.word} {point}")
+    here = copied(
+        folder / work.before, folder / f"{Path(work.word).stem} {work.begin[-12:].replace(chr(47), chr(45))} {point}"
+    )
     code, said = finish(repro(here, work, KILL_AT=str(point)))
     assert code == -signal.SIGKILL, said
     left, (_, how) = outputs(here), ended(here, work.target)
@@ -148,6 +150,7 @@ def ended(folder, target):
 def test_a_repro_that_is_killed_is_followed_by_one_that_ends_as_if_it_had_not_been(whole, name):
     folder, calls = whole
     work, expected = WORKS[name], outputs(folder / "end")
+    assert calls[work] > 1  # the process that was meant was watched
     within = np.arange(1, int(0.95 * calls[work]))  # some calls depend on the clock
     points = np.random.default_rng(N).choice(within, min(N, len(within)), replace=False)
     with ThreadPoolExecutor(2) as pool:
@@ -160,7 +163,7 @@ def test_a_repro_that_is_killed_is_followed_by_one_that_ends_as_if_it_had_not_be
         assert begun == []
         endings.append(how)
     note("faults", f"kill -9 of a whole dvc repro during {name}", endings)
-    if work in (EXTRACTION, SAVING) and len(points) >= 20:  # a few kills may all come before anything is kept
+    if work in (EXTRACTION, SAVING):
         assert any("from what was kept" in each for each in endings)
 
 
