@@ -336,7 +336,7 @@ class Learned:
 
     def _move_columns(self, old: np.ndarray, n_classes: int) -> None:
         self.counts = self.counts.with_classes(old, n_classes)
-        self.labels = [old[labels] for labels in self.labels]
+        self.labels = [old[labels].astype(np.int32) for labels in self.labels]
         if self.sums is not None:
             self.sums = self.sums.with_classes(old, n_classes)
         if self.running is not None:
