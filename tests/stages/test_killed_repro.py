@@ -116,9 +116,7 @@ def outputs(folder):
 
 def killed_and_run_again(folder, work, point):
     """Return the outputs that a killed run left, those of the next one, how that ended, and files begun and left."""
-    here = copied(
-        folder / work.before, folder / f"{Path(work.word).stem} {work.begin[-12:].replace(chr(47), chr(45))} {point}"
-    )
+    here = copied(folder / work.before, folder / f"work {[*WORKS.values()].index(work)} at {point}")
     code, said = finish(repro(here, work, KILL_AT=str(point)))
     assert code == -signal.SIGKILL, said
     left, (_, how) = outputs(here), ended(here, work.target)
@@ -141,9 +139,11 @@ def ended(folder, target):
         (folder / refused[0]).unlink()
         deleted.append(refused[0])
     assert code == 0, said
-    kept = rf"were known already|resumes after task [1-9]|'{target}' (is cached|didn't change)"
+    kept = rf"were known already|resumes after task [1-9]|'{target}' (is cached|didn't change)|^\[{target}\] digits unchanged"
     without = "".join(f"refused by DVC, without {name} " for name in deleted)
-    return said, f"{without}then equal, " + ("from what was kept" if re.search(kept, said) else "all done again")
+    return said, f"{without}then equal, " + (
+        "from what was kept" if re.search(kept, said, re.MULTILINE) else "all done again"
+    )
 
 
 @pytest.mark.parametrize("name", WORKS)
@@ -164,7 +164,7 @@ def test_a_repro_that_is_killed_is_followed_by_one_that_ends_as_if_it_had_not_be
         endings.append(how)
     note("faults", f"kill -9 of a whole dvc repro during {name}", endings)
     if work in (EXTRACTION, SAVING):
-        assert any("from what was kept" in each for each in endings)
+        assert any("from what was kept" in each for each in endings), endings
 
 
 def test_a_lock_file_of_dvc_that_is_cut_short_costs_no_work(whole):
@@ -175,7 +175,7 @@ def test_a_lock_file_of_dvc_that_is_cut_short_costs_no_work(whole):
         here = copied(folder / "end", folder / f"cut {length}")
         (here / "dvc.lock").write_bytes(content[:length])
         said, how = ended(here, TRAINING.target)
-        assert "Running stage" not in said
+        assert " to do" not in said  # stages look at their entries, and none is done again
         assert outputs(here) == outputs(folder / "end")
         endings.append(how)
     note("faults", "dvc.lock cut short", endings)
