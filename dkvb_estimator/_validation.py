@@ -1,4 +1,4 @@
-"""Check what a user passes in: constructor parameters, labels, codes. The only room that refuses them.
+"""Check what a user passes in: constructor parameters, labels, codes. The only module that refuses them.
 
 Enters: an estimator's parameters, or raw arrays. Leaves: resolved settings and clean arrays, or an error that says
 what came, what is expected and what to do. Must not know: how any of it is used.

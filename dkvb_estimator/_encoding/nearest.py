@@ -1,7 +1,7 @@
 """Find the nearest keys of each head.
 
 Enters: heads (n, c, d) and keys (c, j, d). Leaves: codes (n, c, m). Must not know: values, labels, where keys come
-from. The only room that uses the compiled kernel; torch serves other devices, and machines without a compiler.
+from. The only module that uses the compiled kernel; torch serves other devices, and machines without a compiler.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Networks that a settings file describes: a library's architecture with a file of weights, or with the library's own.
 
-Enters: a description, a layer to read, the side of the images. Leaves: the immutable record that every other room
+Enters: a description, a layer to read, the side of the images. Leaves: the immutable record that every other module
 knows. Must not know: settings files, data sets, caches.
 
 What a description of a checkpoint file leaves out is: mean and standard deviation of ImageNet, bilinear interpolation,

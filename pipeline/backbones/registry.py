@@ -1,6 +1,6 @@
 """Frozen networks: one immutable record each.
 
-Enters: a name, RGB images. Leaves: a record, images as its network reads them. The only room that names a model, a
+Enters: a name, RGB images. Leaves: a record, images as its network reads them. The only module that names a model, a
 mean, a standard deviation. Must not know: what a network is built of, data sets, caches, estimators.
 """
 

@@ -24,7 +24,7 @@ _SECONDS = 30.0
 
 
 class Source(Protocol):
-    """What this room needs to know of a backbone."""
+    """What this module needs to know of a backbone."""
 
     @property
     def id(self) -> str: ...  # noqa: D102

@@ -1,6 +1,6 @@
 """Orders in which training rows arrive.
 
-Room: a leaf; index arithmetic only, and the only room that decides an order of samples.
+Index arithmetic only, and the only module that decides an order of samples.
 Enters: the labels of all training rows (n,) and a seed or a written order of classes.
 Leaves: a list of `Task`, each with its classes and the row positions (n_task,) in order of arrival.
 Must not know: embeddings, caches, models, paths.
@@ -187,7 +187,7 @@ def make_tasks(
     Parameters
     ----------
     kind : {"class_incremental", "shuffled", "blurry"}
-        Which of this room's functions decides.
+        Which of this module's functions decides.
     labels : ndarray of int (n,)
         Class of each training row.
     seed, classes_per_task, n_tasks, blur, order

@@ -139,7 +139,8 @@ def ended(folder, target):
         (folder / refused[0]).unlink()
         deleted.append(refused[0])
     assert code == 0, said
-    kept = rf"were known already|resumes after task [1-9]|'{target}' (is cached|didn't change)|^\[{target}\] digits unchanged"
+    kept = rf"were known already|resumes after task [1-9]|'{target}' (is cached|didn't change)"
+    kept += rf"|^\[{target}\] digits unchanged"
     without = "".join(f"refused by DVC, without {name} " for name in deleted)
     return said, f"{without}then equal, " + (
         "from what was kept" if re.search(kept, said, re.MULTILINE) else "all done again"
