@@ -1,7 +1,7 @@
 """Read a cache: one HDF5 file of embeddings whose content is proven at every read.
 
-Enters: a path. Leaves: embeddings (n, f), labels (n,), sample ids, and where they come from. With ``format``, ``writer``
-and ``pipeline.scratch`` the only code that opens HDF5. Must not know: images, networks, estimators.
+Enters: a path. Leaves: embeddings (n, f), labels (n,), sample ids, and where they come from. With ``format``,
+``writer`` and ``pipeline.scratch`` the only code that opens HDF5. Must not know: images, networks, estimators.
 """
 
 from __future__ import annotations
