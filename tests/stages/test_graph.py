@@ -126,6 +126,14 @@ def test_git_sees_the_lock_file():
     assert "dvc.lock" not in (ROOT / ".gitignore").read_text(encoding="utf-8").split()
 
 
+def test_the_lock_file_of_one_machine_is_not_committed():
+    """Its digests are of this machine's floats: elsewhere `dvc repro` would change a tracked file."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a Git checkout")
+    listed = subprocess.run(["git", "ls-files", "dvc.lock"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert listed.stdout == ""
+
+
 def test_no_key_is_hidden_from_dvc():
     def keys(tree):
         if isinstance(tree, dict):
