@@ -1,7 +1,7 @@
 """Set up a project for a user's own data: ``python -m pipeline new FOLDER``.
 
 Enters: a folder to make, and images or arrays of embeddings. Leaves: params.yaml, dvc.yaml, .gitignore and .dvc, with
-which ``dvc repro`` works. Must not know: networks, methods.
+which ``dvc repro`` works. Must not know: methods.
 
 The project's dvc.yaml is that of this checkout, without its dependencies on code: stages look for changed code
 themselves. It calls the pipeline as ``python -m dkvb_pipeline``, which works in any folder.
@@ -21,11 +21,14 @@ import yaml
 
 from pipeline.cache import open_cache
 from pipeline.cache.import_export import add_import_options, import_arrays
+from pipeline.config import load_params
 from pipeline.data import build_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("pipeline/", "dkvb_estimator")
 """How dependencies on code begin."""
+DEFAULT_BACKBONE = "efficientnet_lite0"
+"""Its weights come with a package that is installed anyway."""
 
 IMAGES = """\
 # Images in one folder per class, or train/ and test/ with such folders each. Every `dvc repro` looks for changes.
@@ -41,7 +44,7 @@ embeddings:
   mine:
     dataset: mine
     backbone: {backbone}
-    layer: avgpool
+    layer: {layer}
     image_side: {image_side}
     compute_dtype: float32
     storage_dtype: float16
@@ -93,8 +96,8 @@ def add_new_options(parser: argparse.ArgumentParser) -> None:
     kinds.add_argument("--images", type=Path, metavar="FOLDER", help="images, one folder per class")
     kinds.add_argument("--embeddings", metavar="FILE[:NAME]", help="embeddings (n, f): .npy, .npz, .pt or Parquet")
     parser.add_argument("--labels", metavar="FILE[:NAME]", help="labels (n,) of the embeddings")
-    parser.add_argument("--backbone", default="efficientnet_lite0", help="network for images (default: %(default)s)")
-    parser.add_argument("--image-side", type=int, default=224, help="pixels that it reads (default: %(default)s)")
+    parser.add_argument("--backbone", metavar="NAME", help=f"network for images (default: {DEFAULT_BACKBONE})")
+    parser.add_argument("--image-side", type=int, metavar="PIXELS", help="side of what it reads (default: 224)")
 
 
 def new_project(args: argparse.Namespace) -> Path:
@@ -103,20 +106,20 @@ def new_project(args: argparse.Namespace) -> Path:
     Raises
     ------
     ValueError
-        If the folder is not empty or lies in another DVC project, images have fewer than two classes, or arrays do not
-        fit each other.
+        If the folder is not empty or lies in another DVC project, options do not go together, the network is unknown,
+        images have fewer than two classes, or arrays do not fit each other.
     OSError
         If images or arrays cannot be read, or the folder cannot be written.
     """
     folder = args.folder.absolute()
     _check_place(folder)
-    if args.embeddings and not args.labels:
-        raise ValueError("--embeddings came without --labels; expected one label per row. Pass --labels FILE.")
+    _check_options(args)
     with _neighbour(folder) as place:
         n_classes = _images(args, folder, place) if args.images else _embeddings(args, place)
         runs = RUNS.format(classes_per_task=max(1, n_classes // 5))
         with (place / "params.yaml").open("a", encoding="utf-8") as file:
             file.write(runs)
+        _check_settings(place / "params.yaml")
         (place / "dvc.yaml").write_text(_stages(), encoding="utf-8")
         (place / ".gitignore").write_text(_ignored(), encoding="utf-8")
         (place / "forgotten").mkdir()
@@ -140,6 +143,25 @@ def _check_place(folder: Path) -> None:
             )
 
 
+def _check_options(args: argparse.Namespace) -> None:
+    if args.embeddings and not args.labels:
+        raise ValueError("--embeddings came without --labels; expected one label per row. Pass --labels FILE.")
+    kind, strange = ("--embeddings", ("backbone", "image_side")) if args.embeddings else ("--images", ("labels",))
+    for name in strange:
+        if getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{option} came with {kind}, which has no use for it; expected {kind} alone. Leave it out."
+            )
+
+
+def _check_settings(path: Path) -> None:
+    try:
+        load_params(path)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(path), path.name)) from None
+
+
 @contextmanager
 def _neighbour(folder: Path) -> Iterator[Path]:
     """Give a folder beside ``folder`` that takes its place where all went well."""
@@ -157,11 +179,17 @@ def _neighbour(folder: Path) -> Iterator[Path]:
 
 def _images(args: argparse.Namespace, folder: Path, place: Path) -> int:
     """Write the settings of a folder of images, and return the number of its classes."""
+    from pipeline.backbones import find_backbone, preprocess  # imports torch, which embeddings do without
+
+    network = find_backbone(args.backbone or DEFAULT_BACKBONE)
+    layer = "avgpool" if "avgpool" in network.layers else next(iter(network.layers))
+    side = network.fixed_input_size or 224 if args.image_side is None else args.image_side
+    preprocess(network, side)
     recipe = {"kind": "folder", "root": str(args.images), "test_fraction": 0.2, "seed": 0}
     n_classes = len(build_manifest("mine", recipe).class_names)
     _check_classes(n_classes, args.images.name)
     root = yaml.safe_dump(os.path.relpath(args.images.absolute(), folder), width=10**6).splitlines()[0]
-    text = IMAGES.format(root=root, backbone=args.backbone, image_side=args.image_side)
+    text = IMAGES.format(root=root, backbone=network.id, layer=layer, image_side=side)
     (place / "params.yaml").write_text(text, encoding="utf-8")
     return n_classes
 

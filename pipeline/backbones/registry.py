@@ -220,7 +220,7 @@ def find_backbone(name: str, layer: str | None = None) -> Backbone:
         nearest = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0)[0]
         raise ValueError(
             f"backbone {name!r} is unknown; expected one of {', '.join(BACKBONES)}. Did you mean {nearest!r}? Correct "
-            "it in params.yaml."
+            "the name."
         )
     if layer is not None:
         check_layer(BACKBONES[name], layer)

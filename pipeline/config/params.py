@@ -38,8 +38,8 @@ class Params(Record):
         The tables by entry name; runs and baselines hold the stream that they name. The accessors `dataset`,
         `embedding`, `imported`, `baseline`, `run` and `search` look up the same with a message that names the nearest
         entry. A run learns from one of `embeddings` or `imports`.
-    toy : Toy
-        Settings of the example in the plane.
+    toy : Toy or None
+        Settings of the example in the plane, where it is wanted.
     """
 
     datasets: dict[Id, Dataset] = Field(default_factory=dict)
@@ -49,7 +49,7 @@ class Params(Record):
     baselines: dict[Id, Baselines] = Field(default_factory=dict)
     runs: dict[Id, Run] = Field(default_factory=dict)
     searches: dict[Id, Search] = Field(default_factory=dict)
-    toy: Toy = Toy()
+    toy: Toy | None = None
 
     def dataset(self, name: str) -> dict[str, Any]:
         """Return the recipe of a dataset as a plain dict, or raise ValueError naming the nearest entry."""

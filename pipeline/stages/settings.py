@@ -48,7 +48,7 @@ def _plain(params: Params) -> dict[str, dict[str, Any]]:
     for name, entry in tables["imports"].items():
         entry["sha256"] = seen.sha256(name, Path(entry["cache"]))
     seen.keep()
-    return tables | {"toy": {"toy": params.toy.model_dump(mode="json")}}
+    return tables | {"toy": {"toy": params.toy.model_dump(mode="json")} if params.toy else {}}
 
 
 class _Digests:

@@ -154,7 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Learn the toy and write the files that the arguments name."""
-    toy = load_params(args.params).toy
+    toy = load_params(args.params).toy or Toy()
     plane = draw_plane(toy)
     courses = learn_toy(toy, plane)
     console.write_json(args.metrics, _metrics(courses))

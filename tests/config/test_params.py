@@ -426,9 +426,13 @@ def test_every_table_may_be_missing_or_empty(load, table, text):
     assert getattr(load(text.format(table=table)), table) == {}
 
 
-@pytest.mark.parametrize("text", ["", "toy:\n", "toy: {}\n"])
-def test_the_toy_may_be_missing_too(load, text):
-    assert load(text).toy.steps == 1000
+@pytest.mark.parametrize("text", ["", "toy:\n"])
+def test_without_settings_there_is_no_toy(load, text):
+    assert load(text).toy is None
+
+
+def test_every_setting_of_the_toy_has_a_default(load):
+    assert load("toy: {}\n").toy.steps == 1000
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A user's own project: set up from an empty directory by one command, and run."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.__main__ import build_parser, main
+from pipeline.backbones import find_backbone
 from pipeline.config import load_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +28,16 @@ def arrays(folder, n=300):
     np.save(folder / "X.npy", X[:n].astype(np.float32))
     np.save(folder / "y.npy", y[:n])
     return "--embeddings", folder / "X.npy", "--labels", folder / "y.npy"
+
+
+def photographs(folder, n=60):
+    """Digits as pictures, a folder per class."""
+    pictures, labels = load_digits(return_X_y=True)
+    for i in range(n):
+        (folder / f"digit {labels[i]}").mkdir(parents=True, exist_ok=True)
+        pixels = (pictures[i].reshape(8, 8) * 15).astype(np.uint8).repeat(4, axis=0).repeat(4, axis=1)
+        Image.fromarray(pixels).save(folder / f"digit {labels[i]}" / f"{i}.png")
+    return "--images", folder, "--image-side", 32
 
 
 def images(folder, classes=("cat", "dog"), n=5):
@@ -87,6 +99,10 @@ def test_a_project_inside_another_is_refused(tmp_path):
         (lambda folder: ("--images", images(folder / "a", ("cat",))), "has 1 class; expected two at least"),
         (lambda folder: ("--images", folder / "nowhere"), "nowhere"),
         (lambda folder: arrays(folder)[:2], "--embeddings came without --labels"),
+        (lambda folder: (*arrays(folder), "--backbone", "dino_resnet50"), "--backbone came with --embeddings, which"),
+        (lambda folder: ("--images", images(folder / "a"), "--labels", "y.npy"), "--labels came with --images, which"),
+        (lambda folder: ("--images", images(folder / "a"), "--backbone", "dino"), "backbone 'dino' is unknown"),
+        (lambda folder: ("--images", images(folder / "a"), "--image-side", 7), "^params.yaml: .*image_side is 7"),
     ],
 )
 def test_what_makes_no_project_writes_nothing(tmp_path, make, words):
@@ -103,12 +119,23 @@ def test_labels_of_another_length_are_refused(tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
+@pytest.mark.parametrize("network", ["clip_vit_b32", "dino_resnet50"])
+def test_a_network_brings_its_side_and_its_layer(tmp_path, network):
+    new(tmp_path / "mine", "--images", images(tmp_path / "pets"), "--backbone", network)
+    entry = load_params(tmp_path / "mine" / "params.yaml").embeddings["mine"]
+    assert entry.layer in find_backbone(network).layers
+    assert entry.image_side == 224
+
+
 @pytest.mark.slow
-def test_a_project_of_embeddings_runs_from_an_empty_directory(tmp_path):
+@pytest.mark.parametrize("given", [arrays, lambda folder: photographs(folder / "digits")], ids=["embeddings", "images"])
+def test_a_project_runs_from_an_empty_directory(tmp_path, given):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = {"cwd": tmp_path, "env": environment, "check": True, "capture_output": True, "text": True}
-    words = [str(word) for word in arrays(tmp_path)]
+    words = [str(word) for word in given(tmp_path)]
     subprocess.run([sys.executable, "-m", "dkvb_pipeline", "new", "mine", *words], **run)
     done = subprocess.run(["dvc", "repro"], **run | {"cwd": tmp_path / "mine"})
     assert (tmp_path / "mine/report/index.html").is_file(), done.stdout + done.stderr
-    assert "Running" not in subprocess.run(["dvc", "repro", "report"], **run | {"cwd": tmp_path / "mine"}).stdout[-200:]
+    assert not (tmp_path / "mine/figures/toy.png").exists()
+    again = subprocess.run(["dvc", "repro"], **run | {"cwd": tmp_path / "mine"}).stdout
+    assert re.findall(r"Running stage '(\S+)'", again) == ["manifest"]
