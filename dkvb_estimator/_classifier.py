@@ -107,7 +107,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         Whether ``joint`` keeps the codes of every sample, c · m bytes each (twice that with more than 256 keys).
         False keeps sums of fixed size, 32 · (c · d)² bytes, however many samples come: they merge and forget to the
         bit, but samples cannot be told apart, weighted or held out.
-    smoothing : float, default=1.0
+    smoothing : float, default=10.0
         Pseudo-hits by which ``counts`` pulls each class towards how often all classes select a key.
     solver_params : dict or None, default=None
         Settings of ``sgd``, and their defaults: ``learning_rate`` 0.3, ``batch_size`` 256, ``label_smoothing`` 0.1,
@@ -195,7 +195,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         alpha: float | str = "auto",
         curvature: float | str = "auto",
         remember: bool = True,
-        smoothing: float = 1.0,
+        smoothing: float = 10.0,
         solver_params: Any = None,
         class_weight: Any = None,
         codes_dir: str | None = None,

@@ -14,10 +14,10 @@ from functools import cached_property
 import numpy as np
 from scipy.sparse import csr_array
 
+from dkvb_estimator._values.normals import ClassNormals
+
 GROUP_ENTRIES = 2**22
 """Pairs and hits that are worked on at a time, as many whole heads as hold them: at most 256 MiB."""
-NEIGHBOUR_ENTRIES = 2**14
-"""Entries of a table of values that are worked on for each head at a time."""
 FEW_HITS = 8
 """Below one hit in so many cells of the dense table, counting by sorting is faster than a bincount of all cells."""
 
@@ -274,9 +274,10 @@ Neighbours = tuple[np.ndarray, np.ndarray]
 class Likelihoods:
     """Turn counts into logs of how likely each class selects a key.
 
-    ``log((S_cjk + a · S_cj / N) / (n_k + a)) + log(n_k / N) / √c`` with ``a = smoothing`` and S the counts N_cjk,
-    shared between neighbouring keys. The mean over heads is that of naive Bayes, where √c of the c heads are
-    independent. Class weights multiply the counts first. A key without hits holds zeros.
+    ``log((S_cjk + a · r_cjk · S_cj / N) / (n_k + a)) + log(n_k / N) / √c`` with ``a = smoothing``, S the counts N_cjk,
+    shared between neighbouring keys, and r what normal distributions of the classes expect (:class:`ClassNormals`). The
+    mean over heads is that of naive Bayes, where √c of the c heads are independent. Class weights multiply the counts
+    first. A key without hits holds zeros.
 
     Parameters
     ----------
@@ -285,9 +286,12 @@ class Likelihoods:
     n_selected : int
         Keys that a sample hits in one head, m.
     smoothing : float
-        Pseudo-hits of every class in a head, spread over keys as all classes are, > 0.
+        Pseudo-hits of every class in a head, > 0.
     neighbours : Neighbours or None
         None: every key keeps its counts.
+    keys : ndarray of shape (c, j, d), integers, or None
+        Coordinates of keys, by which pseudo-hits are spread as a normal distribution of the class would be. None: they
+        are spread as the hits of all classes are.
 
     Examples
     --------
@@ -303,16 +307,19 @@ class Likelihoods:
     n_selected: int
     smoothing: float
     neighbours: Neighbours | None = None
+    keys: np.ndarray | None = None
 
     def values(self) -> np.ndarray:
         """Return the table of values (c, j, k), float32."""
-        table = np.empty((len(self.counts.pointers) - 1, self.counts.shape[2]), dtype=np.float32)
-        base, floor = self._base(), self._floor()
-        for heads in self.counts._groups(NEIGHBOUR_ENTRIES * self.counts.shape[0]):
-            cells = np.arange(heads.start * self.counts.shape[1], heads.stop * self.counts.shape[1])
-            table[cells] = np.log(self._shared(cells).toarray() + floor[cells, None]) + base
-        table[~self.counts.used().ravel()] = 0
-        return table.reshape(self.counts.shape)
+        table = np.empty(self.counts.shape, dtype=np.float32)
+        base, floor, n_keys = self._base(), self._log_floor().reshape(self.counts.shape[:2]), self.counts.shape[1]
+        for head in range(len(table)):
+            shared = self._shared(np.arange(head * n_keys, (head + 1) * n_keys)).toarray()
+            expected = floor[head][:, None] + (0 if self._normals is None else self._normals.logs(head))
+            with np.errstate(divide="ignore"):
+                table[head] = np.logaddexp(np.log(shared), expected) + base
+        table[~self.counts.used()] = 0
+        return table
 
     def read(self, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Pool values of selected keys without making the table, whose size grows with the number of classes.
@@ -327,15 +334,21 @@ class Likelihoods:
         -------
         ndarray of shape (n, k), float32
         """
-        n, n_classes, floor = len(codes), self.counts.shape[2], self._floor()
+        n, n_classes, floor = len(codes), self.counts.shape[2], self._log_floor()
         cells = (codes + self.counts.shape[1] * np.arange(codes.shape[1])[None, :, None]).ravel()
         shared, each = self._shared(cells), weights.ravel().astype(np.float64)
         lengths = np.diff(shared.indptr)
-        lift = np.log1p(shared.data / floor[cells].repeat(lengths)) * each.repeat(lengths)
+        expected = floor[cells].repeat(lengths)
+        if self._normals is not None:
+            expected += self._normals.at(cells.repeat(lengths), shared.indices)
+        with np.errstate(divide="ignore"):  # a class of weight zero
+            lift = (np.logaddexp(np.log(shared.data), expected) - expected) * each.repeat(lengths)
         places = (np.arange(n).repeat(codes[0].size).repeat(lengths)) * n_classes + shared.indices
         pooled = np.bincount(places, weights=lift, minlength=n * n_classes).reshape(n, n_classes)
-        key_part = (np.log(floor[cells]) * each).reshape(n, -1).sum(axis=1)
-        return (pooled + self._base() + key_part[:, None]).astype(np.float32)
+        pooled += (floor[cells] * each).reshape(n, -1).sum(axis=1)[:, None]
+        if self._normals is not None:
+            pooled += self._normals.pooled(codes, weights)
+        return (pooled + self._base()).astype(np.float32)
 
     @cached_property
     def _weighted(self) -> csr_array:
@@ -360,12 +373,19 @@ class Likelihoods:
         """Return the shared counts of some keys (len, k)."""
         return self._weighted[cells] if self._sharing is None else self._sharing[cells] @ self._weighted
 
-    def _floor(self) -> np.ndarray:
-        """Return what a class without hits has of each key (c · j,), above zero."""
+    @cached_property
+    def _normals(self) -> ClassNormals | None:
+        """What normal distributions of the classes say of keys."""
+        if self.keys is None or not len(self._class_counts()):
+            return None
+        return ClassNormals.of_counts(self._weighted, self.n_selected * self._class_counts(), self.keys)
+
+    def _log_floor(self) -> np.ndarray:
+        """Return the log of what a class without hits has of each key (c · j,), where no normal says more."""
         per_key = self._weighted.sum(axis=1)
         shares = per_key if self._sharing is None else self._sharing @ per_key
         total = self._class_counts().sum() * self.n_selected
-        return self.smoothing * np.where(shares > 0, shares, total) / total
+        return np.log(self.smoothing) + np.log(np.where(shares > 0, shares, total) / total)
 
     def _base(self) -> np.ndarray:
         """Return what each class adds to every value (k,)."""

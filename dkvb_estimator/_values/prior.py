@@ -69,6 +69,11 @@ class Prior:
         return len(self.steps)
 
     @property
+    def coordinates(self) -> np.ndarray:
+        """Whole coordinates of keys (c, j, d)."""
+        return self.table[:, :, : self.table.shape[2] // 2]
+
+    @property
     def curved(self) -> np.ndarray:
         """Which features are curves (w,), bool."""
         n_heads, _, functions = self.table.shape

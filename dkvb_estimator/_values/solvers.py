@@ -107,7 +107,9 @@ def _feature_reader(solution: Solution, prior: Prior, device: torch.device) -> C
 
 def _likelihoods(learned: Learned, params: Mapping[str, Any], book: Book) -> Likelihoods:
     weights, smoothing = _class_weights(learned, params), float(params["smoothing"])
-    return Likelihoods(learned.counts, weights, learned.n_selected, smoothing, book.neighbours())
+    return Likelihoods(
+        learned.counts, weights, learned.n_selected, smoothing, book.neighbours(), book.prior().coordinates
+    )
 
 
 def _class_weights(learned: Learned, params: Mapping[str, Any]) -> np.ndarray | None:

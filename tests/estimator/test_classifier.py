@@ -55,9 +55,9 @@ def test_counted_values_equal_the_oracle(blobs):
     table = oracle.counts((6, 16, 5), codes_of(model, X), y, np.ones(len(y)))
     np.testing.assert_array_equal(model.key_counts_, table.sum(axis=2))
     kernel = oracle.sharing(encoder_of(model).keys_, table.sum(axis=2) > 0, encoder_of(model)._codebook.reaches, 32)
-    np.testing.assert_allclose(
-        model.values_, oracle.counts_to_values(kernel @ table, np.bincount(y), 2, 1.0), rtol=1e-5, atol=1e-5
-    )
+    ratios = oracle.class_ratios(table, model._prior().coordinates)
+    expected = oracle.counts_to_values(kernel @ table, np.bincount(y), 2, model.smoothing, ratios)
+    np.testing.assert_allclose(model.values_, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [20, 240])  # fewer rows than features, and more
@@ -633,7 +633,8 @@ def test_calibrated_probabilities_are_those_of_the_best_temperature(blobs, solve
     before, predicted = model.predict_proba(X[120:]), model.predict(X)
 
     def loss(shares):
-        return -np.log(shares[np.arange(120), y[120:]]).mean()
+        """Of all rows, and of a sample that may be of any class."""
+        return -np.log(shares[np.arange(120), y[120:]]).sum() - np.log(shares).mean()
 
     model.calibrate(X[120:], y[120:])
     assert loss(model.predict_proba(X[120:])) <= loss(before) + 1e-3

@@ -215,7 +215,7 @@ def test_a_notebook_shows_parameters_and_a_link_to_the_documentation():
     (link,) = set(re.findall(r'class="sk-estimator-doc-link[^"]*"[^>]*href="([^"]+)"', page))
     assert link in project["urls"].values()
     assert "n_heads: int, default=1024" in page
-    assert "smoothing: float, default=1.0" in page
+    assert "smoothing: float, default=10.0" in page
 
 
 @pytest.mark.parametrize("solver", ["joint", "counts", "ridge", "sgd"])

@@ -1,6 +1,7 @@
 """Neighbouring keys share counts: what a key gives away adds up, and only used keys take part."""
 
 import numpy as np
+import oracle
 import pytest
 from models import encoder_of, placed
 from sklearn.datasets import load_digits
@@ -40,7 +41,7 @@ def test_unused_keys_neither_give_nor_take(model):
 def test_shared_counts_are_the_values_of_a_direct_computation(model):
     used, hits = model.key_counts_ > 0, model._learned.counts.dense().astype(float)
     reach = np.abs(encoder_of(model).keys_ - encoder_of(model).keys_.mean(axis=1, keepdims=True)).max(axis=(1, 2))
-    values = np.zeros(hits.shape)
+    values, ratios = np.zeros(hits.shape), oracle.class_ratios(hits, model._prior().coordinates)
     for head in range(16):
         squares = np.square(encoder_of(model).keys_[head, :, None] - encoder_of(model).keys_[head]).sum(
             axis=2, dtype=float
@@ -53,10 +54,10 @@ def test_shared_counts_are_the_values_of_a_direct_computation(model):
         kernel *= used[head] * used[head][:, None]
         kernel /= np.maximum(kernel.sum(axis=0), 1e-300)
         shared = kernel @ hits[head]
-        share = shared.sum(axis=1, keepdims=True) / 300
+        share = 10 * ratios[head] * shared.sum(axis=1, keepdims=True) / 300
         per_class = hits[head].sum(axis=0)
         with np.errstate(divide="ignore"):
-            logs = np.log((shared + share) / (per_class + 1)) + np.log(per_class / 300) / 4  # the root of 16 heads
+            logs = np.log((shared + share) / (per_class + 10)) + np.log(per_class / 300) / 4  # the root of 16 heads
         values[head] = np.where(used[head][:, None], logs, 0)
     np.testing.assert_allclose(model.values_, values, atol=1e-4)
 

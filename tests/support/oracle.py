@@ -66,10 +66,36 @@ def counts(shape, codes, labels, weights):
     return table
 
 
-def counts_to_values(table, class_counts, n_selected, smoothing):
+def class_ratios(table, keys):
+    """How much more often a class selects a key than all classes do (c, j, k), were classes normal in each head.
+
+    The covariance within classes is drawn towards a multiple of the identity, as by d + 1 samples more.
+    """
+    ratios = np.ones(table.shape)
+    for c in range(len(table)):
+        here, d = np.float64(keys[c]), keys.shape[2]
+        per_class, samples = table[c].sum(axis=0), table[c].sum(axis=1)
+        known = np.flatnonzero(per_class)
+        means = {k: np.average(here, axis=0, weights=table[c, :, k]) for k in known}
+        scatter = sum(
+            table[c, j, k] * np.outer(here[j] - means[k], here[j] - means[k]) for k in known for j in range(len(here))
+        )
+        total = np.cov(here.T, aweights=samples, ddof=0).reshape(d, d)
+        spread, free = np.trace(total) / d or 1.0, max(per_class.sum() - len(known), 0)
+        within = (free * scatter / per_class.sum() + (d + 1) * spread * np.eye(d)) / (free + d + 1)
+        shares = per_class[known] / per_class.sum()
+        for j in range(len(here)):
+            gaps = np.array([here[j] - means[k] for k in known])
+            densities = -0.5 * np.einsum("kd,kd->k", gaps, np.linalg.solve(within, gaps.T).T)
+            relative = np.exp(densities - densities.max())
+            ratios[c, j, known] = relative / (shares @ relative)
+    return ratios
+
+
+def counts_to_values(table, class_counts, n_selected, smoothing, ratios=None):
     """Logs of how likely each class selects a key, and of its share by the root of heads; keys without hits hold zeros.
 
-    Each class in a head has ``smoothing`` hits more, shared among the keys as the hits of all classes are.
+    Each class in a head has ``smoothing`` hits more, shared among keys as the hits of all classes are, times ratios.
     """
     n_heads, n_keys, n_classes = table.shape
     total, values = sum(class_counts), np.zeros(table.shape)
@@ -78,7 +104,8 @@ def counts_to_values(table, class_counts, n_selected, smoothing):
             share = sum(table[c, j]) / (total * n_selected)
             for k in range(n_classes if share else 0):
                 known = class_counts[k] or total
-                likely = (table[c, j, k] + smoothing * share) / (known * n_selected + smoothing)
+                expected = smoothing * share * (1 if ratios is None else ratios[c, j, k])
+                likely = (table[c, j, k] + expected) / (known * n_selected + smoothing)
                 part = class_counts[k] / total or 1 / (1 + total)
                 values[c, j, k] = np.log(likely) + np.log(part) / np.sqrt(n_heads)
     return values

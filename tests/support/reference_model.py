@@ -103,7 +103,9 @@ class Books:
         per_class = np.bincount(labels, weights, minlength=len(self.classes()))
         counts, book = self.counts(self.samples), encoder_of(self.empty)._codebook
         kernel = oracle.sharing(book.keys, counts.sum(axis=2) > 0, book.reaches, 32)
-        return oracle.counts_to_values(kernel @ counts, per_class, self.n_selected, 1.0)
+        keys = Prior.of_keys(book.keys, book.centres, book.reaches).coordinates
+        ratios = oracle.class_ratios(counts, keys)
+        return oracle.counts_to_values(kernel @ counts, per_class, self.n_selected, self.empty.smoothing, ratios)
 
     def probabilities(self, values, temperature):
         """What is predicted for the pool (n, k), by the oracle: of the nearest keys that some sample selected."""

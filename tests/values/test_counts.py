@@ -8,15 +8,16 @@ from dkvb_estimator._values import counts as _counts
 from dkvb_estimator._values.counts import ClassCounts, Likelihoods
 
 SHAPE = (4, 7, 3)
+KEYS = np.random.default_rng(5).integers(-63, 64, size=(4, 7, 2)).astype(np.int8)
 
 
 def counted(codes, labels, weights=None, shape=SHAPE):
     return ClassCounts.empty(*shape[:2]).with_classes([], shape[2]).plus(codes, labels, weights)
 
 
-def likelihoods(coded, smoothing=1.0, class_weights=None, weights=None):
+def likelihoods(coded, smoothing=1.0, class_weights=None, weights=None, keys=None):
     codes, labels, _ = coded
-    return Likelihoods(counted(codes, labels, weights), class_weights, codes.shape[2], smoothing)
+    return Likelihoods(counted(codes, labels, weights), class_weights, codes.shape[2], smoothing, None, keys)
 
 
 def test_counts_equal_the_oracle(coded):
@@ -147,6 +148,15 @@ def test_values_equal_the_oracle(coded):
     np.testing.assert_allclose(likelihoods(coded, 0.5, weights=weights).values(), expected, rtol=1e-6)
 
 
+def test_pseudo_hits_are_spread_as_normal_distributions_would_be(coded):
+    codes, labels, weights = coded
+    table = oracle.counts(SHAPE, codes, labels, weights)
+    expected = oracle.counts_to_values(
+        table, np.bincount(labels, weights=weights), 2, 0.5, oracle.class_ratios(table, KEYS)
+    )
+    np.testing.assert_allclose(likelihoods(coded, 0.5, weights=weights, keys=KEYS).values(), expected, rtol=1e-5)
+
+
 def test_each_class_selects_one_key_of_a_head_or_another(coded):
     codes, labels, _ = coded
     one = codes[:, :, :1], labels, None
@@ -176,15 +186,17 @@ def test_class_weights_act_as_that_many_samples_of_the_class(coded):
     )
 
 
+@pytest.mark.parametrize("keys", [None, KEYS])
 @pytest.mark.parametrize("class_weights", [None, np.array([1.0, 0.0, 2.5])])
-def test_reading_pairs_equals_pooling_the_table(coded, class_weights):
+def test_reading_pairs_equals_pooling_the_table(coded, class_weights, keys):
     codes, _, weights = coded
-    each = likelihoods(coded, 0.7, class_weights, weights)
+    each = likelihoods(coded, 0.7, class_weights, weights, keys)
     pooled = oracle.pool(codes, each.values())
     equal = np.full(codes.shape, 1 / (codes.shape[1] * codes.shape[2]))
     np.testing.assert_allclose(each.read(codes.astype(np.int64), equal), pooled, rtol=1e-5)
 
 
+@pytest.mark.parametrize("keys", [None, KEYS])
 @pytest.mark.parametrize("smoothing", [1e-30, 1e-9, 1.0, 1e30])
-def test_values_stay_finite_for_any_smoothing(coded, smoothing):
-    assert np.isfinite(likelihoods(coded, smoothing).values()).all()
+def test_values_stay_finite_for_any_smoothing(coded, smoothing, keys):
+    assert np.isfinite(likelihoods(coded, smoothing, keys=keys).values()).all()

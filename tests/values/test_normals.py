@@ -1,0 +1,107 @@
+"""Normal distributions of classes, from counts of keys: linear discriminant analysis in each head."""
+
+import numpy as np
+import oracle
+import pytest
+from models import placed
+from scipy.sparse import csr_array
+from sklearn.datasets import load_digits
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from dkvb_estimator import DKVBClassifier, KeyEncoder
+from dkvb_estimator._values.normals import ClassNormals
+from dkvb_estimator.baselines import NearestClassMean
+
+X, Y = load_digits(return_X_y=True)
+
+
+def drawn(n_heads=3, n_keys=9, n_classes=4, key_dim=2, n=200, seed=0):
+    """Counts (c, j, k) of n samples in each head, and whole keys (c, j, d)."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(n_classes, size=n)
+    table = np.zeros((n_heads, n_keys, n_classes))
+    for head in range(n_heads):
+        np.add.at(table[head], ((labels + rng.integers(4, size=n)) % n_keys, labels), 1)
+    return table, rng.integers(-63, 64, size=(n_heads, n_keys, key_dim)).astype(np.int8)
+
+
+def normals_of(table, keys):
+    return ClassNormals.of_counts(csr_array(table.reshape(-1, table.shape[2])), table[0].sum(axis=0), keys)
+
+
+def ratios(normals):
+    return np.exp([normals.logs(head) for head in range(len(normals.places))])
+
+
+@pytest.mark.parametrize("key_dim", [1, 2, 5])
+@pytest.mark.parametrize("n", [4, 40, 400])
+def test_ratios_equal_the_oracle(key_dim, n):
+    table, keys = drawn(key_dim=key_dim, n=n)
+    np.testing.assert_allclose(ratios(normals_of(table, keys)), oracle.class_ratios(table, keys), rtol=1e-8)
+
+
+def test_with_many_samples_they_are_scikit_learns_discriminant_analysis():
+    table, keys = drawn(n_heads=1, n=200)
+    places, labels = np.nonzero(np.ones(table.shape[1:]))
+    repeats = 1000 * table[0][places, labels].astype(int)
+    model = LinearDiscriminantAnalysis(solver="lsqr").fit(
+        keys[0][places].repeat(repeats, axis=0).astype(float), labels.repeat(repeats)
+    )
+    expected = model.predict_proba(keys[0].astype(float)) / model.priors_
+    np.testing.assert_allclose(ratios(normals_of(1000 * table, keys))[0], expected, rtol=1e-3)
+
+
+def test_weighted_by_their_shares_the_ratios_of_a_key_add_up_to_one():
+    normals = normals_of(*drawn())
+    np.testing.assert_allclose(ratios(normals) @ normals.shares, np.ones((3, 9)))
+
+
+def test_pairs_and_pools_are_read_from_the_same_logs():
+    normals, rng = normals_of(*drawn(n_heads=5)), np.random.default_rng(1)
+    logs = np.array([normals.logs(head) for head in range(5)])
+    cells, classes = rng.integers(45, size=30), rng.integers(4, size=30)
+    np.testing.assert_allclose(normals.at(cells, classes), logs[cells // 9, cells % 9, classes], atol=1e-12)
+    codes, weights = rng.integers(9, size=(7, 5, 2)), rng.random((7, 5, 2))
+    expected = (logs[np.arange(5)[:, None], codes] * weights[..., None]).sum(axis=(1, 2))
+    np.testing.assert_allclose(normals.pooled(codes, weights), expected, atol=1e-12)
+
+
+def test_a_class_without_samples_selects_as_all_classes_do():
+    table, keys = drawn(n_classes=3)
+    wider = np.concatenate([table, np.zeros((3, 9, 1))], axis=2)
+    np.testing.assert_allclose(ratios(normals_of(wider, keys))[:, :, :3], ratios(normals_of(table, keys)))
+    np.testing.assert_array_equal(ratios(normals_of(wider, keys))[:, :, 3], np.ones((3, 9)))
+
+
+def test_weights_count_by_their_ratios_once_there_are_many():
+    table, keys = drawn(n=4000)
+    np.testing.assert_allclose(ratios(normals_of(table, keys)), ratios(normals_of(1e6 * table, keys)), rtol=0.2)
+    assert np.isfinite(ratios(normals_of(1e-12 * table, keys))).all()
+
+
+@pytest.mark.parametrize("table", [np.ones((1, 4, 1)), np.eye(4)[None], np.eye(4)[None, :, :1]])
+@pytest.mark.parametrize("keys", [np.zeros((1, 4, 2)), np.arange(8).reshape(1, 4, 2)])
+def test_one_class_one_sample_a_class_and_keys_in_one_place_give_numbers(table, keys):
+    assert np.isfinite(ratios(normals_of(table, keys.astype(np.int8)))).all()
+
+
+def test_a_pruned_table_has_the_same_bits():
+    table, keys = drawn(n_keys=20)
+    used = table.sum(axis=(0, 2)) > 0
+    assert not used.all()
+    whole, pruned = normals_of(table, keys), normals_of(table[:, used], keys[:, used])
+    np.testing.assert_array_equal(ratios(whole)[:, used], ratios(pruned))
+
+
+@pytest.mark.parametrize("n_per_class", [2, 5, 20, 100])
+def test_counts_are_above_the_nearest_class_mean_with_few_samples_and_with_many(n_per_class):
+    """Over three draws; the normals are what few samples have."""
+    gaps = []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(X))
+        rows = np.concatenate([order[Y[order] == label][:n_per_class] for label in range(10)])
+        rest = np.setdiff1d(order, rows)
+        model = placed(DKVBClassifier(KeyEncoder(random_state=seed), solver="counts"), X).partial_fit(X[rows], Y[rows])
+        mean = NearestClassMean(normalize=True).fit(X[rows], Y[rows])
+        gaps.append(model.score(X[rest], Y[rest]) - mean.score(X[rest], Y[rest]))
+    assert np.mean(gaps) > -0.005
