@@ -29,8 +29,8 @@ def build_page(
     loader = PackageLoader("pipeline.report", ".")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     jinja.filters |= {"method": method_name, "written": written, "number": number, "ordered": ordered, "flat": flat}
-    asked = (answer, best_baseline, best_of, beyond_accuracy, flat, headline, metric_columns, metric_words, provenance,
-             scores_of, seconds_to_learn, served, usage_facts)  # fmt: skip
+    asked = (answer, best_baseline, best_of, beyond_accuracy, flat, headline, losses, metric_columns, metric_words,
+             provenance, scores_of, seconds_to_learn, served, usage_facts)  # fmt: skip
     jinja.globals |= {function.__name__: function for function in asked} | {"labels": labels, "b64encode": b64encode}
     measured: list[Any] = [*runs, *searches]
     return jinja.get_template("template.html").render(
@@ -106,6 +106,10 @@ def answer(run: RunResult) -> list[dict[str, Any]]:
 def beyond_accuracy(run: RunResult) -> list[tuple[str, str]]:
     """Say in one measured line each what a run shows beyond accuracy."""
     lines = [(str(name), written(value)) for name, value in run.guarantees.items()]
+    if lost := next((row for row in losses(run) if row["method"] == "dkvb"), None):
+        total, real, growth = (written(lost[part], "points") for part in ("total", "real", "growth"))
+        said = f"{real} are forgotten, {growth} come from more classes to choose among."
+        lines.append(("Points lost since each class was learned", f"{total}, of which {said}"))
     if run.audit:
         shares = fmean(run.audit["used_share"]), run.audit["classes_per_key"][1]
         used, alone = (written(share, "share") for share in shares)
@@ -119,6 +123,16 @@ def beyond_accuracy(run: RunResult) -> list[tuple[str, str]]:
         by = labels.SCORES.get(name, (name,))[0]
         lines.append(("Unseen classes", f"noticed with an AUROC of {written(auroc, 'share')}, by {by}."))
     return lines
+
+
+def losses(run: RunResult) -> list[dict[str, Any]]:
+    """Return what each method lost since each task was learned, in its two parts, the least forgetful first."""
+    rows = []
+    for method, found in run.metrics.items():
+        real, growth = (number(found.get(name)) for name in ("real_forgetting", "label_growth"))
+        if real is not None and growth is not None:
+            rows.append({"method": method, "total": real + growth, "real": real, "growth": growth})
+    return sorted(rows, key=lambda row: (row["real"], row["method"]))
 
 
 def seconds_to_learn(run: RunResult, method: str) -> float | None:

@@ -12,8 +12,8 @@ import pytest
 from markupsafe import escape
 from PIL import Image
 
+from pipeline.report import labels, read_run
 from pipeline.report import page as pages
-from pipeline.report import read_run
 from pipeline.report.figures import Figures, gather
 from pipeline.stages import report
 
@@ -172,6 +172,8 @@ def metrics_of(matrices):
         "forgetting_best": round(sum(lost) / 4, 6),
         "forgetting_first": round(sum(first) / 4, 6),
         "backward_transfer": round(-sum(first) / 4, 6),
+        "real_forgetting": round(sum(first) / 4 - 0.03, 6),
+        "label_growth": 0.03,
         "learning_accuracy": round(sum(diagonal) / 5, 6),
         "accuracy_std_over_orders": 0.004321,
     }
@@ -526,6 +528,41 @@ def test_costs_stand_in_a_table_of_their_own(page):
     assert ">1.05</td>" in costs  # 1,048,576 bytes
     table = section[section.index("<h3>Metrics</h3>") : section.index("What it costs")]
     assert "state bytes" not in table
+
+
+def test_forgetting_and_growth_of_the_label_space_stand_apart(page, written):
+    section = page[page.index("Forgotten, or outnumbered?") : page.index("What it costs")]
+    table = section[section.index("<table") :]
+    metrics = json.loads((written.metrics / "digits.json").read_text())
+    order = sorted(metrics, key=lambda method: metrics[method]["real_forgetting"])
+    names = [labels.method_name(method) for method in order]
+    assert re.findall('<th scope="row">([^<]*)', table) == names
+    assert re.findall("<desc[^>]*>([^<]*)", section)[0].startswith(f"{names[0]} ")
+    shares = [float(share) for share in re.findall('data-value="([^"]*)"', table)]
+    for method, (real, growth, both) in zip(order, zip(*[iter(shares)] * 3)):
+        assert (real, growth) == (metrics[method]["real_forgetting"], metrics[method]["label_growth"])
+        assert both == pytest.approx(metrics[method]["forgetting_first"], abs=2e-6)
+    lead = page[page.index('id="answer"') : page.index("</section>", page.index('id="answer"'))]
+    assert "come from more classes to choose among" in lead
+    assert "real forgetting" not in page[page.index("<h3>Metrics</h3>") : page.index("Forgotten, or outnumbered?")]
+
+
+def test_a_run_measured_before_forgetting_was_split_has_no_such_block(inputs):
+    def drop(metrics):
+        for found in metrics.values():
+            found.pop("real_forgetting", None)
+
+    for name in ("digits", "digits_sgd"):
+        changed(inputs.metrics / f"{name}.json", drop)
+    page = written_page(inputs)
+    assert "Forgotten, or outnumbered?" not in page
+    assert "more classes to choose among" not in page[: page.index("<details")]
+
+
+def test_losses_below_zero_are_drawn_too():
+    rows = [{"method": "dkvb", "real": -0.02, "growth": 0.1}, {"method": "mlp", "real": 0.9, "growth": -0.3}]
+    drawn = Figures().losses(rows)
+    assert {"\N{MINUS SIGN}2.0", "10.0", "90.0", "\N{MINUS SIGN}30.0"} <= set(re.findall("<text[^>]*>([^<]*)", drawn))
 
 
 def test_confidence_novelty_and_audit_are_drawn(page):
