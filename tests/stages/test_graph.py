@@ -16,8 +16,9 @@ from pipeline.io.code import _closure
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 LOOKING = "manifest"
 """The stage that every `dvc repro` runs: what it depends on, it looks at by itself."""
-STANDS_FOR = {"caches": "cards"}
-"""Folders that stages read without depending on them, and what stands for them: a card holds its cache's sha256."""
+STANDS_FOR = {"caches": "cards", "forgotten/receipts": "forgotten/list.txt"}
+"""Folders that stages read without depending on them, and what stands for them: a card holds its cache's sha256, and
+every deletion changes the list of what is forgotten."""
 
 
 def commands(name):
