@@ -215,10 +215,14 @@ def try_method(method, X, y, X_test, y_test):
 
 
 class Records:
-    """Figures of (set, method, seed), kept in a file where one is given; None for those that are not measured."""
+    """Figures of (set, method, seed), kept in a file where one is given; None for those that are not measured.
+
+    ``old`` says whether the file was there before: what it holds may have been measured with other code.
+    """
 
     def __init__(self, path, *, closed=False):
         self._path, self._known, self._closed = path, {}, closed
+        self.old = path is not None and path.exists()
         if path is not None and path.exists():
             for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
                 self._known[tuple(line.pop(name) for name in ("set", "method", "seed"))] = line
@@ -428,7 +432,7 @@ def main():
     if asked.figure is not None:
         plot(found, asked.figure)
     for page in asked.page:
-        pages.fill(page, tables(found, means), missing_ok=True)
+        pages.fill(page, tables(found, means), missing_ok=True, measured_now=not records.old)
     return 0 if met else 1
 
 

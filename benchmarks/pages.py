@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from benchmarks import stale
+
 
 def arguments(default):
     """Return the words of the command line, or the default ones, and the page after ``--page`` or None."""
@@ -20,10 +22,12 @@ def table(heads, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def fill(page, tables, *, missing_ok=False):
+def fill(page, tables, *, missing_ok=False, measured_now=True):
     """Replace what stands between ``<!-- NAME -->`` and ``<!-- end -->`` by the table of that name.
 
-    A table without a marker is left out with ``missing_ok``, and an error without it.
+    The marker's line gets a stamp that names the sources, see ``stale``; a table that holds older figures too keeps its
+    old one with ``measured_now=False``. A table without a marker is left out with ``missing_ok``, and an error without
+    it.
     """
     if page is None:
         return
@@ -34,5 +38,7 @@ def fill(page, tables, *, missing_ok=False):
             continue
         if not marker:
             raise ValueError(f"{page} has no marker <!-- {name} -->; expected one before each table. Add it.")
-        text = f"{before}{marker}\n{lines}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+        label = stale.stamp(page, name) if measured_now else rest.partition("\n")[0].strip()
+        first = f"{marker} {label}".rstrip()
+        text = f"{before}{first}\n{lines}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
     page.write_text(text, encoding="utf-8")

@@ -81,9 +81,11 @@ def imbalance(X, y, X_test, y_test, seed):
     kept = np.concatenate(
         [rng.permutation(np.flatnonzero(y == label))[:size] for label, size in zip(rng.permutation(labels), sizes)]
     )
-    for how, settings in (("", {}), (", balanced", {"class_weight": "balanced"})):
+    balanced = {"class_weight": "balanced"}
+    tries = {"": {}, ", balanced": balanced, ", balanced, smoothing=10": balanced | {"smoothing": 10.0}}
+    for how, settings in tries.items():
         for name, model in methods(seed, **settings).items():
-            if how and not isinstance(model, DKVBClassifier):
+            if (how and not isinstance(model, DKVBClassifier)) or ("smoothing" in settings and name != "counts"):
                 continue
             predicted = learn(model, X, y, np.array_split(rng.permutation(kept), 4)).predict(X_test)
             yield name + how, balanced_accuracy_score(y_test, predicted)

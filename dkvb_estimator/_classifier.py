@@ -114,7 +114,8 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         ``clip_norm`` 1.0, ``max_iter`` 10 (epochs of :meth:`fit`), ``partial_fit_epochs`` 1. A hit moves a value by at
         most learning_rate / (batch_size · c · m).
     class_weight : dict, "balanced" or None, default=None
-        Weights of classes, applied when values are read, solved or stepped.
+        Weights of classes, applied when values are read, solved or stepped. With ``counts`` they change how often a
+        class is expected, and nothing else.
     codes_dir : str or None, default=None
         Folder for an unnamed file that holds the codes that ``joint`` remembers; None keeps them in memory.
     device : str, default="auto"

@@ -122,6 +122,7 @@ def new_project(args: argparse.Namespace) -> Path:
         _check_settings(place / "params.yaml")
         (place / "dvc.yaml").write_text(_stages(), encoding="utf-8")
         (place / ".gitignore").write_text(_ignored(), encoding="utf-8")
+        shutil.copy(ROOT / ".dvcignore", place / ".dvcignore")
         (place / "forgotten").mkdir()
         (place / "forgotten" / "list.txt").touch()
         shutil.copytree(ROOT / ".dvc", place / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))

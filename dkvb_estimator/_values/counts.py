@@ -276,8 +276,9 @@ class Likelihoods:
 
     ``log((S_cjk + a · r_cjk · S_cj / N) / (n_k + a)) + log(n_k / N) / √c`` with ``a = smoothing``, S the counts N_cjk,
     shared between neighbouring keys, and r what normal distributions of the classes expect (:class:`ClassNormals`). The
-    mean over heads is that of naive Bayes, where √c of the c heads are independent. Class weights multiply the counts
-    first. A key without hits holds zeros.
+    mean over heads is that of naive Bayes, where √c of the c heads are independent. Class weights multiply the ``n_k``
+    of the last term alone: they say how often a class is expected, not how much is known of its keys. A weight of zero
+    leaves a class out. A key without hits holds zeros.
 
     Parameters
     ----------
@@ -352,10 +353,10 @@ class Likelihoods:
 
     @cached_property
     def _weighted(self) -> csr_array:
-        """The weighted counts (c · j, k)."""
+        """The counts of all classes whose weight is not zero (c · j, k)."""
         table = self.counts.table()
         if self.class_weights is not None:
-            table.data = table.data * self.class_weights[table.indices]
+            table.data = table.data * (self.class_weights > 0)[table.indices]
         return table
 
     @cached_property
@@ -391,10 +392,12 @@ class Likelihoods:
         """Return what each class adds to every value (k,)."""
         per_class = self._class_counts()
         total, seen = per_class.sum(), per_class > 0
-        prior = np.log(np.where(seen, per_class / total, 1 / (1 + total))) / np.sqrt(self.counts.shape[0])
+        expected = per_class if self.class_weights is None else per_class * self.class_weights
+        shares = expected / expected.sum()
+        prior = np.log(np.where(seen, shares, 1 / (1 + total))) / np.sqrt(self.counts.shape[0])
         # a class without samples is below all others
         return prior - np.log(self.n_selected * np.where(seen, per_class, total) + self.smoothing)
 
     def _class_counts(self) -> np.ndarray:
         per_class = self.counts.class_counts() / self.n_selected
-        return per_class if self.class_weights is None else per_class * self.class_weights
+        return per_class if self.class_weights is None else per_class * (self.class_weights > 0)

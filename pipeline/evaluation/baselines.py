@@ -107,18 +107,35 @@ class Probe:
         layers = () if hidden is None else (hidden,)
         self.model = MLPClassifier(layers, learning_rate_init=learning_rate, alpha=0.0, random_state=random_state)
 
+    @property
+    def classes_(self) -> np.ndarray:
+        """All classes (k,), those that have not arrived included."""
+        return np.arange(self.n_classes)
+
     def partial_fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """Train on these rows (n,f) with labels (n,) alone, `epochs` times or until `min_steps` steps were made."""
         rows = min(self.batch_size, len(y))
         self.model.set_params(batch_size=rows)
         scaled = self._scaled(X)
         for _ in range(max(self.epochs, -(-self.min_steps // -(-len(y) // rows)))):
-            self.model.partial_fit(scaled, y, classes=np.arange(self.n_classes))
+            self.model.partial_fit(scaled, y, classes=self.classes_)
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the most probable class (n,) of rows (n,f)."""
         return self.model.predict(self._scaled(X))
+
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        """Return the logits of rows (n,f): (n,k), or of two classes the second's (n,).
+
+        Probabilities would not do: those of classes that were forgotten vanish in rounding, and then all are equal.
+        """
+        layers = [*zip(self.model.coefs_, self.model.intercepts_)]
+        values = self._scaled(X)
+        for weights, biases in layers[:-1]:
+            values = np.maximum(values @ weights + biases, 0)
+        logits = values @ layers[-1][0] + layers[-1][1]
+        return logits if logits.shape[1] > 1 else logits.ravel()
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
         # Far outliers of foreign scale data would blow up single steps.
@@ -281,17 +298,20 @@ class _NaiveBayes:
     """scikit-learn's Gaussian naive Bayes, which must hear of all classes first and then rates unseen ones as well."""
 
     def __init__(self, classes: np.ndarray, *, normalize: bool) -> None:
-        self.classes, self.normalize = classes, normalize
+        self.classes_, self.normalize = classes, normalize
         self.model = GaussianNB()
 
     def partial_fit(self, X: np.ndarray, y: np.ndarray) -> None:
-        self.model.partial_fit(to_unit_length(X) if self.normalize else X, y, classes=self.classes)
+        self.model.partial_fit(to_unit_length(X) if self.normalize else X, y, classes=self.classes_)
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
         # A class without rows has a prior of zero, whose logarithm GaussianNB takes.
         with np.errstate(divide="ignore", invalid="ignore"):
             scores = self.model.predict_joint_log_proba(to_unit_length(X) if self.normalize else X)
-        return self.model.classes_[np.where(self.model.class_count_ > 0, scores, -np.inf).argmax(axis=1)]
+        return np.where(self.model.class_count_ > 0, scores, -np.inf)
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return self.classes_[self.decision_function(X).argmax(axis=1)]
 
 
 def _meet_the_stream(baseline: Baseline, bench: Bench, clock: dict[str, float]) -> MethodResult:

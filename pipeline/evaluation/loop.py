@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from dkvb_estimator.metrics import (
     backward_transfer,
     final_accuracy,
     forgetting,
+    forgetting_split,
     learning_accuracy,
     mean_class_accuracy,
     min_accuracy,
@@ -32,6 +33,8 @@ __all__ = [
     "HalfSeen",
     "Outcome",
     "Prequential",
+    "Scores",
+    "answer",
     "batches",
     "check_tasks",
     "feed_then_test",
@@ -39,6 +42,7 @@ __all__ = [
     "make_bench",
     "outcome_of",
     "per_order",
+    "restricted_accuracy",
     "rows_for_keys",
     "seen_half",
     "state_bytes",
@@ -66,6 +70,9 @@ class Outcome:
         Training rows and distinct classes so far.
     predictions : ndarray of int64 (n,)
         Predictions on all test rows after the last task.
+    restricted : ndarray of float64 (t,) or None
+        Accuracy on the test rows of task j after the last task, answering among the classes of tasks 0 to j alone;
+        None for a method that has no scores of classes.
     """
 
     task_classes: tuple[tuple[int, ...], ...]
@@ -75,6 +82,7 @@ class Outcome:
     samples_seen: np.ndarray
     classes_seen: np.ndarray
     predictions: np.ndarray
+    restricted: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -259,7 +267,8 @@ def feed_then_test(
     Parameters
     ----------
     model : object
-        Anything with ``predict(X_test)``; it is changed.
+        Anything with ``predict(X_test)``; it is changed. Where it has ``decision_function``, its scores give both the
+        predictions and the restricted accuracies.
     tasks : sequence of Task
         Order of learning.
     X : ndarray (n,...)
@@ -296,13 +305,73 @@ def feed_then_test(
             learn(model, X[task.rows], y[task.rows])
             model.predict(X_test[:1])
         with timed(clock, "predict"):
-            predictions.append(np.asarray(model.predict(X_test)))
+            labels, scores = answer(model, X_test)
+        predictions.append(labels)
         on_task()
-    return outcome_of(tasks, np.stack(predictions), y_test)
+    return outcome_of(tasks, np.stack(predictions), y_test, scores)
 
 
-def outcome_of(tasks: Sequence[Task], predictions: np.ndarray, y_test: np.ndarray) -> Outcome:
-    """Return what predictions (t,n_test) on all test rows after each task say.
+class Scores(NamedTuple):
+    """The classes (k,) that a method knows, and its score of each for some rows (n,k)."""
+
+    classes: np.ndarray
+    values: np.ndarray
+
+
+def answer(model: Any, X: np.ndarray) -> tuple[np.ndarray, Scores | None]:
+    """Return predictions (n,) for rows (n,f), and the scores that they come from, or None where there are none.
+
+    Examples
+    --------
+    >>> from dkvb_estimator.baselines import NearestClassMean
+    >>> labels, scores = answer(NearestClassMean().fit([[0.0], [2.0]], [3, 5]), np.array([[1.9]]))
+    >>> labels.tolist(), scores.classes.tolist(), scores.values.shape
+    ([5], [3, 5], (1, 2))
+    """
+    if not hasattr(model, "decision_function"):
+        return np.asarray(model.predict(X)), None
+    values, classes = np.asarray(model.decision_function(X)), np.asarray(model.classes_)
+    if values.ndim == 1:  # of two classes, the second's minus the first's
+        values = np.column_stack([np.zeros_like(values), values])
+    return classes[values.argmax(axis=1)], Scores(classes, values)
+
+
+def restricted_accuracy(tasks: Sequence[Task], scores: Scores, y_test: np.ndarray) -> np.ndarray:
+    """Return the accuracy on each task (t,), answering among the classes of the tasks up to it alone.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+        Order of learning.
+    scores : Scores
+        After the last task, for all test rows.
+    y_test : ndarray of int (n_test,)
+        Their labels.
+
+    Raises
+    ------
+    ValueError
+        If a task's classes have no test row.
+
+    Examples
+    --------
+    >>> tasks = [Task((0, 1), np.array([0])), Task((2,), np.array([1]))]
+    >>> scores = Scores(np.arange(3), np.array([[0.4, 0.1, 0.5], [0.0, 0.4, 0.6], [0.1, 0.2, 0.7]]))
+    >>> restricted_accuracy(tasks, scores, y_test=np.array([0, 1, 2])).tolist()
+    [1.0, 1.0]
+    """
+    known, found = np.zeros(len(scores.classes), dtype=bool), []
+    for task, rows in zip(tasks, check_tasks(tasks, y_test)):
+        known |= np.isin(scores.classes, task.classes)
+        best = scores.values[np.ix_(rows, known)].argmax(axis=1)
+        found.append((scores.classes[known][best] == y_test[rows]).mean())
+    return np.array(found)
+
+
+def outcome_of(
+    tasks: Sequence[Task], predictions: np.ndarray, y_test: np.ndarray, scores: Scores | None = None
+) -> Outcome:
+    """Return what predictions (t,n_test) on all test rows after each task say, and scores after the last one.
 
     Raises
     ------
@@ -318,6 +387,7 @@ def outcome_of(tasks: Sequence[Task], predictions: np.ndarray, y_test: np.ndarra
         np.cumsum([len(task.rows) for task in tasks]),
         np.array([_n_classes(tasks[: position + 1]) for position in range(len(tasks))]),
         predictions[-1],
+        None if scores is None else restricted_accuracy(tasks, scores, y_test),
     )
 
 
@@ -375,7 +445,8 @@ def summarise(outcomes: Sequence[Outcome], y_test: np.ndarray) -> dict[str, floa
     Returns
     -------
     dict of str to float
-        Fractions; ``accuracy_std_over_orders`` is the standard deviation of ``final_accuracy``.
+        Fractions; ``accuracy_std_over_orders`` is the standard deviation of ``final_accuracy``. ``real_forgetting``
+        and ``label_growth``, which add up to ``forgetting_first``, are left out for a method without scores.
     """
     finals = [final_accuracy(outcome.accuracy_matrix) for outcome in outcomes]
     numbers = {
@@ -388,6 +459,9 @@ def summarise(outcomes: Sequence[Outcome], y_test: np.ndarray) -> dict[str, floa
         "learning_accuracy": [learning_accuracy(o.accuracy_matrix) for o in outcomes],
         "mean_class_accuracy": [mean_class_accuracy(y_test, o.predictions) for o in outcomes],
     }
+    splits = [forgetting_split(o.accuracy_matrix, o.restricted) for o in outcomes if o.restricted is not None]
+    if len(splits) == len(outcomes):
+        numbers |= {name: [split[name] for split in splits] for name in splits[0]}
     summary = {name: round(float(np.mean(values)), 6) for name, values in numbers.items()}
     summary["accuracy_std_over_orders"] = round(float(np.std(finals)), 6)
     return summary

@@ -34,6 +34,8 @@ from pipeline.evaluation.guarantees import measure_guarantees
 from pipeline.evaluation.loop import (
     Bench,
     Prequential,
+    Scores,
+    answer,
     batches,
     check_tasks,
     feed_then_test,
@@ -233,13 +235,15 @@ class _Course:
         together = self.run.epochs_per_task == 1  # else a batch is learned otherwise than a whole task
         met = Prequential(self.bench, learn)
         tested: list[np.ndarray] = []
+        scores = None
         if kept is not None:
             model, tested = kept.model, list(kept.tested)
             met.arrived, met.predicted = [[*part] for part in kept.met]
         for _ in tested:
             done()
         for position, task in enumerate(self.bench.orders[0][len(tested) :], start=len(tested) + 1):
-            tested.append(self._learn_and_test(model, task, met if together else learn))
+            labels, scores = self._learn_and_test(model, task, met if together else learn)
+            tested.append(labels)
             self._score_half(0, model, position)
             if checkpoint is not None:
                 checkpoint.write(model, tested, (met.arrived, met.predicted))
@@ -251,14 +255,16 @@ class _Course:
         else:
             self.clock["fit"] -= met.seconds
         self.clock["prequential"] = round(met.seconds, 3)
-        return (outcome_of(self.bench.orders[0], np.stack(tested), self.bench.y_test), model), met.met
+        if scores is None:  # interrupted after its last task
+            _, scores = answer(model, self.bench.X_test)
+        return (outcome_of(self.bench.orders[0], np.stack(tested), self.bench.y_test, scores), model), met.met
 
-    def _learn_and_test(self, model: Any, task: Task, learn: Callable[..., None]) -> np.ndarray:
+    def _learn_and_test(self, model: Any, task: Task, learn: Callable[..., None]) -> tuple[np.ndarray, Scores | None]:
         with timed(self.clock, "fit"):
             learn(model, task.rows)
             model.predict(self.bench.X_test[:1])
         with timed(self.clock, "predict"):
-            return np.asarray(model.predict(self.bench.X_test))
+            return answer(model, self.bench.X_test)
 
     def _score_half(self, order: int, model: Any, n_learned: int) -> None:
         """Score test rows once the first half of the tasks is learned, where it holds rows of its own classes alone."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import CodeType
 
-__all__ = ["code_digest"]
+__all__ = ["closure", "code_digest"]
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("pipeline", "dkvb_estimator")
+OURS = ("pipeline", "dkvb_estimator", "benchmarks")
 OTHER_SOURCES = (".h", ".cpp", ".html", ".css")
 """What modules use besides modules; files of such names beside one count with it."""
 
@@ -30,7 +30,7 @@ def code_digest(module: str) -> str:
     True
     """
     digest = hashlib.sha256()
-    for path, tree in sorted(_closure(module).items()):
+    for path, tree in sorted(closure(module).items()):
         digest.update(path.relative_to(ROOT).as_posix().encode())
         if tree is not None:
             _update(digest, compile(tree, path.name, "exec", dont_inherit=True, optimize=2))
@@ -39,13 +39,16 @@ def code_digest(module: str) -> str:
     return digest.hexdigest()
 
 
-def _closure(module: str) -> dict[Path, ast.Module | None]:
-    """Return the files that running a module reads as code, parsed where they are Python."""
+def closure(module: str, without: Iterable[str] = ()) -> dict[Path, ast.Module | None]:
+    """Return the files that running a module reads as code, parsed where they are Python.
+
+    Modules named in `without` are left out, and what they alone import.
+    """
     files: dict[Path, ast.Module | None] = {}
-    waiting = [module]
+    waiting, left_out = [module], {_file_of(name) for name in without}
     while waiting:
         path = _file_of(waiting.pop())
-        if path is None or path in files:
+        if path is None or path in files or path in left_out:
             continue
         tree = ast.parse(path.read_bytes())
         files[path] = tree

@@ -81,6 +81,32 @@ class Figures:
         described = "; ".join(f"{method_name(row['method'])} {written(row['accuracy'], 'share')}" for row in rows)
         return self._twice(draw, "Accuracy and cost of each method", described, 60 + 30 * len(rows))
 
+    def losses(self, rows: Sequence[Mapping[str, Any]]) -> Markup:
+        """Draw real forgetting and growth of the label space of methods, on one scale, from above in order."""
+        shares = [row[part] for row in rows for part in ("real", "growth")]
+        low, high = min(0.0, *shares), max(0.01, *shares)
+
+        def draw(figure: Figure, narrow: bool) -> None:
+            axes = figure.subplots(1, 2, sharey=True)
+            axes[0].set_yticks(range(len(rows)), [method_name(row["method"], short=narrow) for row in rows])
+            growth = "label space" if narrow else "growth of the label space"
+            for ax, part, title in zip(axes, ("real", "growth"), ("real forgetting", growth)):
+                room = (0.9 if narrow else 0.25) * (high - low)  # for the numbers, right of the bars
+                ax.set(xticks=[], xlim=(low, high + room), ylim=(len(rows) - 0.4, -0.6))
+                ax.set_xlabel(title, loc="left")
+                ax.axvline(0, color=LIGHT["rule"])
+                for y, row in enumerate(rows):
+                    _loss_bar(ax, row["method"], row[part], y)
+                ax.tick_params(axis="y", length=0, labelcolor=LIGHT["ink"])
+                ax.spines[:].set_visible(False)
+
+        described = "; ".join(
+            f"{method_name(row['method'])} {written(row['real'], 'points')} and {written(row['growth'], 'points')}"
+            for row in rows
+        )
+        whole = "Points lost: real forgetting, and growth of the label space"
+        return self._twice(draw, whole, described, 60 + 30 * len(rows))
+
     def curves(self, rows: Sequence[Mapping[str, str]]) -> Markup:
         """Draw accuracy on all classes seen, after each task."""
         paces = {(row["task"], row["classes_seen"]) for row in rows}
@@ -269,6 +295,12 @@ def _answer_row(left: Any, right: Any, row: Mapping[str, Any], y: int) -> None:
     seconds = row["seconds"] or 0
     right.barh(y, seconds, height=0.4, color=style["color"])
     right.annotate(written(row["seconds"]), (seconds, y), (5, 0), textcoords="offset points", **text)
+
+
+def _loss_bar(ax: Any, method: str, share: float, y: int) -> None:
+    ax.barh(y, share, height=0.4, color=style_of(method)["color"])
+    place, weight = (max(share, 0.0), y), "bold" if method == "dkvb" else "normal"
+    ax.annotate(written(share, "points"), place, (5, 0), textcoords="offset points", va="center", weight=weight)
 
 
 def _percent(share: float, _: Any) -> str:

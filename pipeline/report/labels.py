@@ -40,10 +40,12 @@ METRICS = {
     "min_accuracy": ("minimum accuracy", "share", 1),
     "prequential_accuracy": ("prequential accuracy", "share", 1),
     "accuracy_std_over_orders": ("spread over orders", "points", 0),
+    "real_forgetting": ("real forgetting", "points", -1),
+    "label_growth": ("growth of the label space", "points", 0),
 }
 # Beginnings of metrics that have a table of their own.
 TABLED_ELSEWHERE = ("state_bytes", "passes", "needs_classes", "calibration_error_", "score_samples_",
-                    "max_softmax_", "mahalanobis_")  # fmt: skip
+                    "max_softmax_", "mahalanobis_", "real_forgetting", "label_growth")  # fmt: skip
 # Score of novelty → name, and the method whose colour it takes.
 SCORES = {
     "score_samples": ("score_samples (DKVB)", "dkvb"),

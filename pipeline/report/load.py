@@ -29,6 +29,8 @@ BASELINE_SECONDS = ("timings", "baselines/{}.json", "baselines", ())
 CARD = ("cards", "{}.json", "extract", ())
 SEARCH_TABLE = ("searches", "{}.csv", "search", ("rank", "mean_score"))
 SEARCH_BEST = ("searches", "{}.json", "search", ("best_params", "best_score"))
+RECEIPT = {"format": "dkvb-deletion-receipt", "version": 1}
+"""What every receipt of a deletion holds."""
 BASELINES = "baselines"
 """The table of the settings file that names baselines, and the setting of a run that names an entry of it."""
 
@@ -112,6 +114,31 @@ def read_toy(folders: Mapping[str, Path]) -> Toy | None:
     if not picture.exists():
         return None
     return Toy(_read(folders, ("metrics", "{}.json", "toy", ()), "toy", []) or {}, picture.read_bytes())
+
+
+def read_receipts(folder: Path) -> list[Mapping[str, Any]]:
+    """Read the receipts of deletions, the earliest first; a project without any has none.
+
+    Raises
+    ------
+    ValueError
+        If a file is there and is no receipt.
+    """
+    receipts = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            receipt = json.loads(read_text(path))
+        except ValueError as error:
+            receipt, why = None, f"cannot be read ({error})"
+        else:
+            why = f"begins with {str(receipt)[:60]!r}"
+        if not isinstance(receipt, dict) or not RECEIPT.items() <= receipt.items():
+            raise ValueError(
+                f"{path} {why}; expected a receipt as `python -m pipeline forget` writes it. Restore it, as from Git, "
+                f"or move it elsewhere."
+            )
+        receipts.append(receipt)
+    return sorted(receipts, key=lambda receipt: str(receipt["time"]))
 
 
 def _read(folders: Mapping[str, Path], kind: tuple[str, str, str, Iterable[str]], name: str, missing: list[str]) -> Any:

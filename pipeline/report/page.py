@@ -22,6 +22,7 @@ def build_page(
     *,
     searches: Sequence[SearchResult] = (),
     toy: Toy | None = None,
+    receipts: Sequence[Mapping[str, Any]] = (),
     params: str = "params.yaml",
     empty_tables: Sequence[str] = (),
 ) -> str:
@@ -29,13 +30,13 @@ def build_page(
     loader = PackageLoader("pipeline.report", ".")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     jinja.filters |= {"method": method_name, "written": written, "number": number, "ordered": ordered, "flat": flat}
-    asked = (answer, best_baseline, best_of, beyond_accuracy, flat, headline, metric_columns, metric_words, provenance,
-             scores_of, seconds_to_learn, served, usage_facts)  # fmt: skip
+    asked = (answer, best_baseline, best_of, beyond_accuracy, deletion, flat, headline, losses, metric_columns,
+             metric_words, provenance, scores_of, seconds_to_learn, served, usage_facts)  # fmt: skip
     jinja.globals |= {function.__name__: function for function in asked} | {"labels": labels, "b64encode": b64encode}
     measured: list[Any] = [*runs, *searches]
     return jinja.get_template("template.html").render(
-        css=CSS.strip(), runs=runs, lead=lead_of(runs), searches=searches, toy=toy, params=params, figures=Figures(),
-        empty_tables=empty_tables, stage=FILES["metrics"][2],
+        css=CSS.strip(), runs=runs, lead=lead_of(runs), searches=searches, toy=toy, receipts=receipts,
+        params=params, figures=Figures(), empty_tables=empty_tables, stage=FILES["metrics"][2],
         missing=dict.fromkeys(chain.from_iterable(part.missing for part in measured)),
     )  # fmt: skip
 
@@ -106,6 +107,10 @@ def answer(run: RunResult) -> list[dict[str, Any]]:
 def beyond_accuracy(run: RunResult) -> list[tuple[str, str]]:
     """Say in one measured line each what a run shows beyond accuracy."""
     lines = [(str(name), written(value)) for name, value in run.guarantees.items()]
+    if lost := next((row for row in losses(run) if row["method"] == "dkvb"), None):
+        total, real, growth = (written(lost[part], "points") for part in ("total", "real", "growth"))
+        said = f"{real} are forgotten, {growth} come from more classes to choose among."
+        lines.append(("Points lost since each class was learned", f"{total}, of which {said}"))
     if run.audit:
         shares = fmean(run.audit["used_share"]), run.audit["classes_per_key"][1]
         used, alone = (written(share, "share") for share in shares)
@@ -119,6 +124,16 @@ def beyond_accuracy(run: RunResult) -> list[tuple[str, str]]:
         by = labels.SCORES.get(name, (name,))[0]
         lines.append(("Unseen classes", f"noticed with an AUROC of {written(auroc, 'share')}, by {by}."))
     return lines
+
+
+def losses(run: RunResult) -> list[dict[str, Any]]:
+    """Return what each method lost since each task was learned, in its two parts, the least forgetful first."""
+    rows = []
+    for method, found in run.metrics.items():
+        real, growth = (number(found.get(name)) for name in ("real_forgetting", "label_growth"))
+        if real is not None and growth is not None:
+            rows.append({"method": method, "total": real + growth, "real": real, "growth": growth})
+    return sorted(rows, key=lambda row: (row["real"], row["method"]))
 
 
 def seconds_to_learn(run: RunResult, method: str) -> float | None:
@@ -166,6 +181,29 @@ def provenance(run: RunResult) -> list[tuple[str, list[str]]]:
     lines = [flat({key: said for key, said in card.items() if key != "class_names"}) for card in run.cards.values()]
     rows = [(fact, [record.get(fact, "–") for record in lines]) for fact in dict.fromkeys(f for r in lines for f in r)]
     return [(fact, said[:1] if len(set(said)) == 1 else said) for fact, said in rows]
+
+
+def deletion(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a receipt says in numbers: samples, copies, models that forgot and are trained again, gaps.
+
+    Examples
+    --------
+    >>> gap = {"measured": True, "bits_of_values": 0, "largest_difference_of_scores": 0.0}
+    >>> models = [{"how": "forgot exactly", "gap": gap}, {"how": "trained again"}]
+    >>> deletion({"n_samples": {"a": 2, "b": 1}, "n_copies": 1, "models": models})
+    {'samples': 3, 'copies': 1, 'exactly': 1, 'again': 1, 'bits': 0, 'difference': 0.0}
+    """
+    gaps = [model["gap"] for model in receipt["models"] if model.get("gap", {}).get("measured")]
+    hows = [model["how"] for model in receipt["models"]]
+    bits = [number(gap["bits_of_values"]) for gap in gaps]
+    return {
+        "samples": sum(receipt["n_samples"].values()),
+        "copies": receipt["n_copies"],
+        "exactly": hows.count("forgot exactly"),
+        "again": hows.count("trained again"),
+        "bits": None if not bits or None in bits else int(max(bit for bit in bits if bit is not None)),
+        "difference": max((gap["largest_difference_of_scores"] for gap in gaps), default=None),
+    }
 
 
 def scores_of(search: SearchResult) -> dict[tuple[str, str], float]:

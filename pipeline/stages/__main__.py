@@ -29,6 +29,8 @@ from pipeline.io import code_digest, read_text
 __all__ = ["build_parser", "main"]
 
 PLACE = re.compile(r"\{(\w+)\}")
+KEEP = ".keep"
+"""Name of a file that ``.dvcignore`` lists."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,11 @@ def main(argv: Sequence[str]) -> int:
     own, options = _divided(argv)
     args, start = build_parser().parse_args(own), time.perf_counter()
     table: dict[str, dict[str, Any]] = json.loads(read_text(args.entries))
-    for word in options:  # a table without entries leaves its folders empty, not missing
-        if PLACE.search(word):
-            Path(word).parent.mkdir(parents=True, exist_ok=True)
     record = Record(args.record)
     record.keep_only(table)
+    for word in options:
+        if PLACE.search(word):
+            _make_folder(Path(word).parent)
     code = code_digest(f"pipeline.stages.{args.stage}") if table else ""
     entries = [_entry(args, options, name, settings, code) for name, settings in table.items()]
     key, _, value = args.always.partition("=")
@@ -110,6 +112,16 @@ def main(argv: Sequence[str]) -> int:
     if waiting:
         cli.say(args.stage, f"{len(waiting)} of {len(entries)} done in {time.perf_counter() - start:.0f} s")
     return 0
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, which DVC wants even of a table without entries, and put a file in it where there is none.
+
+    DVC would warn of an empty folder at every turn. It ignores the file, which is thus no part of the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not any(folder.iterdir()):
+        (folder / KEEP).touch()
 
 
 def _divided(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -6,14 +6,17 @@ Must not know: how anything was measured, models, caches themselves, where files
 """
 
 import argparse
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from pipeline import cli as console
 from pipeline.config import load_params
 from pipeline.io import replaced
-from pipeline.report import FOLDERS, build_page, read_run, read_search, read_toy
+from pipeline.report import FOLDERS, build_page, read_receipts, read_run, read_search, read_toy
 
-__all__ = ["build_parser", "main"]
+__all__ = ["build_parser", "main", "opener"]
 
 SHOWN = ("runs", "baselines", "searches")
 """Tables of the settings file that the page shows results of."""
@@ -27,13 +30,28 @@ def main(arguments: argparse.Namespace) -> None:
         runs,
         searches=[read_search(name, folders) for name in params.searches],
         toy=read_toy(folders),
+        receipts=read_receipts(arguments.receipts),
         params=arguments.params.name,
         empty_tables=[table for table in SHOWN if not getattr(params, table)],
     )
     with replaced(arguments.output) as neighbour:  # whoever has the page open must never meet half of it
         neighbour.write_text(page, encoding="utf-8", newline="\n")
     console.say("report", f"{len(runs)} runs → {arguments.output}")
-    print(f"{arguments.output}: open it in a browser; to change a run, edit {arguments.params} and `dvc repro`")
+    page_path, params_path = arguments.output, arguments.params
+    print(f"{page_path}: open it with `{opener(page_path)}`; to change a run, edit {params_path} and `dvc repro`")
+
+
+def opener(path: Path) -> str:
+    """Return the command that opens a page in the browser of this machine.
+
+    Without ``xdg-open`` it is Python's own, which needs the whole address: on some systems a relative path opens
+    nothing.
+    """
+    if sys.platform == "win32":
+        return f'start "" "{path}"'
+    if command := "open" if sys.platform == "darwin" else shutil.which("xdg-open") and "xdg-open":
+        return f"{command} {shlex.quote(str(path))}"
+    return f"python -m webbrowser {path.absolute().as_uri()}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,9 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m pipeline.stages.report", description="Write one page about all runs.")
     for folder in FOLDERS:
         parser.add_argument(f"--{folder}", type=Path, default=Path(folder), help=f"folder of {folder}")
+    parser.add_argument("--receipts", type=Path, default=Path("forgotten/receipts"), help="folder of receipts")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings file")
     parser.add_argument("--output", type=Path, default=Path("report/index.html"), help="the page to write")
-    return console.guarded(parser, ("--params", *FOLDERS), ("--output",))
+    return console.guarded(parser, ("--params", "--receipts", *FOLDERS), ("--output",))
 
 
 if __name__ == "__main__":

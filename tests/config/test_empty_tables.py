@@ -66,7 +66,7 @@ def alone(tables):
 )
 def test_a_missing_table_is_named_on_the_page_and_stops_nothing(tmp_path, tables, missing):
     folder = project(tmp_path / "copy", tables)
-    call(folder, "dvc", "repro")
+    assert "WARNING" not in call(folder, "dvc", "repro")
     page = (folder / "report/index.html").read_text()
     assert re.findall(r"has no entries under (.*?), so the page", page) == ([missing] if missing else [])
     assert ran(folder) == ["manifest"]
@@ -77,9 +77,10 @@ def test_a_search_that_was_removed_leaves_the_page(tmp_path):
     call(folder, "dvc", "repro")
     assert 'id="search-q"' in (folder / "report/index.html").read_text()
     (folder / "params.yaml").write_text(yaml.safe_dump(without("runs", "baselines", "toy", "searches")))
-    call(folder, "dvc", "repro")
+    assert "WARNING" not in call(folder, "dvc", "repro")
     page = (folder / "report/index.html").read_text()
     assert 'id="search-q"' not in page
+    assert not [*(folder / "searches").glob("q.*")]
     assert "has no entries under runs, baselines, searches" in page
 
 

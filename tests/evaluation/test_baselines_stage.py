@@ -1,7 +1,9 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from small_run import SETTINGS, command, header, split, write_two_caches
@@ -11,7 +13,7 @@ from pipeline.cache import open_cache, write_cache
 from pipeline.config import BASELINES, ON_REQUEST, Baselines
 from pipeline.evaluation import baselines as room
 from pipeline.evaluation.baselines import Probe, make_baseline, measure_baselines
-from pipeline.evaluation.loop import make_bench
+from pipeline.evaluation.loop import answer, make_bench
 from pipeline.stages import baselines as stage
 
 QUICK = [method for method in BASELINES if not method.endswith("000") or method.endswith("_2000")]
@@ -71,6 +73,35 @@ def test_costs_say_what_each_method_had_to_have(found):
     bytes_of = {method: result.facts["state_bytes"] for method, result in found.items()}
     assert bytes_of["k_nearest_neighbours"] > 80 * 24 * 4
     assert bytes_of["nearest_class_mean"] < bytes_of["streaming_lda"] < bytes_of["random_projection_ridge_2000"]
+
+
+def test_every_method_that_scores_classes_says_what_is_forgotten_and_what_is_growth(found):
+    firsts = {method: result.outcomes[0] for method, result in found.items() if result.outcomes}
+    split = {method for method, outcome in firsts.items() if outcome.restricted is not None}
+    assert set(firsts) - split == {"k_nearest_neighbours"}
+    for method in split:
+        for outcome in found[method].outcomes:
+            assert outcome.restricted[-1] == outcome.accuracy_matrix[-1, -1]
+            assert (outcome.restricted >= outcome.accuracy_matrix[-1]).all(), method
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "mlp", "gaussian_naive_bayes", "streaming_lda"])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_scores_lead_to_the_same_predictions(bench, scale, name, n_classes):
+    rows = bench.y < n_classes
+    tested = bench.y_test < n_classes
+    given = replace(bench, X=bench.X[rows], y=bench.y[rows], X_test=bench.X_test[tested], y_test=bench.y_test[tested])
+    method = make_baseline(name, given, scale, normalize=True).make(0)
+    method.partial_fit(given.X, given.y)
+    np.testing.assert_array_equal(answer(method, bench.X_test)[0], method.predict(bench.X_test))
+
+
+@pytest.mark.parametrize("hidden", [None, 16])
+def test_logits_of_a_probe_are_those_of_its_probabilities(four_classes, hidden):
+    X, y = four_classes
+    probe = Probe(4, hidden=hidden, scale=X).partial_fit(X, y)
+    expected = probe.model.predict_proba(probe._scaled(X))
+    np.testing.assert_allclose(softmax(probe.decision_function(X), axis=1), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_wide_ridge_is_not_solved_once_a_batch(found):

@@ -4,15 +4,19 @@ import numpy as np
 import pytest
 from small_stream import TASKS, Y_TEST, Everything, LastTaskOnly, Y, bench, run
 
+from dkvb_estimator.baselines import NearestClassMean
 from pipeline.config import Stream
 from pipeline.evaluation import factory
 from pipeline.evaluation.factory import make_method, set_method
 from pipeline.evaluation.loop import (
     Prequential,
+    Scores,
+    answer,
     batches,
     feed_then_test,
     make_bench,
     per_order,
+    restricted_accuracy,
     rows_for_keys,
     seen_half,
     summarise,
@@ -65,6 +69,70 @@ def test_summary_is_the_mean_over_orders():
         "mean_class_accuracy": round((1 / 3 + 1) / 2, 6),
         "accuracy_std_over_orders": 0.25,
     }
+
+
+class Scoring:
+    """Gives every class a score drawn for each row and task; knows a class once it came."""
+
+    n_tasks, classes_ = 0, np.array([], dtype=int)
+
+    def partial_fit(self, X, y):
+        self.n_tasks += 1
+        self.classes_ = np.union1d(self.classes_, y)
+
+    def decision_function(self, X):
+        rng = np.random.default_rng(self.n_tasks)
+        scores = rng.normal(size=(len(X), 8)) + 1.5 * (X.astype(int) == np.arange(8))
+        return scores[:, self.classes_]
+
+    def predict(self, X):
+        return self.classes_[self.decision_function(X).argmax(axis=1)]
+
+
+def test_restricted_accuracy_is_that_of_predictions_among_the_classes_of_tasks_so_far():
+    rng = np.random.default_rng(0)
+    y, y_test = rng.permutation(np.arange(64) % 8), rng.integers(0, 8, 200)
+    y_test[:8] = np.arange(8)
+    # Class 1 comes again in the third task.
+    tasks = [Task(classes, np.flatnonzero(np.isin(y, classes))) for classes in ((5, 2), (0, 1, 7), (1, 3), (4, 6))]
+    model = Scoring()
+    outcome = feed_then_test(model, tasks, y[:, None], y, y_test[:, None], y_test)
+    scores = model.decision_function(y_test[:, None])
+    expected, known = [], set()
+    for task in tasks:
+        known |= set(task.classes)
+        hits = [
+            max(known, key=lambda k: row[k]) == label for row, label in zip(scores, y_test) if label in task.classes
+        ]
+        expected.append(np.mean(hits))
+    np.testing.assert_allclose(outcome.restricted, expected, atol=1e-12)
+    np.testing.assert_array_equal(outcome.predictions, scores.argmax(axis=1))
+    assert outcome.restricted[-1] == outcome.accuracy_matrix[-1, -1]
+    summary = summarise([outcome], y_test)
+    lost = summary["real_forgetting"] + summary["label_growth"]
+    assert lost == pytest.approx(summary["forgetting_first"], abs=2e-6)
+    assert summary["label_growth"] > 0.1
+
+
+def test_a_method_without_scores_has_no_restricted_accuracy():
+    outcome = run(Everything())
+    assert outcome.restricted is None
+    assert "real_forgetting" not in summarise([outcome], Y_TEST)
+
+
+@pytest.mark.parametrize("labels", [[0], [0, 1], [0, 1, 2]])
+def test_answers_from_scores_are_predictions_whatever_the_number_of_classes(labels):
+    X, y = np.random.default_rng(0).normal(size=(60, 3)), np.resize(labels, 60)
+    model = NearestClassMean().fit(X, y)
+    predicted, scores = answer(model, X)
+    np.testing.assert_array_equal(predicted, model.predict(X))
+    assert scores.values.shape == (60, len(labels))
+
+
+def test_restricted_to_one_class_everything_of_it_is_right():
+    tasks = [Task((4,), np.array([0])), Task((2,), np.array([1]))]
+    scores = Scores(np.array([2, 4]), np.array([[1.0, 0.0], [1.0, 0.0]]))
+    assert restricted_accuracy(tasks, scores, np.array([4, 2])).tolist() == [1.0, 1.0]
 
 
 def meet(given):

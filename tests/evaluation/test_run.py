@@ -188,6 +188,8 @@ def test_metrics_file_maps_method_to_metric_to_number(written):
             "forgetting_best",
             "forgetting_first",
             "backward_transfer",
+            "real_forgetting",
+            "label_growth",
             "prequential_accuracy",
             "accuracy_std_over_orders",
             "state_bytes",

@@ -25,6 +25,7 @@ from pipeline.data import DigestIndex, build_manifest, read_manifest, write_mani
 from pipeline.extraction import Claims
 from pipeline.forgetting import forget, resume
 from pipeline.forgetting import journal as journal_module
+from pipeline.report import build_page, read_receipts
 from pipeline.scratch import stored_codes
 from pipeline.stages import settings
 from pipeline.store import EmbeddingStore, image_names
@@ -264,6 +265,20 @@ def test_images_with_the_same_bytes_go_too(project):
     assert (told["n_samples"], told["n_copies"]) == ({"digits": 1, "photos": 1}, 1)
     with open_cache(project / "caches/photos.h5") as reader:
         assert photos.sample_ids[0] not in reader.sample_ids("train")
+
+
+def test_the_report_shows_every_receipt(project):
+    forget(project, project / ".scratch", ids=train_ids(project), reason="asked by somebody")
+    forget(project, project / ".scratch", class_name="3", reason="withdrawn")
+    first, second = receipts = read_receipts(project / "forgotten/receipts")
+    assert (first["kind"], second["kind"]) == ("samples", "a class's samples")
+    page = build_page([], receipts=receipts)
+    assert "2 deletions reached the files" in page
+    for receipt in receipts:
+        for file in receipt["files"]:
+            assert f"{file['sha256_before']}</div><div>{file['sha256_after'] or 'deleted'}" in page
+    assert "0 bits of values, 0 in scores of" in page
+    assert "asked by somebody" not in page
 
 
 # nothing changes

@@ -31,14 +31,15 @@ IDS = ["digits/0000", "digits/0003", "digits/0005"]
 def test_repro_makes_the_files_that_forgetting_left_and_the_same_values(tmp_path):
     folder = tmp_path / "project"
     copy_project(folder, TABLES)
-    call(folder, "dvc", "repro", "run")
+    call(folder, "dvc", "repro")
+    assert 'id="deletions"' not in (folder / "report/index.html").read_text(encoding="utf-8")
     before = read_manifest(folder / "manifests/digits.jsonl")
     (folder / "ids.txt").write_text("\n".join(IDS))
     said = call(folder, "pipeline", "forget", "--ids", "ids.txt", "--reason", "asked")
     assert "forgot 3 of digits" in said
     files = [(folder / name).read_bytes() for name in FILES]
     values = load_model(folder / "models/counts.npz").values_
-    said = call(folder, "dvc", "repro", "run")
+    said = call(folder, "dvc", "repro")
     assert "0 images (1,794 were known already)" in said
     assert [(folder / name).read_bytes() for name in FILES] == files
     assert np.array_equal(load_model(folder / "models/counts.npz").values_, values)
@@ -46,6 +47,7 @@ def test_repro_makes_the_files_that_forgetting_left_and_the_same_values(tmp_path
     assert set(before.sample_ids) - set(after.sample_ids) == set(IDS)
     with open_cache(folder / "caches/digits.h5") as reader:
         assert not set(IDS) & {one for split in reader.split_names for one in reader.sample_ids(split)}
+    assert "1 deletion reached the files" in (folder / "report/index.html").read_text(encoding="utf-8")
     (receipt,) = (folder / "forgotten/receipts").iterdir()
     objects = json.loads(receipt.read_text())["not_reached"][0]["files"]
     assert len(objects) >= 3

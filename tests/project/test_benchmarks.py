@@ -1,6 +1,7 @@
 """``python -m benchmarks accuracy`` reads other people's sets, and says of each unusable file why it is skipped."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import accuracy, features
+from benchmarks import accuracy, features, pages, stale
 
 QUICK = ("nearest class mean", "streaming LDA")
 
@@ -153,3 +154,71 @@ def test_an_unknown_benchmark_is_refused_by_name(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmarks", "speed"])
     assert benchmarks.main() == 2
     assert "'speed' is no benchmark; expected some of nearest" in capsys.readouterr().err
+
+
+ROOT = Path(accuracy.__file__).parents[1]
+
+
+def test_every_measured_table_is_known_and_has_its_stamp():
+    found = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    texts = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in found}
+    marked = {
+        page: set(re.findall(r"^<!-- (?!end)([\w ]+) -->", text, flags=re.MULTILINE)) for page, text in texts.items()
+    }
+    assert {page: names for page, names in marked.items() if names} == {p: set(t) for p, t in stale.TABLES.items()}
+    assert not [(page, name) for page, name, _, found in stale.stamps() if not found]
+
+
+def test_tables_older_than_their_code_are_listed_with_what_measures_them_again(monkeypatch, capsys):
+    def digest(benchmark):
+        return known["accuracy"] if benchmark == "accuracy" else "f" * 12
+
+    known = {benchmark: found["digest"] for _, _, benchmark, found in stale.stamps()}
+    monkeypatch.setattr(stale, "digest", digest)
+    assert not stale.main()
+    lines = capsys.readouterr().out.splitlines()
+    others = [line for line in stale.stamps() if line[2] != "accuracy"]
+    assert lines[-1] == f"{len(others)} of {len([*stale.stamps()])} tables are older than their code"
+    assert len(lines) == len(others) + 1
+    assert "`python benchmarks/first_run.py --page README.md`" in lines[0]
+    (line,) = (line for line in lines if line.startswith("docs/deletion.md"))
+    assert line.endswith("`python -m benchmarks deletion --page docs/deletion.md`")
+
+
+def test_commands_that_measure_again_are_there():
+    for benchmark in {name for tables in stale.TABLES.values() for name in tables.values()} - set(stale.COMMANDS):
+        assert benchmark in benchmarks.ALONE
+
+
+def test_a_table_that_is_filled_now_is_stamped_and_older_figures_keep_their_stamp(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- a b -->\nold\n<!-- end -->\n<!-- c -->\n<!-- end -->\nrest\n", encoding="utf-8")
+    monkeypatch.setattr(stale, "ROOT", tmp_path)
+    monkeypatch.setattr(stale, "TABLES", {"page.md": {"a b": "deletion", "c": "noise"}})
+    pages.fill(page, {"a b": "| new |", "c": "| 1 |"})
+    digests = [stale.digest("deletion"), stale.digest("noise")]
+    assert [found["digest"] for *_, found in stale.stamps(tmp_path)] == digests
+    before = page.read_text(encoding="utf-8")
+    monkeypatch.setattr(stale, "digest", lambda benchmark: "0" * 12)
+    pages.fill(page, {"a b": "| newer |"}, measured_now=False)
+    assert page.read_text(encoding="utf-8") == before.replace("new", "newer")
+    pages.fill(page, {"a b": "| newest |"})
+    assert [found["digest"] for *_, found in stale.stamps(tmp_path)] == ["0" * 12, digests[1]]
+    assert page.read_text(encoding="utf-8").endswith("| 1 |\n<!-- end -->\nrest\n")
+
+
+def test_a_digest_changes_with_code_and_not_with_comments_docstrings_or_places():
+    trees = [
+        "def f(a, *, b=None):\n    return a['x']\n",
+        '"""Says more."""\n\n# why\ndef f(a, *, b=None):\n    """Say."""\n    return a["x"]\n',
+        "def f(a, *, b=1):\n    return a['x']\n",
+    ]
+    first, same, other = (stale._plain(stale.ast.parse(text)) for text in trees)
+    assert first == same != other
+
+
+def test_figures_of_an_earlier_run_are_known_as_such(tmp_path):
+    (tmp_path / "there.jsonl").touch()
+    assert [accuracy.Records(path).old for path in (None, tmp_path / "new.jsonl", tmp_path / "there.jsonl")] == [
+        False, False, True,
+    ]  # fmt: skip

@@ -6,14 +6,15 @@ import re
 import shutil
 from argparse import Namespace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from markupsafe import escape
 from PIL import Image
 
+from pipeline.report import labels, read_run
 from pipeline.report import page as pages
-from pipeline.report import read_run
 from pipeline.report.figures import Figures, gather
 from pipeline.stages import report
 
@@ -172,6 +173,8 @@ def metrics_of(matrices):
         "forgetting_best": round(sum(lost) / 4, 6),
         "forgetting_first": round(sum(first) / 4, 6),
         "backward_transfer": round(-sum(first) / 4, 6),
+        "real_forgetting": round(sum(first) / 4 - 0.03, 6),
+        "label_growth": 0.03,
         "learning_accuracy": round(sum(diagonal) / 5, 6),
         "accuracy_std_over_orders": 0.004321,
     }
@@ -250,6 +253,37 @@ def write_toy(folder):
     (folder / "figures" / "toy.png").write_bytes(picture.getvalue())
 
 
+def write_receipt(folder, time="2026-03-01T10:00:00+00:00", **changes):
+    """One deletion as `python -m pipeline forget` writes it down."""
+    gap = {"measured": True, "bits_of_values": 0, "largest_difference_of_scores": 0.0, "n_rows_compared": 1252}
+    receipt = {
+        "format": "dkvb-deletion-receipt",
+        "version": 1,
+        "time": time,
+        "kind": "samples",
+        "reason": "a private reason",
+        "n_samples": {"digits": 5, "photos": 1},
+        "n_copies": 1,
+        "n_rows_of_store": 6,
+        "keyed_hashes_sha256": "0e0e" * 16,
+        "files": [
+            {"path": "c/digits.h5", "what": "cache, 5 rows", "sha256_before": "ab" * 32, "sha256_after": "cd" * 32},
+            {"path": "models/sgd.npz", "what": "model, deleted", "sha256_before": "ef" * 32, "sha256_after": None},
+        ],
+        "models": [
+            {"path": "models/joint.npz", "run": "joint", "how": "forgot exactly", "gap": gap},
+            {"path": "models/sgd.npz", "run": "sgd", "how": "trained again", "why": "solver sgd <forgets> inexactly"},
+        ],
+        "what_saw_them": ["results were measured with these samples"],
+        "not_reached": [
+            {"what": "objects of DVC's cache", "files": ["a", "b"], "command": "dvc repro && dvc gc --workspace"},
+            {"what": "a backbone that was trained on the images", "command": "none"},
+        ],
+        "versions": {"dkvb": "0"},
+    }  # fmt: skip
+    write_json(folder / f"{time[:10]}.json", receipt | changes)
+
+
 def write_inputs(folder):
     """Two runs as the earlier stages leave them: one with the expected heads, one with more."""
     PARAMS["runs"] = {}
@@ -261,6 +295,7 @@ def write_inputs(folder):
     for i, found in enumerate(metrics.values()):
         found["state_bytes"] = 1_048_576 * (i + 1)
     write_json(path, metrics)
+    write_receipt(folder / "forgotten" / "receipts")
     write_search(folder)
     write_toy(folder)
     baselines = {
@@ -273,6 +308,7 @@ def write_inputs(folder):
     write_json(folder / "params.yaml", PARAMS)
     return Namespace(
         **{name: folder / name for name in report.FOLDERS},
+        receipts=folder / "forgotten" / "receipts",
         params=folder / "params.yaml",
         output=folder / "report" / "index.html",
     )
@@ -506,14 +542,30 @@ def test_main_says_where_the_page_is_and_what_to_do(inputs, capsys):
     write_json(inputs.params, {"runs": {}})
     report.main(inputs)
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith(f"{inputs.output}: open it in a browser")
+    assert last.startswith(f"{inputs.output}: open it with `{report.opener(inputs.output)}`; to change a run, edit ")
     assert [path.name for path in inputs.output.parent.iterdir()] == ["index.html"]
 
 
+@pytest.mark.parametrize(
+    ("platform", "found", "command"),
+    [
+        ("linux", "/usr/bin/xdg-open", "xdg-open 'my report/index.html'"),
+        ("darwin", None, "open 'my report/index.html'"),
+        ("win32", None, 'start "" "my report/index.html"'),
+        ("linux", None, "python -m webbrowser file:///home/me/my%20report/index.html"),
+    ],
+)
+def test_the_page_is_opened_by_what_the_platform_has(platform, found, command, monkeypatch):
+    monkeypatch.setattr(report.sys, "platform", platform)
+    monkeypatch.setattr(report.shutil, "which", lambda name: found)
+    monkeypatch.setattr(Path, "absolute", lambda path: Path("/home/me") / path)
+    assert report.opener(Path("my report/index.html")) == command
+
+
 def test_command_line_takes_every_path():
-    words = [word for name in report.FOLDERS for word in (f"--{name}", name[:3])]
+    words = [word for name in (*report.FOLDERS, "receipts") for word in (f"--{name}", name[:3])]
     found = vars(report.build_parser().parse_args([*words, "--params", "p.yaml", "--output", "r.html"]))
-    wanted = {name: name[:3] for name in report.FOLDERS} | {"params": "p.yaml", "output": "r.html"}
+    wanted = {name: name[:3] for name in (*report.FOLDERS, "receipts")} | {"params": "p.yaml", "output": "r.html"}
     assert {key: str(found[key]) for key in wanted} == wanted
     assert {*found["reads"], *found["writes"]} == set(wanted)
 
@@ -526,6 +578,41 @@ def test_costs_stand_in_a_table_of_their_own(page):
     assert ">1.05</td>" in costs  # 1,048,576 bytes
     table = section[section.index("<h3>Metrics</h3>") : section.index("What it costs")]
     assert "state bytes" not in table
+
+
+def test_forgetting_and_growth_of_the_label_space_stand_apart(page, written):
+    section = page[page.index("Forgotten, or outnumbered?") : page.index("What it costs")]
+    table = section[section.index("<table") :]
+    metrics = json.loads((written.metrics / "digits.json").read_text())
+    order = sorted(metrics, key=lambda method: metrics[method]["real_forgetting"])
+    names = [labels.method_name(method) for method in order]
+    assert re.findall('<th scope="row">([^<]*)', table) == names
+    assert re.findall("<desc[^>]*>([^<]*)", section)[0].startswith(f"{names[0]} ")
+    shares = [float(share) for share in re.findall('data-value="([^"]*)"', table)]
+    for method, (real, growth, both) in zip(order, zip(*[iter(shares)] * 3)):
+        assert (real, growth) == (metrics[method]["real_forgetting"], metrics[method]["label_growth"])
+        assert both == pytest.approx(metrics[method]["forgetting_first"], abs=2e-6)
+    lead = page[page.index('id="answer"') : page.index("</section>", page.index('id="answer"'))]
+    assert "come from more classes to choose among" in lead
+    assert "real forgetting" not in page[page.index("<h3>Metrics</h3>") : page.index("Forgotten, or outnumbered?")]
+
+
+def test_a_run_measured_before_forgetting_was_split_has_no_such_block(inputs):
+    def drop(metrics):
+        for found in metrics.values():
+            found.pop("real_forgetting", None)
+
+    for name in ("digits", "digits_sgd"):
+        changed(inputs.metrics / f"{name}.json", drop)
+    page = written_page(inputs)
+    assert "Forgotten, or outnumbered?" not in page
+    assert "more classes to choose among" not in page[: page.index("<details")]
+
+
+def test_losses_below_zero_are_drawn_too():
+    rows = [{"method": "dkvb", "real": -0.02, "growth": 0.1}, {"method": "mlp", "real": 0.9, "growth": -0.3}]
+    drawn = Figures().losses(rows)
+    assert {"\N{MINUS SIGN}2.0", "10.0", "90.0", "\N{MINUS SIGN}30.0"} <= set(re.findall("<text[^>]*>([^<]*)", drawn))
 
 
 def test_confidence_novelty_and_audit_are_drawn(page):
@@ -581,6 +668,46 @@ def test_the_page_does_not_overwrite_what_it_is_made_of(inputs, tmp_path, capsys
     assert report.console.run(report.main, report.build_parser(), ["--output", name]) == 1
     assert re.search(rf"the output {name} would overwrite what is read .*; expected another", capsys.readouterr().err)
     assert (tmp_path / "params.yaml").read_bytes() == before
+
+
+def test_deletions_stand_folded_with_gap_digests_and_what_they_did_not_reach(page):
+    section = page[page.rindex("<details>", 0, page.index('id="deletions"')) : page.index('id="toy"')]
+    assert "1 deletion reached the files of this project" in section
+    assert section.index("<details>") < section.index('id="deletions"')
+    row = section[section.index("<tbody>") : section.index("</tbody>")]
+    assert re.findall('data-value="([^"]*)"', row) == ["6.0", "1.0", "1.0", "1.0", "0.0", "0.0"]
+    for words in (
+        "2026-03-01T10:00:00+00:00",
+        "5 of digits, 1 of photos. What saw them: results were measured with these samples.",
+        f"{'ab' * 32}</div><div>{'cd' * 32}",
+        f"{'ef' * 32}</div><div>deleted",
+        "0 bits of values, 0 in scores of 1,252 rows",
+        "trained again: solver sgd &lt;forgets&gt; inexactly",
+        "dvc repro &amp;&amp; dvc gc --workspace",
+    ):
+        assert words in section, words
+    assert "a private reason" not in page
+
+
+def test_deletions_are_shown_in_the_order_in_which_they_were_made(inputs):
+    write_receipt(inputs.receipts, "2025-12-31T00:00:00+00:00", kind="a class's samples", models=[])
+    page = written_page(inputs)
+    assert "2 deletions reached" in page
+    assert page.index("2025-12-31T00") < page.index("2026-03-01T10")
+
+
+def test_a_project_without_deletions_shows_none(inputs):
+    shutil.rmtree(inputs.receipts)
+    assert 'id="deletions"' not in written_page(inputs)
+    inputs.receipts.mkdir()
+    assert 'id="deletions"' not in written_page(inputs)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": "other", "version": 1}'])
+def test_a_file_among_the_receipts_that_is_none_is_named(inputs, text):
+    (inputs.receipts / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=r"x\.json (cannot|begins).*expected a receipt as .*forget.*\. Restore it"):
+        report.main(inputs)
 
 
 def test_toy_is_inside_the_page(page):

@@ -11,13 +11,14 @@ import yaml
 from small_project import ROOT, SMALL_METHOD, TABLES, call, copy_project, small_tables
 
 from pipeline.config import BANNED_KEYS, Params, load_params
-from pipeline.io.code import _closure
+from pipeline.io.code import closure as files_of
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 LOOKING = "manifest"
 """The stage that every `dvc repro` runs: what it depends on, it looks at by itself."""
-STANDS_FOR = {"caches": "cards"}
-"""Folders that stages read without depending on them, and what stands for them: a card holds its cache's sha256."""
+STANDS_FOR = {"caches": "cards", "forgotten/receipts": "forgotten/list.txt"}
+"""Folders that stages read without depending on them, and what stands for them: a card holds its cache's sha256, and
+every deletion changes the list of what is forgotten."""
 
 
 def commands(name):
@@ -46,7 +47,7 @@ def outputs(name):
 
 def closure(name):
     """Return every file of ours that a stage reads as code."""
-    return {path.relative_to(ROOT).as_posix() for module in modules(name) for path in _closure(module)}
+    return {path.relative_to(ROOT).as_posix() for module in modules(name) for path in files_of(module)}
 
 
 def below(path, folders):

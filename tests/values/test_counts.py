@@ -177,13 +177,46 @@ def test_a_class_without_samples_is_below_all_others(coded):
     assert (oracle.pool(codes, found)[:, 3] < oracle.pool(codes, found)[:, :3].min(axis=1)).all()
 
 
-def test_class_weights_act_as_that_many_samples_of_the_class(coded):
+def test_class_weights_change_the_prior_alone(coded):
     codes, labels, _ = coded
-    factor = np.array([1, 3, 2])
-    repeated = (codes.repeat(factor[labels], axis=0), labels.repeat(factor[labels]), None)
-    np.testing.assert_allclose(
-        likelihoods(coded, class_weights=factor.astype(float)).values(), likelihoods(repeated).values(), rtol=1e-6
-    )
+    factor = np.array([1.0, 3.0, 2.0])
+    per_class = np.bincount(labels, minlength=3)
+    shares = per_class * factor / (per_class * factor).sum()
+    moved = np.log(shares / (per_class / per_class.sum())) / np.sqrt(codes.shape[1])
+    plain, weighted = likelihoods(coded).values(), likelihoods(coded, class_weights=factor).values()
+    used = plain.any(axis=2)
+    np.testing.assert_allclose(weighted[used], (plain + moved)[used], rtol=1e-5)
+    assert not weighted[~used].any()
+
+
+def test_a_weight_of_zero_leaves_a_class_out(coded):
+    codes, labels, _ = coded
+    rest = labels != 1
+    counts = counted(codes, labels, None)
+    found = Likelihoods(counts, np.array([1.0, 0.0, 1.0]), 2, 1.0).values()
+    other = Likelihoods(counted(codes[rest], labels[rest], None, counts.shape), None, 2, 1.0).values()
+    used = other.any(axis=2)
+    np.testing.assert_allclose(found[used], other[used], rtol=1e-6)
+
+
+def test_balanced_weights_help_rare_classes():
+    """One row of a rare class is no proof of where its rows lie: weights must not make up for smoothing."""
+    rng = np.random.default_rng(0)
+    chances = rng.dirichlet(np.full(8, 0.5), size=(3, 64))  # of each key of 64 heads, for three classes
+
+    def drawn(labels):
+        ends, draws = chances[labels].cumsum(axis=2), rng.random((len(labels), 64, 1))
+        return np.minimum((draws > ends).sum(axis=2), 7)[:, :, None].astype(np.uint8)
+
+    labels, test_labels = np.repeat([0, 1, 2], [400, 20, 2]), np.repeat([0, 1, 2], 200)
+    counts, tested = counted(drawn(labels), labels, None, (64, 8, 3)), drawn(test_labels)
+    balanced = len(labels) / (3 * np.bincount(labels))
+    right = []
+    for weights in (None, balanced):
+        found = oracle.pool(tested, Likelihoods(counts, weights, 1, 1.0).values()).argmax(axis=1)
+        right.append([(found == test_labels)[test_labels == k].mean() for k in range(3)])
+    assert np.mean(right[1]) > np.mean(right[0])
+    assert right[1][2] > right[0][2]
 
 
 @pytest.mark.parametrize("keys", [None, KEYS])

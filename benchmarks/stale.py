@@ -1,0 +1,110 @@
+"""Which measured tables are older than the code that they measure? ``python -m benchmarks stale``
+
+Every table that a benchmark writes into a page carries a stamp: the day, and a digest of the sources that the benchmark
+runs, which are what it imports of ours, directly or not, without comments and docstrings. This prints each table whose
+sources have changed since, and the command that measures it again.
+"""
+
+import ast
+import datetime
+import functools
+import hashlib
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.io import code
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = tuple(f"pipeline.stages.{name}" for name in ("extract", "baselines", "run", "search", "toy", "report"))
+SPEED = ("nearest", "layer", "counts_memory", "key_memory", "import_time", "out_of_core", "dask_workers", "search",
+         "extract", "store", "cache_reading", "storage_dtype")  # fmt: skip
+SOURCES = {
+    "first_run": ("benchmarks.first_run", *STAGES),
+    "speed": tuple(f"benchmarks.{name}" for name in SPEED),
+}
+"""What a benchmark runs, where that is more than its own module."""
+COMMANDS = {"speed": "python -m benchmarks", "first_run": "python benchmarks/first_run.py --page README.md"}
+"""How tables are measured, where it is not ``python -m benchmarks NAME --page PAGE``."""
+TABLES = {
+    "README.md": {"first run": "first_run", "summary": "accuracy"},
+    "docs/benchmarks.md": {"speed": "speed"},
+    "docs/deletion.md": {"deletion": "deletion"},
+    "docs/experiments/projections.md": {"digits": "projections", "photographs": "projections"},
+    "docs/scaling.md": {"coefficients": "scaling", "scaling": "scaling"},
+    "docs/solvers.md": {
+        **dict.fromkeys(("summary", "accuracy", "learn", "predict", "size", "calibration"), "accuracy"),
+        "novelty": "novelty", "defaults": "defaults", "growth": "growth",
+    },
+    "docs/streams.md": {"streams": "streams"},
+}  # fmt: skip
+"""Page → name of a table → benchmark."""
+STAMP = re.compile(r"<em>Measured (?P<day>[\d-]+) with sources (?P<digest>[0-9a-f]{12})\.</em>")
+
+
+def stamp(page, name):
+    """Return what stands beside a table that is measured now; nothing on a page that is none of ours."""
+    path = Path(page).resolve()
+    known = TABLES.get(path.relative_to(ROOT).as_posix(), {}) if path.is_relative_to(ROOT) else {}
+    if name not in known:
+        return ""
+    return f"<em>Measured {datetime.date.today()} with sources {digest(known[name])}.</em>"
+
+
+@functools.cache
+def digest(benchmark):
+    """Return twelve digits that name the sources of a benchmark, without comments, docstrings and places."""
+    files, found = {}, hashlib.sha256()
+    for module in SOURCES.get(benchmark, (f"benchmarks.{benchmark}",)):
+        files |= code.closure(module, without=("benchmarks.pages", "benchmarks.stale"))
+    for path in sorted(files):
+        found.update(path.relative_to(code.ROOT).as_posix().encode() + _content(path))
+    return found.hexdigest()[:12]
+
+
+@functools.cache
+def _content(path):
+    content = path.read_bytes()
+    return hashlib.sha256(repr(_plain(ast.parse(content))).encode() if path.suffix == ".py" else content).digest()
+
+
+def _plain(node):
+    """Return a syntax tree as lists and texts, without what is empty, strings that stand alone, and places."""
+    if isinstance(node, list):
+        return [_plain(part) for part in node if not _is_text(part)]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [(name, _plain(value)) for name, value in sorted(ast.iter_fields(node)) if value not in (None, [])]
+    return [type(node).__name__, *fields]
+
+
+def _is_text(node):
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def stamps(root=ROOT):
+    """Yield page, table, benchmark, and the match of its stamp or None, for every table that is known."""
+    for page, tables in TABLES.items():
+        text = (root / page).read_text(encoding="utf-8")
+        for name, benchmark in tables.items():
+            line = re.search(rf"^<!-- {name} -->(.*)$", text, flags=re.MULTILINE)
+            yield page, name, benchmark, line and STAMP.fullmatch(line[1].strip())
+
+
+def main():
+    stale = 0
+    for page, name, benchmark, found in stamps():
+        now = digest(benchmark)
+        if found and found["digest"] == now:
+            continue
+        stale += 1
+        command = COMMANDS.get(benchmark, f"python -m benchmarks {benchmark} --page {page}")
+        since = f"was measured {found['day']} with sources {found['digest']}, now {now}" if found else "has no stamp"
+        print(f"{page}: {name} {since}: `{command}`")
+    print(f"{stale} of {sum(map(len, TABLES.values()))} tables are older than their code")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
