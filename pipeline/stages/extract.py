@@ -19,7 +19,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,14 +49,16 @@ from pipeline.cache import (
     describe_cache,
     file_sha256,
     fingerprint_of,
+    layers_in_order,
     open_cache,
+    tap_of,
     write_cache,
 )
 from pipeline.config import Embeddings, load_params
 from pipeline.data import Manifest, open_images, read_manifest
 from pipeline.extraction import Batch, Claims, Forward, embed
 from pipeline.io import check_files, helpers, share_of_threads
-from pipeline.store import EmbeddingStore, LostRowsError, image_names
+from pipeline.store import LostRowsError, SideBySide, image_names
 from pipeline.suppression import read_suppression
 
 BATCH_ROWS = 32
@@ -98,14 +100,17 @@ class Job:
             "mean": list(self.record.mean),
             "std": list(self.record.std),
         }
+        names = self.settings.layer_names
+        widths = {name: self.record.layers[name] for name in names} if len(names) > 1 else {}
         origin = {
             "backbone": backbone,
             "preprocessing": preprocessing,
-            "tap": self.settings.layer,
+            "tap": tap_of(names),
             "compute_dtype": self.settings.compute_dtype,
             "storage_dtype": self.settings.storage_dtype,
             "manifest_sha256": self.manifest.sha256,
             "dataset": self.manifest.dataset,
+            "layers": layers_in_order(widths),
         }
         return CacheHeader(fingerprint=fingerprint_of(origin), class_names=self.manifest.class_names, **origin)  # type: ignore[arg-type]
 
@@ -133,13 +138,16 @@ class Part:
     Parameters
     ----------
     name : str
-        It follows from the images.
+        It follows from the images, and from what is lacking of them.
     rows : ndarray of shape (n,), int64
         Of the manifest.
+    lacks : ndarray of shape (n, layers), bool
+        Which layers the store does not have of each.
     """
 
     name: str
     rows: np.ndarray
+    lacks: np.ndarray
 
 
 def make_job(manifest: Manifest, settings: Embeddings) -> Job:
@@ -153,10 +161,10 @@ def make_job(manifest: Manifest, settings: Embeddings) -> Job:
         If the weights are not there; with what to type.
     """
     if isinstance(settings.network, str):
-        record = find_backbone(settings.network, settings.layer)
+        record = find_backbone(settings.network, settings.layer_names)
         return Job(manifest, settings, record, find_weights(record))
     described = settings.network.recipe()
-    record = describe_backbone(described, settings.layer, settings.image_side)
+    record = describe_backbone(described, settings.layer_names, settings.image_side)
     return Job(manifest, settings, record, find_weights(record, described["file"]))
 
 
@@ -190,7 +198,7 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
     """
     header, place = job.header(), _device(device)
     with _telling_of_full_disks(scratch), _claims(scratch, header, place) as claims:
-        store = EmbeddingStore(Path(scratch) / "store", network_of(header, place))
+        store = SideBySide(Path(scratch) / "store", networks_of(header, place))
         store.clear_leftovers()
         images, computed = image_names(job.manifest.digests), Counter[int]()
         for _ in range(ATTEMPTS):
@@ -201,7 +209,7 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
                 _assemble(output, header, job, store, images)
             except LostRowsError as error:
                 console.say(f"extract {job.manifest.dataset}", f"{error}: computed again.")
-                store.mend(error.path)
+                store.mend(error)
             else:
                 claims.clear()
                 return _computed(computed)
@@ -236,29 +244,31 @@ def add_blocks(
     place = _device(device)
     claims = _claims(scratch, header, place, helper=True, parent=parent)
     with _telling_of_full_disks(scratch), claims:
-        store = EmbeddingStore(Path(scratch) / "store", network_of(header, place))
+        store = SideBySide(Path(scratch) / "store", networks_of(header, place))
         images = image_names(job.manifest.digests)
         return _fill(store, claims, job, images, _parts(store, job, images, quiet=True), place, workers, wait=False)
 
 
-def network_of(header: CacheHeader, device: torch.device) -> dict[str, Any]:
-    """Return everything that decides a row beside its image: rows of equal names have equal bytes.
+def networks_of(header: CacheHeader, device: torch.device) -> list[dict[str, Any]]:
+    """Return for each layer everything that decides a row beside its image: rows of equal names have equal bytes.
 
-    Another kind of processor, and other releases of the libraries that decode and compute, differ in the last bits.
+    Which other layers are read in the same pass decides nothing. Another kind of processor, and other releases of the
+    libraries that decode and compute, differ in the last bits.
     """
     backbone = {name: value for name, value in header.backbone.items() if name not in _NOT_IN_ROWS}
     is_cpu = device.type == "cpu"
     kind = torch.backends.cpu.get_cpu_capability() if is_cpu else torch.cuda.get_device_name(device)
-    return {
+    names = [layer.name for layer in header.layers] or [header.tap]
+    alike = {
         "backbone": backbone,
         "preprocessing": dict(header.preprocessing),
-        "layer": header.tap,
         "compute_dtype": header.compute_dtype,
         "storage_dtype": header.storage_dtype,
         "device": f"{device.type} {kind}",
         "libraries": {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "pillow")},
         "rules": RULES,
     }
+    return [alike | {"layer": name} for name in names]
 
 
 def _claims(scratch: str | Path, header: CacheHeader, device: torch.device, **options: Any) -> Claims:
@@ -288,18 +298,22 @@ def _telling_of_full_disks(scratch: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _parts(store: EmbeddingStore, job: Job, images: np.ndarray, *, quiet: bool = False) -> list[Part]:
+def _parts(store: SideBySide, job: Job, images: np.ndarray, *, quiet: bool = False) -> list[Part]:
     """Divide the images that the store does not have into blocks; images with the same bytes are computed once."""
-    missing, seen = store.look_up(images).missing, set[str]()
+    found, seen = store.look_up(images), set[str]()
     digests = job.manifest.digests
-    fresh = [row for row in missing.tolist() if not (digests[row] in seen or seen.add(digests[row]))]  # type: ignore[func-returns-value]
+    fresh = [row for row in found.missing.tolist() if not (digests[row] in seen or seen.add(digests[row]))]  # type: ignore[func-returns-value]
     rows = np.array(fresh, np.int64)
     if not quiet:
-        remarks, store.remarks = store.remarks, []
+        remarks = store.take_remarks()
         progress = [f"{len(images) - len(rows):,} known · {len(rows):,} to compute"] if len(images) else []
         console.say(f"extract {job.manifest.dataset}", *remarks, *progress)
-    blocks = (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
-    return [Part(hashlib.sha256(images[block].tobytes()).hexdigest()[:32], block) for block in blocks]
+    blocks, lacks = (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)), found.lacks
+    return [Part(_part_name(images[block], lacks[block]), block, lacks[block]) for block in blocks]
+
+
+def _part_name(images: np.ndarray, lacks: np.ndarray) -> str:
+    return hashlib.sha256(images.tobytes() + lacks.tobytes()).hexdigest()[:32]
 
 
 def _count(claims: Claims, parts: list[Part]) -> Counter[int]:
@@ -314,7 +328,7 @@ def _computed(counts: Counter[int]) -> Computed:
 
 
 def _fill(
-    store: EmbeddingStore,
+    store: SideBySide,
     claims: Claims,
     job: Job,
     images: np.ndarray,
@@ -330,16 +344,28 @@ def _fill(
     """
     if not parts:
         return 0
-    network = load_backbone(job.record, job.settings.layer, read_weights(job.weights))
+    columns = _columns(job, np.concatenate([part.lacks for part in parts]))
+    layers = [job.settings.layer_names[position] for position in columns]
+    network = load_backbone(job.record, layers, read_weights(job.weights))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # only the owner waits, so that nobody waits for one who waits, and shows a bar, which counts the others' parts too
     with _bar(job, sum(len(part.rows) for part in parts), hidden=not wait) as bar:
-        embed_parts = partial(_embed, partial(_keep, store, claims, images, parts), job, network, device, workers, bar)
+        keep = partial(_keep, store, claims, images, parts, columns)
+        embed_parts = partial(_embed, keep, job, network, device, workers, bar)
         taken: list[int] = []
         embedded = embed_parts(parts, _free(claims, parts, taken, bar))
         if wait:
             embedded += embed_parts(parts, _abandoned(claims, parts, taken, bar))
     return embedded
+
+
+def _columns(job: Job, lacks: np.ndarray) -> dict[int, slice]:
+    """Return where the columns of layers lie in what the network gives, by position, of those that any image lacks."""
+    positions = np.flatnonzero(lacks.any(axis=0)).tolist()
+    if len(positions) == 1:
+        return {positions[0]: slice(None)}
+    stops = np.cumsum([job.record.layers[job.settings.layer_names[position]] for position in positions]).tolist()
+    return {position: slice(*bounds) for position, bounds in zip(positions, zip([0, *stops], stops))}
 
 
 def _free(claims: Claims, parts: list[Part], taken: list[int], bar: tqdm) -> Iterator[int]:
@@ -361,13 +387,24 @@ def _abandoned(claims: Claims, parts: list[Part], taken: list[int], bar: tqdm) -
 
 
 def _keep(
-    store: EmbeddingStore, claims: Claims, images: np.ndarray, parts: list[Part], index: int, rows: list[np.ndarray]
+    store: SideBySide,
+    claims: Claims,
+    images: np.ndarray,
+    parts: list[Part],
+    columns: Mapping[int, slice],
+    index: int,
+    rows: list[np.ndarray],
 ) -> None:
-    """Round the rows of a part, one array each batch, and add them to the store."""
-    computed, part = np.concatenate(rows), parts[index]
-    stored = computed.astype(store.network["storage_dtype"])
-    rounding = np.abs(stored.astype(np.float64) - computed).max(axis=1)
-    claims.finish(part.name, store.add(images[part.rows], stored, rounding))
+    """Round the rows of a part, one array each batch, and add what the store lacks of them, layer by layer."""
+    every, part, written = np.concatenate(rows), parts[index], []
+    for position, where in columns.items():
+        layer, lacks = store.stores[position], part.lacks[:, position]
+        if lacks.any():
+            computed = every[lacks, where]
+            stored = computed.astype(layer.network["storage_dtype"])
+            rounding = np.abs(stored.astype(np.float64) - computed).max(axis=1)
+            written.append(layer.add(images[part.rows[lacks]], stored, rounding))
+    claims.finish(part.name, *written)
 
 
 def _embed(
@@ -434,18 +471,18 @@ def _check_rows(embeddings: np.ndarray, rows: np.ndarray, job: Job) -> None:
         )
 
 
-def _assemble(output: str | Path, header: CacheHeader, job: Job, store: EmbeddingStore, images: np.ndarray) -> None:
+def _assemble(output: str | Path, header: CacheHeader, job: Job, store: SideBySide, images: np.ndarray) -> None:
     """Write the cache from rows of the store, each read once."""
     found = store.look_up(images)
     if len(found.missing):
         raise LostRowsError(store.folder, f"{len(found.missing)} rows of the store are gone")
-    in_split = np.array(job.manifest.splits)
+    rounding, in_split = found.rounding, np.array(job.manifest.splits)
     splits = {}
     for name in sorted(set(job.manifest.splits)):
         rows = np.flatnonzero(in_split == name)
         ids = [job.manifest.sample_ids[row] for row in rows]
         blocks = store.windows(found, rows)
-        splits[name] = SplitRows(blocks, job.manifest.labels[rows], ids, found.rounding[rows].max(initial=0.0))
+        splits[name] = SplitRows(blocks, job.manifest.labels[rows], ids, rounding[rows].max(initial=0.0))
     write_cache(output, header, splits)
 
 

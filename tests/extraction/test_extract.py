@@ -31,7 +31,7 @@ from pipeline.extraction import Claims
 from pipeline.extraction import inference as embedding
 from pipeline.io import processes
 from pipeline.stages import extract as stage
-from pipeline.store import EmbeddingStore, image_names
+from pipeline.store import SideBySide, image_names
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE, N, N_TEST = 8, 43, 11
@@ -72,7 +72,7 @@ def network(monkeypatch, tmp_path):
     """A tiny network in place of the real one, small blocks, and no second process that checks the cache."""
     tiny = Tiny()
     (tmp_path / "weights.pth").write_bytes(b"weights")
-    monkeypatch.setattr(stage, "load_backbone", lambda record, layer, state: tiny)
+    monkeypatch.setattr(stage, "load_backbone", lambda record, layers, state: tiny)
     monkeypatch.setattr(stage, "find_weights", lambda record: tmp_path / "weights.pth")
     monkeypatch.setattr(stage, "read_weights", lambda path: {})
     monkeypatch.setattr(stage, "BLOCK_ROWS", 8)
@@ -263,9 +263,9 @@ def test_two_entries_of_one_network_share_rows_and_two_networks_do_not(job, tmp_
 
 def test_what_decides_no_bit_of_a_row_does_not_name_it(job):
     header, cpu = job.header(), torch.device("cpu")
-    network = stage.network_of(header, cpu)
+    (network,) = stage.networks_of(header, cpu)
     other = replace(job, record=replace(job.record, license="MIT", paper="", weights_url=""))
-    assert stage.network_of(other.header(), cpu) == network
+    assert stage.networks_of(other.header(), cpu) == [network]
     assert "license" in header.backbone
     assert network["device"].startswith("cpu ")
     assert set(network["libraries"]) == {"torch", "torchvision", "pillow"}
@@ -461,7 +461,7 @@ def claims_of(job, tmp_path):
 
 
 def store_of(job, tmp_path):
-    return EmbeddingStore(scratch(tmp_path, "a") / "store", stage.network_of(job.header(), torch.device("cpu")))
+    return SideBySide(scratch(tmp_path, "a") / "store", stage.networks_of(job.header(), torch.device("cpu")))
 
 
 def parts_of(job, tmp_path):
@@ -473,7 +473,7 @@ def compute(job, tmp_path, claims, part):
     """Finish a part as a helper does."""
     rows = Tiny()(prepared(job, part.rows)).numpy()
     images = image_names(job.manifest.digests)[part.rows]
-    claims.finish(part.name, store_of(job, tmp_path).add(images, rows, np.zeros(len(rows))))
+    claims.finish(part.name, store_of(job, tmp_path).stores[0].add(images, rows, np.zeros(len(rows))))
 
 
 def help_with(job, tmp_path, **options):
@@ -557,7 +557,7 @@ def test_the_writer_tells_its_own_blocks_from_those_of_helpers(job, tmp_path):
 import numpy
 from pipeline.extraction import Claims
 from pipeline.store import EmbeddingStore
-store = EmbeddingStore({str(scratch(tmp_path, "a") / "store")!r}, {stage.network_of(header, torch.device("cpu"))!r})
+store = EmbeddingStore({str(scratch(tmp_path, "a") / "store")!r}, {stage.networks_of(header, torch.device("cpu"))[0]!r})
 def add(name):
     kept = numpy.load({str(tmp_path)!r} + "/" + name + ".npz")
     claims.finish(name, store.add(kept["images"], kept["rows"], numpy.zeros(len(kept["rows"]))))

@@ -665,7 +665,7 @@ def extraction(monkeypatch, tmp_path):
     """A job of 40 digits through a network that counts, in batches that they fill; where its cache is to be."""
     network, weights = Counting(), tmp_path / "weights.pth"
     weights.write_bytes(b"weights")
-    monkeypatch.setattr(stage, "load_backbone", lambda record, layer, state: network)
+    monkeypatch.setattr(stage, "load_backbone", lambda record, layers, state: network)
     monkeypatch.setattr(stage, "read_weights", lambda path: {})
     monkeypatch.setattr(stage, "BATCH_ROWS", 8)
     monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)

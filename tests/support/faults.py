@@ -49,7 +49,7 @@ def prepare(folder):
     tables = {"datasets": {"digits": recipe}, "embeddings": {"digits": entry}, "runs": {}}
     (folder / "params.yaml").write_text(yaml.safe_dump(tables))
     (folder / "weights.pth").write_bytes(b"weights")
-    stage.load_backbone = lambda record, layer, state: Tiny()
+    stage.load_backbone = lambda record, layers, state: Tiny()
     stage.find_weights = lambda record: folder / "weights.pth"
     stage.read_weights = lambda path: {}
     stage.BLOCK_ROWS, stage.BATCH_ROWS = 8, 4
