@@ -27,7 +27,7 @@ BOTH = {"embeddings": "both", "keys": "both", "stream": "by_class"}
 LAYERS = ["features.7", "features"]
 WIDTHS = (256, 512)
 TABLES = {
-    "datasets": {"pets": {"kind": "folder", "root": "pets"}},
+    "datasets": {"pets": {"kind": "folder", "root": "pets"}, "crops": {"kind": "photos", "n_crops": 20, "seed": 0}},
     "defaults": {
         "embeddings": {
             "dataset": "pets",
@@ -38,11 +38,13 @@ TABLES = {
             "storage_dtype": "float32",
         }
     },
-    "embeddings": {"both": {"layers": LAYERS}, "one": {}, "inner": {"layer": LAYERS[0]}},
+    "embeddings": {"both": {"layers": LAYERS}, "one": {}, "inner": {"layer": LAYERS[0]},
+                   "crops": {"dataset": "crops", "layers": LAYERS}},
     "streams": {"by_class": {"kind": "class_incremental"}},
     "baselines": {"both": BOTH | {"methods": ["nearest_class_mean", "linear_probe"]}},
     "runs": {
         "both": BOTH | {"baselines": "both", "method": METHOD},
+        "foreign_keys": BOTH | {"keys": "crops", "method": METHOD},
         "one": BOTH | {"embeddings": "one", "keys": "one", "method": METHOD},
     },
     "searches": {"both": {"embeddings": "both", "keys": "both", "folds": 2, "seed": 0, "method": METHOD,
@@ -126,7 +128,10 @@ def test_forgetting_rewrites_a_cache_of_two_layers_and_its_model(project):
         assert [layer.name for layer in reader.header.layers] == LAYERS
         assert reader.read("train").tobytes() == np.delete(rows, 3, axis=0).tobytes()
     assert receipt["n_rows_of_store"] == 2  # one of each layer
-    assert load_model(project / "models/both.npz").encoder_.feature_blocks == WIDTHS
+    models = {model["path"]: model for model in receipt["models"]}
+    assert models["models/both.npz"]["how"] == "trained again"  # its keys were placed from the row
+    assert models["models/foreign_keys.npz"]["gap"]["bits_of_values"] == 0
+    assert load_model(project / "models/foreign_keys.npz").encoder_.feature_blocks == WIDTHS
 
 
 @pytest.mark.parametrize(
