@@ -16,6 +16,7 @@ from pipeline.cache import open_cache
 from pipeline.cache import writer as cache_writer
 from pipeline.config import load_params
 from pipeline.data import build_manifest, write_manifest
+from pipeline.extraction import job as extraction
 from pipeline.stages import extract as stage
 from pipeline.store import list_networks
 
@@ -46,14 +47,14 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def job(manifest, weights, tmp_path, monkeypatch):
     """Return a function that makes the job of an entry which reads such layers."""
-    monkeypatch.setattr(stage, "BLOCK_ROWS", 8)
-    monkeypatch.setattr(stage, "BATCH_ROWS", 4)
+    monkeypatch.setattr(extraction, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(extraction, "BATCH_ROWS", 4)
     monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
     for name in ("DKVB_DEVICE", "DKVB_WORKERS", "DKVB_SCRATCH", "DKVB_PROCESSES"):
         monkeypatch.delenv(name, raising=False)
 
     def make(layers, **changes):
-        return stage.make_job(manifest, settings(tmp_path, weights, layers, **changes))
+        return extraction.make_job(manifest, settings(tmp_path, weights, layers, **changes))
 
     return make
 
@@ -75,7 +76,7 @@ def settings(folder, weights, layers, **changes):
 def extract(job, folder, name, scratch=None):
     """Extract with a scratch folder, a new one if none is named, and return the cache and the images computed."""
     path = folder / f"{name}.h5"
-    computed = stage.extract(job, path, folder / (scratch or f"scratch of {name}"), device="cpu")
+    computed = extraction.extract(job, path, folder / (scratch or f"scratch of {name}"), device="cpu")
     return path, computed.images
 
 
@@ -121,8 +122,8 @@ def test_one_layer_in_a_list_is_the_cache_of_that_layer(job, tmp_path):
 def test_a_layer_that_is_added_later_costs_what_is_new_and_gives_the_same_bytes(job, tmp_path, monkeypatch):
     expected, n = extract(job(["layer3", "avgpool"]), tmp_path, "from nothing")
     assert n == N
-    read, usual = [], stage.load_backbone
-    monkeypatch.setattr(stage, "load_backbone", lambda *given: read.append(given[1]) or usual(*given))
+    read, usual = [], extraction.load_backbone
+    monkeypatch.setattr(extraction, "load_backbone", lambda *given: read.append(given[1]) or usual(*given))
     assert extract(job("avgpool"), tmp_path, "one", "shared")[1] == N
     both, n = extract(job(["layer3", "avgpool"]), tmp_path, "both", "shared")
     assert (n, sha256(both)) == (N, sha256(expected))

@@ -29,7 +29,7 @@ from pipeline.cache import writer as cache_writer
 from pipeline.cache.reader import check_everything
 from pipeline.config import Embeddings
 from pipeline.data import build_manifest
-from pipeline.stages import extract as extraction
+from pipeline.extraction import job as extraction
 
 N_IMAGES = 43
 
