@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 from torchvision.models import resnet18
 
 from pipeline import cli as console
 from pipeline.backbones import loading
+from pipeline.backbones.registry import BACKBONES
 from pipeline.cache import open_cache
 from pipeline.cache import writer as cache_writer
-from pipeline.config import load_params
+from pipeline.config import Embeddings, load_params
 from pipeline.data import build_manifest, write_manifest
 from pipeline.extraction import job as extraction
 from pipeline.stages import extract as stage
@@ -207,3 +209,48 @@ def test_the_card_names_layers_and_their_columns(job, manifest, weights, tmp_pat
     assert (card["tap"], card["n_features"]) == ("layer3+avgpool", 768)
     assert run_stage(manifest, weights, tmp_path, "layer3") == 0
     assert "layers" not in json.loads((tmp_path / "out/a.json").read_text(encoding="utf-8"))
+
+
+# any order of extractions
+
+
+class Parts(nn.Module):
+    """Read layers whose numbers follow from an image's pixels alone, and count the rows of each."""
+
+    def __init__(self, layers, rows):
+        super().__init__()
+        self.layers, self.rows = layers, rows
+
+    def forward(self, batch):
+        self.rows.append((tuple(self.layers), len(batch)))
+        means = nn.functional.adaptive_avg_pool2d(batch, 2).flatten(1)
+        return torch.cat([means[:, : WIDTHS[layer]] * (1 + len(layer)) for layer in self.layers], dim=1)
+
+
+WIDTHS = {"a": 3, "bb": 5, "ccc": 2}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_the_store_knows_a_cache_has_the_bytes_of_one_from_nothing(manifest, tmp_path, monkeypatch, seed):
+    """Extractions of random images and layers, one after the other, with blocks that disappear in between."""
+    rng, rows = np.random.default_rng(seed), []
+    (tmp_path / "weights").write_bytes(b"weights")
+    monkeypatch.setattr(extraction, "BLOCK_ROWS", 5)
+    monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
+    monkeypatch.setattr(extraction, "load_backbone", lambda record, layers, state: Parts(layers, rows))
+    monkeypatch.setattr(extraction, "read_weights", lambda path: {})
+    record = replace(BACKBONES["dino_resnet50"], layers=WIDTHS)
+    entry = {"dataset": "digits", "backbone": "dino_resnet50", "image_side": 8}
+    entry |= {"compute_dtype": "float32", "storage_dtype": "float16"}
+    for number in range(5):
+        layers = rng.permutation(list(WIDTHS))[: rng.integers(1, 4)].tolist()
+        some = some_of(manifest, sorted(rng.choice(N, rng.integers(1, N + 1), replace=False).tolist()))
+        job = extraction.Job(some, Embeddings(layers=layers, **entry), record, tmp_path / "weights")
+        found, _ = extract(job, tmp_path, f"{number}", "shared")
+        expected, _ = extract(job, tmp_path, f"{number} from nothing")
+        assert sha256(found) == sha256(expected)
+        rows.clear()
+        assert extract(job, tmp_path, f"{number}", "shared")[1] == 0
+        assert not rows  # nothing was computed that was known
+        blocks = sorted((tmp_path / "shared/store").rglob("*.rows"))
+        blocks[rng.integers(len(blocks))].unlink()
