@@ -2,7 +2,7 @@
 
 Needs ``pip install -e ".[bench]"``. Prints what each script prints, and writes ``docs/benchmarks.md``, or those rows
 of it. Benchmarks of accuracy and growth take longer and have options of their own: ``python -m benchmarks accuracy
---help``; so do ``defaults``, ``growth``, ``imagenet``, ``novelty``, ``projections`` and ``scaling``.
+--help``; so do ``defaults``, ``growth``, ``imagenet``, ``layers``, ``novelty``, ``projections`` and ``scaling``.
 """
 
 import importlib
@@ -30,7 +30,8 @@ SCRIPTS = (
     "storage_dtype",
 )
 ALONE = (
-    "accuracy", "defaults", "deletion", "gpu", "growth", "imagenet", "novelty", "projections", "scaling", "streams",
+    "accuracy", "defaults", "deletion", "gpu", "growth", "imagenet", "layers", "novelty", "projections", "scaling",
+    "streams",
 )  # fmt: skip
 """Benchmarks with options and pages of their own."""
 
