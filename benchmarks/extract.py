@@ -32,8 +32,8 @@ from pipeline.backbones import load_backbone, preprocess, read_weights
 from pipeline.config import Embeddings
 from pipeline.data import build_manifest, open_images
 from pipeline.extraction import Claims
-from pipeline.stages import extract as stage
-from pipeline.store import EmbeddingStore, image_names
+from pipeline.extraction import job as extraction
+from pipeline.store import SideBySide, image_names
 
 GOALS, REPEATS = {96: 0.0, 224: 0.95}, 5
 
@@ -41,7 +41,7 @@ GOALS, REPEATS = {96: 0.0, 224: 0.95}, 5
 def job_of(images, n_images, side):
     """Return the extraction of some photographs of a folder, evenly spread over it, in whole batches."""
     manifest = build_manifest("photographs", {"kind": "folder", "root": str(images), "test_fraction": 0.2, "seed": 0})
-    n_images = min(n_images, len(manifest.labels)) // stage.BATCH_ROWS * stage.BATCH_ROWS
+    n_images = min(n_images, len(manifest.labels)) // extraction.BATCH_ROWS * extraction.BATCH_ROWS
     rows = np.linspace(0, len(manifest.labels) - 1, n_images).astype(int)
     few = {
         field: tuple(np.array(getattr(manifest, field))[rows].tolist()) for field in ("sample_ids", "splits", "digests")
@@ -50,7 +50,7 @@ def job_of(images, n_images, side):
         dataset="photographs", backbone="efficientnet_lite0", layer="avgpool", image_side=side,
         compute_dtype="float32", storage_dtype="float16",
     )  # fmt: skip
-    return stage.make_job(replace(manifest, labels=manifest.labels[rows], **few), settings)
+    return extraction.make_job(replace(manifest, labels=manifest.labels[rows], **few), settings)
 
 
 def bare(network, batches):
@@ -69,24 +69,25 @@ def measure(images, n_images, side, threads):
     batches = list(read(job, side))
     read_cpu = time.process_time() - begun
     bare(network, batches[:2])
-    images, network_name = image_names(job.manifest.digests), stage.network_of(job.header(), device)
+    images, networks = image_names(job.manifest.digests), extraction.networks_of(job.header(), device)
     ours, theirs = [], []
     for attempt in range(REPEATS):
         theirs.append(seconds(partial(bare, network, batches)))
-        bar = stage._bar(job, n_images)
+        bar = extraction._bar(job, n_images)
         with tempfile.TemporaryDirectory() as folder, Claims(folder, str(attempt)) as claims, bar:
-            store = EmbeddingStore(folder, network_name)
-            parts = stage._parts(store, job, images, quiet=True)
-            keep, free = partial(stage._keep, store, claims, images, parts), stage._free(claims, parts, [], bar)
-            ours.append(seconds(partial(stage._embed, keep, job, network, device, threads, bar, parts, free)))
+            store = SideBySide(folder, networks)
+            parts = extraction._parts(store, job, images, quiet=True)
+            keep = partial(extraction._keep, store, claims, images, parts, {0: slice(None)})
+            free = extraction._free(claims, parts, [], bar)
+            ours.append(seconds(partial(extraction._embed, keep, job, network, device, threads, bar, parts, free)))
     return report(side, threads, n_images, np.array(ours), np.array(theirs), read_cpu)
 
 
 def read(job, side):
     """Read and prepare all images, one after the other, and yield them in batches."""
     prepare, opened = preprocess(job.record, side), open_images(job.manifest)
-    for start in range(0, len(opened), stage.BATCH_ROWS):
-        pixels = np.stack([prepare.pixels(opened[row]) for row in range(start, start + stage.BATCH_ROWS)])
+    for start in range(0, len(opened), extraction.BATCH_ROWS):
+        pixels = np.stack([prepare.pixels(opened[row]) for row in range(start, start + extraction.BATCH_ROWS)])
         yield prepare.scale(torch.from_numpy(pixels))
 
 

@@ -38,7 +38,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline.cache import CacheReader, open_cache  # noqa: E402
 from pipeline.config import Embeddings, load_params  # noqa: E402
 from pipeline.data import build_manifest  # noqa: E402
-from pipeline.stages.extract import extract, make_job  # noqa: E402
+from pipeline.extraction import extract, make_job  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
 SCRATCH = ROOT / ".scratch" / "features"
@@ -77,6 +77,29 @@ def photographs(root=SHARED, network="mobilenet"):
         parts = {split: reader.as_numpy(split) for split in ("train", "test")}
     X, y = (np.concatenate([part[position] for part in parts.values()]) for position in (0, 1))
     return X, y, np.arange(len(y)) < len(parts["train"][1])
+
+
+def layers_of_photographs(layers, root=SHARED, network="mobilenet"):
+    """Return what ``photographs`` returns of several layers side by side, and the number of columns of each.
+
+    Parameters
+    ----------
+    layers : sequence of str
+    root, network
+        As above.
+
+    Returns
+    -------
+    X, y, is_train : ndarray
+    widths : tuple of int
+    """
+    images = _there(Path(root) / "data" / "cifar10-images")
+    settings = _settings("photographs", network, root).model_copy(update={"layer": None, "layers": list(layers)})
+    with _open(f"photographs_{network}_layers", {"kind": "folder", "root": str(images)}, settings) as reader:
+        parts = {split: reader.as_numpy(split) for split in ("train", "test")}
+        widths = reader.feature_blocks
+    X, y = (np.concatenate([part[position] for part in parts.values()]) for position in (0, 1))
+    return X, y, np.arange(len(y)) < len(parts["train"][1]), widths
 
 
 def digits(root=SHARED, network="lite0"):

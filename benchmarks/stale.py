@@ -33,6 +33,7 @@ TABLES = {
     "docs/benchmarks.md": {"speed": "speed"},
     "docs/deletion.md": {"deletion": "deletion"},
     "docs/experiments/projections.md": {"digits": "projections", "photographs": "projections"},
+    "docs/layers.md": {"layers": "layers"},
     "docs/scaling.md": {"coefficients": "scaling", "scaling": "scaling"},
     "docs/solvers.md": {
         **dict.fromkeys(("summary", "accuracy", "learn", "predict", "size", "calibration"), "accuracy"),

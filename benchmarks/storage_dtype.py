@@ -21,17 +21,17 @@ from dkvb_estimator import DKVBClassifier, KeyEncoder
 from pipeline.backbones import find_backbone, find_weights, load_backbone, preprocess, read_weights
 from pipeline.data import build_manifest, open_images
 from pipeline.extraction import Batch, Forward, embed
-from pipeline.stages import extract as stage
+from pipeline.extraction.job import BATCH_ROWS
 
 
 def embedded(recipe, n, prepare, network, compute_dtypes):
     """Embed up to n images as the pipeline does, in each type; return the embeddings by type, and the labels."""
     opened = open_images(build_manifest(recipe["kind"], recipe))
     rows = np.arange(min(n, len(opened)))
-    batches = [Batch(0, part, False) for part in np.split(rows, range(stage.BATCH_ROWS, len(rows), stage.BATCH_ROWS))]
+    batches = [Batch(0, part, False) for part in np.split(rows, range(BATCH_ROWS, len(rows), BATCH_ROWS))]
     forwards = {name: Forward(network, prepare, name, torch.device("cpu")) for name in compute_dtypes}
     found = {
-        name: np.concatenate([part for _, part in embed(opened, batches, forward, stage.BATCH_ROWS, 2)])
+        name: np.concatenate([part for _, part in embed(opened, batches, forward, BATCH_ROWS, 2)])
         for name, forward in forwards.items()
     }
     return found, opened.manifest.labels[rows]

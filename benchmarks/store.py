@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import features
 from pipeline.data import build_manifest
-from pipeline.stages.extract import extract, make_job
+from pipeline.extraction import extract, make_job
 
 REPEATS, NEW_GOAL, SAME_GOAL, MEMORY_GOAL = 3, 0.03, 0.05, 256
 SIZES = (100_000, 400_000)

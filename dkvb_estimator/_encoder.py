@@ -10,7 +10,7 @@ import copy
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -130,6 +130,10 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Share of entries of a ``sparse`` projection that are not zero; ``"auto"``: 1 / sqrt(f).
     key_init : {"kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"}, default="kmeans"
         How keys are placed. ``ema-faithful``: the paper's rule; ``ema``: the same with two numerical fixes.
+    feature_blocks : sequence of int or None, default=None
+        Widths of consecutive blocks of features, such as those of several layers of a network; they add up to f. Each
+        block is normalized by itself and has heads of its own, which see nothing else: as many as the others, or one
+        more. None: one block.
     memory : str, joblib.Memory or None, default=None
         Caches keys and codes of rows in memory, as in :class:`sklearn.pipeline.Pipeline`: a grid search over a
         classifier's settings then encodes once per encoder.
@@ -188,6 +192,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         projection: str = "orthogonal",
         density: float | str = "auto",
         key_init: str = "kmeans",
+        feature_blocks: Sequence[int] | None = None,
         memory: Any = None,
         device: str = "auto",
         random_state: Any = None,
@@ -201,6 +206,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self.projection = projection
         self.density = density
         self.key_init = key_init
+        self.feature_blocks = feature_blocks
         self.memory = memory
         self.device = device
         self.random_state = random_state

@@ -7,7 +7,7 @@ what came, what is expected and what to do. Must not know: how any of it is used
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -34,7 +34,8 @@ JOINT = ("joint", "ridge")
 """Solvers whose values are solved together; ``ridge`` is ``joint`` with its objective."""
 FLOATS = [np.float32, np.float64]
 FROZEN = (
-    "n_heads", "n_keys", "key_dim", "n_selected", "normalize", "projection", "density", "key_init", "random_state",
+    "n_heads", "n_keys", "key_dim", "n_selected", "normalize", "projection", "density", "key_init", "feature_blocks",
+    "random_state",
 )  # fmt: skip
 """Parameters of an encoder that must not change once its keys are placed."""
 GRADIENT = {
@@ -73,6 +74,24 @@ def check_encoder(params: Mapping[str, Any]) -> None:
     _check_real_or_auto("density", params["density"], positive=True)
     if params["density"] != "auto" and params["density"] > 1:
         _refuse("density", params["density"], "'auto' or a number in (0, 1]")
+    _check_feature_blocks(params)
+
+
+def _check_feature_blocks(params: Mapping[str, Any]) -> None:
+    blocks = params["feature_blocks"]
+    if blocks is None:
+        return
+    if isinstance(blocks, str) or not isinstance(blocks, Sequence | np.ndarray) or not len(blocks):
+        _refuse("feature_blocks", blocks, "None or the widths of blocks, such as (96, 1280)")
+    for width in blocks:
+        check_integer("feature_blocks", width)
+    if len(blocks) > params["n_heads"]:
+        _refuse("feature_blocks", blocks, f"at most n_heads={params['n_heads']} blocks, a head for each")
+    if params["projection"] in ("chunk", "identity"):
+        raise ValueError(
+            f"projection={params['projection']!r} came with feature_blocks={blocks!r}, but its heads read fixed "
+            "features; expected feature_blocks=None. Choose projection='orthogonal', or set feature_blocks=None."
+        )
 
 
 def check_parameters(params: Mapping[str, Any]) -> None:
@@ -138,7 +157,7 @@ def _check_real_or_auto(name: str, value: object, *, positive: bool) -> None:
 
 
 MOVED = {
-    **dict.fromkeys(FROZEN[:-1], "encoder=KeyEncoder({name}=...)"),
+    **dict.fromkeys(FROZEN[:-2], "encoder=KeyEncoder({name}=...)"),
     **dict.fromkeys(GRADIENT, "solver_params={{'{name}': ...}}"),
     "key_data": "encoder=FrozenEstimator(KeyEncoder(...).fit(key_data))",
 }
@@ -217,7 +236,26 @@ def resolve_layout(params: Mapping[str, Any], n_features: int) -> Layout:
             f"projection='chunk' with n_heads={n_heads} and key_dim={key_dim} reads {n_heads * key_dim} features; "
             f"expected {n_features}. Choose n_heads × key_dim = {n_features}, or projection='gaussian'."
         )
+    blocks = params["feature_blocks"]
+    if blocks is not None and sum(map(int, blocks)) != n_features:
+        raise ValueError(
+            f"feature_blocks={plain_setting(blocks)} covers {sum(map(int, blocks))} features, but X has {n_features}; "
+            "expected the widths of all blocks of X. Correct feature_blocks, or pass X with these columns."
+        )
     return Layout(n_heads, n_keys, key_dim, _resolve_n_selected(params, n_keys))
+
+
+def plain_setting(value: Any) -> Any:
+    """Return a parameter as a plain value that compares by ``==``: numbers of Python, sequences as tuples.
+
+    Examples
+    --------
+    >>> plain_setting([96, np.int64(1280)]), plain_setting(np.float64(0.5)), plain_setting("auto")
+    ((96, 1280), 0.5, 'auto')
+    """
+    if isinstance(value, list | tuple | np.ndarray):
+        return tuple(plain_setting(one) for one in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_unchanged(drawn_with: Mapping[str, Any], params: Mapping[str, Any], prefix: str = "") -> None:
@@ -231,7 +269,7 @@ def check_unchanged(drawn_with: Mapping[str, Any], params: Mapping[str, Any], pr
         With the setting's name, both values and the way out.
     """
     for name, value in drawn_with.items():
-        if params[name] != value:
+        if plain_setting(params[name]) != value:
             raise ValueError(
                 f"{prefix}{name}={params[name]!r} was set after the keys were placed with {value!r}; expected the same "
                 "for a model's life. Set it back, or start anew with clone(model)."

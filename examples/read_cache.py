@@ -14,8 +14,10 @@ import h5py
 
 def read_split(path, split):
     with h5py.File(path, "r") as file:
-        if (file.attrs["format"], file.attrs["version"], file.attrs["complete"]) != (b"dkvb-embedding-cache", 1, 1):
-            raise ValueError(f"{path} is not a whole cache of version 1")
+        if (file.attrs["format"], file.attrs["complete"]) != (b"dkvb-embedding-cache", 1):
+            raise ValueError(f"{path} is not a whole cache")
+        if file.attrs["version"] not in (1, 2):  # version 2 adds file.attrs["layers"]: whose columns are whose
+            raise ValueError(f"{path} has version {file.attrs['version']}, which is neither 1 nor 2")
         group = file[split]
         X, y, rows = group["embeddings"][()], group["labels"][()], int(group.attrs["block_rows"])
         for i, crc in enumerate(group["block_crc32"]):

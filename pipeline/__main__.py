@@ -97,8 +97,17 @@ def main(arguments: argparse.Namespace) -> None:
             rows = ", ".join(f"{reader.n_rows(name):,} {name}" for name in reader.split_names)
             print(f"{path}: {rows}; {reader.n_features:,} features, {len(reader.header.class_names):,} classes")
     else:
-        for path in export_cache(arguments.file, arguments.output, arguments.split):
-            print(path)
+        _export(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    paths = export_cache(arguments.file, arguments.output, arguments.split)
+    with open_cache(arguments.file) as reader:
+        layers = [f"{layer.name}:{layer.stop - layer.start}" for layer in reader.header.layers]
+    if layers:
+        console.say("export", f"plain files do not say where layers lie: import them with --layers {' '.join(layers)}")
+    for path in paths:
+        print(path)
 
 
 def _add_forget_options(command: argparse.ArgumentParser) -> None:

@@ -17,12 +17,12 @@ import torch
 
 from dkvb_estimator._device import DeviceCache, to_tensor
 from dkvb_estimator._labels import label_columns
-from dkvb_estimator._validation import FROZEN, Layout, resolve_layout
+from dkvb_estimator._validation import FROZEN, Layout, plain_setting, resolve_layout
 
 from .key_placement import RowSketch, place_keys, report_keys, sketch_size
 from .learned_projection import learn_projection
 from .nearest import KeySearch, code_dtype, squared_distances
-from .projection import Projection, Projector, draw_projection, select_heads
+from .projection import Projection, Projector, draw_projection, join_blocks, select_heads, share_heads
 
 NEIGHBOURS, FEW_NEIGHBOURS, MANY_KEYS, WIDTH = 32, 16, 512, 0.04
 """Used keys that a key shares counts with at most, itself among them (fewer where heads have more than so many keys),
@@ -102,6 +102,8 @@ class Codebook:
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(b"dkvb-codebook-1" + bytes([self.settings["normalize"]]))
+        if self.settings["feature_blocks"] is not None:
+            digest.update(np.array(self.settings["feature_blocks"], "<i8").tobytes())
         dense = isinstance(self.projection, np.ndarray)
         parts = (
             [self.projection] if dense else [getattr(self.projection, name) for name in ("data", "indices", "indptr")]
@@ -114,13 +116,16 @@ class Codebook:
     def state(self) -> dict[str, Any]:
         """Return everything as arrays, text and numbers in dicts."""
         state = {name: value for name, value in vars(self).items() if name != "_encoders"}
-        return state | {"layout": vars(self.layout), "settings": dict(self.settings), "report": dict(self.report)}
+        # left out where there are none, so that earlier releases read the file
+        settings = {name: value for name, value in self.settings.items() if name != "feature_blocks" or value}
+        return state | {"layout": vars(self.layout), "settings": settings, "report": dict(self.report)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Codebook:
         """Rebuild from what :meth:`state` gave."""
         state = {name: value for name, value in state.items() if name != "source"}  # which older states tell
         settings = {name: value for name, value in state["settings"].items() if name in FROZEN}
+        settings = {"feature_blocks": None} | settings
         added = {"origin": None, "reaches": _reaches(state["keys"], state["centres"])}
         return cls(**added | state | {"layout": Layout(**state["layout"]), "settings": settings})
 
@@ -196,18 +201,33 @@ def draw_codebook(sketches: Sketches, params: Mapping[str, Any], *, seed: int, d
     rows, labelled = sketches.rows(), sketches.labelled()
     layout = resolve_layout(params, rows.shape[1])
     rng = np.random.default_rng(seed)
-    if labelled is None:
-        sizes = (rows.shape[1], layout.n_heads, layout.key_dim)
-        projection = draw_projection(params["projection"], *sizes, rng, params["density"])
-    else:
-        projection = learn_projection(*labelled, layout.n_heads, layout.key_dim, rng, normalize=params["normalize"])
+    projection = join_blocks(
+        [
+            _project(columns, (n_heads, layout.key_dim), labelled, params, rng)
+            for columns, n_heads in share_heads(params["feature_blocks"], rows.shape[1], layout.n_heads)
+        ]
+    )
     keys, report = _place(rows, projection, layout, params, seed, device)
     centres = keys.mean(axis=1, dtype=np.float64).astype(np.float32)
     variance = float(keys.var(axis=1, dtype=np.float64).sum(axis=1).mean())
     report["novelty_unit"] = report["quantisation_error"] or variance or 1.0
-    given = {name: params[name].item() if isinstance(params[name], np.generic) else params[name] for name in FROZEN}
+    given = {name: plain_setting(params[name]) for name in FROZEN}
     settings = {name: value for name, value in given.items() if not isinstance(value, np.random.RandomState)}
     return Codebook(projection, keys, centres, _reaches(keys, centres), None, None, layout, settings, seed, report)
+
+
+def _project(
+    columns: slice,
+    shape: tuple[int, int],
+    labelled: tuple[np.ndarray, np.ndarray] | None,
+    params: Mapping[str, Any],
+    rng: np.random.Generator,
+) -> Projection:
+    """Draw or learn the projection of the heads that read some columns."""
+    if labelled is None:
+        return draw_projection(params["projection"], columns.stop - columns.start, *shape, rng, params["density"])
+    X = np.ascontiguousarray(labelled[0][:, columns])
+    return learn_projection(X, labelled[1], *shape, rng, normalize=params["normalize"])
 
 
 def _reaches(keys: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -230,7 +250,8 @@ def _place(
         part = slice(start, min(start + group, layout.n_heads))
         n_heads = part.stop - part.start
         some = select_heads(projection, part, layout.n_heads)
-        projector = Projector(some, (n_heads, layout.key_dim), device, normalize=params["normalize"])
+        how = {"normalize": params["normalize"], "blocks": plain_setting(params["feature_blocks"])}
+        projector = Projector(some, (n_heads, layout.key_dim), device, **how)
         heads = projector.project(to_tensor(rows, device))
         placed = place_keys(heads, layout.n_keys, params["key_init"], np.random.default_rng([seed, start]))
         part_unused, part_error = report_keys(heads, placed)
@@ -251,8 +272,9 @@ class DeviceEncoder:
     """
 
     def __init__(self, codebook: Codebook, device: torch.device) -> None:
-        layout, normalize = codebook.layout, codebook.settings["normalize"]
-        self._projector = Projector(codebook.projection, (layout.n_heads, layout.key_dim), device, normalize=normalize)
+        layout, settings = codebook.layout, codebook.settings
+        how = {"normalize": settings["normalize"], "blocks": settings["feature_blocks"]}
+        self._projector = Projector(codebook.projection, (layout.n_heads, layout.key_dim), device, **how)
         self._keys, self._centres = to_tensor(codebook.keys, device), to_tensor(codebook.centres, device)
         self._reaches = codebook.reaches.astype(np.float64)
         self._n_selected, self._device = layout.n_selected, device

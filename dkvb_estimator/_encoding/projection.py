@@ -5,11 +5,12 @@ Enters: embeddings (n, f). Leaves: heads (n, c, d). Must not know: keys, values,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import block_diag, csr_array
 
 from dkvb_estimator._device import to_tensor
 from dkvb_estimator._kernel import native
@@ -99,6 +100,42 @@ def _draw_sparse(n_features: int, n_columns: int, density: float, rng: np.random
     return csr_array((signs.astype(np.float32), (rows, columns)), shape=(n_features, n_columns))
 
 
+def share_heads(blocks: Sequence[int] | None, n_features: int, n_heads: int) -> list[tuple[slice, int]]:
+    """Return the columns of each block of features, and the number of heads that read them: as many each, or one more.
+
+    Examples
+    --------
+    >>> share_heads((2, 3), 5, 7)
+    [(slice(0, 2, None), 4), (slice(2, 5, None), 3)]
+    >>> share_heads(None, 5, 7)
+    [(slice(0, 5, None), 7)]
+    """
+    widths = [n_features] if blocks is None else list(map(int, blocks))
+    stops = np.cumsum(widths).tolist()
+    columns = [slice(start, stop) for start, stop in zip([0, *stops], stops)]
+    few, more = divmod(n_heads, len(widths))
+    return [(part, few + (place < more)) for place, part in enumerate(columns)]
+
+
+def join_blocks(parts: Sequence[Projection]) -> Projection:
+    """Return one projection of all features from those of each block: zero wherever a head reads another block.
+
+    Examples
+    --------
+    >>> join_blocks([np.ones((1, 1, 1), np.float32), np.full((1, 1, 1), 2, np.float32)])[:, :, 0].tolist()
+    [[1.0, 0.0], [0.0, 2.0]]
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if not isinstance(parts[0], np.ndarray):
+        return csr_array(block_diag(parts, format="csr"))
+    sizes = np.cumsum([(0, 0), *(part.shape[:2] for part in parts)], axis=0)
+    whole = np.zeros((*sizes[-1], parts[0].shape[2]), np.float32)
+    for part, (row, head) in zip(parts, sizes.tolist()):
+        whole[row : row + part.shape[0], head : head + part.shape[1]] = part
+    return whole
+
+
 def select_heads(projection: Projection, heads: slice, n_heads: int) -> Projection:
     """Return the projection of some heads only, so that many keys can be initialised within a memory budget."""
     if isinstance(projection, np.ndarray):
@@ -115,11 +152,13 @@ def head_limit(key_dim: int) -> float:
     return min(HEAD_LIMIT, float(np.sqrt(5e37 / key_dim)))
 
 
-def normalize_rows(X: torch.Tensor) -> torch.Tensor:
-    """Divide each row (n, f) by its Euclidean length; a zero row stays zero.
+def normalize_rows(X: torch.Tensor, blocks: Sequence[int] | None = None) -> torch.Tensor:
+    """Divide each row (n, f), or each block of its features, by its Euclidean length; a zero row stays zero.
 
     Lengths are taken in float64 after dividing by the largest entry, so no finite float32 row overflows or vanishes.
     """
+    if blocks is not None:
+        return torch.cat([normalize_rows(part) for part in X.split(list(blocks), dim=1)], dim=1)
     largest = torch.linalg.vector_norm(X, torch.inf, dim=1, keepdim=True).double()
     rows = X.double().div_(torch.where(largest > 0, largest, 1.0))
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
@@ -139,12 +178,20 @@ class Projector:
     device : torch.device
     normalize : bool
         Whether rows are divided by their Euclidean length first.
+    blocks : sequence of int or None
+        Widths of blocks of features whose lengths are taken by themselves.
     """
 
     def __init__(
-        self, projection: Projection, shape: tuple[int, int], device: torch.device, *, normalize: bool
+        self,
+        projection: Projection,
+        shape: tuple[int, int],
+        device: torch.device,
+        *,
+        normalize: bool,
+        blocks: Sequence[int] | None = None,
     ) -> None:
-        self._shape, self._normalize = shape, normalize
+        self._shape, self._normalize, self._blocks = shape, normalize, blocks
         self._native: native.NativeProjection | None = None
         self._matrix: torch.Tensor | csr_array
         if not isinstance(projection, np.ndarray):
@@ -169,7 +216,7 @@ class Projector:
         heads = X.new_empty((len(X), self._shape[0] * self._shape[1])) if room is None else room[: len(X)]
         if self._native is not None:
             for rows, part in zip(X.split(KERNEL_ROWS), heads.split(KERNEL_ROWS), strict=True):
-                rows = normalize_rows(rows) if self._normalize else rows
+                rows = normalize_rows(rows, self._blocks) if self._normalize else rows
                 self._native.project(rows.numpy(), part.numpy(), torch.get_num_threads())
         else:
             self._by_blocks(X, heads, SMALL_BLOCK_ROWS if small and len(X) <= SMALL_BLOCK_ROWS else BLOCK_ROWS)
@@ -178,7 +225,8 @@ class Projector:
     def _by_blocks(self, X: torch.Tensor, heads: torch.Tensor, size: int) -> None:
         for rows, part in zip(X.split(size), heads.split(size), strict=True):
             block = torch.cat([rows, rows.new_zeros((size - len(rows), rows.shape[1]))])
-            part.copy_(self._multiply(normalize_rows(block) if self._normalize else block)[: len(rows)])
+            block = normalize_rows(block, self._blocks) if self._normalize else block
+            part.copy_(self._multiply(block)[: len(rows)])
 
     def _multiply(self, rows: torch.Tensor) -> torch.Tensor:
         if isinstance(self._matrix, torch.Tensor):

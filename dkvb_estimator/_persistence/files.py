@@ -22,7 +22,7 @@ from sklearn.frozen import FrozenEstimator
 
 from dkvb_estimator._classifier import DKVBClassifier
 from dkvb_estimator._encoder import SCHEMA_VERSION, KeyEncoder
-from dkvb_estimator._validation import GRADIENT, check_encoder, check_parameters
+from dkvb_estimator._validation import GRADIENT, check_encoder, check_parameters, plain_setting
 from dkvb_estimator._version import __version__
 
 FORMAT, FORMAT_VERSION = "dkvb-model", 2
@@ -159,7 +159,8 @@ def _state(estimator: DKVBClassifier | KeyEncoder) -> dict[str, Any]:
     state = estimator.__getstate__()
     state.pop("_sklearn_version", None)
     if isinstance(estimator, KeyEncoder):
-        return state | {"estimator": "KeyEncoder", "memory": None}
+        blocks = plain_setting(state.pop("feature_blocks"))  # left out where there are none, as in the codebook
+        return state | {"estimator": "KeyEncoder", "memory": None} | ({"feature_blocks": blocks} if blocks else {})
     encoder, fitted = state["encoder"], state.get("encoder_")
     if isinstance(encoder, FrozenEstimator):
         same = fitted is not None and encoder.estimator.fingerprint_ == fitted.fingerprint_
@@ -205,6 +206,8 @@ def _pack(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {"dict": [[_plain(name, key), _pack(f"{name}.{key}", item, arrays)] for key, item in value.items()]}
     if isinstance(value, list):
         return {"list": None}
+    if isinstance(value, tuple):
+        return {"tuple": [_plain(name, item) for item in value]}
     return _plain(name, value)
 
 
@@ -246,6 +249,8 @@ def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if "csr" in value:
         parts = [_unpack(value["csr"][part], arrays) for part in ("data", "indices", "indptr")]
         return csr_array(tuple(parts), shape=tuple(value["shape"]))
+    if "tuple" in value:
+        return tuple(value["tuple"])
     if "list" in value:
         return [] if value["list"] is None else [_unpack(value["list"], arrays)]
     return {key: _unpack(item, arrays) for key, item in value["dict"]}

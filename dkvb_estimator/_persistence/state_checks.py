@@ -158,7 +158,17 @@ def _check_codebook(book: Mapping[str, Any]) -> int:
         raise ValueError(f"report is {dict(report)}; expected finite numbers named {', '.join(REPORT)}")
     if not _is_whole(book.get("seed")):
         raise ValueError(f"the seed is {book.get('seed')!r}; expected a whole number")
-    return _check_projection(book.get("projection"), n_heads, key_dim)
+    n_features = _check_projection(book.get("projection"), n_heads, key_dim)
+    _check_feature_blocks(settings.get("feature_blocks"), n_features, n_heads)
+    return n_features
+
+
+def _check_feature_blocks(blocks: Any, n_features: int, n_heads: int) -> None:
+    if blocks is None:
+        return
+    whole = isinstance(blocks, tuple) and all(_is_whole(width) and width > 0 for width in blocks)
+    if not whole or sum(blocks) != n_features or len(blocks) > n_heads:
+        raise ValueError(f"feature_blocks are {blocks!r:.80}; expected widths that add up to {n_features} features")
 
 
 def _check_projection(projection: Any, n_heads: int, key_dim: int) -> int:

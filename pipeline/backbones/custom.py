@@ -1,6 +1,6 @@
 """Networks that a settings file describes: a library's architecture with a file of weights, or with the library's own.
 
-Enters: a description, a layer to read, the side of the images. Leaves: the immutable record that every other module
+Enters: a description, layers to read, the side of the images. Leaves: the immutable record that every other module
 knows. Must not know: settings files, data sets, caches.
 
 What a description of a checkpoint file leaves out is: mean and standard deviation of ImageNet, bilinear interpolation,
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from pipeline.backbones.loading import Tapped, build_network, remove_classifier
-from pipeline.backbones.registry import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from pipeline.backbones.registry import IMAGENET_MEAN, IMAGENET_STD, Backbone, as_layers
 from pipeline.config import CHECKPOINTS
 from pipeline.io import first_sentence
 
@@ -29,7 +29,7 @@ _LAYER_OF = {"timm": "avgpool", "open_clip": "projected"}
 """Where a library has one layer to read: its own pooled features."""
 
 
-def describe_backbone(described: Mapping[str, Any], layer: str, image_side: int) -> Backbone:
+def describe_backbone(described: Mapping[str, Any], layers: str | Sequence[str], image_side: int) -> Backbone:
     """Return the record of a network that has no name of its own, the number of its features measured.
 
     Parameters
@@ -37,8 +37,8 @@ def describe_backbone(described: Mapping[str, Any], layer: str, image_side: int)
     described : mapping
         ``id``, ``file`` (None: the library's own weights), ``library``, ``model``, ``weights``, and what else
         `pipeline.params.InlineBackbone` lists.
-    layer : str
-        ``avgpool`` of timm's models, ``projected`` of open_clip's, any node of torchvision's.
+    layers : str or sequence of str
+        ``avgpool`` of timm's models, ``projected`` of open_clip's, any nodes of torchvision's.
     image_side : int
         Pixels.
 
@@ -56,13 +56,15 @@ def describe_backbone(described: Mapping[str, Any], layer: str, image_side: int)
     """
     library, model = described["library"], described["model"]
     _check_model(library, model)
-    if layer != _LAYER_OF.get(library, layer):
-        raise ValueError(
-            f"{library} models have no layer {layer!r}; expected {_LAYER_OF[library]!r}, the pooled features. Correct "
-            "it in params.yaml."
-        )
+    layers = as_layers(layers)
+    for layer in layers:
+        if layer != _LAYER_OF.get(library, layer):
+            raise ValueError(
+                f"{library} models have no layer {layer!r}; expected {_LAYER_OF[library]!r}, the pooled features. "
+                "Correct it in params.yaml."
+            )
     record = _of_file(described) if described["file"] else _OF_LIBRARY[library](described, image_side)
-    return replace(record, layers={layer: _width(record, layer, image_side, described.get("width"))})
+    return replace(record, layers=_widths(record, layers, image_side, described.get("width")))
 
 
 def _of_file(described: Mapping[str, Any]) -> Backbone:
@@ -205,11 +207,15 @@ def _check_weights(described: Mapping[str, Any], names: Iterable[str]) -> None:
         )
 
 
-def _width(record: Backbone, layer: str, side: int, expected: int | None) -> int:
-    """Return the number of features of a layer, by one black image through the network with random weights."""
+def _widths(record: Backbone, layers: Sequence[str], side: int, expected: int | None) -> dict[str, int]:
+    """Return the number of features of each layer, by one black image through the network with random weights."""
     network = build_network(record)
     if record.without_classifier:
         remove_classifier(network, record.library)
+    return {layer: _width(network, record, layer, side, expected) for layer in layers}
+
+
+def _width(network: torch.nn.Module, record: Backbone, layer: str, side: int, expected: int | None) -> int:
     tapped = _tapped(network, record, layer)
     try:
         with torch.inference_mode():
@@ -219,7 +225,7 @@ def _width(record: Backbone, layer: str, side: int, expected: int | None) -> int
             f"{record.model} of {record.id} cannot read images of {side} × {side} pixels ({first_sentence(error)}); "
             "expected a side that suits it. Set image_side in params.yaml."
         ) from error
-    found = found["embedding"] if isinstance(found, dict) else found
+    found = found[layer] if isinstance(found, dict) else found
     shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
     # square images give square maps: anything else is no map, or has its channels last
     if len(shape) != 2 and not (len(shape) == 4 and shape[2] == shape[3]):

@@ -1,4 +1,4 @@
-"""Networks built by their library, loaded strictly or not at all, read at one layer.
+"""Networks built by their library, loaded strictly or not at all, read at one layer or several.
 
 Enters: a backbone's record, weights by name. Leaves: a frozen module, images (n, 3, s, s) → embeddings (n, f).
 Must not know: where weights come from, data sets, caches, estimators.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
-from pipeline.backbones.registry import BACKBONES, Backbone, check_layer
+from pipeline.backbones.registry import BACKBONES, Backbone, as_layers, check_layers
 from pipeline.io import first_sentence
 
 _WITHOUT_CLASSIFIER = frozenset({"swav_resnet50w2", "dino_resnet50"})
@@ -81,13 +82,14 @@ def _doubled_resnet50() -> nn.Module:
     return network
 
 
-def load_backbone(record: Backbone, layer: str, state: Mapping[str, torch.Tensor]) -> nn.Module:
+def load_backbone(record: Backbone, layers: str | Sequence[str], state: Mapping[str, torch.Tensor]) -> nn.Module:
     """Build a backbone, load its weights strictly, and return it frozen, in evaluation mode: images → (n, f).
 
     Parameters
     ----------
     record : Backbone
-    layer : str
+    layers : str or sequence of str
+        Of several, the columns follow each other in this order.
     state : mapping from name to Tensor
         As :func:`pipeline.weights.read_weights` returns it.
 
@@ -96,14 +98,14 @@ def load_backbone(record: Backbone, layer: str, state: Mapping[str, torch.Tensor
     ValueError
         If a weight is missing, one too many, or of another shape.
     """
-    check_layer(record, layer)
+    check_layers(record, layers)
     if record.converted:
-        return Tapped(_load_by_timm(record, state), record.library, layer).eval().requires_grad_(False)
+        return Tapped(_load_by_timm(record, state), record.library, layers).eval().requires_grad_(False)
     network, state = build_network(record), rename_weights(record, state)
     if record.without_classifier or record.id in _WITHOUT_CLASSIFIER:
         remove_classifier(network, record.library)
     load_strictly(network, state, record)
-    return Tapped(network, record.library, layer).eval().requires_grad_(False)
+    return Tapped(network, record.library, layers).eval().requires_grad_(False)
 
 
 def _load_by_timm(record: Backbone, state: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -138,9 +140,9 @@ def classifier_name(network: nn.Module, library: str) -> str:
 
 
 class Tapped(nn.Module):
-    """Read a network at one layer, averaged over places: images (n, 3, s, s) → embeddings (n, f)."""
+    """Read a network at one layer or several, averaged over places: images (n, 3, s, s) → embeddings (n, f)."""
 
-    def __init__(self, network: nn.Module, library: str, layer: str) -> None:
+    def __init__(self, network: nn.Module, library: str, layers: str | Sequence[str]) -> None:
         super().__init__()
         self.library = library
         if library == "timm":
@@ -152,15 +154,31 @@ class Tapped(nn.Module):
             from torchvision.models.feature_extraction import create_feature_extractor
 
             # train and evaluation graphs may differ, and only the latter is used
-            self.network = create_feature_extractor(network.eval(), {layer: "embedding"}, suppress_diff_warning=True)
+            names = {layer: layer for layer in as_layers(layers)}
+            extractor = create_feature_extractor(network.eval(), names, suppress_diff_warning=True)
+            if len(names) > 1:
+                _copy_what_is_read(extractor.eval())
+            self.network = extractor
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of images."""
         found = self.network(images)
         if isinstance(found, dict):
-            found = found["embedding"]
-            found = found.mean(dim=(2, 3)) if found.ndim == 4 else found
+            found = [part.mean(dim=(2, 3)) if part.ndim == 4 else part for part in found.values()]
+            return torch.cat(found, dim=1) if len(found) > 1 else found[0]
         return found
+
+
+def _copy_what_is_read(network: GraphModule) -> None:
+    """Copy each layer the moment it is computed: what comes after it may write into it, as `relu` in place does."""
+    graph = network.graph
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    copies = {}
+    for name, node in output.args[0].items():
+        with graph.inserting_after(node):
+            copies[name] = graph.call_function(torch.clone, (node,))
+    output.args = (copies,)
+    network.recompile()
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], record: Backbone) -> None:

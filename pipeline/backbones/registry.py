@@ -7,7 +7,7 @@ mean, a standard deviation. Must not know: what a network is built of, data sets
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -203,8 +203,8 @@ BACKBONES: Mapping[str, Backbone] = {
 }
 
 
-def find_backbone(name: str, layer: str | None = None) -> Backbone:
-    """Return the record of a backbone.
+def find_backbone(name: str, layers: str | Sequence[str] = ()) -> Backbone:
+    """Return the record of a backbone, after looking for the layers that are to be read, if any.
 
     Raises
     ------
@@ -222,18 +222,30 @@ def find_backbone(name: str, layer: str | None = None) -> Backbone:
             f"backbone {name!r} is unknown; expected one of {', '.join(BACKBONES)}. Did you mean {nearest!r}? Correct "
             "the name."
         )
-    if layer is not None:
-        check_layer(BACKBONES[name], layer)
+    check_layers(BACKBONES[name], layers)
     return BACKBONES[name]
 
 
-def check_layer(record: Backbone, layer: str) -> None:
-    """Raise ValueError if a backbone has no such layer, with those that it has."""
-    if layer not in record.layers:
-        raise ValueError(
-            f"backbone {record.id} has no layer {layer!r}; expected one of {', '.join(record.layers)}. Correct it in "
-            "params.yaml."
-        )
+def as_layers(layers: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of one layer or of several.
+
+    Examples
+    --------
+    >>> as_layers("avgpool"), as_layers(["layer3", "avgpool"])
+    (('avgpool',), ('layer3', 'avgpool'))
+    """
+    return (layers,) if isinstance(layers, str) else tuple(layers)
+
+
+def check_layers(record: Backbone, layers: str | Sequence[str]) -> None:
+    """Raise ValueError for the first layer that a backbone does not have, with those that it has."""
+    for layer in as_layers(layers):
+        if layer not in record.layers:
+            nearest = difflib.get_close_matches(layer, record.layers, n=1, cutoff=0)[0]
+            raise ValueError(
+                f"backbone {record.id} has no layer {layer!r}; expected one of {', '.join(record.layers)}. Did you "
+                f"mean {nearest!r}? Correct it in params.yaml."
+            )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The cache's format, version 1: what lies where in the file, and what proves it. See ``docs/cache_format.md``.
+"""The cache's format, versions 1 and 2: what lies where in the file, and what proves it. See ``docs/cache_format.md``.
 
 Enters: an open HDF5 file. Leaves: its structure, once it is shown to be whole. Must not know: who writes or reads.
 """
@@ -12,7 +12,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ import numpy as np
 
 from pipeline.io import describe_lock, system_error
 
-FORMAT, VERSION = "dkvb-embedding-cache", 1
+FORMAT, VERSION, VERSION_OF_LAYERS = "dkvb-embedding-cache", 1, 2
+"""A cache of one layer is of the first version, as ever; one of several is of the second."""
 STORAGE_DTYPES = ("float16", "float32")
 DATASETS = ("embeddings", "labels", "sample_ids", "block_crc32")
 ATTRIBUTES = (
@@ -41,6 +42,38 @@ _LARGEST_ATTRIBUTE = 2**16
 
 
 @dataclass(frozen=True)
+class LayerColumns:
+    """Say which columns of the embeddings come from a layer: from ``start`` to, not including, ``stop``.
+
+    Parameters
+    ----------
+    name : str
+    start, stop : int
+    """
+
+    name: str
+    start: int
+    stop: int
+
+
+def layers_in_order(widths: Mapping[str, int]) -> tuple[LayerColumns, ...]:
+    """Return where the columns of layers lie, from the number of each, in order.
+
+    Examples
+    --------
+    >>> layers_in_order({"layer3": 2, "avgpool": 3})[1]
+    LayerColumns(name='avgpool', start=2, stop=5)
+    """
+    stops = np.cumsum(list(widths.values())).tolist()
+    return tuple(LayerColumns(name, stop - widths[name], stop) for name, stop in zip(widths, stops, strict=True))
+
+
+def tap_of(names: Iterable[str]) -> str:
+    """Return the text that stands for one layer, or for several."""
+    return "+".join(names)
+
+
+@dataclass(frozen=True)
 class CacheHeader:
     """Say where a cache's embeddings come from.
 
@@ -52,6 +85,8 @@ class CacheHeader:
     tap, compute_dtype, storage_dtype, manifest_sha256, dataset : str
     class_names : tuple of str
         Label 0 is the first.
+    layers : tuple of LayerColumns
+        Of several layers, in order; empty where ``tap`` names the only one.
     """
 
     fingerprint: str
@@ -63,11 +98,14 @@ class CacheHeader:
     manifest_sha256: str
     dataset: str
     class_names: tuple[str, ...]
+    layers: tuple[LayerColumns, ...] = ()
 
 
 def fingerprint_of(origin: Mapping[str, Any]) -> str:
     """Return the fingerprint of everything that decides the embeddings: what a header holds beside it and the names."""
     named = {name: origin[name] for name in ATTRIBUTES if name != "fingerprint"}
+    if layers := origin.get("layers"):
+        named["layers"] = [one if isinstance(one, Mapping) else asdict(one) for one in layers]
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
 
@@ -122,7 +160,8 @@ class NamingDamage:
             raise OSError(number, f"cache {self.path.name} cannot be read: {os.strerror(number)}") from error
         raise OSError(
             f"cache {self.path.name} is damaged or incomplete ({' '.join(str(error).split())}); expected an unchanged "
-            "file of format version 1. Run `dvc repro extract` or the import again to rebuild it, or restore a copy."
+            "file of format version 1 or 2. Run `dvc repro extract` or the import again to rebuild it, or restore a "
+            "copy."
         ) from error
 
 
@@ -150,8 +189,11 @@ def read_structure(file: h5py.File) -> tuple[CacheHeader, dict[str, Split]]:
     splits = {name: _read_split(file[name]) for name in split_names(file)}
     for name, split in splits.items():
         _check_split(name, split, file[name]["embeddings"], header)
-    if not splits or len({split.n_features for split in splits.values() if len(split.labels)}) > 1:
+    widths = {split.n_features for split in splits.values() if len(split.labels)}
+    if not splits or len(widths) > 1:
         raise OSError("its splits differ in their number of features, or there is none")
+    if header.layers and widths - {header.layers[-1].stop}:
+        raise OSError(f"its layers end at column {header.layers[-1].stop} of {max(widths)}")
     return header, splits
 
 
@@ -169,10 +211,10 @@ def _check_format(file: h5py.File) -> None:
             "a file, usually in caches/."
         )
     version = _attribute(file, "version")
-    if version != VERSION:
+    if version not in (VERSION, VERSION_OF_LAYERS):
         raise NotACacheError(
-            f"cache {name} has format version {version}; this release reads version {VERSION}. Update the checkout, "
-            "or run `dvc repro extract` to rebuild it."
+            f"cache {name} has format version {version}; this release reads versions {VERSION} and "
+            f"{VERSION_OF_LAYERS}. Update the checkout, or run `dvc repro extract` to rebuild it."
         )
 
 
@@ -221,7 +263,22 @@ def _read_header(file: h5py.File) -> CacheHeader:
             raise OSError(f"attribute {name} is not a JSON object")
     if not all(isinstance(values[name], str | dict) for name in ATTRIBUTES):
         raise OSError("an attribute that should be text is a number")
-    return CacheHeader(**values, class_names=tuple(_decode(file["class_names"][()])))
+    if ("layers" in file.attrs) != (_attribute(file, "version") == VERSION_OF_LAYERS):
+        raise OSError("a file of one layer is of version 1 and names no layers, one of several is of version 2")
+    layers = _read_layers(_attribute(file, "layers"), values["tap"]) if "layers" in file.attrs else ()
+    return CacheHeader(**values, class_names=tuple(_decode(file["class_names"][()])), layers=layers)
+
+
+def _read_layers(text: Any, tap: str) -> tuple[LayerColumns, ...]:
+    """Read the bounds of layers: distinct names, and columns that follow each other from the first."""
+    found = json.loads(text)
+    triples = isinstance(found, list) and all(isinstance(one, list) and len(one) == 3 for one in found)
+    if not triples or not all(type(n) is str and type(a) is int and type(b) is int and b > a for n, a, b in found):
+        raise OSError("attribute layers is not a list of names and bounds of columns")
+    names, starts, stops = zip(*found, strict=True) if len(found) > 1 else ((), (), ())
+    if len(set(names)) < 2 or len(set(names)) < len(names) or starts != (0, *stops[:-1]) or tap_of(names) != tap:
+        raise OSError("its layers do not follow each other, repeat a name, or are not those that tap names")
+    return tuple(LayerColumns(*one) for one in found)
 
 
 def _read_split(group: h5py.Group) -> Split:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.cache.array_readers import import_pyarrow, path_and_name, read_array
-from pipeline.cache.format import CacheHeader, SplitRows, fingerprint_of
+from pipeline.cache.format import CacheHeader, LayerColumns, SplitRows, fingerprint_of, layers_in_order, tap_of
 from pipeline.cache.reader import CacheReader, file_sha256, open_cache
 from pipeline.cache.writer import write_cache
 from pipeline.data import UNLABELLED, stratified_splits
@@ -45,7 +45,14 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, metavar="FILE[:NAME]", required=option == "--embeddings", help=text)
     parser.add_argument("--output", required=True, help="cache to write, such as imported/mine.h5")
     parser.add_argument("--backbone", required=True, help="a name for the network; keys and samples must share it")
-    parser.add_argument("--tap", default="imported", help="the layer that was read (default: imported)")
+    layers = parser.add_mutually_exclusive_group()
+    layers.add_argument("--tap", default="imported", help="the layer that was read (default: imported)")
+    layers.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="NAME:WIDTH",
+        help="several layers, and how many columns come from each, in order",
+    )
     parser.add_argument("--dataset", help="a name for the data (default: that of the embeddings' file)")
     parser.add_argument("--class-names", metavar="FILE", help="text file, a class a line; label 0 is the first")
     parser.add_argument("--test-fraction", type=float, help="draw this share of every class for the test")
@@ -65,7 +72,7 @@ def import_arrays(args: argparse.Namespace) -> Path:
     ------
     ValueError
         If an array has another shape or type than its part needs, lengths differ, a label is out of range, ids repeat,
-        a value is not finite, or the split is said in two ways.
+        a value is not finite, the split is said in two ways, or layers do not add up to the features.
     OSError
         If a file is missing or damaged.
     ImportError
@@ -77,6 +84,7 @@ def import_arrays(args: argparse.Namespace) -> Path:
     parts = [_read_part(args, "")]
     if args.test_embeddings:
         parts.append(_read_part(args, "test_"))
+    layers = _layers(args.layers, parts[0]["embeddings"].shape[1]) if args.layers else ()
     names, labels = _number(args.class_names, [part["labels"] for part in parts])
     splits = _splits(args, parts, labels)
     split_names = np.unique(np.concatenate(splits)).tolist()
@@ -87,11 +95,12 @@ def import_arrays(args: argparse.Namespace) -> Path:
     origin = {
         "backbone": {"id": args.backbone},
         "preprocessing": {"imported": [{"file": f.name, "sha256": file_sha256(f)} for f in sorted(files)]},
-        "tap": args.tap,
+        "tap": tap_of(layer.name for layer in layers) or args.tap,
         "compute_dtype": "imported",
         "storage_dtype": args.storage_dtype,
         "manifest_sha256": listing_sha256(names, rows),
         "dataset": dataset,
+        "layers": layers,
     }
     write_cache(args.output, CacheHeader(fingerprint=fingerprint_of(origin), class_names=names, **origin), rows)
     return Path(args.output)
@@ -153,6 +162,20 @@ def _check_options(args: argparse.Namespace) -> None:
             f"--test-fraction {args.test_fraction} was given; expected a share between 0 and 1, and --labels, since "
             "every class gives its share. Correct it."
         )
+
+
+def _layers(given: Sequence[str], n_features: int) -> tuple[LayerColumns, ...]:
+    """Return the columns of two or more layers, each given as its name and its number of columns."""
+    pairs = [text.rpartition(":")[::2] for text in given]
+    whole = all(name and width.isdecimal() and int(width) for name, width in pairs)
+    widths = {name: int(width) for name, width in pairs} if whole else {}
+    if len(widths) < max(2, len(given)) or sum(widths.values()) != n_features:
+        raise ValueError(
+            f"--layers {' '.join(given)} was given for {n_features} features; expected two or more different names, "
+            f"each with its number of columns, adding up to {n_features}, such as layer3:1024 avgpool:2048. Correct "
+            "it, or say --tap for one layer."
+        )
+    return layers_in_order(widths)
 
 
 def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, Any]:

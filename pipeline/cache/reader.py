@@ -91,6 +91,11 @@ class CacheReader:
         """Length of axis f."""
         return max(split.n_features for split in self._splits.values())
 
+    @property
+    def feature_blocks(self) -> tuple[int, ...] | None:
+        """Numbers of columns of several layers, in order; None where all come from one."""
+        return tuple(layer.stop - layer.start for layer in self.header.layers) or None
+
     def n_rows(self, split: str) -> int:
         """Return the number of samples of a split."""
         return len(self._split(split).labels)
@@ -296,6 +301,8 @@ def describe_cache(path: str | Path) -> dict[str, Any]:
     """Return where a cache comes from and what it holds, JSON-able and the same on every machine."""
     with open_cache(path) as reader:
         header = asdict(reader.header) | {"class_names": list(reader.header.class_names)}
+        layers = header.pop("layers")  # of several: a card of one layer says so in tap alone
+        header |= {"layers": list(layers)} if layers else {}
         splits = {name: reader.n_rows(name) for name in reader.split_names}
         error = max(reader.max_rounding_error(name) for name in reader.split_names)
         return header | {"n_features": reader.n_features, "splits": splits, "max_rounding_error": error}

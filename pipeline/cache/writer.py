@@ -19,6 +19,7 @@ from pipeline.cache.format import (
     FORMAT,
     STORAGE_DTYPES,
     VERSION,
+    VERSION_OF_LAYERS,
     CacheHeader,
     SplitRows,
     block_crc,
@@ -71,7 +72,8 @@ def write_cache(
             for name, rows in splits.items():
                 _write_split(file, name, header, rows, compression)
                 sink.check()
-            _check_widths({name: file[name]["embeddings"].shape[1] for name in splits if len(file[name]["labels"])})
+            widths = {name: file[name]["embeddings"].shape[1] for name in splits if len(file[name]["labels"])}
+            _check_widths(widths, header)
             file.attrs["meta_sha256"] = np.bytes_(meta_sha256(file))
             file.attrs["complete"] = np.uint8(1)
         check_in_child(neighbour)
@@ -136,11 +138,13 @@ def _write_header(file: h5py.File, header: CacheHeader) -> None:
             "Change it in params.yaml."
         )
     file.attrs["format"] = np.bytes_(FORMAT)
-    file.attrs["version"] = np.int64(VERSION)
+    file.attrs["version"] = np.int64(VERSION_OF_LAYERS if header.layers else VERSION)
     values = asdict(header)
     for name in ATTRIBUTES:
         value = values[name]
         file.attrs[name] = np.bytes_((value if isinstance(value, str) else canonical_json(value)).encode())
+    if header.layers:
+        file.attrs["layers"] = np.bytes_(canonical_json([list(vars(one).values()) for one in header.layers]).encode())
     file.create_dataset("class_names", data=fixed_text(header.class_names))
 
 
@@ -190,10 +194,15 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
     group.attrs["max_rounding_error"] = np.float64(error)
 
 
-def _check_widths(widths: dict[str, int]) -> None:
+def _check_widths(widths: dict[str, int], header: CacheHeader) -> None:
     if len(set(widths.values())) > 1:
         raise ValueError(
             f"the splits differ in their number of features: {widths}; expected one for all. Extract again."
+        )
+    if header.layers and set(widths.values()) - {header.layers[-1].stop}:
+        raise ValueError(
+            f"the embeddings have {max(widths.values())} features, but layers end at column {header.layers[-1].stop}; "
+            "expected the features of all layers. Extract again."
         )
 
 

@@ -8,11 +8,15 @@ from typing import Any
 
 __all__ = ["with_defaults"]
 
+SAME = {"layer": "layers", "layers": "layer"}
+"""Settings of which an entry has one: its own replaces the other's default."""
 TABLES = ("datasets", "embeddings", "imports", "streams", "baselines", "runs", "searches")
 
 
 def with_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Put the defaults of each table under its entries, setting by setting at any depth; an entry's own count more.
+
+    Where two settings say the same, as ``layer`` and ``layers`` do, an entry's one takes the place of the other.
 
     Raises
     ------
@@ -34,8 +38,13 @@ def with_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
             )
         entries = tables.get(table)
         if isinstance(entries, Mapping) and settings:
-            tables[table] = {name: _merged(settings, entry) for name, entry in entries.items()}
+            tables[table] = {name: _merged(_not_said(settings, entry), entry) for name, entry in entries.items()}
     return tables
+
+
+def _not_said(settings: Mapping[str, Any], entry: Any) -> Mapping[str, Any]:
+    own = entry if isinstance(entry, Mapping) else {}
+    return {name: value for name, value in settings.items() if name not in SAME or own.get(SAME[name]) is None}
 
 
 def _merged(below: Mapping[str, Any], above: Any) -> Any:

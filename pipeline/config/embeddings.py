@@ -75,16 +75,18 @@ def _kind_of_backbone(value: Any) -> str:
 
 
 class Embeddings(Record):
-    """What is extracted once: which images through which network, read at which layer, stored how.
+    """What is extracted once: which images through which network, read at which layer or layers, stored how.
 
-    `network` is what stands under ``backbone``: the name of a known one, or a description.
+    `network` is what stands under ``backbone``: the name of a known one, or a description. `layers` are read in one
+    pass, and their columns follow each other in that order.
     """
 
     dataset: Id
     network: Annotated[
         Annotated[str, Tag("(named)")] | Annotated[InlineBackbone, Tag(DESCRIBED)], Discriminator(_kind_of_backbone)
     ] = Field(alias="backbone")
-    layer: str
+    layer: str | None = None
+    layers: list[str] | None = Field(default=None, min_length=1)
     image_side: int = Field(ge=8, le=1024)
     compute_dtype: Literal["float32", "float16", "bfloat16"]
     storage_dtype: Literal["float16", "float32"]
@@ -93,6 +95,25 @@ class Embeddings(Record):
     def backbone(self) -> str:
         """The id by which a cache names the network."""
         return self.network if isinstance(self.network, str) else self.network.id
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers that are read: one at least, in the order of their columns."""
+        return tuple(self.layers or [str(self.layer)])
+
+    @model_validator(mode="after")
+    def _layers_are_said_once(self) -> "Embeddings":
+        if (self.layer is None) == (self.layers is None):
+            both = "layer and layers both say" if self.layer is not None else "neither layer nor layers says"
+            raise ValueError(f"{both} where the network is read; expected one of the two, so keep one")
+        if len(set(self.layer_names)) < len(self.layer_names):
+            raise ValueError(f"layers {list(self.layer_names)} names one twice; expected each once, so remove one")
+        if len(self.layer_names) > 1 and isinstance(self.network, InlineBackbone) and self.network.width is not None:
+            raise ValueError(
+                f"backbone.width is {self.network.width}, but {len(self.layer_names)} layers are read; expected the "
+                "width of a single layer, so remove it"
+            )
+        return self
 
 
 class Import(Record):

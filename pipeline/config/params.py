@@ -194,7 +194,8 @@ def _check_run_id(name: str) -> None:
 
 def _check_one_space(place: str, run: Run | Baselines | Search, embeddings: Mapping[str, Embeddings]) -> None:
     own, keys = embeddings[run.embeddings], embeddings[run.keys]
-    for field, of_keys, of_samples in (("backbone", keys.network, own.network), ("layer", keys.layer, own.layer)):
+    layers = [entry.layer_names[0] if len(entry.layer_names) == 1 else list(entry.layer_names) for entry in (keys, own)]
+    for field, of_keys, of_samples in (("backbone", keys.network, own.network), ("layer", *layers)):
         if of_keys != of_samples:
             raise ValueError(
                 f"{place}: keys come from {run.keys!r} with {field} {_as_written(of_keys)}, samples "
@@ -225,5 +226,5 @@ def _check_same_conditions(name: str, run: Run, baselines: Baselines) -> None:
             )
 
 
-def _as_written(value: str | InlineBackbone) -> str:
-    return repr(value if isinstance(value, str) else value.model_dump(exclude_unset=True))
+def _as_written(value: Any) -> str:
+    return repr(value.model_dump(exclude_unset=True) if isinstance(value, InlineBackbone) else value)

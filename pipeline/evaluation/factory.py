@@ -37,6 +37,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "device": "the environment variable DKVB_DEVICE",
+    "feature_blocks": "the cache: its layers are the blocks",
     "memory": "nothing: stages keep codes themselves",
     "verbose": "nothing: stages report one line each",
 }
@@ -45,7 +46,9 @@ N_BUSIEST = 8
 """Keys with the most hits, which the page of key usage names one by one."""
 
 
-def make_method(settings: Method, *, device: str = "auto") -> DKVBClassifier:
+def make_method(
+    settings: Method, *, feature_blocks: tuple[int, ...] | None = None, device: str = "auto"
+) -> DKVBClassifier:
     """Build an untrained classifier.
 
     Parameters
@@ -53,6 +56,8 @@ def make_method(settings: Method, *, device: str = "auto") -> DKVBClassifier:
     settings : mapping
         Those of the key encoder under ``encoder``, the classifier's beside it; what is left out is the package's
         default.
+    feature_blocks : tuple of int or None
+        Numbers of columns of several layers: each gets heads of its own.
     device : str
         Where it computes; comes from the environment, since it must not change what is computed.
 
@@ -70,7 +75,8 @@ def make_method(settings: Method, *, device: str = "auto") -> DKVBClassifier:
     own = set(DKVBClassifier().get_params(deep=False)) - {"encoder", "random_state", *_ELSEWHERE}
     _check_names("method.encoder", encoder, tuple(sorted(set(KeyEncoder().get_params()) - set(_ELSEWHERE))))
     _check_names("method", rest, ("encoder", *sorted(own)))
-    return DKVBClassifier(KeyEncoder(**encoder, device=device), **rest, device=device)  # type: ignore[arg-type]
+    keys = KeyEncoder(**encoder, feature_blocks=feature_blocks, device=device)  # type: ignore[arg-type]
+    return DKVBClassifier(keys, **rest, device=device)  # type: ignore[arg-type]
 
 
 def set_method(model: DKVBClassifier, settings: Mapping[str, Any]) -> DKVBClassifier:

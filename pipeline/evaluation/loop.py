@@ -103,6 +103,8 @@ class Bench:
         Rows that arrive together.
     class_names : tuple of str
         By label.
+    feature_blocks : tuple of int or None
+        Numbers of columns of several layers; None: all features come from one.
     """
 
     X: np.ndarray
@@ -113,6 +115,7 @@ class Bench:
     orders: tuple[list[Task], ...]
     batch_rows: int
     class_names: tuple[str, ...]
+    feature_blocks: tuple[int, ...] | None = None
 
     @property
     def classes(self) -> np.ndarray:
@@ -209,7 +212,8 @@ def make_bench(reader: CacheReader, stream: Stream) -> Bench:
     seeds = tuple(seed for seed, _ in stream.orders())
     orders = tuple(tasks_of(stream, y))
     names = tuple(reader.header.class_names)
-    return Bench(X, y, X_test[labelled], y_test[labelled], seeds, orders, stream.batch_rows, names)
+    rows = X, y, X_test[labelled], y_test[labelled]
+    return Bench(*rows, seeds, orders, stream.batch_rows, names, reader.feature_blocks)
 
 
 def batches(rows: np.ndarray, batch_rows: int) -> list[np.ndarray]:
@@ -504,6 +508,7 @@ def _check_one_space(reader: CacheReader, keys: CacheReader) -> None:
         ("backbone", reader.header.backbone, keys.header.backbone),
         ("layer", reader.header.tap, keys.header.tap),
         ("number of features", reader.n_features, keys.n_features),
+        ("columns of each layer", reader.feature_blocks, keys.feature_blocks),
     ):
         if own != other:
             raise ValueError(

@@ -165,7 +165,7 @@ def _place_keys(
     """Return methods with keys beside the codes of all training rows: one for all orders, or one per order."""
     starts = []
     for tasks in bench.orders if run.key_rows == "first_task" else bench.orders[:1]:
-        model = make_method(run.method, device=device)
+        model = make_method(run.method, feature_blocks=bench.feature_blocks, device=device)
         with timed(clock, "keys"):
             place_keys(model, rows_for_keys(reader, keys, run.key_rows, tasks[0]))
         with timed(clock, "encode"):

@@ -145,7 +145,8 @@ def search_settings(
     ValueError
         If a setting is unknown, or a class has fewer rows than there are folds.
     """
-    candidate = Candidate(make_method(entry.method, device=device), source)
+    blocks = _reader(source.cache).feature_blocks
+    candidate = Candidate(make_method(entry.method, feature_blocks=blocks, device=device), source)
     grid = list(ParameterGrid(entry.grid))
     set_method(clone(candidate.method), grid[0])  # refuses unknown names before anything is computed
     rows = np.flatnonzero(labels >= 0)

@@ -89,10 +89,10 @@ class Claims:
             handle.close()
         return taken
 
-    def finish(self, name: str, written: Path) -> None:
-        """Note the file that a block is in, and end its claim."""
+    def finish(self, name: str, *written: Path) -> None:
+        """Note the files that a block is in, and end its claim."""
         handle = self._held.pop(name)
-        print(f" {written}", end="", file=handle, flush=True)
+        print("", "\n".join(map(str, written)), end="", file=handle, flush=True)
         handle.close()
 
     def process_of(self, name: str) -> int:
@@ -110,7 +110,7 @@ class Claims:
     def _is_written(self, handle: IO[str]) -> bool:
         handle.seek(0)
         written = handle.read().partition(" ")[2]
-        return bool(written) and Path(written).exists()
+        return bool(written) and all(Path(path).exists() for path in written.split("\n"))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.claim"

@@ -142,12 +142,19 @@ class EmbeddingStore:
             out[here] = self._read_block(found.paths[blocks[here[0]]], positions[here])
         return out
 
-    def windows(self, found: Found, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the embeddings of images that were found, in the order given, a few MiB at a time; see :meth:`read`."""
+    def windows(self, found: Found, rows: np.ndarray, n: int | None = None) -> Iterator[np.ndarray]:
+        """Yield the embeddings of images that were found, in the order given, n at a time; see :meth:`read`.
+
+        Where n is not given, they are as many as a few MiB hold.
+        """
         if len(rows):
-            n = max(1, _WINDOW_BYTES // self._heads[found.paths[found.blocks[rows[0]]]].row_bytes)
+            n = n or self.window_rows(found)
             for start in range(0, len(rows), n):
                 yield self.read(found, rows[start : start + n])
+
+    def window_rows(self, found: Found) -> int:
+        """Return how many rows a few MiB hold, of images of which one at least was found."""
+        return max(1, _WINDOW_BYTES // self._heads[found.paths[found.blocks.max()]].row_bytes)
 
     def add(self, images: np.ndarray, rows: np.ndarray, rounding: np.ndarray) -> Path:
         """Keep rows (n, f) of images (n, 4); after this returns they survive a killed process."""

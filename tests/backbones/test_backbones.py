@@ -43,7 +43,8 @@ def test_an_unknown_backbone_offers_the_names():
 
 def test_an_unknown_layer_offers_the_layers():
     with pytest.raises(
-        ValueError, match=r"swav_resnet50w2 has no layer 'layer4'; expected one of avgpool, layer3\. Cor"
+        ValueError,
+        match=r"swav_resnet50w2 has no layer 'layer4'; expected one of avgpool, layer3\. Did you mean 'layer3'\? Cor",
     ):
         find_backbone("swav_resnet50w2", "layer4")
     with pytest.raises(ValueError, match="clip_vit_b32 has no layer 'avgpool'; expected one of projected"):

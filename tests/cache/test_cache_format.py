@@ -11,11 +11,13 @@ import small_cache
 from cache_bytes import regions
 from damage import try_ways
 
-from pipeline.cache import CacheHeader, open_cache
+from pipeline.cache import CacheHeader, layers_in_order, open_cache
 from pipeline.cache.format import NotACacheError, block_crc, canonical_json, fixed_text, meta_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 V1 = ROOT / "tests" / "data" / "cache_v1.h5"
+V2 = ROOT / "tests" / "data" / "cache_v2.h5"
+LAYERS = {"tap": "layer3+avgpool", "layers": layers_in_order({"layer3": 3, "avgpool": 5})}
 N_FLIPS, N_CUTS = 150, 20
 
 
@@ -51,6 +53,33 @@ def test_the_file_of_version_1_still_says_what_was_written():
             np.testing.assert_allclose(reader.read(split), small_cache.embeddings(split), rtol=0, atol=2**-10)
 
 
+def test_the_file_of_version_2_still_says_what_was_written_and_where_layers_lie():
+    assert small_cache.sha256(V2) == "c7261047810caea054d2702c301fe153b439bb35257168843ef7bf525ed0e83e"
+    with open_cache(V2) as reader, open_cache(V1) as first:
+        assert reader.header == small_cache.header(**LAYERS)
+        assert reader.feature_blocks == (3, 5)
+        assert first.feature_blocks is None
+        for split in small_cache.SIZES:
+            np.testing.assert_array_equal(reader.read(split), first.read(split))
+
+
+def test_one_layer_is_written_in_version_1_and_several_in_version_2(tmp_path):
+    small_cache.write_small(tmp_path / "one.h5")
+    small_cache.write_small(tmp_path / "two.h5", **LAYERS)
+    for name, version in (("one", 1), ("two", 2)):
+        with h5py.File(tmp_path / f"{name}.h5") as file:
+            assert (file.attrs["version"], "layers" in file.attrs) == (version, version == 2)
+            if version == 2:
+                assert file.attrs["layers"] == b'[["layer3",0,3],["avgpool",3,8]]'
+
+
+@pytest.mark.parametrize("bounds", [{"layer3": 3, "avgpool": 4}, {"layer3": 3, "avgpool": 6}])
+def test_layers_that_do_not_end_with_the_features_are_not_written(tmp_path, bounds):
+    with pytest.raises(ValueError, match=r"have 8 features, but layers end at column \d; expected the features of all"):
+        small_cache.write_small(tmp_path / "a.h5", tap="layer3+avgpool", layers=layers_in_order(bounds))
+    assert not (tmp_path / "a.h5").exists()
+
+
 def test_the_file_of_version_1_is_the_one_that_was_kept():
     assert small_cache.sha256(V1) == "8382a0555ab0a2ca64909835da14735ecba8519a86d8e07cf1c3f740a9fab0ba"
 
@@ -71,9 +100,10 @@ def test_the_reader_on_the_format_page_reads_what_the_cache_holds(small):
         room["read_split"](small, "train")
 
 
-def test_the_format_page_names_every_attribute_and_array():
+@pytest.mark.parametrize("kept", [V1, V2])
+def test_the_format_page_names_every_attribute_and_array(kept):
     page = (ROOT / "docs" / "cache_format.md").read_text(encoding="utf-8")
-    with h5py.File(V1) as file:
+    with h5py.File(kept) as file:
         names = [*file.attrs, *file, *file["train"], *file["train"].attrs]
     assert [name for name in names if name not in small_cache.SIZES and f"`{name}`" not in page] == []
 
@@ -94,6 +124,12 @@ def test_a_flipped_byte_of_content_is_always_an_error(tmp_path):
     assert set(try_ways(V1, tmp_path, [[[position, 1]] for position in positions])) == {"error"}
 
 
+def test_a_flipped_byte_of_layers_is_always_an_error(tmp_path):
+    places = list(regions(V2)["attribute layers"])
+    assert len(places) > 30
+    assert set(try_ways(V2, tmp_path, [[[position, 1 + position % 255]] for position in places])) == {"error"}
+
+
 def test_a_cut_file_is_always_an_error(tmp_path):
     size = V1.stat().st_size
     lengths = [round(size * i / N_CUTS) for i in range(N_CUTS - 1)] + [size - 1]
@@ -102,7 +138,9 @@ def test_a_cut_file_is_always_an_error(tmp_path):
 
 def test_damage_is_named_with_a_remedy(small):
     small.write_bytes(small.read_bytes()[:-1])
-    with pytest.raises(OSError, match=r"cache small\.h5 is damaged or incomplete .*; expected .* version 1\. Run `dvc"):
+    with pytest.raises(
+        OSError, match=r"cache small\.h5 is damaged or incomplete .*; expected .* version 1 or 2\. Run `dvc"
+    ):
         open_cache(small)
 
 
@@ -153,8 +191,10 @@ def test_a_missing_attribute_is_an_error(small, name):
 
 def test_a_newer_version_is_refused_by_name(small):
     with h5py.File(small, "r+") as file:
-        file.attrs["version"] = np.int64(2)
-    with pytest.raises(NotACacheError, match=r"small\.h5 has format version 2; this release reads version 1\. Update"):
+        file.attrs["version"] = np.int64(3)
+    with pytest.raises(
+        NotACacheError, match=r"small\.h5 has format version 3; this release reads versions 1 and 2\. Up"
+    ):
         open_cache(small)
 
 
@@ -294,6 +334,42 @@ def test_a_file_whose_parts_do_not_fit_each_other_is_refused_though_its_digest_i
         small_cache.forge(small, change)
     with pytest.raises(OSError, match=message):
         open_cache(small)
+
+
+FORGED = {
+    "bounds swapped": ('[["layer3",0,5],["avgpool",3,8]]', "do not follow each other"),
+    "a gap": ('[["layer3",0,3],["avgpool",4,8]]', "do not follow each other"),
+    "not from the first": ('[["layer3",1,3],["avgpool",3,8]]', "do not follow each other"),
+    "too short": ('[["layer3",0,3],["avgpool",3,7]]', "its layers end at column 7 of 8"),
+    "too long": ('[["layer3",0,3],["avgpool",3,9]]', "its layers end at column 9 of 8"),
+    "empty": ('[["layer3",0,0],["avgpool",0,8]]', "not a list of names and bounds"),
+    "other names": ('[["avgpool",0,3],["layer3",3,8]]', "are not those that tap names"),
+    "one": ('[["layer3+avgpool",0,8]]', "do not follow each other"),
+    "none": ("[]", "do not follow each other"),
+    "twice": ('[["layer3",0,3],["layer3",3,8]]', "repeat a name"),
+    "fractions": ('[["layer3",0,3.0],["avgpool",3.0,8]]', "not a list of names and bounds"),
+    "no list": ("3", "not a list of names and bounds"),
+    "no JSON": ("[", "damaged or incomplete"),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_bounds_that_do_not_fit_are_refused_though_the_digest_is_right(tmp_path, case):
+    text, message = FORGED[case]
+    path = tmp_path / "forged.h5"
+    path.write_bytes(V2.read_bytes())
+    small_cache.forge(path, set_attribute("/", "layers", np.bytes_(text)))
+    with pytest.raises(OSError, match=message):
+        open_cache(path)
+
+
+@pytest.mark.parametrize(("kept", "version"), [(V1, 2), (V2, 1)])
+def test_layers_belong_to_version_2_alone(tmp_path, kept, version):
+    path = tmp_path / "forged.h5"
+    path.write_bytes(kept.read_bytes())
+    small_cache.forge(path, set_attribute("/", "version", np.int64(version)))
+    with pytest.raises(OSError, match="a file of one layer is of version 1 and names no layers, one of several is of"):
+        open_cache(path)
 
 
 def test_the_digest_covers_shapes_types_and_attributes_but_not_completeness(small):

@@ -500,3 +500,38 @@ def test_class_names_may_come_from_any_editor_and_more_lines_are_no_classes(file
     assert import_(files, embeddings="X.npy", labels="y.npy", class_names="c.txt") == 0
     with open_cache(files / "out/a.h5") as reader:
         assert reader.header.class_names == ("ant", "bee", "cat")
+
+
+# several layers
+
+
+def test_layers_are_imported_with_their_columns_and_told_by_an_export(files, capsys):
+    assert import_(files, "--layers", "inner:2", "pool:3", embeddings="X.npy", labels="y.npy") == 0
+    with open_cache(files / "out/a.h5") as reader:
+        assert [(layer.name, layer.start, layer.stop) for layer in reader.header.layers] == [
+            ("inner", 0, 2), ("pool", 2, 5),
+        ]  # fmt: skip
+        assert (reader.header.tap, reader.feature_blocks) == ("inner+pool", (2, 3))
+    content = (files / "out/a.h5").read_bytes()
+    capsys.readouterr()
+    assert run("export", files / "out/a.h5", "--output", files / "all.npz") == 0
+    said = capsys.readouterr()
+    assert "do not say where layers lie: import them with --layers inner:2 pool:3" in said.err
+    assert said.out.splitlines() == [str(files / "all.npz")]
+    assert import_(files, "--layers", "inner:3", "pool:2", embeddings="X.npy", labels="y.npy") == 0
+    assert (files / "out/a.h5").read_bytes() != content
+
+
+@pytest.mark.parametrize(
+    "given", [["a:2"], ["a:5"], ["a:2", "b:4"], ["a:2", "a:3"], ["a", "b:5"], ["a:0", "b:5"], [":2", "b:3"]]
+)
+def test_layers_that_do_not_add_up_are_one_sentence(files, capsys, given):
+    assert import_(files, "--layers", *given, embeddings="X.npy", labels="y.npy") == 1
+    assert_one_sentence(capsys, f"--layers {' '.join(given)} was given for 5 features; expected two or more different")
+    assert not (files / "out").exists()
+
+
+def test_an_export_of_one_layer_says_nothing_of_layers(cache, files, capsys):
+    capsys.readouterr()
+    assert run("export", cache, "--output", files / "all.npz") == 0
+    assert "layers" not in capsys.readouterr().err

@@ -10,6 +10,7 @@ from dkvb_estimator._encoding.codebook import Codebook, Sketches, draw_codebook
 
 CPU = torch.device("cpu")
 PARAMS = {"projection": "gaussian", "key_init": "kmeans", "normalize": True, "density": "auto", "random_state": 0}
+PARAMS |= {"feature_blocks": None}
 
 
 def rows(n=300, n_features=37):

@@ -49,7 +49,8 @@ CHANGEABLE = {
 FIXED = {
     "encoder__n_heads": 5, "encoder__n_keys": 9, "encoder__key_dim": 2, "encoder__n_selected": 2,
     "encoder__normalize": False, "encoder__projection": "sparse", "encoder__density": 0.7,
-    "encoder__key_init": "sample", "encoder__random_state": 7, "solver": "ridge", "remember": False,
+    "encoder__key_init": "sample", "encoder__feature_blocks": (2, 4),
+    "encoder__random_state": 7, "solver": "ridge", "remember": False,
     "encoder": FrozenEstimator(KeyEncoder(3, 4, 2, random_state=1).fit(X)),
 }  # fmt: skip
 SOLVED = {"alpha", "curvature", "class_weight"}

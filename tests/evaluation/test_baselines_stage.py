@@ -240,3 +240,33 @@ def test_a_probes_scale_comes_from_the_rows_given_and_stays(four_classes):
     np.testing.assert_allclose(mean, flat.mean(axis=0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(deviation[1:], flat[:, 1:].std(axis=0), rtol=1e-5)
     assert deviation[0] == pytest.approx(0.1 * flat.std(axis=0).mean(), rel=1e-4)  # and does not swamp the others
+
+
+@pytest.fixture(scope="module")
+def layered(bench):
+    """The same rows, said to come from two layers, the second of which gives numbers a thousand times as large."""
+    factors = np.repeat(np.float32([1, 1000]), [10, 14])
+    return replace(bench, X=bench.X * factors, X_test=bench.X_test * factors, feature_blocks=(10, 14))
+
+
+def test_each_layers_columns_have_unit_length_for_methods_that_want_it(layered, bench):
+    rows = room.with_unit_blocks(layered)
+    for X, whole in ((rows.X, layered.X), (rows.X_test, layered.X_test)):
+        parts = np.split(whole, [10], axis=1)
+        expected = np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1)
+        np.testing.assert_allclose(X, expected, rtol=1e-5)
+    assert room.with_unit_blocks(bench) is bench
+
+
+def test_no_layer_outweighs_another_unless_rows_are_taken_as_they_come(layered, scale):
+    """Streaming LDA of rows whose layers were made unit length by hand says the same."""
+    entry = Baselines(**ENTRY | {"methods": ["streaming_lda", "nearest_class_mean", "linear_probe"]})
+    found = measure_baselines(entry, layered, scale)
+    by_hand = measure_baselines(entry, replace(room.with_unit_blocks(layered), feature_blocks=None), scale)
+    for name in ("streaming_lda", "nearest_class_mean"):
+        np.testing.assert_array_equal(found[name].predictions, by_hand[name].predictions)
+    plain = measure_baselines(entry, replace(layered, feature_blocks=None), scale)
+    np.testing.assert_array_equal(found["linear_probe"].predictions, plain["linear_probe"].predictions)
+    entry = entry.model_copy(update={"normalize": False, "methods": ["nearest_class_mean"]})
+    as_is = [measure_baselines(entry, rows, scale) for rows in (layered, replace(layered, feature_blocks=None))]
+    np.testing.assert_array_equal(*(one["nearest_class_mean"].predictions for one in as_is))

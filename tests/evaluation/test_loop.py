@@ -183,6 +183,8 @@ def test_a_stream_has_tasks_for_every_order():
 
 
 class Reader(SimpleNamespace):
+    feature_blocks = None
+
     def as_numpy(self, split):
         labels = np.array([0, 1, -1, 1]) if split == "test" else np.array([0, 1, -1, 0])
         return np.arange(4, dtype=np.float32)[:, None], labels
@@ -240,7 +242,9 @@ def test_unknown_setting_names_the_nearest(settings, wrong, right):
         )
 
 
-@pytest.mark.parametrize(("name", "place"), [("device", "DKVB_DEVICE"), ("verbose", "one line each")])
+@pytest.mark.parametrize(
+    ("name", "place"), [("device", "DKVB_DEVICE"), ("verbose", "one line each"), ("feature_blocks", "the cache")]
+)
 def test_setting_that_is_said_elsewhere_names_the_place(name, place):
     for settings, where in (({name: 1}, "method"), ({"encoder": {name: 1}}, "method.encoder")):
         with pytest.raises(
@@ -249,9 +253,10 @@ def test_setting_that_is_said_elsewhere_names_the_place(name, place):
             make_method(settings)
 
 
-def fake_reader(X, *, backbone="a", tap="avgpool"):
+def fake_reader(X, *, backbone="a", tap="avgpool", blocks=None):
     header = SimpleNamespace(backbone={"id": backbone}, tap=tap, dataset="d")
-    return SimpleNamespace(header=header, n_features=X.shape[1], read=lambda split, rows=slice(None): X[rows])
+    read = {"read": lambda split, rows=slice(None): X[rows], "feature_blocks": blocks}
+    return SimpleNamespace(header=header, n_features=X.shape[1], **read)
 
 
 def test_keys_come_from_all_rows_of_their_cache_or_from_the_first_task():
@@ -267,6 +272,7 @@ def test_keys_come_from_all_rows_of_their_cache_or_from_the_first_task():
         (fake_reader(np.ones((2, 2)), backbone="b"), "backbone"),
         (fake_reader(np.ones((2, 2)), tap="layer3"), "layer"),
         (fake_reader(np.ones((2, 3))), "number of features"),
+        (fake_reader(np.ones((2, 2)), blocks=(1, 1)), "columns of each layer"),
     ],
 )
 def test_keys_of_another_embedding_space_are_refused(other, what):

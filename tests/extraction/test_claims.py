@@ -53,6 +53,18 @@ def test_a_finished_block_cannot_be_claimed_until_its_file_is_gone(tmp_path):
         assert other.claim("0")
 
 
+def test_a_block_in_several_files_is_finished_while_all_of_them_are_there(tmp_path):
+    with Claims(tmp_path, "abc") as owner, helper(tmp_path) as other:
+        paths = [tmp_path / "a layer.rows", tmp_path / "another.rows"]
+        for path in paths:
+            path.write_text("")
+        assert owner.claim("0")
+        owner.finish("0", *paths)
+        assert not other.claim("0")
+        paths[1].unlink()
+        assert other.claim("0")
+
+
 def test_a_claim_tells_which_process_that_was_and_ends_with_it(tmp_path):
     code = f"""
 import os

@@ -29,9 +29,10 @@ from pipeline.data import build_manifest, open_images, write_manifest
 from pipeline.data.image_files import to_rgb
 from pipeline.extraction import Claims
 from pipeline.extraction import inference as embedding
+from pipeline.extraction import job as extraction
 from pipeline.io import processes
 from pipeline.stages import extract as stage
-from pipeline.store import EmbeddingStore, image_names
+from pipeline.store import SideBySide, image_names
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE, N, N_TEST = 8, 43, 11
@@ -72,11 +73,11 @@ def network(monkeypatch, tmp_path):
     """A tiny network in place of the real one, small blocks, and no second process that checks the cache."""
     tiny = Tiny()
     (tmp_path / "weights.pth").write_bytes(b"weights")
-    monkeypatch.setattr(stage, "load_backbone", lambda record, layer, state: tiny)
-    monkeypatch.setattr(stage, "find_weights", lambda record: tmp_path / "weights.pth")
-    monkeypatch.setattr(stage, "read_weights", lambda path: {})
-    monkeypatch.setattr(stage, "BLOCK_ROWS", 8)
-    monkeypatch.setattr(stage, "BATCH_ROWS", 4)
+    monkeypatch.setattr(extraction, "load_backbone", lambda record, layers, state: tiny)
+    monkeypatch.setattr(extraction, "find_weights", lambda record: tmp_path / "weights.pth")
+    monkeypatch.setattr(extraction, "read_weights", lambda path: {})
+    monkeypatch.setattr(extraction, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(extraction, "BATCH_ROWS", 4)
     monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
     for name in ("DKVB_DEVICE", "DKVB_WORKERS", "DKVB_SCRATCH", "DKVB_PROCESSES"):
         monkeypatch.delenv(name, raising=False)
@@ -107,13 +108,13 @@ def settings(folder, **changes):
 
 @pytest.fixture
 def job(manifest, network, tmp_path):
-    return stage.Job(manifest, settings(tmp_path), BACKBONES["efficientnet_lite0"], tmp_path / "weights.pth")
+    return extraction.Job(manifest, settings(tmp_path), BACKBONES["efficientnet_lite0"], tmp_path / "weights.pth")
 
 
 def extract(job, folder, name, **options):
     """Extract into a cache of its own and return the number of images embedded now, and the cache's sha256."""
     output = folder / f"{name}.h5"
-    computed = stage.extract(job, output, scratch(folder, name), **({"device": "cpu", "workers": 2} | options))
+    computed = extraction.extract(job, output, scratch(folder, name), **({"device": "cpu", "workers": 2} | options))
     return computed.images, hashlib.sha256(output.read_bytes()).hexdigest()
 
 
@@ -131,7 +132,7 @@ def blocks(folder):
 
 def test_every_image_is_embedded_under_its_own_id_and_label(job, network, tmp_path):
     extract(job, tmp_path, "a")
-    prepare = stage.preprocess(job.record, SIDE)
+    prepare = extraction.preprocess(job.record, SIDE)
     images = torch.stack([prepare(image) for image in open_images(job.manifest)])
     expected = dict(zip(job.manifest.sample_ids, Tiny()(images).numpy(), strict=True))
     labels = dict(zip(job.manifest.sample_ids, job.manifest.labels.tolist(), strict=True))
@@ -227,7 +228,7 @@ def changed(job, rows, **names):
 def both(job, tmp_path, name):
     """Extract with what cache "a" knows, and from nothing; return the images embedded, and whether bytes agree."""
     output = tmp_path / f"{name}.h5"
-    computed = stage.extract(job, output, scratch(tmp_path, "a"), device="cpu")
+    computed = extraction.extract(job, output, scratch(tmp_path, "a"), device="cpu")
     _, expected = extract(job, tmp_path, f"{name} from nothing")
     return computed.images, hashlib.sha256(output.read_bytes()).hexdigest() == expected
 
@@ -263,9 +264,9 @@ def test_two_entries_of_one_network_share_rows_and_two_networks_do_not(job, tmp_
 
 def test_what_decides_no_bit_of_a_row_does_not_name_it(job):
     header, cpu = job.header(), torch.device("cpu")
-    network = stage.network_of(header, cpu)
+    (network,) = extraction.networks_of(header, cpu)
     other = replace(job, record=replace(job.record, license="MIT", paper="", weights_url=""))
-    assert stage.network_of(other.header(), cpu) == network
+    assert extraction.networks_of(other.header(), cpu) == [network]
     assert "license" in header.backbone
     assert network["device"].startswith("cpu ")
     assert set(network["libraries"]) == {"torch", "torchvision", "pillow"}
@@ -279,10 +280,10 @@ def test_a_row_has_the_same_bits_at_every_place_of_a_batch(name, compute_dtype):
 
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=0, **({"img_size": 32} if "vit" in name else {})).eval()
-    prepare = stage.preprocess(BACKBONES["efficientnet_lite0"], 32)
+    prepare = extraction.preprocess(BACKBONES["efficientnet_lite0"], 32)
     forward = embedding.Forward(net.to(memory_format=torch.channels_last), prepare, compute_dtype, torch.device("cpu"))
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (stage.BATCH_ROWS, 32, 32, 3), np.uint8))
-    rows, order = forward(pixels), np.random.default_rng(1).permutation(stage.BATCH_ROWS)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (extraction.BATCH_ROWS, 32, 32, 3), np.uint8))
+    rows, order = forward(pixels), np.random.default_rng(1).permutation(extraction.BATCH_ROWS)
     assert forward(pixels[order]).tobytes() == rows[order].tobytes()
     alone = torch.zeros_like(pixels)
     alone[0] = pixels[13]
@@ -290,12 +291,12 @@ def test_a_row_has_the_same_bits_at_every_place_of_a_batch(name, compute_dtype):
 
 
 def test_pixels_are_those_that_rules_names():
-    """Raise RULES in stages/extract.py with any change that this test sees: rows of older pixels are not used."""
+    """Raise RULES in extraction/job.py with any change that this test sees: rows of older pixels are not used."""
     deep = Image.fromarray((np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8))
     grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
-    prepare = stage.preprocess(BACKBONES["efficientnet_lite0"], 8)
+    prepare = extraction.preprocess(BACKBONES["efficientnet_lite0"], 8)
     pixels = b"".join(prepare.pixels(to_rgb(image)).tobytes() for image in (deep, grey, grey.convert("P")))
-    assert (stage.RULES, hashlib.sha256(pixels).hexdigest()[:16]) == (1, "3907f813178b16e7")
+    assert (extraction.RULES, hashlib.sha256(pixels).hexdigest()[:16]) == (1, "3907f813178b16e7")
 
 
 def test_progress_says_what_is_known_and_what_is_new(job, tmp_path, capsys):
@@ -379,7 +380,7 @@ def test_a_store_that_is_deleted_while_it_is_used_is_filled_again_or_the_disk_is
     job, tmp_path, capsys, monkeypatch, n_times
 ):
     _, expected = extract(job, tmp_path, "whole")
-    usual, calls = stage.write_cache, []
+    usual, calls = extraction.write_cache, []
 
     def deleting(*arguments):
         calls.append(1)
@@ -387,7 +388,7 @@ def test_a_store_that_is_deleted_while_it_is_used_is_filled_again_or_the_disk_is
             shutil.rmtree(scratch(tmp_path, "a") / "store")
         usual(*arguments)
 
-    monkeypatch.setattr(stage, "write_cache", deleting)
+    monkeypatch.setattr(extraction, "write_cache", deleting)
     if n_times == 1:
         assert extract(job, tmp_path, "a") == (2 * N, expected)
         assert "of the store is gone: computed again." in capsys.readouterr().err
@@ -400,10 +401,10 @@ def test_a_store_that_is_deleted_while_it_is_used_is_filled_again_or_the_disk_is
 def test_known_rows_need_no_network(job, network, tmp_path, monkeypatch):
     _, expected = extract(job, tmp_path, "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "write_cache", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(extraction, "write_cache", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             extract(job, tmp_path, "a")
-    monkeypatch.setattr(stage, "load_backbone", None)
+    monkeypatch.setattr(extraction, "load_backbone", None)
     assert extract(job, tmp_path, "a") == (0, expected)
 
 
@@ -461,23 +462,23 @@ def claims_of(job, tmp_path):
 
 
 def store_of(job, tmp_path):
-    return EmbeddingStore(scratch(tmp_path, "a") / "store", stage.network_of(job.header(), torch.device("cpu")))
+    return SideBySide(scratch(tmp_path, "a") / "store", extraction.networks_of(job.header(), torch.device("cpu")))
 
 
 def parts_of(job, tmp_path):
     images = image_names(job.manifest.digests)
-    return stage._parts(store_of(job, tmp_path), job, images, quiet=True)
+    return extraction._parts(store_of(job, tmp_path), job, images, quiet=True)
 
 
 def compute(job, tmp_path, claims, part):
     """Finish a part as a helper does."""
     rows = Tiny()(prepared(job, part.rows)).numpy()
     images = image_names(job.manifest.digests)[part.rows]
-    claims.finish(part.name, store_of(job, tmp_path).add(images, rows, np.zeros(len(rows))))
+    claims.finish(part.name, store_of(job, tmp_path).stores[0].add(images, rows, np.zeros(len(rows))))
 
 
 def help_with(job, tmp_path, **options):
-    return stage.add_blocks(job, tmp_path / "a.h5", scratch(tmp_path, "a"), device="cpu", **options)
+    return extraction.add_blocks(job, tmp_path / "a.h5", scratch(tmp_path, "a"), device="cpu", **options)
 
 
 def test_helpers_and_the_writer_share_the_blocks_and_give_the_same_bytes(job, network, tmp_path):
@@ -513,7 +514,7 @@ def test_the_writer_waits_for_what_a_helper_has_begun(job, network, tmp_path):
 
 
 def prepared(job, rows):
-    images, prepare = open_images(job.manifest), stage.preprocess(job.record, SIDE)
+    images, prepare = open_images(job.manifest), extraction.preprocess(job.record, SIDE)
     return torch.stack([prepare(images[row]) for row in rows])
 
 
@@ -553,11 +554,12 @@ def test_the_writer_tells_its_own_blocks_from_those_of_helpers(job, tmp_path):
     for part in (second, last):
         np.savez(tmp_path / f"{part.name}.npz", rows=rows[part.name], images=images[part.rows])
     header = job.header()
+    (network_of_rows,) = extraction.networks_of(header, torch.device("cpu"))
     code = f"""
 import numpy
 from pipeline.extraction import Claims
 from pipeline.store import EmbeddingStore
-store = EmbeddingStore({str(scratch(tmp_path, "a") / "store")!r}, {stage.network_of(header, torch.device("cpu"))!r})
+store = EmbeddingStore({str(scratch(tmp_path, "a") / "store")!r}, {network_of_rows!r})
 def add(name):
     kept = numpy.load({str(tmp_path)!r} + "/" + name + ".npz")
     claims.finish(name, store.add(kept["images"], kept["rows"], numpy.zeros(len(kept["rows"]))))
@@ -575,9 +577,9 @@ with Claims({str(scratch(tmp_path, "a") / "extractions")!r}, {header.fingerprint
         assert helper.stdout.readline() == "ready\n"
         thread = threading.Timer(0.1, helper.communicate, ["go on\n", 60])
         thread.start()
-        computed = stage.extract(job, tmp_path / "a.h5", scratch(tmp_path, "a"), device="cpu")
+        computed = extraction.extract(job, tmp_path / "a.h5", scratch(tmp_path, "a"), device="cpu")
         thread.join()
-    assert computed == stage.Computed(images=N - 3, blocks=(4, 1))  # the last one was finished before
+    assert computed == extraction.Computed(images=N - 3, blocks=(4, 1))  # the last one was finished before
     assert hashlib.sha256((tmp_path / "a.h5").read_bytes()).hexdigest() == expected
     assert first.name not in rows
 
@@ -793,7 +795,7 @@ def test_a_manifest_without_images_is_one_sentence(command, tmp_path, capsys):
 def test_absent_weights_are_one_sentence_with_the_address(command, tmp_path, capsys, monkeypatch):
     from pipeline.backbones import find_weights
 
-    monkeypatch.setattr(stage, "find_weights", find_weights)
+    monkeypatch.setattr(extraction, "find_weights", find_weights)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("DKVB_WEIGHTS", str(tmp_path / "own"))
     monkeypatch.delenv("DKVB_ALLOW_DOWNLOAD", raising=False)
@@ -927,17 +929,17 @@ def test_lower_precision_is_computed_as_asked(squeezenet, tmp_path, compute_dtyp
 def test_the_fingerprint_follows_a_description(squeezenet, manifest, tmp_path, changes):
     outer = {name: changes.pop(name) for name in ("layer", "image_side") if name in changes}
     plain = {"layer": "features", "image_side": 32} | described(tmp_path / "mine.pth")
-    before = stage.make_job(manifest, settings(tmp_path, **plain)).header().fingerprint
-    assert stage.make_job(manifest, settings(tmp_path, **plain)).header().fingerprint == before
+    before = extraction.make_job(manifest, settings(tmp_path, **plain)).header().fingerprint
+    assert extraction.make_job(manifest, settings(tmp_path, **plain)).header().fingerprint == before
     other = plain | outer | described(tmp_path / "mine.pth", **changes)
-    assert stage.make_job(manifest, settings(tmp_path, **other)).header().fingerprint != before
+    assert extraction.make_job(manifest, settings(tmp_path, **other)).header().fingerprint != before
 
 
 def test_where_a_checkpoint_lies_is_no_part_of_the_fingerprint(squeezenet, manifest, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/mine.pth").write_bytes((tmp_path / "mine.pth").read_bytes())
     one, other = (
-        stage.make_job(manifest, settings(tmp_path, layer="features", image_side=32, **described(path))).header()
+        extraction.make_job(manifest, settings(tmp_path, layer="features", image_side=32, **described(path))).header()
         for path in (tmp_path / "mine.pth", tmp_path / "elsewhere/mine.pth")
     )
     assert one == other

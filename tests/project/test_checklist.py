@@ -35,7 +35,7 @@ from pipeline.config import Embeddings, load_params
 from pipeline.data import build_manifest
 from pipeline.evaluation.factory import make_method
 from pipeline.evaluation.streams import class_incremental
-from pipeline.stages import extract as stage
+from pipeline.extraction import job as extracting
 
 ROOT = Path(__file__).resolve().parents[2]
 SOLVERS = ["joint", "counts", "ridge", "sgd"]
@@ -665,17 +665,17 @@ def extraction(monkeypatch, tmp_path):
     """A job of 40 digits through a network that counts, in batches that they fill; where its cache is to be."""
     network, weights = Counting(), tmp_path / "weights.pth"
     weights.write_bytes(b"weights")
-    monkeypatch.setattr(stage, "load_backbone", lambda record, layer, state: network)
-    monkeypatch.setattr(stage, "read_weights", lambda path: {})
-    monkeypatch.setattr(stage, "BATCH_ROWS", 8)
+    monkeypatch.setattr(extracting, "load_backbone", lambda record, layers, state: network)
+    monkeypatch.setattr(extracting, "read_weights", lambda path: {})
+    monkeypatch.setattr(extracting, "BATCH_ROWS", 8)
     monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
     digits = build_manifest("digits", {"kind": "digits", "test_fraction": 0.3, "seed": 0})
     fields = ("sample_ids", "labels", "splits", "digests")
     manifest = replace(digits, **{field: getattr(digits, field)[:40] for field in fields})
     entry = {"dataset": "digits", "backbone": "swav_resnet50w2", "layer": "layer3", "image_side": 8}
     settings = Embeddings.model_validate(entry | {"compute_dtype": "float32", "storage_dtype": "float32"})
-    job = stage.Job(manifest, settings, BACKBONES["swav_resnet50w2"], weights)
-    stage.extract(job, tmp_path / "cache.h5", tmp_path / "scratch", device="cpu", workers=1)
+    job = extracting.Job(manifest, settings, BACKBONES["swav_resnet50w2"], weights)
+    extracting.extract(job, tmp_path / "cache.h5", tmp_path / "scratch", device="cpu", workers=1)
     return network, tmp_path / "cache.h5"
 
 

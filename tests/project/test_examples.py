@@ -112,13 +112,14 @@ def test_the_reader_of_the_format_page_is_the_example():
     assert function in (ROOT / "examples/read_cache.py").read_text(encoding="utf-8")
 
 
-def test_the_reader_of_the_format_page_agrees_with_ours_and_notices_damage(tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_reader_of_the_format_page_agrees_with_ours_and_notices_damage(tmp_path, version):
     sys.path.insert(0, str(ROOT / "examples"))
     try:
         from read_cache import read_split
     finally:
         sys.path.pop(0)
-    path = ROOT / "tests/data/cache_v1.h5"
+    path = ROOT / f"tests/data/cache_v{version}.h5"
     with open_cache(path) as reader:
         for split in reader.split_names:
             X, y, ids = read_split(path, split)

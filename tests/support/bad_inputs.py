@@ -21,8 +21,9 @@ from pipeline.config import load_params
 from pipeline.data import build_manifest, read_manifest
 from pipeline.evaluation import make_method
 from pipeline.evaluation.streams import make_tasks
+from pipeline.extraction import job as extraction
 from pipeline.io import check_files, read_names
-from pipeline.stages import extract as extraction
+from pipeline.stages import extract as stage
 
 X = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
 Y = np.arange(30) % 3
@@ -266,7 +267,7 @@ bad("a cache with an id twice")(lambda folder: _write(folder, sample_ids=["a"] *
 bad("an unknown stream")(lambda folder: make_tasks("sorted", Y, 0))
 bad("a stream without labels")(lambda folder: make_tasks("class_incremental", np.full(9, -1), 0))
 bad("an unknown device")(lambda folder: extraction._device("abacus"))
-bad("no workers")(mock.patch.dict(os.environ, DKVB_WORKERS="0")(lambda folder: extraction._number("DKVB_WORKERS", 1)))
+bad("no workers")(mock.patch.dict(os.environ, DKVB_WORKERS="0")(lambda folder: stage._number("DKVB_WORKERS", 1)))
 bad("an unknown variant of forgetting")(lambda folder: forgetting(np.eye(3), "worst"))
 bad("predictions of another length")(lambda folder: mean_class_accuracy(Y, Y[:3]))
 bad("streaming LDA with a negative shrinkage")(lambda folder: StreamingLDA(shrinkage=-1.0).fit(X, Y))

@@ -29,7 +29,7 @@ from pipeline.cache import writer as cache_writer
 from pipeline.cache.reader import check_everything
 from pipeline.config import Embeddings
 from pipeline.data import build_manifest
-from pipeline.stages import extract as extraction
+from pipeline.extraction import job as extraction
 
 N_IMAGES = 43
 
@@ -43,7 +43,7 @@ def prepare_extract(shared):
     """Give the stage a tiny network, blocks of eight rows, and a check of the cache in this process."""
     extraction.tqdm.monitor_interval = 0  # its thread may hold a lock when a process is forked
     extraction.tqdm.set_lock(threading.RLock())  # its own is shared by forked processes, and one is killed holding it
-    extraction.load_backbone = lambda record, layer, state: Quarters()
+    extraction.load_backbone = lambda record, layers, state: Quarters()
     extraction.read_weights = lambda path: {}
     extraction.BLOCK_ROWS, extraction.BATCH_ROWS = 8, 4
     cache_writer.check_in_child = check_everything

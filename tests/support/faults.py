@@ -24,6 +24,7 @@ from pipeline import cli as console
 from pipeline.cache import writer as cache_writer
 from pipeline.cache.reader import check_everything
 from pipeline.data import build_manifest, write_manifest
+from pipeline.extraction import job as extraction
 from pipeline.stages import extract as stage
 
 N, SIDE = 43, 8
@@ -49,14 +50,14 @@ def prepare(folder):
     tables = {"datasets": {"digits": recipe}, "embeddings": {"digits": entry}, "runs": {}}
     (folder / "params.yaml").write_text(yaml.safe_dump(tables))
     (folder / "weights.pth").write_bytes(b"weights")
-    stage.load_backbone = lambda record, layer, state: Tiny()
-    stage.find_weights = lambda record: folder / "weights.pth"
-    stage.read_weights = lambda path: {}
-    stage.BLOCK_ROWS, stage.BATCH_ROWS = 8, 4
+    extraction.load_backbone = lambda record, layers, state: Tiny()
+    extraction.find_weights = lambda record: folder / "weights.pth"
+    extraction.read_weights = lambda path: {}
+    extraction.BLOCK_ROWS, extraction.BATCH_ROWS = 8, 4
     cache_writer.check_in_child = check_everything
     # what every child would import and read again
-    record = stage.find_backbone("efficientnet_lite0")
-    stage.preprocess(record, SIDE)(stage.open_images(digits)[0])
+    record = extraction.find_backbone("efficientnet_lite0")
+    extraction.preprocess(record, SIDE)(extraction.open_images(digits)[0])
 
 
 def arguments(folder):
