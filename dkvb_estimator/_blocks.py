@@ -228,13 +228,14 @@ def by_blocks(method: Method) -> Method:
 
 
 def _map_rows(model: Any, name: str, X: Any, options: dict[str, Any]) -> Any:
-    one = getattr(model, name)(
+    light = model._light(name)
+    one = getattr(light, name)(
         np.zeros((1, X.shape[1]), dtype=X.dtype), **options
-    )  # tells the shape and type of every row
+    )  # has the shape and type of each row
     X, tail = X.rechunk({1: -1}), one.shape[1:]
     return X.map_blocks(
         _of_block,
-        _share(model._light(name)),
+        _share(light),
         name,
         options,
         np.empty((0, *tail), dtype=one.dtype),

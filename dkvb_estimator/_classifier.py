@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import time
 import warnings
 from typing import Any, Self, cast
 
@@ -28,10 +27,11 @@ from ._blocks import (
     weighty,
 )
 from ._device import DeviceCache, resolve_device
-from ._encoder import SCHEMA_VERSION, Codes, KeyEncoder, check_features, check_schema, say, show_stored
+from ._encoder import SCHEMA_VERSION, Codes, KeyEncoder, check_features, check_schema, show_stored
 from ._encoding import KeySearch
 from ._labels import as_classes, as_labels, check_known_labels, check_labels, positions_of
 from ._persistence import check_classifier_state
+from ._progress import Progress
 from ._validation import (
     FLOATS,
     JOINT,
@@ -122,7 +122,8 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     random_state : int, RandomState or None, default=None
         Random state of the encoder where ``encoder`` is None.
     verbose : int, default=0
-        Above 0, prints progress on stderr: rows encoded and time left, samples learned and their size, values solved.
+        Above 0, shows progress on stderr of placing keys, encoding, learning and solving: a bar that disappears when
+        the work is done, or one line per task where ``tqdm`` is not installed.
 
     Attributes
     ----------
@@ -439,7 +440,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         params, device = self.get_params(deep=False), resolve_device(self.device)
         distances = self._scratch.get(
             "distances",
-            lambda: distances_to_classes(self._learned, params, self._prior(), device),
+            lambda: distances_to_classes(self._learned, params, self._prior(), device, Progress.of(self)),
             self._value_settings(),
         )
         return -distances(self._encode(rows))
@@ -568,7 +569,8 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def _make_encoder(self, rows: Any, labels: Any, sample_weight: Any) -> KeyEncoder:
         if isinstance(self.encoder, FrozenEstimator):
             return self._frozen_encoder()
-        return clone(cast("KeyEncoder", self._given_encoder())).fit(rows, labels, sample_weight)
+        encoder = clone(cast("KeyEncoder", self._given_encoder()))
+        return encoder._fit(rows, labels, sample_weight, self._progress(encoder))
 
     def _given_encoder(self) -> KeyEncoder | None:
         """Return the encoder that the parameter names, frozen or not; None where codes are given instead."""
@@ -685,7 +687,13 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def _encode(self, rows: np.ndarray) -> np.ndarray:
         """Return the codes (n, c, m) of rows that were checked."""
-        return rows if rows.ndim == 3 else self.encoder_._encode_cached(rows, self.device)
+        if rows.ndim == 3:
+            return rows
+        return self.encoder_._encode_cached(rows, self.device, self._progress(self.encoder_))
+
+    def _progress(self, encoder: KeyEncoder) -> Progress:
+        """Return the progress of this estimator, or of its encoder where that alone is verbose."""
+        return Progress.of(self if self.verbose else encoder)
 
     def _learn_rows(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
         if not is_lazy(X):
@@ -698,10 +706,12 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def _learn_in_order(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
         """Learn block after block."""
         n_learned = 0
-        for block in stream_blocks(X, y, weights):
-            rows, labels, some = self._check_learning(*block)
-            self._learn(self._encode(rows), labels, some, classes, epochs)
-            n_learned += len(rows)
+        with Progress.of(self).bar("learning", X.shape[0], "rows") as advance:
+            for block in stream_blocks(X, y, weights):
+                rows, labels, some = self._check_learning(*block)
+                self._learn(self._encode(rows), labels, some, classes, epochs)
+                n_learned += len(rows)
+                advance(len(rows))
         _refuse_nothing(n_learned)
         return self
 
@@ -739,16 +749,25 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         labels = learned.learn(codes, y, weights, classes)
         self._count(learned, codes, labels, 1)
         if self.solver == "sgd":
-            samples, device, seed = (codes, labels, weights), resolve_device(self.device), self.encoder_._codebook.seed
-            step_table(learned, samples, self.get_params(deep=False), epochs=epochs, seed=seed, device=device)
+            step_table(
+                learned,
+                (codes, labels, weights),
+                self.get_params(deep=False),
+                epochs=epochs,
+                seed=self.encoder_._codebook.seed,
+                device=resolve_device(self.device),
+                progress=Progress.of(self),
+            )
         return self._after_learning(before, epochs if self.solver == "sgd" else 1)
 
     def _count(self, learned: Learned, codes: np.ndarray, positions: np.ndarray, sign: int) -> None:
         """Add rows of weight one, of classes at ``positions`` (n,), to the sums that are kept instead of them."""
         if learned.sums is not None:
-            ones, device = np.ones(len(codes)), resolve_device(self.device)
-            sums = sum_codes(codes.__getitem__, positions, ones, self._prior(), len(learned.classes), device)
-            learned.add_sums(sums, sign)
+            ones, device, n_classes = np.ones(len(codes)), resolve_device(self.device), len(learned.classes)
+            shown = Progress.of(self)
+            learned.add_sums(
+                sum_codes(codes.__getitem__, positions, ones, self._prior(), n_classes, device, shown), sign
+            )
 
     def _nothing_learned(self, folder: str | None) -> Learned:
         book = self.encoder_._codebook
@@ -757,7 +776,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         return Learned(self.solver, n_heads, n_keys, book.layout.n_selected, folder, book.origin, width)
 
     def _after_learning(self, before: int, epochs: int) -> Self:
-        self._tell_size(before)
+        self._warn_about_size(before)
         self.n_iter_ = epochs
         self._after_change()
         if isinstance(self._learned.codes, WorkerCodes):
@@ -783,7 +802,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def _light(self, method: str) -> Self:
         """Return a copy with no more of what was learned than ``method`` needs: for workers."""
-        light = type(self)(**self.get_params(deep=False))
+        light = type(self)(**self.get_params(deep=False) | {"verbose": 0})  # workers share no screen
         for name in ("n_features_in_", "encoder_", "_learned_with", "_keys_were_frozen"):
             setattr(light, name, getattr(self, name))
         light._scratch = DeviceCache()
@@ -845,11 +864,8 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         return self._learned.solution or self._scratch.get("solution", self._solve_jointly, self._value_settings())
 
     def _solve_jointly(self) -> Solution:
-        params, started = self.get_params(deep=False), time.perf_counter()
-        solution = solve_jointly(self._learned, params, self._prior(), resolve_device(self.device))
-        chosen = ", ".join(f"{part.share:.2g} × {part.objective}" for part in solution.parts)
-        say(self, f"{len(self.classes_)} classes solved in {time.perf_counter() - started:.1f} s: {chosen}")
-        return solution
+        params, device = self.get_params(deep=False), resolve_device(self.device)
+        return solve_jointly(self._learned, params, self._prior(), device, Progress.of(self))
 
     def _warn_about_few_rows(self) -> None:
         rows, keys = int(self.encoder_.key_report_["n_rows"]), self.encoder_._codebook.layout.n_keys
@@ -862,10 +878,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
                 stacklevel=4,
             )
 
-    def _tell_size(self, before: int) -> None:
-        """Report the size of what was learned, and warn once when it takes much memory that could be a file."""
+    def _warn_about_size(self, before: int) -> None:
+        """Warn once when what was learned takes much memory that could be a file."""
         size = self._learned.nbytes
-        say(self, f"{self._learned.n_samples:,} samples learned so far: {size / 2**20:,.1f} MiB")
         if self.solver in JOINT and self.codes_dir is None and before <= MUCH_STATE_BYTES < size:
             warnings.warn(
                 f"{self.solver} holds {size / 2**30:.1f} GiB in memory for {self._learned.n_samples:,} samples; "

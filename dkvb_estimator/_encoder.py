@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, Self
@@ -37,6 +35,7 @@ from ._device import resolve_device
 from ._encoding import Block, Codebook, DeviceEncoder, Sketches, draw_codebook
 from ._labels import as_labels, check_labels
 from ._persistence import check_encoder_state
+from ._progress import Progress
 from ._validation import (
     FLOATS,
     Layout,
@@ -54,8 +53,6 @@ SCHEMA_VERSION = 2
 SHOWN = ("feature_names_in_", "key_report_", "keys_", "n_features_in_", "projection_")
 """Attributes that notebooks show: those that are stored."""
 FEW_FEATURES = 16
-ROWS_PER_LINE = 16_384
-"""Rows that are encoded between two lines of progress."""
 
 
 class Codes(np.ndarray):
@@ -138,7 +135,8 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     random_state : int, RandomState or None, default=None
         Determines projection and keys.
     verbose : int, default=0
-        Above 0, prints progress on stderr.
+        Above 0, shows progress on stderr: a bar that disappears when the work is done, or one line per task where
+        ``tqdm`` is not installed.
 
     Attributes
     ----------
@@ -236,18 +234,22 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         >>> fingerprint == blocks.fit(X[start : start + 100] for start in (200, 0, 100)).fingerprint_
         True
         """
+        return self._fit(X, y, sample_weight, Progress.of(self))
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, progress: Progress) -> Self:
         params = self.get_params(deep=False)
         check_encoder(params)
         self.__dict__.pop("_codebook", None)
-        started, seed = time.perf_counter(), int(check_random_state(self.random_state).randint(2**31 - 1))
-        draw = self._cached(_draw_codebook)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if is_dask(X):
             sketches = self._sketch_on_workers(X, y, sample_weight, seed)
         else:
-            blocks = self._check_weighty(X, y, sample_weight)
-            sketches = Sketches(params, seed, labelled=self._reads_labels).look_at(blocks)
-        self._codebook = draw(sketches, {name: params[name] for name in params if name != "memory"}, seed)
-        self._report_keys(started)
+            blocks, n_rows = self._check_weighty(X, y, sample_weight), (*getattr(X, "shape", ()), None)[0]
+            sketches = Sketches(params, seed, labelled=self._reads_labels)
+            sketches.look_at(blocks, n_rows=n_rows, progress=progress)
+        settings = {name: params[name] for name in params if name not in ("memory", "verbose")}
+        self._codebook = self._cached(_draw_codebook)(sketches, settings, seed, progress)
+        self._suggest_settings()
         return self
 
     @by_blocks
@@ -264,7 +266,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             Of a dask array, a dask array.
         """
         self._check_fitted("transform")
-        codes = self._encode_cached(self._check_X(X), self.device)
+        codes = self._encode_cached(self._check_X(X), self.device, Progress.of(self))
         codes = codes.reshape(len(codes), codes.shape[1] * codes.shape[2])
         return Codes.of(codes, copy.copy(self))  # fitted again, this one has other keys
 
@@ -373,13 +375,15 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def _light(self, method: str) -> Self:
         """Return what workers need of this estimator to call ``method``."""
-        return self
+        light = copy.copy(self)
+        light.verbose = 0  # workers share no screen
+        return light
 
     def _cached(self, function: Any) -> Any:
         if self.memory is None:
             return function
         memory = Memory(self.memory, verbose=0) if isinstance(self.memory, str) else self.memory
-        return memory.cache(function, ignore=["device"] if function is _encode_rows else [])
+        return memory.cache(function, ignore=["progress", *(["device"] if function is _encode_rows else [])])
 
     def _check_fitted(self, caller: str) -> None:
         check_is_fitted(self, msg=f"this %(name)s has no keys yet, which {caller} needs. Call fit first.")
@@ -400,27 +404,10 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self._layout()
         return self._codebook.encoder(resolve_device(device))
 
-    def _encode_cached(self, X: np.ndarray, device: str) -> np.ndarray:
+    def _encode_cached(self, X: np.ndarray, device: str, progress: Progress) -> np.ndarray:
         """Return the codes (n, c, m) of valid rows, from ``memory`` where they were encoded before."""
-        codes: np.ndarray = self._cached(_encode_rows)(self, X, device)
+        codes: np.ndarray = self._cached(_encode_rows)(self, X, device, progress)
         return codes
-
-    def _encode(self, X: np.ndarray, device: str | None = None) -> np.ndarray:
-        """Return the codes of valid rows (n, f), float32, as (n, c, m): what :meth:`transform` does after its checks.
-
-        Blocks, between which ``verbose`` reports progress, change no bit of the codes.
-        """
-        encoder, started = self._on(device or self.device), time.perf_counter()
-        if not self.verbose:
-            return encoder.encode(X)
-        parts, done = [], 0
-        for rows in np.array_split(X, range(ROWS_PER_LINE, len(X), ROWS_PER_LINE)):
-            parts.append(encoder.encode(rows))
-            done += len(rows)
-            speed = done / max(time.perf_counter() - started, 1e-9)
-            left = f", {(len(X) - done) / speed:.0f} s left" if done < len(X) else ""
-            say(self, f"{done:,} of {len(X):,} rows encoded, {speed:,.0f} rows/s{left}")
-        return np.concatenate(parts)
 
     def _check_blocks(self, pairs: Iterable[tuple[Any, Any]], *, reset: bool = True) -> Iterator[Block]:
         """Validate blocks one by one; where features are reset, the first decides their number."""
@@ -466,31 +453,25 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         sketches = Sketches(self.get_params(deep=False), seed, labelled=self._reads_labels)
         return sketches.look_at(self._check_blocks(pairs, reset=False))
 
-    def _report_keys(self, started: float) -> None:
+    def _suggest_settings(self) -> None:
         if self.n_features_in_ < FEW_FEATURES and self.normalize:
             logger.info(
                 "embeddings have %d features and normalize=True, which keeps only their direction; normalize=False "
                 "may serve so few features better.",
                 self.n_features_in_,
             )
-        layout, report = self._codebook.layout, self.key_report_
-        say(
-            self,
-            f"{layout.n_heads} heads × {layout.n_keys} keys placed from {report['n_rows']:,} rows in "
-            f"{time.perf_counter() - started:.1f} s, {report['unused_share']:.1%} unused",
-        )
 
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
         """Show what is stored in notebooks; scikit-learn would read every attribute, and hash the keys for it."""
         return show_stored(self, SHOWN, doc_link)
 
 
-def _draw_codebook(sketches: Sketches, params: dict[str, Any], seed: int) -> Codebook:
-    return draw_codebook(sketches, params, seed=seed, device=resolve_device(params["device"]))
+def _draw_codebook(sketches: Sketches, params: dict[str, Any], seed: int, progress: Progress) -> Codebook:
+    return draw_codebook(sketches, params, seed=seed, device=resolve_device(params["device"]), progress=progress)
 
 
-def _encode_rows(encoder: KeyEncoder, X: np.ndarray, device: str) -> np.ndarray:
-    return encoder._encode(X, device)
+def _encode_rows(encoder: KeyEncoder, X: np.ndarray, device: str, progress: Progress) -> np.ndarray:
+    return encoder._on(device).encode(X, progress)
 
 
 def check_features(estimator: Any, X: Any, *, reset: bool) -> None:
@@ -515,9 +496,3 @@ def show_stored(estimator: Any, names: tuple[str, ...], doc_link: str) -> Any:
     table = BaseEstimator._get_fitted_attr_html(shown, doc_link)
     table.estimator_class = type(estimator)
     return table
-
-
-def say(estimator: Any, text: str) -> None:
-    """Print a line of progress on stderr, where ``verbose`` asks for it."""
-    if estimator.verbose:
-        print(f"[{type(estimator).__name__}] {text}", file=sys.stderr, flush=True)

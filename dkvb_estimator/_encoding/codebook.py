@@ -17,6 +17,7 @@ import torch
 
 from dkvb_estimator._device import DeviceCache, to_tensor
 from dkvb_estimator._labels import label_columns
+from dkvb_estimator._progress import SILENT, Progress
 from dkvb_estimator._validation import FROZEN, Layout, resolve_layout
 
 from .key_placement import RowSketch, place_keys, report_keys, sketch_size
@@ -37,6 +38,8 @@ float64 sums) and the rows looked at, placing 4096 keys from 1,280 features need
 whatever the number of heads and rows: see ``benchmarks/key_memory.py``."""
 LABELLED_ROWS = 20_000
 """Distinct labelled rows that a learned projection is learned from at most."""
+SKETCH_ROWS = 8192
+"""Rows looked at between two steps of the progress bar."""
 
 Block = tuple[np.ndarray, np.ndarray | None]
 
@@ -141,12 +144,16 @@ class Sketches:
         self._rows = RowSketch(sketch_size(params["key_init"], params["n_keys"]), seed)
         self._labelled = RowSketch(LABELLED_ROWS, seed) if labelled else None
 
-    def look_at(self, blocks: Iterable[Block]) -> Sketches:
-        """Look at blocks; each is read once and dropped."""
-        for X, y in blocks:
-            self._rows.add(X)
-            if self._labelled is not None:
-                self._labelled.add(np.column_stack([X, label_columns(np.asarray(y))]))
+    def look_at(self, blocks: Iterable[Block], *, n_rows: int | None = None, progress: Progress = SILENT) -> Sketches:
+        """Look at blocks, ``n_rows`` in all where that is known; each is read once and dropped."""
+        with progress.bar("reading", n_rows, "rows") as advance:
+            for X, y in blocks:
+                for start in range(0, len(X), SKETCH_ROWS):
+                    part = slice(start, start + SKETCH_ROWS)
+                    self._rows.add(X[part])
+                    if self._labelled is not None:
+                        self._labelled.add(np.column_stack([X[part], label_columns(np.asarray(y)[part])]))
+                    advance(len(X[part]))
         return self
 
     def merged(self, *others: Sketches) -> Sketches:
@@ -180,7 +187,9 @@ class Sketches:
         return np.ascontiguousarray(rows[:, :-2]), rows[:, -2:].astype(np.float64) @ [2.0**24, 1.0]
 
 
-def draw_codebook(sketches: Sketches, params: Mapping[str, Any], *, seed: int, device: torch.device) -> Codebook:
+def draw_codebook(
+    sketches: Sketches, params: Mapping[str, Any], *, seed: int, device: torch.device, progress: Progress = SILENT
+) -> Codebook:
     """Draw a projection and place keys.
 
     Parameters
@@ -192,6 +201,7 @@ def draw_codebook(sketches: Sketches, params: Mapping[str, Any], *, seed: int, d
     seed : int
         Determines everything that is drawn.
     device : torch.device
+    progress : Progress
     """
     rows, labelled = sketches.rows(), sketches.labelled()
     layout = resolve_layout(params, rows.shape[1])
@@ -201,7 +211,7 @@ def draw_codebook(sketches: Sketches, params: Mapping[str, Any], *, seed: int, d
         projection = draw_projection(params["projection"], *sizes, rng, params["density"])
     else:
         projection = learn_projection(*labelled, layout.n_heads, layout.key_dim, rng, normalize=params["normalize"])
-    keys, report = _place(rows, projection, layout, params, seed, device)
+    keys, report = _place(rows, projection, layout, params, seed, device, progress)
     centres = keys.mean(axis=1, dtype=np.float64).astype(np.float32)
     variance = float(keys.var(axis=1, dtype=np.float64).sum(axis=1).mean())
     report["novelty_unit"] = report["quantisation_error"] or variance or 1.0
@@ -221,22 +231,25 @@ def _place(
     params: Mapping[str, Any],
     seed: int,
     device: torch.device,
+    progress: Progress,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Place the keys of as many heads at a time as the budget allows."""
     group = max(1, KEY_BUDGET_BYTES // (4 * len(rows) * layout.key_dim))
     keys = np.empty((layout.n_heads, layout.n_keys, layout.key_dim), dtype=np.float32)
     unused, error = 0.0, 0.0
-    for start in range(0, layout.n_heads, group):
-        part = slice(start, min(start + group, layout.n_heads))
-        n_heads = part.stop - part.start
-        some = select_heads(projection, part, layout.n_heads)
-        projector = Projector(some, (n_heads, layout.key_dim), device, normalize=params["normalize"])
-        heads = projector.project(to_tensor(rows, device))
-        placed = place_keys(heads, layout.n_keys, params["key_init"], np.random.default_rng([seed, start]))
-        part_unused, part_error = report_keys(heads, placed)
-        keys[part] = placed.cpu().numpy()
-        unused += part_unused * n_heads / layout.n_heads
-        error += part_error * n_heads / layout.n_heads
+    with progress.bar("placing keys", layout.n_heads, "heads") as advance:
+        for start in range(0, layout.n_heads, group):
+            part = slice(start, min(start + group, layout.n_heads))
+            n_heads = part.stop - part.start
+            some = select_heads(projection, part, layout.n_heads)
+            projector = Projector(some, (n_heads, layout.key_dim), device, normalize=params["normalize"])
+            heads = projector.project(to_tensor(rows, device))
+            placed = place_keys(heads, layout.n_keys, params["key_init"], np.random.default_rng([seed, start]))
+            part_unused, part_error = report_keys(heads, placed)
+            keys[part] = placed.cpu().numpy()
+            unused += part_unused * n_heads / layout.n_heads
+            error += part_error * n_heads / layout.n_heads
+            advance(n_heads)
     report = {"unused_share": unused, "quantisation_error": error, "n_rows": len(rows)}
     return keys, report
 
@@ -258,16 +271,17 @@ class DeviceEncoder:
         self._n_selected, self._device = layout.n_selected, device
         self._all = self.search(codebook.mask)
 
-    def encode(self, X: np.ndarray) -> np.ndarray:
+    def encode(self, X: np.ndarray, progress: Progress = SILENT) -> np.ndarray:
         """Return the nearest keys of each head (n, c, m), the same bits whatever the batch; see ``Projector``."""
         n_heads, n_keys, key_dim = self._keys.shape
         room = torch.empty((min(len(X), ENCODE_ROWS), n_heads * key_dim), dtype=torch.float32, device=self._device)
         codes = np.empty((len(X), n_heads, self._n_selected), dtype=code_dtype(n_keys))
-        for start in range(0, len(X), ENCODE_ROWS):
-            rows = to_tensor(X[start : start + ENCODE_ROWS], self._device)
-            codes[start : start + ENCODE_ROWS] = self._all.codes(
-                self._projector.project(rows, room=room), self._n_selected
-            )
+        with progress.bar("encoding", len(X), "rows") as advance:
+            for start in range(0, len(X), ENCODE_ROWS):
+                rows = to_tensor(X[start : start + ENCODE_ROWS], self._device)
+                heads = self._projector.project(rows, room=room)
+                codes[start : start + ENCODE_ROWS] = self._all.codes(heads, self._n_selected)
+                advance(len(rows))
         return codes
 
     def search(self, usable: np.ndarray | None) -> KeySearch:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dkvb_estimator._progress import SILENT, Progress
+
 READ_BUDGET_ENTRIES = 2**22
 """Selected keys whose values are pooled at a time: their int64 positions then take at most 32 MiB."""
 
@@ -106,6 +108,7 @@ def descend_(
     settings: GradientSettings,
     epochs: int,
     rng: np.random.Generator,
+    progress: Progress = SILENT,
 ) -> None:
     """Run epochs of shuffled gradient steps on the table, in place. Rows that no sample visits keep every bit.
 
@@ -120,10 +123,13 @@ def descend_(
     epochs : int
     rng : numpy.random.Generator
         Shuffles the samples of each epoch.
+    progress : Progress
     """
-    for batch in _batches(len(codes), settings.batch_size, epochs, rng):
-        rows = torch.from_numpy(batch).to(codes.device)
-        step_(table, codes[rows], labels[rows], weights[rows], settings)
+    with progress.bar(f"learning, {epochs} epochs", epochs * len(codes), "rows") as advance:
+        for batch in _batches(len(codes), settings.batch_size, epochs, rng):
+            rows = torch.from_numpy(batch).to(codes.device)
+            step_(table, codes[rows], labels[rows], weights[rows], settings)
+            advance(len(batch))
 
 
 def _batches(n: int, batch_size: int, epochs: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

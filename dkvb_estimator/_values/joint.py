@@ -17,6 +17,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from dkvb_estimator._progress import SILENT, Progress
+
 from .prior import EXACT_ROWS, Prior
 from .temperature import fit_shares
 
@@ -134,7 +136,7 @@ class Listed(NamedTuple):
 
 def sum_codes(
     read: Callable[[slice], np.ndarray], labels: np.ndarray, weights: np.ndarray, prior: Prior, n_classes: int,
-    device: torch.device,
+    device: torch.device, progress: Progress = SILENT,
 ) -> Sums:  # fmt: skip
     """Sum rows over blocks, whose features are made of codes when they are needed.
 
@@ -148,10 +150,13 @@ def sum_codes(
     n_classes : int
     device : torch.device
         Where products run.
+    progress : Progress
     """
     whole = Sums.empty(prior.width, n_classes)
-    for part in exact_parts(len(labels)):
-        add_rows_(whole, Listed(prior.features(read(part)), labels[part], weights[part]), device)
+    with progress.bar("summing", len(labels), "rows") as advance:
+        for part in exact_parts(len(labels)):
+            add_rows_(whole, Listed(prior.features(read(part)), labels[part], weights[part]), device)
+            advance(len(labels[part]))
     return whole
 
 
@@ -465,7 +470,7 @@ def without_rounding(squares: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.where(squares > ROUNDING * lengths, squares, 0)
 
 
-def solve(rows: Rows, prior: Prior, settings: Settings) -> Solution:
+def solve(rows: Rows, prior: Prior, settings: Settings, progress: Progress = SILENT) -> Solution:
     """Choose a mixture of solutions by rows that are left out, then solve it from all rows.
 
     One solution is there for every objective, curvature and penalty. Their scores of rows, each left out of what scores
@@ -478,6 +483,7 @@ def solve(rows: Rows, prior: Prior, settings: Settings) -> Solution:
     prior : Prior
         That features were made by.
     settings : Settings
+    progress : Progress
     """
     views = {
         curvature: rows.view(scale)
@@ -486,13 +492,15 @@ def solve(rows: Rows, prior: Prior, settings: Settings) -> Solution:
     if not views:  # rows that do not differ teach the shares of classes alone
         shares = log_class_shares(torch.from_numpy(rows.weights)).numpy()
         return Solution(np.zeros((prior.width, len(shares))), shares, ())
-    chosen = choose(views, settings)
-    parts = [_mixed(view, [part for part in chosen if part.curvature == at]) for at, view in views.items()]
+    chosen = choose(views, settings, progress)
+    n_solved = len({(part.curvature, part.penalty) for part in chosen})
+    with progress.bar("solving", n_solved, "systems") as advance:
+        parts = [_mixed(view, [part for part in chosen if part.curvature == at], advance) for at, view in views.items()]
     weights, bias = (sum(each[1:], each[0]).cpu().numpy() for each in zip(*parts))
     return Solution(weights, bias, chosen)
 
 
-def _mixed(view: View, parts: Sequence[Part]) -> tuple[torch.Tensor, torch.Tensor]:
+def _mixed(view: View, parts: Sequence[Part], advance: Callable[[int], object]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return weights (w, k) and bias (k,) of the parts of a mixture that share a view."""
     solution, bias = view.whole.nothing()
     for penalty in dict.fromkeys(part.penalty for part in parts):
@@ -502,6 +510,7 @@ def _mixed(view: View, parts: Sequence[Part]) -> tuple[torch.Tensor, torch.Tenso
                 mix, shift = found.mixed(part.objective)
                 scores = part.share * (found.Z @ mix)
                 solution, bias = solution + scores, bias + part.share * shift - found.mean @ scores
+        advance(1)
     return view.back(solution), bias
 
 
@@ -539,16 +548,19 @@ def curved_scales(squares: np.ndarray, prior: Prior, curvatures: Sequence[float]
     return {curvature: np.where(curved, curvature, 1) * scales for curvature in curvatures}
 
 
-def choose(views: dict[float, View], settings: Settings) -> tuple[Part, ...]:
+def choose(views: dict[float, View], settings: Settings, progress: Progress = SILENT) -> tuple[Part, ...]:
     """Return the mixture that makes the labels of rows left out most likely; the usual one where no row can choose."""
     judges = next(iter(views.values())).judges
     if not len(judges.labels):
         return usual_mixture(tuple(views), settings)
     tables: dict[tuple[str, float, float], np.ndarray] = {}
-    for curvature, view in views.items():
-        for penalty in settings.penalties:
-            scores = view.whole.left_out(view.judges, penalty, settings.objectives)
-            tables |= {(name, curvature, penalty): each for name, each in zip(settings.objectives, scores, strict=True)}
+    with progress.bar("choosing", len(views) * len(settings.penalties), "settings") as advance:
+        for curvature, view in views.items():
+            for penalty in settings.penalties:
+                scores = view.whole.left_out(view.judges, penalty, settings.objectives)
+                names = [(objective, curvature, penalty) for objective in settings.objectives]
+                tables |= dict(zip(names, scores, strict=True))
+                advance(1)
     shares = fit_shares(list(tables.values()), judges.labels.cpu().numpy(), judges.weights.cpu().numpy())
     chosen = tuple(Part(*name, float(share)) for name, share in zip(tables, shares, strict=True) if share > 0)
     return chosen or usual_mixture(tuple(views), settings)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from dkvb_estimator._device import to_tensor
+from dkvb_estimator._progress import SILENT, Progress
 from dkvb_estimator._validation import JOINT, class_weights, gradient_settings
 
 from . import joint as _joint
@@ -114,22 +115,30 @@ def _class_weights(learned: Learned, params: Mapping[str, Any]) -> np.ndarray | 
     return class_weights(params["class_weight"], learned.classes, learned.class_counts)
 
 
-def solve_jointly(learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device) -> Solution:
+def solve_jointly(
+    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device, progress: Progress = SILENT
+) -> Solution:
     """Solve the values of ``joint`` and ``ridge``, choosing what is ``"auto"`` by rows that are left out."""
-    return _joint.solve(_rows(learned, params, prior, device), prior, _settings(params))
+    return _joint.solve(_rows(learned, params, prior, device, progress), prior, _settings(params), progress)
 
 
 def distances_to_classes(
-    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device
+    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device, progress: Progress = SILENT
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from codes (n, c, m) to the squared distance of each to the nearest class (n,)."""
-    rows = _rows(learned, params, prior, device, choose=False)
+    rows = _rows(learned, params, prior, device, progress, choose=False)
     distances = _joint.make_distances(rows, prior)
     return lambda codes: distances(prior.features(codes))
 
 
 def _rows(
-    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device, *, choose: bool = True
+    learned: Learned,
+    params: Mapping[str, Any],
+    prior: Prior,
+    device: torch.device,
+    progress: Progress,
+    *,
+    choose: bool = True,
 ) -> _joint.Rows:
     """Return the rows to solve from, whichever way is shorter."""
     if learned.sums is not None:  # no rows to choose by
@@ -139,28 +148,36 @@ def _rows(
     judges = are_judges(rows.labels, rows.weights, n_classes) & choose
     if len(rows) < FEW_ROWS * prior.width:
         return FewRows(_listed(rows, prior), judges, n_classes, device)
-    sums = _sum_parts(learned, per_class, prior, device)
+    sums = _sum_parts(learned, per_class, prior, device, progress)
     return ManyRows(sums, _listed(rows.where(judges), prior), device)
 
 
-def _sum_parts(learned: Learned, per_class: np.ndarray | None, prior: Prior, device: torch.device) -> Sums:
+def _sum_parts(
+    learned: Learned, per_class: np.ndarray | None, prior: Prior, device: torch.device, progress: Progress
+) -> Sums:
     """Return the sums of all rows, made where the rows are."""
     n_classes = len(learned.classes)
 
     def add(read: Callable[[slice], np.ndarray], labels: np.ndarray) -> Sums:
-        return sum_codes(read, labels, np.ones(len(labels)), prior, n_classes, device)
+        return sum_codes(read, labels, np.ones(len(labels)), prior, n_classes, device, progress)
 
     if learned.codes.are_here and per_class is None and (sums := learned.known_sums(add)) is not None:
         return sums
-    whole: Sums = learned.codes.summed(learned, _sum_rows, learned.classes, per_class, prior, device)
+    shown = progress if learned.codes.are_here else SILENT  # workers share no screen
+    whole: Sums = learned.codes.summed(learned, _sum_rows, learned.classes, per_class, prior, device, shown)
     return whole
 
 
 def _sum_rows(
-    learned: Learned, classes: np.ndarray, per_class: np.ndarray | None, prior: Prior, device: torch.device
+    learned: Learned,
+    classes: np.ndarray,
+    per_class: np.ndarray | None,
+    prior: Prior,
+    device: torch.device,
+    progress: Progress,
 ) -> Sums:
     rows = learned.rows().among(classes, learned.classes).weighted(per_class)
-    return sum_codes(rows.read, rows.labels, rows.weights, prior, len(classes), device)
+    return sum_codes(rows.read, rows.labels, rows.weights, prior, len(classes), device, progress)
 
 
 def _settings(params: Mapping[str, Any]) -> Settings:
@@ -199,6 +216,7 @@ def step_table(
     epochs: int,
     seed: int,
     device: torch.device,
+    progress: Progress = SILENT,
 ) -> None:
     """Run epochs of ``sgd`` on samples that were just counted, and put the stepped table in place of the old.
 
@@ -209,6 +227,7 @@ def step_table(
     params : mapping
     epochs, seed : int
     device : torch.device
+    progress : Progress
     """
     codes, labels, weights = samples
     weights = np.ones(len(codes)) if weights is None else weights
@@ -223,7 +242,7 @@ def step_table(
     rng = np.random.default_rng([seed, learned.n_samples])
     table = to_tensor(learned.table.copy(), device)  # type: ignore[union-attr]
     tensors = [to_tensor(rows, device) for rows in (codes, labels, weights.astype(np.float32))]
-    descend_(table, tensors[0], tensors[1], tensors[2], settings, epochs, rng)
+    descend_(table, tensors[0], tensors[1], tensors[2], settings, epochs, rng, progress)
     if not torch.isfinite(table).all():
         raise ValueError(
             f"learning_rate={given['learning_rate']!r} made values infinite; expected steps that stay finite. Set a "

@@ -19,7 +19,7 @@ STEPS = {  # a function that learning passes through, early and late
     "report": "_encoding.codebook.report_keys",
     "codes": "_encoding.codebook.DeviceEncoder.encode",
     "counts": "_values.statistics.ClassCounts.plus",
-    "size": "_classifier.DKVBClassifier._tell_size",
+    "size": "_classifier.DKVBClassifier._warn_about_size",
     "end": "_classifier.DKVBClassifier._after_change",
 }
 

@@ -218,28 +218,6 @@ def test_a_notebook_shows_parameters_and_a_link_to_the_documentation():
     assert "smoothing: float, default=1.0" in page
 
 
-@pytest.mark.parametrize("solver", ["joint", "counts", "ridge", "sgd"])
-def test_verbose_tells_progress_on_stderr_and_changes_nothing(solver, capsys, monkeypatch):
-    monkeypatch.setattr("dkvb_estimator._encoder.ROWS_PER_LINE", 100)
-    X, y = load_iris(return_X_y=True)
-    quiet = small(solver=solver).fit(X, y)
-    assert capsys.readouterr() == ("", "")
-    model = small(solver=solver, verbose=1).fit(X, y)
-    np.testing.assert_array_equal(model.values_, quiet.values_)
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    lines = [
-        r"24 heads × 32 keys placed from \d+ rows in \d+\.\d s, \d+\.\d% unused",
-        r"100 of 150 rows encoded, [\d,]+ rows/s, \d+ s left",
-        r"150 of 150 rows encoded, [\d,]+ rows/s",
-        r"150 samples learned so far: \d+\.\d MiB",
-    ]
-    if solver in ("joint", "ridge"):
-        lines.append(r"3 classes solved in \d+\.\d s: [\d.e-]+ × (ridge|discriminant).*")
-    who = ["KeyEncoder"] * 3 + ["DKVBClassifier"] * 2
-    assert re.fullmatch("".join(rf"\[{name}\] {line}\n" for name, line in zip(who, lines)), printed.err)
-
-
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 @pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_tensors_of_any_float_type_and_device_are_learned(device, kind):

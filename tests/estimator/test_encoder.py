@@ -18,6 +18,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.estimator_checks import check_estimator
 
 from dkvb_estimator import Codes, DKVBClassifier, KeyEncoder, _encoder
+from dkvb_estimator._encoding import DeviceEncoder
 from dkvb_estimator._validation import FROZEN
 
 SOLVERS = ["joint", "counts", "ridge", "sgd"]
@@ -215,19 +216,6 @@ def test_tensors_come_in_and_codes_go_out(blobs):
     assert encoder.fingerprint_ == small().fit(X).fingerprint_
 
 
-def test_verbose_reports_progress_on_stderr(blobs, capsys, monkeypatch):
-    monkeypatch.setattr(_encoder, "ROWS_PER_LINE", 100)
-    X, _ = blobs
-    small(verbose=1).fit(X).transform(X)
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    placed_line, *encoded = printed.err.splitlines()
-    assert placed_line.startswith("[KeyEncoder] 6 heads × 16 keys placed from 240 rows in ")
-    assert [line.partition(" rows encoded")[0] for line in encoded] == [
-        f"[KeyEncoder] {n} of 240" for n in (100, 200, 240)
-    ]
-
-
 def test_a_notebook_shows_what_is_stored(blobs):
     page = small().fit(blobs[0])._repr_html_()
     for name in ("keys_", "projection_", "key_report_", "n_features_in_"):
@@ -327,7 +315,7 @@ def test_codes_keep_the_keys_they_were_made_with(blobs):
 def counted(monkeypatch):
     """Count encodings and placements of keys."""
     calls = {"encode": 0, "draw": 0}
-    encode, draw = KeyEncoder._encode, _encoder.draw_codebook
+    encode, draw = DeviceEncoder.encode, _encoder.draw_codebook
 
     def counted_encode(*arguments):
         calls["encode"] += 1
@@ -337,7 +325,7 @@ def counted(monkeypatch):
         calls["draw"] += 1
         return draw(*arguments, **options)
 
-    monkeypatch.setattr(KeyEncoder, "_encode", counted_encode)
+    monkeypatch.setattr(DeviceEncoder, "encode", counted_encode)
     monkeypatch.setattr(_encoder, "draw_codebook", counted_draw)
     return calls
 
