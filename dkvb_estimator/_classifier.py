@@ -15,17 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from ._atomic import all_or_nothing
-from ._blocks import (
-    WORKERS,
-    WorkerCodes,
-    by_blocks,
-    is_dask,
-    is_lazy,
-    map_blocks,
-    refuse_blocks,
-    stream_blocks,
-    weighty,
-)
+from ._blocks import is_lazy, refuse_blocks, stream_blocks, weighty
 from ._device import DeviceCache, resolve_device
 from ._encoder import SCHEMA_VERSION, Codes, KeyEncoder, check_features, check_schema, show_stored
 from ._encoding import KeySearch
@@ -66,6 +56,7 @@ from ._values import (
     sum_codes,
     value_settings,
 )
+from .distributed import by_blocks, is_dask, map_blocks, merge_learned
 from .inspection import KeyUsage, count_key_usage
 
 PREDICT_ROWS = 2048
@@ -543,8 +534,11 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
             self.encoder_ = self._encoder_of(X)
             self.n_features_in_ = self.encoder_._n_features_out if self._precomputed else self.encoder_.n_features_in_
         else:
-            rows, labels = self._check_first(X, y)
-            self.encoder_ = self._make_encoder(rows, labels, sample_weight)
+            if is_lazy(X):
+                check_features(self, X, reset=True)
+            else:
+                X, y = self._check_rows(X, y, reset=True)
+            self.encoder_ = self._make_encoder(X, y, sample_weight)
             if self.n_features_in_ != self.encoder_.n_features_in_:
                 raise ValueError(
                     f"X has {self.n_features_in_} features, but {type(self).__name__} is expecting "
@@ -554,17 +548,6 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         self._keys_were_frozen = self._precomputed or isinstance(self.encoder, FrozenEstimator)
         self._learned_with = {"solver": self.solver, "remember": self.remember}
         self._scratch = DeviceCache()
-
-    def _check_first(self, X: Any, y: Any) -> tuple[Any, Any]:
-        """Validate the first rows and labels; of lazy ones the shape alone."""
-        if is_lazy(X):
-            check_features(self, X, reset=True)
-            return X, y
-        refuse_blocks(X)
-        rows, labels = validate_data(self, as_array(X), as_labels(y), dtype=FLOATS)
-        labels = check_labels(labels)
-        check_classification_targets(labels)
-        return rows, labels
 
     def _make_encoder(self, rows: Any, labels: Any, sample_weight: Any) -> KeyEncoder:
         if isinstance(self.encoder, FrozenEstimator):
@@ -636,9 +619,11 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         return self.encoder_._layout()
 
     def _check_frozen(self, encoder: KeyEncoder) -> None:
-        """Refuse a frozen encoder that is not the one learned with, unless that was pruned since."""
-        mine = self.encoder_
-        if mine._codebook.mask is None and encoder.fingerprint_ != mine.fingerprint_:
+        """Refuse a frozen encoder other than the one learned with, or that one before it was pruned."""
+        mine, given = self.encoder_, encoder.fingerprint_
+        if given == mine.fingerprint_:
+            return
+        if not self._scratch.get("pruned", lambda: mine._codebook.is_part_of(encoder._codebook), given):
             raise ValueError(
                 f"encoder was set to one with keys {encoder.fingerprint_[:12]} after samples were learned with keys "
                 f"{mine.fingerprint_[:12]}; expected the same keys for a model's life. Set it back, or start anew with "
@@ -662,10 +647,19 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def _check_learning(
         self, X: Any, y: Any, sample_weight: Any, *, learned: bool = True
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return valid rows (codes, where those are given), labels and weights, without rows of weight zero.
+        """Return valid rows or codes, labels and weights, without samples of weight zero.
 
-        Rows that are not ``learned`` may have any weights, whatever is kept of those that are.
+        Samples that are not ``learned`` may have any weights, whatever is kept of those that are.
         """
+        self._layout()
+        rows, y, weights = drop_weightless(*self._check_rows(X, y), sample_weight)
+        if not (learned and keeps_sums(self.solver, self.remember)):
+            return rows, y, weights
+        refuse_weights(weights)
+        return rows, y, None
+
+    def _check_rows(self, X: Any, y: Any, *, reset: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return valid rows (n, f), float32, or codes (n, c, m), and labels (n,)."""
         refuse_blocks(X)
         if self._is_encoded(X):
             rows, y = self._check_X(X), column_or_1d(as_labels(y), warn=True)
@@ -674,16 +668,11 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
                     f"there are {len(rows)} rows of codes and {len(y)} labels; expected as many. Pass both."
                 )
         else:
-            self._layout()
-            rows, y = validate_data(self, as_array(X), as_labels(y), dtype=FLOATS, reset=False)
+            rows, y = validate_data(self, as_array(X), as_labels(y), dtype=FLOATS, reset=reset)
             rows = as_float32(rows)
         y = check_labels(y)
         check_classification_targets(y)
-        rows, y, weights = drop_weightless(rows, y, sample_weight)
-        if not (learned and keeps_sums(self.solver, self.remember)):
-            return rows, y, weights
-        refuse_weights(weights)
-        return rows, y, None
+        return rows, y
 
     def _encode(self, rows: np.ndarray) -> np.ndarray:
         """Return the codes (n, c, m) of rows that were checked."""
@@ -719,14 +708,9 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         """Count each block where it is, and bring the sum here; codes stay with the workers."""
         layout = self._layout()
         parts = map_blocks(self._light("learn"), DKVBClassifier._learn_block, X, y, weights, extra=(classes,))
-        keeps_rows = self._nothing_learned(None).keeps_rows
-        if keeps_rows:
-            parts = WORKERS.keep(parts)
-        whole: Learned = WORKERS.fold([WORKERS.call(Learned.without_rows, part) for part in parts], _merge_all)
+        row_bytes = layout.n_heads * layout.n_selected * np.dtype(code_dtype(layout.n_keys)).itemsize
+        whole = merge_learned(parts, row_bytes if self._nothing_learned(None).keeps_rows else 0)
         _refuse_nothing(whole.n_samples)
-        if keeps_rows:
-            width = layout.n_heads * layout.n_selected * np.dtype(code_dtype(layout.n_keys)).itemsize
-            whole.codes = WorkerCodes(parts, whole.n_samples, whole.n_samples * width)
         known: Learned | None = getattr(self, "_learned", None)
         self._learned = whole if known is None else known.merge(whole)
         return self._after_learning(0 if known is None else known.nbytes, epochs)
@@ -779,7 +763,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         self._warn_about_size(before)
         self.n_iter_ = epochs
         self._after_change()
-        if isinstance(self._learned.codes, WorkerCodes):
+        if not self._learned.codes.are_here:
             self._solution()  # while the workers are there
         return self
 
@@ -893,10 +877,6 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
         """Show what is stored in notebooks; scikit-learn would read every attribute, and solve the values for it."""
         return show_stored(self, SHOWN, doc_link)
-
-
-def _merge_all(*parts: Learned) -> Learned:
-    return functools.reduce(Learned.merge, parts)
 
 
 def _refuse_nothing(n_learned: int) -> None:

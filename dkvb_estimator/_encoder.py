@@ -19,18 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._atomic import all_or_nothing
-from ._blocks import (
-    WORKERS,
-    by_blocks,
-    comes_in_blocks,
-    is_dask,
-    is_lazy,
-    map_blocks,
-    refuse_blocks,
-    split_blocks,
-    stream_blocks,
-    weighty,
-)
+from ._blocks import comes_in_blocks, is_lazy, refuse_blocks, split_blocks, stream_blocks, weighty
 from ._device import resolve_device
 from ._encoding import Block, Codebook, DeviceEncoder, Sketches, draw_codebook
 from ._labels import as_labels, check_labels
@@ -46,6 +35,7 @@ from ._validation import (
     check_unchanged,
     drop_weightless,
 )
+from .distributed import by_blocks, fold, is_dask, map_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +118,9 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     key_init : {"kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"}, default="kmeans"
         How keys are placed. ``ema-faithful``: the paper's rule; ``ema``: the same with two numerical fixes.
     memory : str, joblib.Memory or None, default=None
-        Caches keys and codes of rows in memory, as in :class:`sklearn.pipeline.Pipeline`: a grid search over a
-        classifier's settings then encodes once per encoder.
+        Folder in which joblib caches placed keys and codes, as in :class:`sklearn.pipeline.Pipeline`. The same rows
+        are then encoded once per encoder, also by clones and in later processes: a grid search over a classifier's
+        settings encodes each fold once. The folder grows until ``joblib.Memory(folder).clear()``. None caches nothing.
     device : str, default="auto"
         A torch device; ``"auto"`` is CUDA where there is one.
     random_state : int, RandomState or None, default=None
@@ -443,7 +434,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         check_features(self, X, reset=True)
         labels = y if self._reads_labels else None
         parts = map_blocks(self, KeyEncoder._sketch_block, X, labels, weights, extra=(seed,))
-        sketches: Sketches = WORKERS.fold(parts, Sketches.merged)
+        sketches: Sketches = fold(parts, Sketches.merged)
         return sketches
 
     def _sketch_block(self, X: np.ndarray, y: Any, weights: Any, seed: int) -> Sketches:

@@ -7,7 +7,7 @@ what came, what is expected and what to do. Must not know: how any of it is used
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -248,6 +248,43 @@ def _resolve_n_selected(params: Mapping[str, Any], n_keys: int) -> int:
     if n_selected > n_keys:
         _refuse("n_selected", n_selected, f"at most n_keys={n_keys}")
     return int(n_selected)
+
+
+def refuse_frame(X: Any, name: str = "X") -> None:
+    """Refuse what has no rows by number: dask's tables and columns, dicts and sets.
+
+    Raises
+    ------
+    TypeError
+    """
+    if hasattr(X, "to_dask_array"):
+        raise TypeError(
+            f"{name} is a dask {type(X).__name__}, whose number of rows is unknown; expected an array. Pass "
+            f"{name}.to_dask_array(lengths=True)."
+        )
+    if isinstance(X, Mapping | Set) and not hasattr(X, "shape"):  # one kind of sparse matrix is a dict
+        raise TypeError(
+            f"{name} is a {type(X).__name__}; expected an array-like of one entry a sample. Pass an array or a list."
+        )
+
+
+def check_lengths(X: Any, y: Any = None, sample_weight: Any = None) -> None:
+    """Refuse lazy rows, labels and weights that cannot be matched."""
+    given = {"X": X, "y": y, "sample_weight": sample_weight}
+    for name, column in given.items():
+        refuse_frame(column, name)
+        shape = () if column is None else column.shape if hasattr(column, "shape") else (len(column),)
+        if shape and np.isnan(shape[0]):
+            raise ValueError(
+                f"{name} has blocks of unknown length; expected known ones, for rows and labels to be matched. Call "
+                f"{name}.compute_chunk_sizes() first."
+            )
+        if name != "X" and len(shape) > 1:
+            raise ValueError(f"{name} has shape {tuple(shape)}; expected one axis (n,). Pass {name}[:, 0].")
+        if shape and shape[0] != X.shape[0]:
+            raise ValueError(
+                f"{name} has {shape[0]} entries for {X.shape[0]} rows of X; expected one a row. Pass those of X."
+            )
 
 
 def as_array(X: object) -> Any:

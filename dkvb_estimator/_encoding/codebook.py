@@ -10,6 +10,7 @@ import copy
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,11 @@ import torch
 from dkvb_estimator._device import DeviceCache, to_tensor
 from dkvb_estimator._labels import label_columns
 from dkvb_estimator._progress import SILENT, Progress
-from dkvb_estimator._validation import FROZEN, Layout, resolve_layout
+from dkvb_estimator._validation import FROZEN, MAX_KEYS, Layout, code_dtype, resolve_layout
 
 from .key_placement import RowSketch, place_keys, report_keys, sketch_size
 from .learned_projection import learn_projection
-from .nearest import KeySearch, code_dtype, squared_distances
+from .nearest import KeySearch, squared_distances
 from .projection import Projection, Projector, draw_projection, select_heads
 
 NEIGHBOURS, FEW_NEIGHBOURS, MANY_KEYS, WIDTH = 32, 16, 512, 0.04
@@ -98,6 +99,21 @@ class Codebook:
         changes = {"keys": keys, "mask": mask, "origin": origin.astype(np.uint16), "layout": layout}
         return replace(self, **changes, _encoders=DeviceCache()), order
 
+    def is_part_of(self, other: Codebook) -> bool:
+        """Return whether pruning another codebook can give this one: the same projection, and keys among its own."""
+        pairs = zip(_arrays(self.projection), _arrays(other.projection))
+        if self.settings["normalize"] != other.settings["normalize"] or not all(starmap(np.array_equal, pairs)):
+            return False
+        (names, keys), (others, theirs) = self._placed_keys(), other._placed_keys()
+        found = np.searchsorted(others, names).clip(max=len(others) - 1)
+        return np.array_equal(others[found], names) and np.array_equal(theirs[found], keys)
+
+    def _placed_keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return where each key stood when all were placed (p,), ascending, and the keys (p, d)."""
+        there = np.ones(self.keys.shape[:2], dtype=bool) if self.mask is None else self.mask
+        origin = np.arange(there.shape[1])[None] if self.origin is None else self.origin
+        return (origin + MAX_KEYS * np.arange(len(there))[:, None])[there], self.keys[there]
+
     def fingerprint(self) -> str:
         """Return the sha256 of everything that decides a row's codes, computed once."""
         found: str = self._encoders.get("fingerprint", self._fingerprint)
@@ -105,11 +121,8 @@ class Codebook:
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(b"dkvb-codebook-1" + bytes([self.settings["normalize"]]))
-        dense = isinstance(self.projection, np.ndarray)
-        parts = (
-            [self.projection] if dense else [getattr(self.projection, name) for name in ("data", "indices", "indptr")]
-        )
-        for array in [*parts, self.keys, *(each for each in (self.mask, self.origin) if each is not None)]:
+        parts = [*_arrays(self.projection), self.keys, self.mask, self.origin]
+        for array in (each for each in parts if each is not None):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -218,6 +231,12 @@ def draw_codebook(
     given = {name: params[name].item() if isinstance(params[name], np.generic) else params[name] for name in FROZEN}
     settings = {name: value for name, value in given.items() if not isinstance(value, np.random.RandomState)}
     return Codebook(projection, keys, centres, _reaches(keys, centres), None, None, layout, settings, seed, report)
+
+
+def _arrays(projection: Projection) -> list[np.ndarray]:
+    if isinstance(projection, np.ndarray):
+        return [projection]
+    return [projection.data, projection.indices, projection.indptr]
 
 
 def _reaches(keys: np.ndarray, centres: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from models import by_codes, codes_of, encoder_of, flat, placed
 from small_cache import write_small
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from dkvb_estimator import _blocks
+from dkvb_estimator import _blocks, distributed
 from dkvb_estimator._blocks import is_lazy, stream_blocks
 from dkvb_estimator._values.code_store import CodeStore
 from pipeline.cache import open_cache
@@ -89,11 +89,11 @@ def test_learning_goes_on_after_blocks_and_with_blocks(blobs, solver):
 def test_codes_of_ridge_stay_where_they_were_made(blobs, monkeypatch):
     X, y = blobs
     lazy = placed(model("ridge"), X)
-    monkeypatch.setattr(_blocks, "_codes_of", None)
+    monkeypatch.setattr(distributed, "_codes_of", None)
     lazy.partial_fit(da.from_array(X[:120], chunks=30), y[:120]).partial_fit(da.from_array(X[120:], chunks=30), y[120:])
     lazy.predict_proba(da.from_array(X, chunks=30)).compute()
     assert lazy._learned.codes.nbytes == codes_of(lazy, X).nbytes
-    assert isinstance(lazy._learned.codes, _blocks.WorkerCodes)
+    assert isinstance(lazy._learned.codes, distributed.WorkerCodes)
 
 
 def test_class_weights_hold_for_codes_on_workers(blobs):
@@ -280,7 +280,7 @@ def test_a_model_that_workers_cannot_see_is_explained(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"finds no gone.pickle.*expected a folder that all.*temporary-directory"
     ):
-        _blocks._load(str(tmp_path / "gone.pickle"))
+        distributed._load(str(tmp_path / "gone.pickle"))
 
 
 def test_what_is_in_memory_is_not_lazy(blobs):

@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder, _encoder
+from dkvb_estimator._encoding import DeviceEncoder
 from dkvb_estimator.baselines import NearestClassMean, RandomProjectionRidge, StreamingLDA
 
 ROOT = Path(__file__).parents[2]
@@ -86,17 +87,17 @@ def test_a_grid_search_reaches_the_parameters_of_an_encoder_that_is_not_there_ye
 def test_a_grid_search_with_a_memory_encodes_once_per_encoder_setting_and_fold(tmp_path, monkeypatch):
     X, y = load_iris(return_X_y=True)
     encoded, drawn = [], []
-    encode, draw = KeyEncoder._encode, _encoder.draw_codebook
+    encode, draw = DeviceEncoder.encode, _encoder.draw_codebook
 
-    def counted_encode(self, rows, device=None):
-        encoded.append((self.n_keys, len(rows)))
-        return encode(self, rows, device)
+    def counted_encode(self, rows, progress):
+        encoded.append((self._keys.shape[1], len(rows)))
+        return encode(self, rows, progress)
 
     def counted_draw(sketches, params, **options):
         drawn.append(params["n_keys"])
         return draw(sketches, params, **options)
 
-    monkeypatch.setattr(KeyEncoder, "_encode", counted_encode)
+    monkeypatch.setattr(DeviceEncoder, "encode", counted_encode)
     monkeypatch.setattr(_encoder, "draw_codebook", counted_draw)
     grid = {"encoder__n_keys": [8, 16], "smoothing": [0.1, 1.0, 10.0]}
     scores = []

@@ -475,6 +475,30 @@ def test_pruning_leaves_the_frozen_encoder_and_its_other_models_as_they_were(blo
     np.testing.assert_array_equal(other.predict_proba(X), proba)
 
 
+@pytest.mark.parametrize("n_prunes", [1, 2])
+def test_a_pruned_model_refuses_another_frozen_encoder_and_keeps_its_own(blobs, n_prunes):
+    X, y = blobs
+    model, expected = started(X).partial_fit(X[:60], y[:60]), None
+    original = model.encoder
+    for n_rows in (60, 30)[:n_prunes]:
+        expected = (
+            model.forget(X[n_rows:60], y[n_rows:60]).prune().predict(X) if n_rows < 60 else model.prune().predict(X)
+        )
+    for same in (original, FrozenEstimator(model.encoder_), FrozenEstimator(copy.deepcopy(original.estimator))):
+        np.testing.assert_array_equal(model.set_params(encoder=same).predict(X), expected)
+    pruned = model.encoder_.fingerprint_[:12]
+    for other in (
+        clone(original.estimator).set_params(random_state=1),
+        clone(original.estimator).set_params(n_heads=3),
+    ):
+        model.set_params(encoder=FrozenEstimator(other.fit(X)))
+        with pytest.raises(ValueError, match=rf"encoder .* after samples were learned with keys {pruned}; expected"):
+            model.predict(X)
+    moved = clone(original.estimator).set_params(normalize=not original.estimator.normalize).fit(X)
+    with pytest.raises(ValueError, match="expected the same keys"):
+        model.set_params(encoder=FrozenEstimator(moved)).predict(X)
+
+
 def test_a_model_whose_encoder_changed_its_settings_is_not_pruned(blobs):
     X, y = blobs
     model = flat(6, 16, 3, random_state=0).fit(X, y).set_params(encoder__normalize=False)
