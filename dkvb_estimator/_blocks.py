@@ -14,13 +14,13 @@ import numpy as np
 from ._validation import check_lengths, refuse_frame
 
 BLOCK_BYTES = 32 * 2**20
-"""Rows that are read from a file at a time."""
+"""Bytes of rows that are read from a file at once."""
 
 
 def is_lazy(X: Any) -> bool:
-    """Return whether validation would read all of X: what has chunks is read block by block instead.
+    """Return whether X has chunks and is therefore read block by block.
 
-    So are dask arrays, HDF5 and zarr data sets, and splits of the pipeline's caches.
+    This holds for dask arrays, HDF5 and zarr data sets, and splits of the pipeline's caches.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def is_lazy(X: Any) -> bool:
 
 
 def comes_in_blocks(X: Any) -> bool:
-    """Return whether X is an iterable of blocks, such as a generator or torch's DataLoader, and no array-like.
+    """Return whether X is an iterable of blocks, such as a generator or torch's DataLoader, and not an array-like.
 
     Examples
     --------
@@ -43,7 +43,7 @@ def comes_in_blocks(X: Any) -> bool:
 
 
 def refuse_blocks(X: Any) -> None:
-    """Refuse lazy rows and iterables of blocks where rows in memory are needed.
+    """Refuse lazy rows and iterables of blocks; rows in memory are needed.
 
     Raises
     ------
@@ -53,30 +53,30 @@ def refuse_blocks(X: Any) -> None:
     if comes_in_blocks(X):
         raise TypeError(
             f"X is a {type(X).__name__}, an iterable of blocks; expected rows in memory (n, f) here. Call "
-            "KeyEncoder.fit with it, and this method with each of its blocks: partial_fit to learn them."
+            "KeyEncoder.fit with it, or this method with each of its blocks (partial_fit to learn them)."
         )
     if is_lazy(X):
         raise TypeError(
             f"X is a lazy {type(X).__module__.split('.')[0]} array of shape {tuple(X.shape)}; expected rows in memory "
-            "here. Pass np.asarray of some rows."
+            "(n, f) here. Pass np.asarray of some rows."
         )
 
 
 def split_blocks(X: Any, y: Any = None, *, labelled: bool) -> Iterator[tuple[Any, Any]]:
-    """Yield pairs of rows and labels (None where they are not wanted), in order.
+    """Yield pairs of rows and labels in order; labels are None unless ``labelled``.
 
     Parameters
     ----------
     X : array-like of shape (n, f), lazy or not, or an iterable of such blocks
-        Where labels are wanted, the iterable yields pairs of X and y.
+        With ``labelled``, the iterable yields pairs of X and y.
     y : array-like of shape (n,) or None
     labelled : bool
-        Whether labels are wanted.
+        Whether labels are needed.
 
     Raises
     ------
     ValueError
-        If labels are wanted and missing, or an iterable yields nothing, or what is neither rows nor a pair.
+        If labels are needed and missing, or an iterable yields nothing, or something other than rows and pairs.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def split_blocks(X: Any, y: Any = None, *, labelled: bool) -> Iterator[tuple[Any
     refuse_frame(X)
     if not comes_in_blocks(X):
         if labelled and y is None:
-            raise ValueError(_MISSING_LABELS.format("no y"))
+            raise _missing_labels("no y")
         for rows, labels, _ in stream_blocks(X, y if labelled else None) if is_lazy(X) else [(X, y, None)]:
             yield rows, labels if labelled else None
         return
@@ -94,7 +94,7 @@ def split_blocks(X: Any, y: Any = None, *, labelled: bool) -> Iterator[tuple[Any
     for n_blocks, block in enumerate(X, start=1):
         rows, labels = _as_pair(block, n_blocks)
         if labelled and labels is None:
-            raise ValueError(_MISSING_LABELS.format(f"block {n_blocks} without labels"))
+            raise _missing_labels(f"block {n_blocks} without labels")
         yield rows, labels if labelled else None
     if not n_blocks:
         raise ValueError(
@@ -103,7 +103,7 @@ def split_blocks(X: Any, y: Any = None, *, labelled: bool) -> Iterator[tuple[Any
 
 
 def _as_pair(block: Any, position: int) -> tuple[Any, Any]:
-    """Return rows and labels (or None) of a block: a tuple, or a list of arrays as torch's DataLoader yields it."""
+    """Return rows and labels (or None) of a block, which is a tuple, rows, or a list of arrays as of a DataLoader."""
     first = block[0] if isinstance(block, list) and block else None
     is_list = getattr(first, "ndim", 0) == 2 or (isinstance(first, list) and isinstance((*first, None)[0], list))
     if not (is_list or isinstance(block, tuple | Mapping)):
@@ -116,16 +116,17 @@ def _as_pair(block: Any, position: int) -> tuple[Any, Any]:
     return (*block, None)[:2]
 
 
-_MISSING_LABELS = (
-    "projection='learned' came with {}; expected labels, or an iterator of pairs (X, y). Pass y, or choose another "
-    "projection."
-)
+def _missing_labels(given: str) -> ValueError:
+    return ValueError(
+        f"projection='learned' reads labels, but got {given}; expected y, or an iterator of pairs (X, y). Pass y, or "
+        "choose another projection."
+    )
 
 
 def stream_blocks(X: Any, y: Any = None, weights: Any = None) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield lazy rows, their labels and weights as NumPy arrays in their order, one block at a time.
+    """Yield lazy rows, their labels and their weights in order, one block in memory at a time.
 
-    The order is that of X; to choose another, index it: ``X.blocks[order]``. Rows of weight zero are left out.
+    Rows of weight zero are left out. For another order, index X: ``X.blocks[order]``.
     """
     check_lengths(X, y, weights)
     start = 0
@@ -138,7 +139,7 @@ def stream_blocks(X: Any, y: Any = None, weights: Any = None) -> Iterator[tuple[
 
 
 def weighty(X: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:
-    """Return rows, labels and weights without those of weight zero: they are as if never given."""
+    """Return rows, labels and weights without samples of weight zero."""
     if weights is None:
         return X, y, None
     kept = np.asarray(weights) != 0
@@ -146,7 +147,7 @@ def weighty(X: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:
 
 
 def _stops(X: Any) -> np.ndarray:
-    """Return where blocks of rows end: those of X, or about ``BLOCK_BYTES`` in whole chunks of a file."""
+    """Return where blocks end: at the chunks of X, or in a file after about ``BLOCK_BYTES``, in whole chunks."""
     if X.chunks and isinstance(X.chunks[0], tuple):
         return np.cumsum(X.chunks[0])
     size = max(1, BLOCK_BYTES // max(1, X.shape[1] * np.dtype(X.dtype).itemsize))

@@ -1,7 +1,7 @@
-"""Show on stderr how far a long computation is.
+"""Show the progress of long computations on stderr.
 
-Enters: the name of an estimator, its ``verbose``, and what it counts. Leaves: a progress bar that disappears, or one
-line where tqdm is not installed. Must not know: what is computed.
+Enters: the name of an estimator, its ``verbose``, and what is counted. Leaves: a progress bar that disappears, or one
+line if tqdm is not installed. Must not know: what is computed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Progress:
     Parameters
     ----------
     name : str
-        Stands in front of every bar.
+        Prefix of every bar.
     verbose : int
 
     Examples
@@ -54,7 +54,7 @@ class Progress:
         task : str
             What is being done, such as "encoding".
         total : int or None
-            None where the end is not known.
+            None if it is not known.
         unit : str
             What is counted, such as "rows".
         """
@@ -83,14 +83,14 @@ def _open(task: str, total: int | None, unit: str) -> Any:
         return _Line(task, unit)
 
     class Bar(tqdm):
-        monitor_interval = 0  # no thread: it would outlive the bar, and a fork would copy the lock that it holds
+        monitor_interval = 0  # no thread, which would outlive the bar and may hold a lock during a fork
 
     options = {"leave": False, "mininterval": SECONDS_BETWEEN_DRAWS, "miniters": 1, "file": sys.stderr}
     return Bar(total=total, desc=task, unit=f" {unit}", **options)
 
 
 class _Line:
-    """Stands in for tqdm's bar: one line at the end."""
+    """Substitute for tqdm's bar that prints one line at the end."""
 
     def __init__(self, task: str, unit: str) -> None:
         self._task, self._unit, self._n, self._started = task, unit, 0, time.perf_counter()

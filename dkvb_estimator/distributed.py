@@ -24,7 +24,7 @@ import numpy as np
 
 from ._blocks import is_lazy, stream_blocks
 from ._progress import Progress
-from ._validation import check_lengths
+from ._validation import check_axes, check_lengths
 from ._values import CodeStore, Learned
 
 FAN_IN = 8
@@ -39,14 +39,15 @@ def is_dask(X: Any) -> bool:
 
 
 def by_blocks(method: Method) -> Method:
-    """Let a method of rows take lazy ones: dask arrays give dask arrays, others NumPy arrays, block by block."""
+    """Let a method accept lazy rows: a dask array gives a dask array, others a NumPy array, block by block."""
 
     @functools.wraps(method)
     def of_rows_or_blocks(self: Any, X: Any, **options: Any) -> Any:
-        if is_dask(X):
-            return _map_rows(self, method.__name__, X, options)
         if not is_lazy(X):
             return method(self, X, **options)
+        check_axes(X)
+        if is_dask(X):
+            return _map_rows(self, method.__name__, X, options)
         parts = []
         with Progress.of(self).bar(method.__name__, X.shape[0], "rows") as advance:
             for rows, _, _ in stream_blocks(X):
@@ -83,7 +84,10 @@ def _of_block(X: np.ndarray, path: str, name: str, options: dict[str, Any], noth
 def map_blocks(
     model: Any, function: Callable[..., Any], X: Any, *columns: Any, extra: tuple[Any, ...] = ()
 ) -> list[Any]:
-    """Return promises of what a function of the model makes of each block of a dask array and of its columns (n,)."""
+    """Return promises of ``function(model, block, *column blocks, *extra)`` for each block of a dask array.
+
+    Columns (n,) are labels and weights, lazy or not, or None.
+    """
     check_lengths(X, *columns[:2])
     X = X.rechunk({1: -1})
     stops = np.cumsum(X.chunks[0]).tolist()
@@ -131,7 +135,7 @@ def fold(parts: Sequence[Any], merge: Callable[..., Any]) -> Any:
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return a promise of what a worker makes of arguments, which may be promises."""
+    """Return a promise of ``function(*arguments)``; arguments may be promises."""
     from dask import delayed
 
     return delayed(function, pure=False)(*arguments)
@@ -144,7 +148,7 @@ def _fetch(*promises: Any) -> list[Any]:
 
 
 class WorkerCodes(CodeStore):
-    """Codes that stay with the workers that made them, until something but a solve asks for them.
+    """Codes that stay with the workers that made them; solving sums over them in place.
 
     Parameters
     ----------
@@ -165,26 +169,26 @@ class WorkerCodes(CodeStore):
 
     @property
     def rows(self) -> np.ndarray:
-        """All rows (n, c, m), brought here."""
+        """All rows (n, c, m), fetched."""
         if not self._blocks:
             self._blocks = [np.concatenate(_fetch(*(_call(_codes_of, owner) for owner in self._owners)))]
         return self._blocks[0]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the rows, wherever they are."""
+        """Bytes of the rows."""
         return self._nbytes
 
     def here(self) -> CodeStore:
-        """Return a store of the same rows, brought here."""
+        """Return a store with the same rows in this process."""
         return CodeStore().extended(self.rows)
 
     def summed(self, owner: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return ``function(part, *arguments)``, summed over the workers' parts."""
+        """Return ``function(part, *arguments)``, summed over the parts of all workers."""
         return fold([_call(function, part, *arguments) for part in self._owners], _sum)
 
     def take(self, positions: np.ndarray) -> np.ndarray:
-        """Return the rows at some positions, brought here alone."""
+        """Return the rows at some positions; only these are fetched."""
         if self._blocks:
             return super().take(positions)
         if self._lengths is None:
@@ -200,11 +204,11 @@ class WorkerCodes(CodeStore):
         return rows
 
     def extended(self, codes: np.ndarray) -> CodeStore:
-        """Return a store of these rows and then ``codes``, all of them here."""
+        """Return a store with ``codes`` appended, in this process."""
         return self.joined(CodeStore().extended(codes))
 
     def joined(self, other: CodeStore) -> CodeStore:
-        """Return a store of these rows and then another's, here unless both are on workers."""
+        """Return a store with the rows of another appended; it is in this process unless both are on workers."""
         if isinstance(other, WorkerCodes):
             return WorkerCodes(self._owners + other._owners, len(self) + len(other), self.nbytes + other.nbytes)
         return super().joined(other)
@@ -231,9 +235,9 @@ def _some_codes_of(learned: Any, positions: np.ndarray) -> np.ndarray:
 
 
 def _share(model: Any) -> str:
-    """Write a model into a file that workers read; the same model, the same file, gone when this process ends.
+    """Write a model to a file for workers, named by its content and removed when this process ends.
 
-    Its attributes as they are: it may hold less than a model that is kept, whose state is checked when it is read.
+    The file holds plain attributes, since a model for workers may be incomplete and would fail the checks of a state.
     """
     content = pickle.dumps((type(model), vars(model)))
     path = Path(_folder()) / f"{hashlib.sha256(content).hexdigest()[:32]}.pickle"
@@ -255,7 +259,7 @@ _LOADING = threading.Lock()
 
 
 def _load(path: str) -> Any:
-    with _LOADING:  # threads of one worker read it once
+    with _LOADING:  # the threads of a worker read it once
         return _read(path)
 
 
@@ -265,8 +269,8 @@ def _read(path: str) -> Any:
         kind, attributes = pickle.loads(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"a worker finds no {Path(path).name} where the model was put for it; expected a folder that all workers "
-            "see, while the process that made it lives. Set dask's temporary-directory to a shared folder."
+            f"{Path(path).name}, which holds the model, is missing on a worker; expected a folder that all workers "
+            "see, while the process that wrote it lives. Set dask's temporary-directory to a shared folder."
         ) from error
     model = object.__new__(kind)
     vars(model).update(attributes)

@@ -259,9 +259,9 @@ def test_lazy_rows_are_refused_where_they_would_be_read_whole(blobs):
 def test_wrong_lazy_rows_are_refused_with_reasons(blobs):
     X, y = blobs
     fitted, lazy = model().fit(X, y), da.from_array(X, chunks=50)
-    with pytest.raises(ValueError, match=r"y has 239 entries for 240 rows of X; expected one a row. Pass"):
+    with pytest.raises(ValueError, match=r"y has 239 entries for 240 rows of X; expected one per row. Pass"):
         fitted.partial_fit(lazy, y[1:])
-    with pytest.raises(ValueError, match=r"unknown length; expected known ones.*compute_chunk_sizes"):
+    with pytest.raises(ValueError, match=r"unknown length; expected known lengths.*compute_chunk_sizes"):
         fitted.partial_fit(lazy[da.from_array(y, chunks=50) == 1], y)
     with pytest.raises(ValueError, match="X has 11 features, but DKVBClassifier is expecting 12"):
         fitted.partial_fit(lazy[:, 1:], y)
@@ -272,13 +272,14 @@ def test_wrong_lazy_rows_are_refused_with_reasons(blobs):
     for rows, weights in ((lazy, np.zeros(240)), (Rows(X, (20, 12)), np.zeros(240))):
         with pytest.raises(ValueError, match="no row with a positive weight; expected at least one"):
             fitted.partial_fit(rows, y, sample_weight=weights)
-        with pytest.raises(ValueError, match="no row with a positive weight came to place keys from; expected"):
+        with pytest.raises(ValueError, match="X has no row with a positive weight to place keys from; expected"):
             model().fit(rows, y, sample_weight=weights)
 
 
 def test_a_model_that_workers_cannot_see_is_explained(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"finds no gone.pickle.*expected a folder that all.*temporary-directory"
+        FileNotFoundError,
+        match=r"gone.pickle.* is missing on a worker; expected a folder that all.*temporary-directory",
     ):
         distributed._load(str(tmp_path / "gone.pickle"))
 
@@ -360,7 +361,7 @@ def lazily_wrong(X, y):
         "two columns": (da.stack([lazy, lazy], axis=1), r"has shape \(240, 2\); expected one axis"),
         "a series": (frame["label"], r"is a dask Series, .*expected an array. Pass {}.to_dask_array\(lengths=True"),
         "a table": (frame, r"is a dask DataFrame, .*expected an array. Pass"),
-        "too few": (lazy[1:], r"has 239 entries for 240 rows of X; expected one a row"),
+        "too few": (lazy[1:], r"has 239 entries for 240 rows of X; expected one per row"),
         "a dict": (dict(enumerate(y)), r"is a dict; expected an array-like.*Pass"),
     }
 
