@@ -243,7 +243,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         for name in ("_learned", "encoder_"):
             self.__dict__.pop(name, None)
         self._start(X, y, sample_weight)
-        return self._learn_rows(X, y, sample_weight, None, gradient_settings(self.solver_params)["max_iter"])
+        return self._learn_rows(X, y, sample_weight, None, self._epochs("max_iter"))
 
     @all_or_nothing
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -272,8 +272,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         if not hasattr(self, "encoder_"):
             self._start(X, y, sample_weight)
             self._warn_about_few_rows()
-        epochs = gradient_settings(self.solver_params)["partial_fit_epochs"]
-        return self._learn_rows(X, y, sample_weight, classes, epochs)
+        return self._learn_rows(X, y, sample_weight, classes, self._epochs("partial_fit_epochs"))
 
     @by_blocks
     def decision_function(self, X: Any) -> np.ndarray:
@@ -552,162 +551,11 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
             state["_scratch"] = DeviceCache()
         super().__setstate__(state)
 
-    def _start(self, X: Any, y: Any, sample_weight: Any) -> None:
-        """Set the encoder: fitted on the first rows, frozen beforehand, or the one that made the first codes."""
-        if self._is_encoded(X):
-            self.encoder_ = self._encoder_of(X)
-            self.n_features_in_ = self.encoder_._n_features_out if self._precomputed else self.encoder_.n_features_in_
-        else:
-            if is_lazy(X):
-                check_features(self, X, reset=True)
-            else:
-                X, y = self._check_rows(X, y, reset=True)
-            self.encoder_ = self._make_encoder(X, y, sample_weight)
-            if self.n_features_in_ != self.encoder_.n_features_in_:
-                raise ValueError(
-                    f"X has {self.n_features_in_} features, but {type(self).__name__} is expecting "
-                    f"{self.encoder_.n_features_in_} features as input; expected those of its encoder. "
-                    "Pass embeddings of the same network."
-                )
-        self._keys_were_frozen = self._precomputed or isinstance(self.encoder, FrozenEstimator)
-        self._learned_with = {"solver": self.solver, "remember": self.remember}
-        self._scratch = DeviceCache()
-
-    def _make_encoder(self, rows: Any, labels: Any, sample_weight: Any) -> KeyEncoder:
-        if isinstance(self.encoder, FrozenEstimator):
-            return self._frozen_encoder()
-        encoder = clone(cast("KeyEncoder", self._given_encoder()))
-        return encoder._fit(rows, labels, sample_weight, self._progress(encoder))
-
-    def _given_encoder(self) -> KeyEncoder | None:
-        """Return the encoder in the parameter, frozen or not; None for ``"precomputed"``."""
-        if self._precomputed:
-            return None
-        given = self._default_encoder() if self.encoder is None else self.encoder
-        frozen = isinstance(given, FrozenEstimator)
-        encoder = given.estimator if frozen else given
-        if isinstance(encoder, KeyEncoder):
-            return encoder
-        if frozen:
-            raise TypeError(
-                f"encoder freezes a {type(encoder).__name__}; expected a KeyEncoder. Pass "
-                "FrozenEstimator(KeyEncoder(...).fit(X))."
-            )
-        raise TypeError(
-            f"encoder={short(given)} is a {type(given).__name__}; expected a KeyEncoder, FrozenEstimator(encoder), "
-            "'precomputed' or None. Set it with set_params(encoder=...)."
-        )
-
-    def _default_encoder(self) -> KeyEncoder:
-        return KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
-
-    def _frozen_encoder(self) -> KeyEncoder:
-        encoder = cast("KeyEncoder", self._given_encoder())
-        encoder._check_fitted("FrozenEstimator")
-        return copy.copy(encoder)  # fitting the original again does not change these keys
-
-    def _encoder_of(self, codes: Any) -> KeyEncoder:
-        """Return the encoder of the first codes."""
-        if isinstance(self.encoder, FrozenEstimator):
-            return self._frozen_encoder()
-        encoder = getattr(codes, "encoder", None)
-        if not self._precomputed:
-            raise ValueError(
-                f"X holds codes, while encoder={short(self.encoder)} places keys from embeddings; expected codes of a "
-                "frozen encoder. Set encoder='precomputed' or FrozenEstimator(X.encoder)."
-            )
-        if not isinstance(encoder, KeyEncoder):
-            raise ValueError(
-                f"encoder='precomputed' came with a {type(codes).__name__} that carries no encoder; expected Codes, as "
-                "KeyEncoder.transform returns. Pass Codes.of(codes, encoder)."
-            )
-        return copy.copy(encoder)
-
-    @property
-    def _precomputed(self) -> bool:
-        return isinstance(self.encoder, str) and self.encoder == PRECOMPUTED
-
-    def _is_encoded(self, X: Any) -> bool:
-        return self._precomputed or isinstance(X, Codes)
-
-    def _layout(self) -> Layout:
-        """Return the codebook's shape; refuse settings that changed although they must not."""
-        params = self.get_params(deep=False)
-        check_parameters(params | {"codes_dir": None})  # the folder has to exist only when it is written to
-        check_unchanged(self._learned_with, params)
-        given = self._given_encoder()
-        if given is not None and isinstance(self.encoder, FrozenEstimator):
-            self._check_frozen(given)
-        elif given is not None:
-            check_unchanged(self.encoder_._codebook.settings, given.get_params(deep=False), "encoder__")
-        return self.encoder_._layout()
-
-    def _check_frozen(self, encoder: KeyEncoder) -> None:
-        """Refuse a frozen encoder whose keys are neither those of this model nor those before it was pruned."""
-        mine, given = self.encoder_, encoder.fingerprint_
-        if given == mine.fingerprint_:
-            return
-        if not self._scratch.get("pruned", lambda: mine._codebook.is_part_of(encoder._codebook), given):
-            raise ValueError(
-                f"encoder was set to one with keys {given[:12]} after fitting with keys {mine.fingerprint_[:12]}; "
-                "expected the same keys. Set it back, or start anew with clone(model)."
-            )
-
-    def _check_X(self, X: Any) -> np.ndarray:
-        """Return valid rows (n, f), float32; of codes, (n, c, m), unsigned."""
-        refuse_blocks(X)
-        layout = self._layout()
-        if not self._is_encoded(X):
-            return as_float32(validate_data(self, as_array(X), dtype=FLOATS, reset=False))
-        encoder = getattr(X, "encoder", None)
-        if encoder is not None and encoder.fingerprint_ != self.encoder_.fingerprint_:
-            raise ValueError(
-                f"X holds codes of keys {encoder.fingerprint_[:12]}; expected those of keys "
-                f"{self.encoder_.fingerprint_[:12]}. Encode the rows again with encoder_.transform."
-            )
-        return check_codes(X, layout, self.encoder_._codebook.mask)
-
-    def _check_learning(
-        self, X: Any, y: Any, sample_weight: Any, *, learned: bool = True
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return valid rows or codes, labels and weights, without samples of weight zero.
-
-        Where sums are kept, weights must be one for samples to be ``learned``, not for others.
-        """
-        self._layout()
-        rows, y, weights = drop_weightless(*self._check_rows(X, y), sample_weight)
-        if not (learned and keeps_sums(self.solver, self.remember)):
-            return rows, y, weights
-        refuse_weights(weights)
-        return rows, y, None
-
-    def _check_rows(self, X: Any, y: Any, *, reset: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Return valid rows (n, f), float32, or codes (n, c, m), and labels (n,)."""
-        refuse_blocks(X)
-        if self._is_encoded(X):
-            rows, y = self._check_X(X), column_or_1d(as_labels(y), warn=True)
-            if len(rows) != len(y):
-                raise ValueError(
-                    f"y has {len(y)} labels for {len(rows)} rows of codes; expected one per row. Pass those of X."
-                )
-        else:
-            rows, y = validate_data(self, as_array(X), as_labels(y), dtype=FLOATS, reset=reset)
-            rows = as_float32(rows)
-        y = check_labels(y)
-        check_classification_targets(y)
-        return rows, y
-
-    def _encode(self, rows: np.ndarray) -> np.ndarray:
-        """Return the codes (n, c, m) of valid rows or codes."""
-        if rows.ndim == 3:
-            return rows
-        return self.encoder_._encode_cached(rows, self.device, self._progress(self.encoder_))
-
-    def _progress(self, encoder: KeyEncoder) -> Progress:
-        """Return the progress of this estimator, or of its encoder if only that is verbose."""
-        return Progress.of(self if self.verbose else encoder)
+    def _epochs(self, name: str) -> int:
+        return gradient_settings(self.solver_params)[name] if self.solver == "sgd" else 1
 
     def _learn_rows(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
+        """Check, encode and learn rows; lazy ones block by block."""
         if not is_lazy(X):
             rows, y, weights = self._check_learning(X, y, weights)
             return self._learn(self._encode(rows), y, weights, classes, epochs)
@@ -747,7 +595,58 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         self._count(learned, codes, learned.learn(codes, np.asarray(labels), some, classes), 1)
         return learned
 
+    def _check_learning(
+        self, X: Any, y: Any, sample_weight: Any, *, learned: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return valid rows or codes, labels and weights, without samples of weight zero.
+
+        Where sums are kept, weights must be one for samples to be ``learned``, not for others.
+        """
+        self._layout()
+        rows, y, weights = drop_weightless(*self._check_rows(X, y), sample_weight)
+        if not (learned and keeps_sums(self.solver, self.remember)):
+            return rows, y, weights
+        refuse_weights(weights)
+        return rows, y, None
+
+    def _check_rows(self, X: Any, y: Any, *, reset: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return valid rows (n, f), float32, or codes (n, c, m), and labels (n,)."""
+        refuse_blocks(X)
+        if self._is_encoded(X):
+            rows, y = self._check_X(X), column_or_1d(as_labels(y), warn=True)
+            if len(rows) != len(y):
+                raise ValueError(
+                    f"y has {len(y)} labels for {len(rows)} rows of codes; expected one per row. Pass those of X."
+                )
+        else:
+            rows, y = validate_data(self, as_array(X), as_labels(y), dtype=FLOATS, reset=reset)
+            rows = as_float32(rows)
+        y = check_labels(y)
+        check_classification_targets(y)
+        return rows, y
+
+    def _check_X(self, X: Any) -> np.ndarray:
+        """Return valid rows (n, f), float32; of codes, (n, c, m), unsigned."""
+        refuse_blocks(X)
+        layout = self._layout()
+        if not self._is_encoded(X):
+            return as_float32(validate_data(self, as_array(X), dtype=FLOATS, reset=False))
+        encoder = getattr(X, "encoder", None)
+        if encoder is not None and encoder.fingerprint_ != self.encoder_.fingerprint_:
+            raise ValueError(
+                f"X holds codes of keys {encoder.fingerprint_[:12]}; expected those of keys "
+                f"{self.encoder_.fingerprint_[:12]}. Encode the rows again with encoder_.transform."
+            )
+        return check_codes(X, layout, self.encoder_._codebook.mask)
+
+    def _encode(self, rows: np.ndarray) -> np.ndarray:
+        """Return the codes (n, c, m) of valid rows or codes."""
+        if rows.ndim == 3:
+            return rows
+        return self.encoder_._encode_cached(rows, self.device, self._progress(self.encoder_))
+
     def _learn(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None, classes: Any, epochs: int) -> Self:
+        """Count samples, and take gradient steps with ``sgd``."""
         learned: Learned | None = getattr(self, "_learned", None)
         before = 0 if learned is None else learned.nbytes
         if learned is None:
@@ -765,16 +664,13 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
                 device=resolve_device(self.device),
                 progress=Progress.of(self),
             )
-        return self._after_learning(before, epochs if self.solver == "sgd" else 1)
+        return self._after_learning(before, epochs)
 
     def _count(self, learned: Learned, codes: np.ndarray, positions: np.ndarray, sign: int) -> None:
         """Add samples of classes at ``positions`` (n,) to the sums, if sums are kept instead of codes."""
         if learned.sums is not None:
-            ones, device, n_classes = np.ones(len(codes)), resolve_device(self.device), len(learned.classes)
-            shown = Progress.of(self)
-            learned.add_sums(
-                sum_codes(codes.__getitem__, positions, ones, self._prior(), n_classes, device, shown), sign
-            )
+            options = self._prior(), len(learned.classes), resolve_device(self.device), Progress.of(self)
+            learned.add_sums(sum_codes(codes.__getitem__, positions, np.ones(len(codes)), *options), sign)
 
     def _nothing_learned(self, folder: str | None) -> Learned:
         book = self.encoder_._codebook
@@ -807,20 +703,106 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
             self._learned.forget(codes, y, weights)
         return self._after_change()
 
-    def _light(self, method: str) -> Self:
-        """Return a copy for workers, which holds only what ``method`` needs."""
-        light = type(self)(**self.get_params(deep=False) | {"verbose": 0})  # workers share no screen
-        for name in ("n_features_in_", "encoder_", "_learned_with", "_keys_were_frozen"):
-            setattr(light, name, getattr(self, name))
-        light._scratch = DeviceCache()
-        if method == "score_samples" and self.solver in JOINT:
-            light._learned = copy.copy(self._learned)  # distances are computed from its rows
-            light._learned.codes = self._learned.codes.here()
-        elif method != "learn":
-            light._learned = self._learned.to_predict(self._solution() if self.solver in JOINT else None)
-            if "proba" in method:
-                light._temperature = self.temperature_
-        return light
+    def _start(self, X: Any, y: Any, sample_weight: Any) -> None:
+        """Set the encoder: fitted on the first rows, frozen beforehand, or the one that made the first codes."""
+        if self._is_encoded(X):
+            self.encoder_ = self._encoder_of(X)
+            self.n_features_in_ = self.encoder_._n_features_out if self._precomputed else self.encoder_.n_features_in_
+        else:
+            if is_lazy(X):
+                check_features(self, X, reset=True)
+            else:
+                X, y = self._check_rows(X, y, reset=True)
+            self.encoder_ = self._make_encoder(X, y, sample_weight)
+            if self.n_features_in_ != self.encoder_.n_features_in_:
+                raise ValueError(
+                    f"X has {self.n_features_in_} features, but {type(self).__name__} is expecting "
+                    f"{self.encoder_.n_features_in_} features as input; expected those of its encoder. "
+                    "Pass embeddings of the same network."
+                )
+        self._keys_were_frozen = self._precomputed or isinstance(self.encoder, FrozenEstimator)
+        self._learned_with = {"solver": self.solver, "remember": self.remember}
+        self._scratch = DeviceCache()
+
+    def _make_encoder(self, rows: Any, labels: Any, sample_weight: Any) -> KeyEncoder:
+        if isinstance(self.encoder, FrozenEstimator):
+            return self._frozen_encoder()
+        encoder = clone(cast("KeyEncoder", self._given_encoder()))
+        return encoder._fit(rows, labels, sample_weight, self._progress(encoder))
+
+    def _encoder_of(self, codes: Any) -> KeyEncoder:
+        """Return the encoder of the first codes."""
+        if isinstance(self.encoder, FrozenEstimator):
+            return self._frozen_encoder()
+        encoder = getattr(codes, "encoder", None)
+        if not self._precomputed:
+            raise ValueError(
+                f"X holds codes, while encoder={short(self.encoder)} places keys from embeddings; expected codes of a "
+                "frozen encoder. Set encoder='precomputed' or FrozenEstimator(X.encoder)."
+            )
+        if not isinstance(encoder, KeyEncoder):
+            raise ValueError(
+                f"encoder='precomputed' came with a {type(codes).__name__} that carries no encoder; expected Codes, as "
+                "KeyEncoder.transform returns. Pass Codes.of(codes, encoder)."
+            )
+        return copy.copy(encoder)
+
+    def _frozen_encoder(self) -> KeyEncoder:
+        encoder = cast("KeyEncoder", self._given_encoder())
+        encoder._check_fitted("FrozenEstimator")
+        return copy.copy(encoder)  # fitting the original again does not change these keys
+
+    def _given_encoder(self) -> KeyEncoder | None:
+        """Return the encoder in the parameter, frozen or not; None for ``"precomputed"``."""
+        if self._precomputed:
+            return None
+        given = self._default_encoder() if self.encoder is None else self.encoder
+        frozen = isinstance(given, FrozenEstimator)
+        encoder = given.estimator if frozen else given
+        if isinstance(encoder, KeyEncoder):
+            return encoder
+        if frozen:
+            raise TypeError(
+                f"encoder freezes a {type(encoder).__name__}; expected a KeyEncoder. Pass "
+                "FrozenEstimator(KeyEncoder(...).fit(X))."
+            )
+        raise TypeError(
+            f"encoder={short(given)} is a {type(given).__name__}; expected a KeyEncoder, FrozenEstimator(encoder), "
+            "'precomputed' or None. Set it with set_params(encoder=...)."
+        )
+
+    def _default_encoder(self) -> KeyEncoder:
+        return KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
+
+    @property
+    def _precomputed(self) -> bool:
+        return isinstance(self.encoder, str) and self.encoder == PRECOMPUTED
+
+    def _is_encoded(self, X: Any) -> bool:
+        return self._precomputed or isinstance(X, Codes)
+
+    def _layout(self) -> Layout:
+        """Return the codebook's shape; refuse settings that changed although they must not."""
+        params = self.get_params(deep=False)
+        check_parameters(params | {"codes_dir": None})  # the folder has to exist only when it is written to
+        check_unchanged(self._learned_with, params)
+        given = self._given_encoder()
+        if given is not None and isinstance(self.encoder, FrozenEstimator):
+            self._check_frozen(given)
+        elif given is not None:
+            check_unchanged(self.encoder_._codebook.settings, given.get_params(deep=False), "encoder__")
+        return self.encoder_._layout()
+
+    def _check_frozen(self, encoder: KeyEncoder) -> None:
+        """Refuse a frozen encoder whose keys are neither those of this model nor those before it was pruned."""
+        mine, given = self.encoder_, encoder.fingerprint_
+        if given == mine.fingerprint_:
+            return
+        if not self._scratch.get("pruned", lambda: mine._codebook.is_part_of(encoder._codebook), given):
+            raise ValueError(
+                f"encoder was set to one with keys {given[:12]} after fitting with keys {mine.fingerprint_[:12]}; "
+                "expected the same keys. Set it back, or start anew with clone(model)."
+            )
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -873,6 +855,25 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def _solve_jointly(self) -> Solution:
         params, device = self.get_params(deep=False), resolve_device(self.device)
         return solve_jointly(self._learned, params, self._prior(), device, Progress.of(self))
+
+    def _light(self, method: str) -> Self:
+        """Return a copy for workers, which holds only what ``method`` needs."""
+        light = type(self)(**self.get_params(deep=False) | {"verbose": 0})  # workers share no screen
+        for name in ("n_features_in_", "encoder_", "_learned_with", "_keys_were_frozen"):
+            setattr(light, name, getattr(self, name))
+        light._scratch = DeviceCache()
+        if method == "score_samples" and self.solver in JOINT:
+            light._learned = copy.copy(self._learned)  # distances are computed from its rows
+            light._learned.codes = self._learned.codes.here()
+        elif method != "learn":
+            light._learned = self._learned.to_predict(self._solution() if self.solver in JOINT else None)
+            if "proba" in method:
+                light._temperature = self.temperature_
+        return light
+
+    def _progress(self, encoder: KeyEncoder) -> Progress:
+        """Return the progress of this estimator, or of its encoder if only that is verbose."""
+        return Progress.of(self if self.verbose else encoder)
 
     def _warn_about_few_rows(self) -> None:
         rows, keys = int(self.encoder_.key_report_["n_rows"]), self.encoder_._codebook.layout.n_keys

@@ -256,6 +256,12 @@ def test_lazy_rows_are_refused_where_they_would_be_read_whole(blobs):
     assert not hasattr(by_codes(fitted, "forget", codes, y), "_learned")
 
 
+@pytest.mark.parametrize(("solver", "n_iter"), [("joint", 1), ("counts", 1), ("sgd", 10)])
+def test_lazy_rows_count_as_many_epochs_as_rows_in_memory(blobs, solver, n_iter):
+    X, y = blobs
+    assert model(solver).fit(da.from_array(X, chunks=50), y).n_iter_ == model(solver).fit(X, y).n_iter_ == n_iter
+
+
 def test_wrong_lazy_rows_are_refused_with_reasons(blobs):
     X, y = blobs
     fitted, lazy = model().fit(X, y), da.from_array(X, chunks=50)
@@ -269,6 +275,9 @@ def test_wrong_lazy_rows_are_refused_with_reasons(blobs):
         fitted.predict(lazy[:, 1:])
     with pytest.raises(ValueError, match=r"shape \(240,\); expected two axes"):
         model().fit(lazy[:, 0], y)
+    for call in (fitted.predict, fitted.encoder_.transform, fitted.score_samples):
+        with pytest.raises(ValueError, match=r"shape \(240,\); expected two axes"):
+            call(lazy[:, 0])
     for rows, weights in ((lazy, np.zeros(240)), (Rows(X, (20, 12)), np.zeros(240))):
         with pytest.raises(ValueError, match="no row with a positive weight; expected at least one"):
             fitted.partial_fit(rows, y, sample_weight=weights)
