@@ -189,7 +189,7 @@ class Learned:
         positions, n_missing = sample_hashes.find_samples(there, wanted)
         if n_missing:
             raise ValueError(
-                f"X holds {n_missing} samples (of {len(codes)}) that were never learned or are forgotten already; "
+                f"X holds samples that were never learned or are forgotten already ({n_missing} of {len(codes)}); "
                 "expected samples given to fit or partial_fit, with the same label and weight. Forget only those; "
                 "nothing was changed."
             )

@@ -178,8 +178,9 @@ class Additive(ClassifierMixin, BaseEstimator):
         asked = np.bincount(labels, minlength=len(self.classes_))
         for place in np.flatnonzero(asked > self.class_counts_)[:1]:
             raise ValueError(
-                f"y holds {asked[place]} samples of class {short(self.classes_.tolist()[place])} to forget; expected "
-                f"at most the {self.class_counts_[place]} that were learned. Forget only those; nothing was changed."
+                f"y holds label {short(self.classes_.tolist()[place])} too often ({asked[place]} times); expected at "
+                f"most the {self.class_counts_[place]} samples that were learned. Forget only those; nothing was "
+                "changed."
             )
 
     def _check_mergeable(self, other: Self) -> None:

@@ -110,7 +110,7 @@ class Linear(Choosing):
             left, n_missing = self._kept_rows().without(rows)
             if n_missing:
                 raise ValueError(
-                    f"X holds {n_missing} samples (of {len(labels)}) that were never learned or are forgotten already; "
+                    f"X holds samples that were never learned or are forgotten already ({n_missing} of {len(labels)}); "
                     "expected samples given to fit or partial_fit, with the same label. Forget only those; nothing was "
                     "changed."
                 )

@@ -422,7 +422,9 @@ def test_a_pruned_model_forgets_as_exactly_as_before(blobs, solver):
     kept = started(X, solver=solver).partial_fit(X[30:90], y[30:90])
     model.forget(X[:30], y[:30])
     np.testing.assert_array_equal(model.predict_proba(X), kept.predict_proba(X))
-    with pytest.raises(ValueError, match=r"X holds 30 samples \(of 30\) that were never learned.*nothing was changed"):
+    with pytest.raises(
+        ValueError, match=r"X holds samples that were never learned .* \(30 of 30\).*nothing was changed"
+    ):
         model.forget(X[:30], y[:30])
 
 

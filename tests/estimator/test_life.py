@@ -317,7 +317,7 @@ class AdditiveLife(Life):
         entries = choose(self.books.samples, seed) + self.books.entries(batch, True)
         missing = Counter(map(Sample.name, entries)) - Counter(map(Sample.name, self.books.samples))
         if missing:
-            message = rf"X holds {missing.total()} samples \(of {len(entries)}\) that were never learned"
+            message = rf"X holds samples that were never learned .* \({missing.total()} of {len(entries)}\)"
             if not self.remember:  # seen where a key would be left with fewer hits than none
                 if {entry.label for entry in entries} <= set(self.books.classes()) and (
                     self.books.times_of_classes(self.books.samples) >= self.books.times_of_classes(entries)
