@@ -379,8 +379,8 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         if n_shared := self._learned.n_shared(other._learned):
             warnings.warn(
                 f"other shares {n_shared} of its {other._learned.n_samples} samples with this model (equal codes, "
-                "label and weight), and these count twice; expected models of different samples. Call forget(X, y) with the "
-                "shared samples on one of the models before merging.",
+                "label and weight), and these count twice; expected models of different samples. Call forget(X, y) "
+                "with the shared samples on one of the models before merging.",
                 UserWarning,
                 stacklevel=3,
             )
