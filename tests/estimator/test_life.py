@@ -124,7 +124,7 @@ class Life(RuleBasedStateMachine):
     def merged(model, other):
         """Merge two models, which share samples on purpose, and are told so."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"\d+ of the \d+ samples of the other model")
+            warnings.filterwarnings("ignore", r"other shares \d+ of its \d+ samples")
             return model.merge(other)
 
     def write_down(self, entries, announced=None, epochs=1):
