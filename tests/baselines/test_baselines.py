@@ -778,7 +778,9 @@ def test_moments_beyond_a_limit_are_refused_and_change_nothing(overlapping):
     X, y = overlapping
     model = ClasswiseLDA(max_state_bytes=5 * 78 * 8).fit(X, y)
     before = model.decision_function(X)
-    with pytest.raises(ValueError, match=r"moments of 6 classes of 12 features take 3744 bytes; expected at most"):
+    with pytest.raises(
+        ValueError, match=r"max_state_bytes=3120 is too small for 6 classes of 12 features; expected at least 3744"
+    ):
         model.partial_fit(X[:1], [9])
     with pytest.raises(ValueError, match=r"Raise it with set_params\(max_state_bytes=\.\.\.\), or use StreamingLDA"):
         model.merge(ClasswiseLDA(max_state_bytes=5 * 78 * 8).fit(X[:1], [9]))
