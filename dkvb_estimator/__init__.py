@@ -1,8 +1,8 @@
 """Learn classes one after another on frozen features: the Discrete Key-Value Bottleneck.
 
-An embedding is projected into many small heads. Each head snaps to the nearest of its keys, which are placed once and
-never move. The values of the selected keys are averaged: these are the logits. Only values learn, and only those of
-keys that a sample hits, so new classes do not overwrite old ones, and nobody needs to say when the data changes.
+Each embedding is projected into many small heads, and each head selects the nearest of its keys. Keys are placed once
+and never move. The logits are the mean of the values of the selected keys, and only these values are learned. New
+classes therefore do not overwrite old ones, and the data needs no task boundaries.
 
 Axis letters, in code, docstrings and errors: ``n`` sample, ``f`` embedding feature, ``c`` head, ``j`` key within a
 head, ``d`` key coordinate, ``m`` selected keys of a head, ``k`` class.

@@ -1,6 +1,6 @@
-"""Let a method change an object wholly or not at all.
+"""Make methods of an object atomic.
 
-Enters: methods. Leaves: methods that undo what they did before they fail. Must not know: what they change.
+Enters: methods. Leaves: methods that undo their changes when they fail. Must not know: what they change.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def all_or_nothing(method: Method) -> Method:
-    """Put an object's attributes, and those of ``_learned``, back where the method raises, an interrupt included.
+    """Restore the attributes of an object and of its ``_learned`` if the method raises, interrupts included.
 
-    What they hold is never written into, only replaced, so no array is copied.
+    Attributes are replaced and never modified in place, so no array has to be copied.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def all_or_nothing(method: Method) -> Method:
                     delattr(part, name)
                 vars(part).update(attributes)
             if "_scratch" in vars(self):
-                self._scratch = DeviceCache()  # the old one may hold what was derived from half a change
+                self._scratch = DeviceCache()  # the old one may hold results derived from half a change
             raise
 
     return cast("Method", attempt)

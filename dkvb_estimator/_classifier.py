@@ -1,10 +1,13 @@
-"""The learning half, and scikit-learn's contract around both."""
+"""The half that learns: a scikit-learn classifier of codes.
+
+Enters: embeddings (n, f), or codes, and labels. Leaves: predictions. Must not know: how keys are placed, how values
+are solved.
+"""
 
 from __future__ import annotations
 
 import copy
 import functools
-import time
 import warnings
 from typing import Any, Self, cast
 
@@ -16,22 +19,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from ._atomic import all_or_nothing
-from ._blocks import (
-    WORKERS,
-    WorkerCodes,
-    by_blocks,
-    is_dask,
-    is_lazy,
-    map_blocks,
-    refuse_blocks,
-    stream_blocks,
-    weighty,
-)
+from ._blocks import is_lazy, refuse_blocks, stream_blocks, weighty
 from ._device import DeviceCache, resolve_device
-from ._encoder import SCHEMA_VERSION, Codes, KeyEncoder, check_features, check_schema, say, show_stored
+from ._encoder import SCHEMA_VERSION, Codes, KeyEncoder, check_features, check_schema, show_stored
 from ._encoding import KeySearch
 from ._labels import as_classes, as_labels, check_known_labels, check_labels, positions_of
 from ._persistence import check_classifier_state
+from ._progress import Progress
 from ._validation import (
     FLOATS,
     JOINT,
@@ -50,6 +44,7 @@ from ._validation import (
     refuse_renamed,
     refuse_sgd,
     refuse_weights,
+    short,
 )
 from ._values import (
     Book,
@@ -66,6 +61,7 @@ from ._values import (
     sum_codes,
     value_settings,
 )
+from .distributed import by_blocks, is_dask, map_blocks, merge_learned
 from .inspection import KeyUsage, count_key_usage
 
 PREDICT_ROWS = 2048
@@ -73,57 +69,59 @@ PRECOMPUTED = "precomputed"
 SHOWN = ("classes_", "feature_names_in_", "n_features_in_", "n_iter_")
 """Attributes that notebooks show: those that are stored."""
 MUCH_STATE_BYTES = 4 * 2**30
-"""Codes in memory beyond this deserve a warning."""
+"""Size of codes in memory above which a warning is given."""
 
 
 class DKVBClassifier(ClassifierMixin, BaseEstimator):
-    """Learn classes one after another on frozen features, with a Discrete Key-Value Bottleneck.
+    """Discrete Key-Value Bottleneck: learn classes one after another on frozen features.
 
-    An encoder turns each embedding into the nearest keys of many small heads, and only the *values* of those keys
-    learn. Projection and keys never move, so what was learned about other keys stays. New labels may appear in any
-    call of :meth:`partial_fit`.
+    An encoder maps each embedding to the nearest keys of many small heads, and only the *values* of these keys are
+    learned. The projection and the keys never move, so new classes do not overwrite old ones. Any call of
+    :meth:`partial_fit` may introduce new labels.
 
     Parameters
     ----------
     encoder : KeyEncoder, FrozenEstimator, "precomputed" or None, default=None
-        Turns embeddings into codes. A :class:`KeyEncoder` is cloned and placed from the first rows learned; None is
+        Maps embeddings to codes. A :class:`KeyEncoder` is cloned and fitted on the first rows learned; None is
         ``KeyEncoder()``. ``FrozenEstimator(encoder)`` keeps the keys of a fitted encoder, which makes forgetting exact
-        and models mergeable; X may then also be :class:`Codes`, as its ``transform`` returns. With ``"precomputed"``,
-        the encoder is that of the first codes.
+        and models mergeable; X may then also be :class:`Codes` from its ``transform``. With ``"precomputed"``, X is
+        always :class:`Codes`, and the encoder is the one that made the first of them.
     solver : {"joint", "ridge", "counts", "sgd"}, default="joint"
-        How values learn. ``joint``: values of all heads together, in closed form; the most accurate. ``ridge``: the
-        same with ``objective="ridge"``. ``counts``: how likely each class selects each key, as in naive Bayes; the
-        smallest and quickest. ``sgd``: the paper's gradient steps.
+        How values are learned. ``joint`` solves the values of all heads together in closed form and is the most
+        accurate. ``ridge`` is ``joint`` with ``objective="ridge"``. ``counts`` estimates how likely each class selects
+        each key, as in naive Bayes, and is the smallest and fastest. ``sgd`` takes the paper's gradient steps.
     objective : {"auto", "ridge", "discriminant"}, default="auto"
-        What ``joint`` solves: a regression of one-hot labels, or normal classes of one covariance. ``"auto"``: the
-        mixture of both that rows left out one at a time choose.
+        What ``joint`` solves: a regression on one-hot labels, or a linear discriminant of normal classes. ``"auto"``
+        mixes both; leave-one-out scores of training rows choose the shares.
     alpha : float or "auto", default="auto"
-        Penalty of ``joint``, in units of the summed squared lengths of the centred rows, > 0. ``"auto"``: the mixture
-        of 1e-5, 1e-4, 1e-3, 1e-2 and 1e-1 that rows left out one at a time choose.
+        Penalty of ``joint``, in units of the summed squared lengths of the centred rows, > 0. ``"auto"`` mixes 1e-5,
+        1e-4, 1e-3, 1e-2 and 1e-1 in the same way.
     curvature : float or "auto", default="auto"
         Spread of the curved part of the prior on values of ``joint``, relative to the part that is linear in a key's
-        coordinates, ≥ 0. ``"auto"``: the mixture of 0 and 0.6 that rows left out one at a time choose.
+        coordinates, ≥ 0. ``"auto"`` mixes 0 and 0.6 in the same way.
     remember : bool, default=True
-        Whether ``joint`` keeps the codes of every sample, c · m bytes each (twice that with more than 256 keys).
-        False keeps sums of fixed size, 32 · (c · d)² bytes, however many samples come: they merge and forget to the
-        bit, but samples cannot be told apart, weighted or held out.
+        Whether ``joint`` keeps the codes of all samples, c · m bytes each (twice that with more than 256 keys). False
+        keeps sums of fixed size instead, 32 · (c · d)² bytes for any number of samples. Sums merge and forget bit for
+        bit, but samples can then be neither weighted nor left out to choose a mixture.
     smoothing : float, default=10.0
-        Pseudo-hits by which ``counts`` pulls each class towards how often all classes select a key.
+        Pseudo-count of each class in each head, > 0, which ``counts`` distributes over keys like a normal distribution
+        around the mean of the class.
     solver_params : dict or None, default=None
-        Settings of ``sgd``, and their defaults: ``learning_rate`` 0.3, ``batch_size`` 256, ``label_smoothing`` 0.1,
-        ``clip_norm`` 1.0, ``max_iter`` 10 (epochs of :meth:`fit`), ``partial_fit_epochs`` 1. A hit moves a value by at
-        most learning_rate / (batch_size · c · m).
+        Settings of ``sgd``, with defaults ``learning_rate`` 0.3, ``batch_size`` 256, ``label_smoothing`` 0.1,
+        ``clip_norm`` 1.0, ``max_iter`` 10 (epochs of :meth:`fit`) and ``partial_fit_epochs`` 1. One hit changes a value
+        by at most learning_rate / (batch_size · c · m).
     class_weight : dict, "balanced" or None, default=None
-        Weights of classes, applied when values are read, solved or stepped. With ``counts`` they change how often a
-        class is expected, and nothing else.
+        Weights of classes, applied when values are computed. With ``counts`` they change only how often a class is
+        expected.
     codes_dir : str or None, default=None
-        Folder for an unnamed file that holds the codes that ``joint`` remembers; None keeps them in memory.
+        Folder of an unnamed temporary file for the codes that ``joint`` remembers. None keeps them in memory.
     device : str, default="auto"
         A torch device for learning and predicting; ``"auto"`` is CUDA where there is one.
     random_state : int, RandomState or None, default=None
-        Random state of the encoder where ``encoder`` is None.
+        Random state of the encoder if ``encoder`` is None; otherwise ignored.
     verbose : int, default=0
-        Above 0, prints progress on stderr: rows encoded and time left, samples learned and their size, values solved.
+        Above 0, shows progress on stderr of placing keys, encoding, learning and solving: a bar that disappears when
+        the work is done, or one line per task where ``tqdm`` is not installed.
 
     Attributes
     ----------
@@ -133,7 +131,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         Labels seen or declared, sorted.
     values_ : ndarray of shape (c, j, k), float32
     mixture_ : list of dict
-        What ``joint`` mixed: ``objective``, ``curvature``, ``penalty`` and ``share`` of each solution.
+        The solutions that ``joint`` mixes: ``objective``, ``curvature``, ``penalty`` and ``share`` of each.
     key_counts_ : ndarray of shape (c, j)
         Weight of the learned samples that selected each key.
     class_counts_ : ndarray of shape (k,)
@@ -141,23 +139,23 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     temperature_ : float
         Divisor of the logits before the softmax.
     state_bytes_ : int
-        Size of what was learned, beside projection and keys.
+        Bytes of what was learned, without projection and keys.
     forgetting_is_exact_ : bool
     n_features_in_, n_iter_ : int
 
     Notes
     -----
-    Threads on a CPU: the kernel and torch use ``torch.get_num_threads()``. ``torch.set_num_threads(n)`` sets it for the
-    process; with scikit-learn's ``n_jobs``, set ``OMP_NUM_THREADS=1``. Codes and counts do not depend on it. A forked
-    process computes on one thread.
+    On a CPU, the kernel and torch use ``torch.get_num_threads()`` threads; ``torch.set_num_threads(n)`` sets that
+    number for the process. With scikit-learn's ``n_jobs``, set ``OMP_NUM_THREADS=1``. Codes and counts do not depend on
+    the number of threads. A forked process computes on one thread.
 
-    Once something is learned, ``solver``, ``remember`` and the encoder are fixed. ``alpha``, ``objective``,
-    ``curvature``, ``smoothing``, ``class_weight`` and ``device`` may be set at any time and hold from the next call on,
-    ``solver_params`` from the next steps on. A call that fails changes nothing.
+    After the first samples are learned, ``solver``, ``remember`` and the encoder are fixed. ``alpha``, ``objective``,
+    ``curvature``, ``smoothing``, ``class_weight`` and ``device`` may change at any time and take effect at the next
+    call; ``solver_params`` take effect at the next gradient steps. A call that fails changes nothing.
 
     See Also
     --------
-    KeyEncoder : The frozen half.
+    KeyEncoder : Places keys and maps embeddings to codes.
 
     References
     ----------
@@ -182,7 +180,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     n_features_in_: int
     _learned: Learned
     _scratch: DeviceCache
-    # What the question mark of scikit-learn's HTML representation links to.
+    # The link behind the question mark in scikit-learn's HTML representation.
     _doc_link_module = "dkvb_estimator"
     _doc_link_template = "https://arxiv.org/abs/2207.11240"
 
@@ -219,7 +217,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         self.verbose = verbose
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, those of the encoder as ``encoder__NAME``, also where ``encoder`` is None."""
+        """Set parameters; ``encoder__NAME`` sets one of the encoder, even if ``encoder`` is None."""
         nested = {name: params.pop(name) for name in list(params) if name.startswith("encoder__")}
         super().set_params(**params)
         if nested and self.encoder is None:
@@ -228,14 +226,14 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     @all_or_nothing
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Forget what was learned, and learn X and y.
+        """Discard what was learned, and learn X and y.
 
         Parameters
         ----------
         X : array-like of shape (n, f)
-            A dask array is learned block by block, and never in memory as a whole: with ``counts`` and ``joint`` by
-            its workers, to the same result; with ``sgd``, or with ``codes_dir``, in the order of its blocks. So are
-            rows in a file (an HDF5 data set, a split of a cache).
+            A dask array is learned block by block and never loaded as a whole. With ``counts`` and ``joint``, dask's
+            workers learn the blocks, with the same result. With ``sgd`` or ``codes_dir``, this process learns them in
+            order, as it does rows in a file (an HDF5 data set, a split of a cache).
         y : array-like of shape (n,)
         sample_weight : array-like of shape (n,) or None
 
@@ -247,19 +245,19 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         for name in ("_learned", "encoder_"):
             self.__dict__.pop(name, None)
         self._start(X, y, sample_weight)
-        return self._learn_rows(X, y, sample_weight, None, gradient_settings(self.solver_params)["max_iter"])
+        return self._learn_rows(X, y, sample_weight, None, self._epochs("max_iter"))
 
     @all_or_nothing
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Learn more samples; they may have labels never seen before.
+        """Learn more samples, which may have new labels.
 
         Parameters
         ----------
         X : array-like of shape (n, f)
-            Lazily too, as in :meth:`fit`.
+            May be lazy, as in :meth:`fit`.
         y : array-like of shape (n,)
         classes : array-like, set, or another collection of labels, or None
-            Labels to come, if they are known. Not needed.
+            Labels that later calls will bring, if they are known; optional.
         sample_weight : array-like of shape (n,) or None
 
         Returns
@@ -276,12 +274,14 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         if not hasattr(self, "encoder_"):
             self._start(X, y, sample_weight)
             self._warn_about_few_rows()
-        epochs = gradient_settings(self.solver_params)["partial_fit_epochs"]
-        return self._learn_rows(X, y, sample_weight, classes, epochs)
+        return self._learn_rows(X, y, sample_weight, classes, self._epochs("partial_fit_epochs"))
 
     @by_blocks
     def decision_function(self, X: Any) -> np.ndarray:
-        """Return the pooled values of the nearest used keys: (n, k), or with two classes their difference (n,)."""
+        """Return the logits (n, k), or with two classes their difference (n,).
+
+        Logits are the pooled values of the nearest used keys.
+        """
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
@@ -294,7 +294,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class (n, k), columns in the order of ``classes_``.
 
-        With ``sgd`` at the paper's learning rate they are close to uniform; their order is what it learns.
+        With ``sgd`` at the paper's learning rate, probabilities stay close to uniform; only their order is informative.
         """
         return np.exp(self.predict_log_proba(X))
 
@@ -306,18 +306,18 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     @all_or_nothing
     def forget(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Take away one learned copy of each sample: afterwards the model is as if it had never seen them.
+        """Remove one learned copy of each sample; the model is then as if it had never learned it.
 
-        With ``counts`` and ``joint`` that is exact, as far as keys do not stem from the same samples; see
-        ``forgetting_is_exact_``. With ``sgd`` it is weak: keys that the samples hit more often than all others
-        together lose their values, and other traces stay.
+        With ``counts`` and ``joint`` this is exact, unless the keys were placed from the same samples; see
+        ``forgetting_is_exact_``. With ``sgd`` it is approximate: keys that these samples hit more often than all
+        others together lose their values, and other traces remain.
 
         Parameters
         ----------
         X : array-like of shape (n, f)
         y : array-like of shape (n,)
         sample_weight : array-like of shape (n,) or None
-            The weights they were learned with.
+            The weights with which the samples were learned.
 
         Returns
         -------
@@ -326,7 +326,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a sample was never learned; nothing is changed then.
+            If a sample was never learned; the model is then unchanged.
         """
         check_is_fitted(self)
         rows, y, weights = self._check_learning(X, y, sample_weight)
@@ -334,38 +334,55 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     @all_or_nothing
     def forget_classes(self, labels: Any) -> Self:
-        """Take away all samples of some classes (an array-like of labels); not with ``sgd`` or ``remember=False``."""
+        """Remove all samples of some classes.
+
+        Parameters
+        ----------
+        labels : array-like, set, or another collection of labels
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a label was never learned, or with ``solver="sgd"`` or ``remember=False``.
+        """
         check_is_fitted(self)
-        refuse_sgd(self.solver, "forget_classes", "which keeps no samples apart. Use forget(X, y)")
+        refuse_sgd(self.solver, "keeps no samples apart, which forget_classes needs", "Use forget(X, y)")
         refuse_forgetful(self.solver, self.remember, "forget_classes")
         self._learned.forget_classes(as_classes(labels, "labels"))
         return self._after_change()
 
     @all_or_nothing
     def merge(self, other: DKVBClassifier) -> Self:
-        """Add what another model with the same keys has learned: as if this one had learned both.
+        """Add what another model with the same keys has learned, as if this model had learned it.
 
         Warns
         -----
         UserWarning
-            With the number of samples that both have learned, by their codes, labels and weights: they count twice.
+            If both models have learned some samples (equal codes, labels and weights): these count twice.
 
         Raises
         ------
         ValueError
-            If the models differ in solver, keys, projection or ``n_selected``, if one is pruned, or they use ``sgd``.
+            If the models differ in solver, keys, projection or ``n_selected``, or use ``sgd``.
         """
         check_is_fitted(self)
         check_is_fitted(other)
-        refuse_sgd(self.solver, "merge", "whose steps depend on each other. Learn in sequence with partial_fit")
+        refuse_sgd(self.solver, "takes steps in sequence, which merge cannot add", "Learn with partial_fit")
         check_mergeable(
-            *((each.solver, bool(each.remember), each._layout(), each.encoder_.fingerprint_) for each in (self, other))
+            *(
+                vars(each._layout()) | each._learned_with | {"fingerprint_": each.encoder_.fingerprint_[:12]}
+                for each in (self, other)
+            )
         )
         if n_shared := self._learned.n_shared(other._learned):
             warnings.warn(
-                f"{n_shared} of the {other._learned.n_samples} samples of the other model have the codes, label and "
-                "weight of samples learned here, and count twice in the merged model; expected models of different "
-                "samples. Call forget(X, y) with the shared samples on one of the models before merging.",
+                f"other shares {n_shared} of its {other._learned.n_samples} samples with this model (equal codes, "
+                "label and weight), and these count twice; expected models of different samples. Call forget(X, y) "
+                "with the shared samples on one of the models before merging.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -374,11 +391,11 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     @all_or_nothing
     def prune(self) -> Self:
-        """Remove the keys that no learned sample selects, for good: smaller and faster, the same predictions.
+        """Remove the keys that no learned sample selects; the model becomes smaller and faster.
 
-        :meth:`score_samples` of ``joint`` and ``ridge`` changes, since it looks at the nearest of all keys.
-
-        Later samples select among the keys that are left. A pruned model merges with none that has other keys.
+        Predictions stay the same. :meth:`score_samples` of ``joint`` and ``ridge`` changes, because it uses the nearest
+        of all keys. Later samples select among the remaining keys. A pruned model merges only with models that have the
+        same keys.
         """
         check_is_fitted(self)
         self._layout()
@@ -389,14 +406,14 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     @all_or_nothing
     def calibrate(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Choose the temperature by which probabilities of held-out samples are most likely.
+        """Choose the temperature that makes the labels of held-out samples most likely.
 
-        It belongs to the values it was chosen with: whatever changes them drops it.
+        Any later change of the values resets the temperature to 1.
 
         Parameters
         ----------
         X : array-like of shape (n, f)
-            Not among the learned.
+            Samples that were not learned.
         y : array-like of shape (n,)
             Labels among ``classes_``.
         sample_weight : array-like of shape (n,) or None
@@ -419,11 +436,11 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     @by_blocks
     def score_samples(self, X: Any) -> np.ndarray:
-        """Return how usual each sample is (n,), larger is more usual.
+        """Return how typical each sample is of the learned classes (n,); larger is more typical.
 
-        With ``joint`` and ``ridge``: minus the squared Mahalanobis distance to the nearest class mean, with one
-        covariance within classes, in the coordinates of the keys that a sample selects. With ``counts`` and ``sgd``:
-        the largest logit, for ``counts`` how likely the most likely class selects those keys.
+        With ``joint`` and ``ridge``, the score is minus the squared Mahalanobis distance to the nearest class mean, in
+        the coordinates of the selected keys and with one covariance within classes. With ``counts`` and ``sgd``, it is
+        the largest logit.
 
         Parameters
         ----------
@@ -440,18 +457,18 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         params, device = self.get_params(deep=False), resolve_device(self.device)
         distances = self._scratch.get(
             "distances",
-            lambda: distances_to_classes(self._learned, params, self._prior(), device),
+            lambda: distances_to_classes(self._learned, params, self._prior(), device, Progress.of(self)),
             self._value_settings(),
         )
         return -distances(self._encode(rows))
 
     def key_usage(self) -> KeyUsage:
-        """Account for which class wrote to which key: shares of keys used, overlaps of classes, samples of a key.
+        """Report which classes use which keys.
 
         Returns
         -------
         KeyUsage
-            Of what is learned now; where samples are remembered it also finds those that selected a key.
+            The usage at the time of the call. If samples are remembered, it also finds those that selected a key.
         """
         check_is_fitted(self)
         self._layout()
@@ -475,7 +492,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def mixture_(self) -> list[dict[str, float | str]]:
-        """What ``joint`` mixed: ``objective``, ``curvature``, ``penalty`` and ``share`` of each solution."""
+        """The solutions that ``joint`` mixes: ``objective``, ``curvature``, ``penalty`` and ``share`` of each."""
         check_is_fitted(self)
         return [part._asdict() for part in self._solution().parts] if self.solver in JOINT else []
 
@@ -493,7 +510,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def temperature_(self) -> float:
-        """Divisor of the logits: from :meth:`calibrate`, else 1. Solved values are calibrated already."""
+        """Divisor of the logits: chosen by :meth:`calibrate`, else 1. Values of ``joint`` are calibrated already."""
         check_is_fitted(self)
         settings = self._value_settings()
         if hasattr(self, "_temperature") and getattr(self, "_temperature_with", settings) == settings:
@@ -502,16 +519,15 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def state_bytes_(self) -> int:
-        """Bytes of what was learned, beside projection and keys."""
+        """Bytes of what was learned, without projection and keys."""
         check_is_fitted(self)
         return self._learned.nbytes
 
     @property
     def forgetting_is_exact_(self) -> bool:
-        """Whether :meth:`forget` leaves no trace: an additive solver, and keys that were frozen before.
+        """Whether :meth:`forget` leaves no trace: the solver is additive, and the keys were frozen beforehand.
 
-        The caller vouches that the frozen keys stem from other rows: keys keep the shape of the data that they were
-        placed on.
+        Keys reflect the rows that they were placed from; the caller ensures that these are other rows.
         """
         check_is_fitted(self)
         return self.solver != "sgd" and self._keys_were_frozen
@@ -522,7 +538,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         state.pop("_scratch", None)
-        if "_learned" in state:  # plain arrays: then skops needs to trust no class but the two estimators
+        if "_learned" in state:  # plain arrays, so that skops has to trust the two estimators alone
             state["_learned"] = self._learned.state()
         return state | {"_schema_version": SCHEMA_VERSION}
 
@@ -537,112 +553,79 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
             state["_scratch"] = DeviceCache()
         super().__setstate__(state)
 
-    def _start(self, X: Any, y: Any, sample_weight: Any) -> None:
-        """Take the encoder: placed from the first rows, frozen before, or the one that made the first codes."""
-        if self._is_encoded(X):
-            self.encoder_ = self._encoder_of(X)
-            self.n_features_in_ = self.encoder_._n_features_out if self._precomputed else self.encoder_.n_features_in_
-        else:
-            rows, labels = self._check_first(X, y)
-            self.encoder_ = self._make_encoder(rows, labels, sample_weight)
-            if self.n_features_in_ != self.encoder_.n_features_in_:
-                raise ValueError(
-                    f"X has {self.n_features_in_} features, but {type(self).__name__} is expecting "
-                    f"{self.encoder_.n_features_in_} features as input; expected those of its encoder. "
-                    "Pass embeddings of the same network."
-                )
-        self._keys_were_frozen = self._precomputed or isinstance(self.encoder, FrozenEstimator)
-        self._learned_with = {"solver": self.solver, "remember": self.remember}
-        self._scratch = DeviceCache()
+    def _epochs(self, name: str) -> int:
+        return gradient_settings(self.solver_params)[name] if self.solver == "sgd" else 1
 
-    def _check_first(self, X: Any, y: Any) -> tuple[Any, Any]:
-        """Validate the first rows and labels; of lazy ones the shape alone."""
-        if is_lazy(X):
-            check_features(self, X, reset=True)
-            return X, y
+    def _learn_rows(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
+        """Check, encode and learn rows; lazy ones block by block."""
+        if not is_lazy(X):
+            rows, y, weights = self._check_learning(X, y, weights)
+            return self._learn(self._encode(rows), y, weights, classes, epochs)
+        on_workers = is_dask(X) and (self.solver == "counts" or (self.solver in JOINT and self.codes_dir is None))
+        learn = self._learn_on_workers if on_workers else self._learn_in_order
+        return learn(X, y, weights, classes, epochs)
+
+    def _learn_in_order(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
+        """Learn one block after another."""
+        n_learned = 0
+        with Progress.of(self).bar("learning", X.shape[0], "rows") as advance:
+            for block in stream_blocks(X, y, weights):
+                rows, labels, some = self._check_learning(*block)
+                self._learn(self._encode(rows), labels, some, classes, epochs)
+                n_learned += len(rows)
+                advance(len(rows))
+        _refuse_nothing(n_learned)
+        return self
+
+    def _learn_on_workers(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
+        """Let workers count their blocks, and fetch the sums; codes stay with the workers."""
+        layout = self._layout()
+        parts = map_blocks(self._light("learn"), DKVBClassifier._learn_block, X, y, weights, extra=(classes,))
+        row_bytes = layout.n_heads * layout.n_selected * np.dtype(code_dtype(layout.n_keys)).itemsize
+        whole = merge_learned(parts, row_bytes if self._nothing_learned(None).keeps_rows else 0)
+        _refuse_nothing(whole.n_samples)
+        known: Learned | None = getattr(self, "_learned", None)
+        self._learned = whole if known is None else known.merge(whole)
+        return self._after_learning(0 if known is None else known.nbytes, epochs)
+
+    def _learn_block(self, X: np.ndarray, y: Any, weights: Any, classes: Any) -> Learned:
+        """Return what a worker learns of its block."""
+        learned, (rows, labels, some) = self._nothing_learned(None), weighty(X, y, weights)
+        if len(rows):
+            rows, labels, some = self._check_learning(rows, labels, some)
+        codes = self._encode(rows.astype(np.float32, copy=False))
+        self._count(learned, codes, learned.learn(codes, np.asarray(labels), some, classes), 1)
+        return learned
+
+    def _check_learning(
+        self, X: Any, y: Any, sample_weight: Any, *, learned: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return valid rows or codes, labels and weights, without samples of weight zero.
+
+        Where sums are kept, weights must be one for samples to be ``learned``, not for others.
+        """
+        self._layout()
+        rows, y, weights = drop_weightless(*self._check_rows(X, y), sample_weight)
+        if not (learned and keeps_sums(self.solver, self.remember)):
+            return rows, y, weights
+        refuse_weights(weights)
+        return rows, y, None
+
+    def _check_rows(self, X: Any, y: Any, *, reset: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return valid rows (n, f), float32, or codes (n, c, m), and labels (n,)."""
         refuse_blocks(X)
-        rows, labels = validate_data(self, as_array(X), as_labels(y), dtype=FLOATS)
-        labels = check_labels(labels)
-        check_classification_targets(labels)
-        return rows, labels
-
-    def _make_encoder(self, rows: Any, labels: Any, sample_weight: Any) -> KeyEncoder:
-        if isinstance(self.encoder, FrozenEstimator):
-            return self._frozen_encoder()
-        return clone(cast("KeyEncoder", self._given_encoder())).fit(rows, labels, sample_weight)
-
-    def _given_encoder(self) -> KeyEncoder | None:
-        """Return the encoder that the parameter names, frozen or not; None where codes are given instead."""
-        if self._precomputed:
-            return None
-        given = self._default_encoder() if self.encoder is None else self.encoder
-        frozen = isinstance(given, FrozenEstimator)
-        encoder = given.estimator if frozen else given
-        if isinstance(encoder, KeyEncoder):
-            return encoder
-        if frozen:
-            raise TypeError(
-                f"encoder freezes a {type(encoder).__name__}; expected a KeyEncoder. Pass "
-                "FrozenEstimator(KeyEncoder(...).fit(X))."
-            )
-        raise TypeError(
-            f"encoder={given!r} is a {type(given).__name__}; expected a KeyEncoder, FrozenEstimator(encoder), "
-            "'precomputed' or None. Set it with set_params(encoder=...)."
-        )
-
-    def _default_encoder(self) -> KeyEncoder:
-        return KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
-
-    def _frozen_encoder(self) -> KeyEncoder:
-        encoder = cast("KeyEncoder", self._given_encoder())
-        encoder._check_fitted("FrozenEstimator")
-        return copy.copy(encoder)  # whoever fits that one again leaves these keys as they are
-
-    def _encoder_of(self, codes: Any) -> KeyEncoder:
-        """Return the encoder of the first codes."""
-        if isinstance(self.encoder, FrozenEstimator):
-            return self._frozen_encoder()
-        encoder = getattr(codes, "encoder", None)
-        if not self._precomputed:
-            raise ValueError(
-                f"X holds codes, while encoder={self.encoder!r} places keys from embeddings; expected codes of a "
-                "frozen encoder. Set encoder='precomputed' or FrozenEstimator(X.encoder)."
-            )
-        if not isinstance(encoder, KeyEncoder):
-            raise ValueError(
-                f"encoder='precomputed' came with a {type(codes).__name__} that carries no encoder; expected Codes, as "
-                "KeyEncoder.transform returns. Pass Codes.of(codes, encoder)."
-            )
-        return copy.copy(encoder)
-
-    @property
-    def _precomputed(self) -> bool:
-        return isinstance(self.encoder, str) and self.encoder == PRECOMPUTED
-
-    def _is_encoded(self, X: Any) -> bool:
-        return self._precomputed or isinstance(X, Codes)
-
-    def _layout(self) -> Layout:
-        """Return the codebook's shape, after checking that the settings are still those that values belong to."""
-        params = self.get_params(deep=False)
-        check_parameters(params | {"codes_dir": None})  # that folder is looked for where it is written to
-        check_unchanged(self._learned_with, params)
-        given = self._given_encoder()
-        if given is not None and isinstance(self.encoder, FrozenEstimator):
-            self._check_frozen(given)
-        elif given is not None:
-            check_unchanged(self.encoder_._codebook.settings, given.get_params(deep=False), "encoder__")
-        return self.encoder_._layout()
-
-    def _check_frozen(self, encoder: KeyEncoder) -> None:
-        """Refuse a frozen encoder that is not the one learned with, unless that was pruned since."""
-        mine = self.encoder_
-        if mine._codebook.mask is None and encoder.fingerprint_ != mine.fingerprint_:
-            raise ValueError(
-                f"encoder was set to one with keys {encoder.fingerprint_[:12]} after samples were learned with keys "
-                f"{mine.fingerprint_[:12]}; expected the same keys for a model's life. Set it back, or start anew with "
-                "clone(model)."
-            )
+        if self._is_encoded(X):
+            rows, y = self._check_X(X), column_or_1d(as_labels(y), warn=True)
+            if len(rows) != len(y):
+                raise ValueError(
+                    f"y has {len(y)} labels for {len(rows)} rows of codes; expected one per row. Pass those of X."
+                )
+        else:
+            rows, y = validate_data(self, as_array(X), as_labels(y), dtype=FLOATS, reset=reset)
+            rows = as_float32(rows)
+        y = check_labels(y)
+        check_classification_targets(y)
+        return rows, y
 
     def _check_X(self, X: Any) -> np.ndarray:
         """Return valid rows (n, f), float32; of codes, (n, c, m), unsigned."""
@@ -654,84 +637,18 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         if encoder is not None and encoder.fingerprint_ != self.encoder_.fingerprint_:
             raise ValueError(
                 f"X holds codes of keys {encoder.fingerprint_[:12]}; expected those of keys "
-                f"{self.encoder_.fingerprint_[:12]}. Encode again with encoder_.transform."
+                f"{self.encoder_.fingerprint_[:12]}. Encode the rows again with encoder_.transform."
             )
         return check_codes(X, layout, self.encoder_._codebook.mask)
 
-    def _check_learning(
-        self, X: Any, y: Any, sample_weight: Any, *, learned: bool = True
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return valid rows (codes, where those are given), labels and weights, without rows of weight zero.
-
-        Rows that are not ``learned`` may have any weights, whatever is kept of those that are.
-        """
-        refuse_blocks(X)
-        if self._is_encoded(X):
-            rows, y = self._check_X(X), column_or_1d(as_labels(y), warn=True)
-            if len(rows) != len(y):
-                raise ValueError(
-                    f"there are {len(rows)} rows of codes and {len(y)} labels; expected as many. Pass both."
-                )
-        else:
-            self._layout()
-            rows, y = validate_data(self, as_array(X), as_labels(y), dtype=FLOATS, reset=False)
-            rows = as_float32(rows)
-        y = check_labels(y)
-        check_classification_targets(y)
-        rows, y, weights = drop_weightless(rows, y, sample_weight)
-        if not (learned and keeps_sums(self.solver, self.remember)):
-            return rows, y, weights
-        refuse_weights(weights)
-        return rows, y, None
-
     def _encode(self, rows: np.ndarray) -> np.ndarray:
-        """Return the codes (n, c, m) of rows that were checked."""
-        return rows if rows.ndim == 3 else self.encoder_._encode_cached(rows, self.device)
-
-    def _learn_rows(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
-        if not is_lazy(X):
-            rows, y, weights = self._check_learning(X, y, weights)
-            return self._learn(self._encode(rows), y, weights, classes, epochs)
-        on_workers = is_dask(X) and (self.solver == "counts" or (self.solver in JOINT and self.codes_dir is None))
-        learn = self._learn_on_workers if on_workers else self._learn_in_order
-        return learn(X, y, weights, classes, epochs)
-
-    def _learn_in_order(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
-        """Learn block after block."""
-        n_learned = 0
-        for block in stream_blocks(X, y, weights):
-            rows, labels, some = self._check_learning(*block)
-            self._learn(self._encode(rows), labels, some, classes, epochs)
-            n_learned += len(rows)
-        _refuse_nothing(n_learned)
-        return self
-
-    def _learn_on_workers(self, X: Any, y: Any, weights: Any, classes: Any, epochs: int) -> Self:
-        """Count each block where it is, and bring the sum here; codes stay with the workers."""
-        layout = self._layout()
-        parts = map_blocks(self._light("learn"), DKVBClassifier._learn_block, X, y, weights, extra=(classes,))
-        keeps_rows = self._nothing_learned(None).keeps_rows
-        if keeps_rows:
-            parts = WORKERS.keep(parts)
-        whole: Learned = WORKERS.fold([WORKERS.call(Learned.without_rows, part) for part in parts], _merge_all)
-        _refuse_nothing(whole.n_samples)
-        if keeps_rows:
-            width = layout.n_heads * layout.n_selected * np.dtype(code_dtype(layout.n_keys)).itemsize
-            whole.codes = WorkerCodes(parts, whole.n_samples, whole.n_samples * width)
-        known: Learned | None = getattr(self, "_learned", None)
-        self._learned = whole if known is None else known.merge(whole)
-        return self._after_learning(0 if known is None else known.nbytes, epochs)
-
-    def _learn_block(self, X: np.ndarray, y: Any, weights: Any, classes: Any) -> Learned:
-        """Return what one block teaches: a worker's share of learning."""
-        learned, (rows, labels, some) = self._nothing_learned(None), weighty(X, y, weights)
-        if len(rows):
-            rows, labels, some = self._check_learning(rows, labels, some)
-        codes = self._encode(rows.astype(np.float32, copy=False))
-        self._count(learned, codes, learned.learn(codes, np.asarray(labels), some, classes), 1)
-        return learned
+        """Return the codes (n, c, m) of valid rows or codes."""
+        if rows.ndim == 3:
+            return rows
+        return self.encoder_._encode_cached(rows, self.device, self._progress(self.encoder_))
 
     def _learn(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None, classes: Any, epochs: int) -> Self:
+        """Count samples, and take gradient steps with ``sgd``."""
         learned: Learned | None = getattr(self, "_learned", None)
         before = 0 if learned is None else learned.nbytes
         if learned is None:
@@ -740,16 +657,22 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         labels = learned.learn(codes, y, weights, classes)
         self._count(learned, codes, labels, 1)
         if self.solver == "sgd":
-            samples, device, seed = (codes, labels, weights), resolve_device(self.device), self.encoder_._codebook.seed
-            step_table(learned, samples, self.get_params(deep=False), epochs=epochs, seed=seed, device=device)
-        return self._after_learning(before, epochs if self.solver == "sgd" else 1)
+            step_table(
+                learned,
+                (codes, labels, weights),
+                self.get_params(deep=False),
+                epochs=epochs,
+                seed=self.encoder_._codebook.seed,
+                device=resolve_device(self.device),
+                progress=Progress.of(self),
+            )
+        return self._after_learning(before, epochs)
 
     def _count(self, learned: Learned, codes: np.ndarray, positions: np.ndarray, sign: int) -> None:
-        """Add rows of weight one, of classes at ``positions`` (n,), to the sums that are kept instead of them."""
+        """Add samples of classes at ``positions`` (n,) to the sums, if sums are kept instead of codes."""
         if learned.sums is not None:
-            ones, device = np.ones(len(codes)), resolve_device(self.device)
-            sums = sum_codes(codes.__getitem__, positions, ones, self._prior(), len(learned.classes), device)
-            learned.add_sums(sums, sign)
+            options = self._prior(), len(learned.classes), resolve_device(self.device), Progress.of(self)
+            learned.add_sums(sum_codes(codes.__getitem__, positions, np.ones(len(codes)), *options), sign)
 
     def _nothing_learned(self, folder: str | None) -> Learned:
         book = self.encoder_._codebook
@@ -758,15 +681,15 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         return Learned(self.solver, n_heads, n_keys, book.layout.n_selected, folder, book.origin, width)
 
     def _after_learning(self, before: int, epochs: int) -> Self:
-        self._tell_size(before)
+        self._warn_about_size(before)
         self.n_iter_ = epochs
         self._after_change()
-        if isinstance(self._learned.codes, WorkerCodes):
-            self._solution()  # while the workers are there
+        if not self._learned.codes.are_here:
+            self._solution()  # while the workers are alive
         return self
 
     def _after_change(self) -> Self:
-        """Drop what was derived; a model whose last sample was forgotten is not fitted."""
+        """Drop everything derived from what was learned; without samples, the model is not fitted."""
         self._scratch.drop("values", "reader", "search", "solution", "distances", "used")
         for name in ("_temperature", "_temperature_with"):
             self.__dict__.pop(name, None)
@@ -782,27 +705,113 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
             self._learned.forget(codes, y, weights)
         return self._after_change()
 
-    def _light(self, method: str) -> Self:
-        """Return a copy with no more of what was learned than ``method`` needs: for workers."""
-        light = type(self)(**self.get_params(deep=False))
-        for name in ("n_features_in_", "encoder_", "_learned_with", "_keys_were_frozen"):
-            setattr(light, name, getattr(self, name))
-        light._scratch = DeviceCache()
-        if method == "score_samples" and self.solver in JOINT:
-            light._learned = copy.copy(self._learned)  # whose rows the distances are made of
-            light._learned.codes = self._learned.codes.here()
-        elif method != "learn":
-            light._learned = self._learned.to_predict(self._solution() if self.solver in JOINT else None)
-            if "proba" in method:
-                light._temperature = self.temperature_
-        return light
+    def _start(self, X: Any, y: Any, sample_weight: Any) -> None:
+        """Set the encoder: fitted on the first rows, frozen beforehand, or the one that made the first codes."""
+        if self._is_encoded(X):
+            self.encoder_ = self._encoder_of(X)
+            self.n_features_in_ = self.encoder_._n_features_out if self._precomputed else self.encoder_.n_features_in_
+        else:
+            if is_lazy(X):
+                check_features(self, X, reset=True)
+            else:
+                X, y = self._check_rows(X, y, reset=True)
+            self.encoder_ = self._make_encoder(X, y, sample_weight)
+            if self.n_features_in_ != self.encoder_.n_features_in_:
+                raise ValueError(
+                    f"X has {self.n_features_in_} features, but {type(self).__name__} is expecting "
+                    f"{self.encoder_.n_features_in_} features as input; expected those of its encoder. "
+                    "Pass embeddings of the same network."
+                )
+        self._keys_were_frozen = self._precomputed or isinstance(self.encoder, FrozenEstimator)
+        self._learned_with = {"solver": self.solver, "remember": self.remember}
+        self._scratch = DeviceCache()
+
+    def _make_encoder(self, rows: Any, labels: Any, sample_weight: Any) -> KeyEncoder:
+        if isinstance(self.encoder, FrozenEstimator):
+            return self._frozen_encoder()
+        encoder = clone(cast("KeyEncoder", self._given_encoder()))
+        return encoder._fit(rows, labels, sample_weight, self._progress(encoder))
+
+    def _encoder_of(self, codes: Any) -> KeyEncoder:
+        """Return the encoder of the first codes."""
+        if isinstance(self.encoder, FrozenEstimator):
+            return self._frozen_encoder()
+        encoder = getattr(codes, "encoder", None)
+        if not self._precomputed:
+            raise ValueError(
+                f"X holds codes, while encoder={short(self.encoder)} places keys from embeddings; expected codes of a "
+                "frozen encoder. Set encoder='precomputed' or FrozenEstimator(X.encoder)."
+            )
+        if not isinstance(encoder, KeyEncoder):
+            raise ValueError(
+                f"encoder='precomputed' came with a {type(codes).__name__} that carries no encoder; expected Codes, as "
+                "KeyEncoder.transform returns. Pass Codes.of(codes, encoder)."
+            )
+        return copy.copy(encoder)
+
+    def _frozen_encoder(self) -> KeyEncoder:
+        encoder = cast("KeyEncoder", self._given_encoder())
+        encoder._check_fitted("FrozenEstimator")
+        return copy.copy(encoder)  # fitting the original again does not change these keys
+
+    def _given_encoder(self) -> KeyEncoder | None:
+        """Return the encoder in the parameter, frozen or not; None for ``"precomputed"``."""
+        if self._precomputed:
+            return None
+        given = self._default_encoder() if self.encoder is None else self.encoder
+        frozen = isinstance(given, FrozenEstimator)
+        encoder = given.estimator if frozen else given
+        if isinstance(encoder, KeyEncoder):
+            return encoder
+        if frozen:
+            raise TypeError(
+                f"encoder freezes a {type(encoder).__name__}; expected a KeyEncoder. Pass "
+                "FrozenEstimator(KeyEncoder(...).fit(X))."
+            )
+        raise TypeError(
+            f"encoder={short(given)} is a {type(given).__name__}; expected a KeyEncoder, FrozenEstimator(encoder), "
+            "'precomputed' or None. Set it with set_params(encoder=...)."
+        )
+
+    def _default_encoder(self) -> KeyEncoder:
+        return KeyEncoder(device=self.device, random_state=self.random_state, verbose=self.verbose)
+
+    @property
+    def _precomputed(self) -> bool:
+        return isinstance(self.encoder, str) and self.encoder == PRECOMPUTED
+
+    def _is_encoded(self, X: Any) -> bool:
+        return self._precomputed or isinstance(X, Codes)
+
+    def _layout(self) -> Layout:
+        """Return the codebook's shape; refuse settings that changed although they must not."""
+        params = self.get_params(deep=False)
+        check_parameters(params | {"codes_dir": None})  # the folder has to exist only when it is written to
+        check_unchanged(self._learned_with, params)
+        given = self._given_encoder()
+        if given is not None and isinstance(self.encoder, FrozenEstimator):
+            self._check_frozen(given)
+        elif given is not None:
+            check_unchanged(self.encoder_._codebook.settings, given.get_params(deep=False), "encoder__")
+        return self.encoder_._layout()
+
+    def _check_frozen(self, encoder: KeyEncoder) -> None:
+        """Refuse a frozen encoder whose keys are neither those of this model nor those before it was pruned."""
+        mine, given = self.encoder_, encoder.fingerprint_
+        if given == mine.fingerprint_:
+            return
+        if not self._scratch.get("pruned", lambda: mine._codebook.is_part_of(encoder._codebook), given):
+            raise ValueError(
+                f"encoder was set to one with keys {given[:12]} after fitting with keys {mine.fingerprint_[:12]}; "
+                "expected the same keys. Set it back, or start anew with clone(model)."
+            )
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         return self._read(self._check_X(X))
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
-        """Return the logits (n, k) of rows that were checked."""
+        """Return the logits (n, k) of valid rows or codes."""
         device, params = resolve_device(self.device), self.get_params(deep=False)
         read = self._scratch.get(
             "reader",
@@ -813,7 +822,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         return torch.cat([read(self._nearest_used(part, device)) for part in parts]).cpu().numpy()
 
     def _nearest_used(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-        """Return the nearest used keys of rows (n, c, m), int64; of codes, those nearest to the keys they name."""
+        """Return the nearest used keys (n, c, m), int64, of rows, or of the keys that codes name."""
         encoder = self.encoder_._on(self.device)
         if rows.ndim == 2:
             return encoder.nearest(rows, self._search(encoder))
@@ -830,7 +839,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         return value_settings(self.get_params(deep=False))
 
     def _prior(self) -> Prior:
-        """Return the functions of keys that values are made of."""
+        """Return the functions of keys in which values are linear."""
         book = self.encoder_._codebook
         prior: Prior = self._scratch.get("prior", lambda: Prior.of_keys(book.keys, book.centres, book.reaches), book)
         return prior
@@ -842,52 +851,62 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         return Book(self._prior, neighbours, self._solution)
 
     def _solution(self) -> Solution:
-        """Solve values together, once for all callers."""
+        """Return the solution for all values, computed once."""
         return self._learned.solution or self._scratch.get("solution", self._solve_jointly, self._value_settings())
 
     def _solve_jointly(self) -> Solution:
-        params, started = self.get_params(deep=False), time.perf_counter()
-        solution = solve_jointly(self._learned, params, self._prior(), resolve_device(self.device))
-        chosen = ", ".join(f"{part.share:.2g} × {part.objective}" for part in solution.parts)
-        say(self, f"{len(self.classes_)} classes solved in {time.perf_counter() - started:.1f} s: {chosen}")
-        return solution
+        params, device = self.get_params(deep=False), resolve_device(self.device)
+        return solve_jointly(self._learned, params, self._prior(), device, Progress.of(self))
+
+    def _light(self, method: str) -> Self:
+        """Return a copy for workers, which holds only what ``method`` needs."""
+        light = type(self)(**self.get_params(deep=False) | {"verbose": 0})  # workers share no screen
+        for name in ("n_features_in_", "encoder_", "_learned_with", "_keys_were_frozen"):
+            setattr(light, name, getattr(self, name))
+        light._scratch = DeviceCache()
+        if method == "score_samples" and self.solver in JOINT:
+            light._learned = copy.copy(self._learned)  # distances are computed from its rows
+            light._learned.codes = self._learned.codes.here()
+        elif method != "learn":
+            light._learned = self._learned.to_predict(self._solution() if self.solver in JOINT else None)
+            if "proba" in method:
+                light._temperature = self.temperature_
+        return light
+
+    def _progress(self, encoder: KeyEncoder) -> Progress:
+        """Return the progress of this estimator, or of its encoder if only that is verbose."""
+        return Progress.of(self if self.verbose else encoder)
 
     def _warn_about_few_rows(self) -> None:
         rows, keys = int(self.encoder_.key_report_["n_rows"]), self.encoder_._codebook.layout.n_keys
         if not self._keys_were_frozen and rows < keys:
             warnings.warn(
-                f"the first batch has {rows} distinct rows for {keys} keys per head, and keys never move again; "
-                "accuracy may suffer. Fit a KeyEncoder on more (unlabelled) embeddings first, and pass "
+                f"X has {rows} distinct rows for {keys} keys per head, which never move again; expected at least as "
+                "many rows as keys. Fit a KeyEncoder on more (unlabelled) embeddings, and pass "
                 "FrozenEstimator(encoder).",
                 UserWarning,
                 stacklevel=4,
             )
 
-    def _tell_size(self, before: int) -> None:
-        """Report the size of what was learned, and warn once when it takes much memory that could be a file."""
+    def _warn_about_size(self, before: int) -> None:
+        """Warn once if codes take much memory that a file could hold."""
         size = self._learned.nbytes
-        say(self, f"{self._learned.n_samples:,} samples learned so far: {size / 2**20:,.1f} MiB")
         if self.solver in JOINT and self.codes_dir is None and before <= MUCH_STATE_BYTES < size:
             warnings.warn(
-                f"{self.solver} holds {size / 2**30:.1f} GiB in memory for {self._learned.n_samples:,} samples; "
-                f"expected at most {MUCH_STATE_BYTES / 2**30:.0f} GiB. Pass codes_dir=... to keep the codes in a file, "
-                "remember=False to keep sums instead, or an encoder with fewer n_heads.",
+                f"solver={self.solver!r} holds {size / 2**30:.1f} GiB in memory for {self._learned.n_samples:,} "
+                f"samples; expected at most {MUCH_STATE_BYTES / 2**30:.0f} GiB. Pass codes_dir=... to keep codes in a "
+                "file, remember=False to keep sums instead, or an encoder with fewer n_heads.",
                 UserWarning,
                 stacklevel=5,
             )
 
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
-        """Show what is stored in notebooks; scikit-learn would read every attribute, and solve the values for it."""
+        """Show stored attributes in notebooks; scikit-learn would read all of them, and so solve the values."""
         return show_stored(self, SHOWN, doc_link)
-
-
-def _merge_all(*parts: Learned) -> Learned:
-    return functools.reduce(Learned.merge, parts)
 
 
 def _refuse_nothing(n_learned: int) -> None:
     if not n_learned:
         raise ValueError(
-            "X has no row with a positive weight; expected at least one, for there is nothing to learn. Pass rows, and "
-            "other weights or none."
+            "X has no row with a positive weight; expected at least one. Pass rows, and positive weights or none."
         )

@@ -1,7 +1,6 @@
-"""Cross between NumPy state and torch tensors on a device.
+"""Convert NumPy arrays to torch tensors on a device, and cache what is derived from them.
 
-Enters: arrays. Leaves: tensors, made once and kept until the state behind them changes. Must not know: what the
-arrays mean.
+Enters: arrays. Leaves: tensors, kept until the arrays behind them change. Must not know: what the arrays mean.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ import torch
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the named torch device; ``"auto"`` is CUDA where there is one, else the CPU.
+    """Return the named torch device; ``"auto"`` is CUDA if available, else the CPU.
 
     Raises
     ------
     ValueError
-        If the name is none that torch knows, or CUDA is asked for where there is none.
+        If torch does not know the name, or CUDA is not available.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,16 +41,16 @@ def resolve_device(device: str) -> torch.device:
 
 
 def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Bring an array to a device; unsigned integers become int64, since torch indexes with nothing smaller."""
+    """Copy an array to a device; unsigned integers become int64, the type that torch indexes with."""
     if array.dtype.kind == "u":
         array = array.astype(np.int64)
     if not array.flags.writeable:
-        array = array.copy()  # torch warns about sharing memory that must not be written
+        array = array.copy()  # torch warns about sharing read-only memory
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
 class DeviceCache:
-    """Hold derived tensors, each made once, by any number of threads."""
+    """Cache of derived objects that threads share; each is computed once."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -59,18 +58,18 @@ class DeviceCache:
         _CACHES.add(self)
 
     def __reduce__(self) -> tuple[type[DeviceCache], tuple[()]]:
-        """Travel empty: what is derived is made again where it is wanted."""
+        """Pickle as an empty cache."""
         return DeviceCache, ()
 
     def get(self, name: str, make: Callable[[], Any], made_from: Any = None) -> Any:
-        """Return the item, making it if it is not there, or was made from something else."""
+        """Return an item; compute it if it is missing or was made from something else."""
         with self._lock:
             if name not in self._items or self._items[name][0] != made_from:
                 self._items[name] = made_from, make()
             return self._items[name][1]
 
     def drop(self, *names: str) -> None:
-        """Forget items, because what they were made from changed."""
+        """Drop items, because what they were made from has changed."""
         with self._lock:
             for name in names:
                 self._items.pop(name, None)
@@ -80,7 +79,7 @@ _CACHES: weakref.WeakSet[DeviceCache] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Let a forked process compute: of the threads before, those of torch included, it has one; locks may be held."""
+    """Make a forked process usable: it has one thread, and copies of locks that lost threads may hold."""
     torch.set_num_threads(1)
     for cache in list(_CACHES):
         cache._lock = threading.RLock()

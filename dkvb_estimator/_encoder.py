@@ -1,15 +1,13 @@
-"""The frozen half: from embeddings to codes, as a scikit-learn transformer.
+"""The frozen half: a scikit-learn transformer from embeddings to codes.
 
-Enters: embeddings (n, f), in memory, in blocks or lazily. Leaves: codes (n, c · m) and the attributes of a
-:class:`Codebook`. Must not know: how values learn.
+Enters: embeddings (n, f), in memory, in blocks or lazy. Leaves: codes (n, c · m) and the attributes of a
+:class:`Codebook`. Must not know: how values are learned.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, Self
@@ -21,48 +19,38 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._atomic import all_or_nothing
-from ._blocks import (
-    WORKERS,
-    by_blocks,
-    comes_in_blocks,
-    is_dask,
-    is_lazy,
-    map_blocks,
-    refuse_blocks,
-    split_blocks,
-    stream_blocks,
-    weighty,
-)
+from ._blocks import comes_in_blocks, is_lazy, refuse_blocks, split_blocks, stream_blocks, weighty
 from ._device import resolve_device
 from ._encoding import Block, Codebook, DeviceEncoder, Sketches, draw_codebook
 from ._labels import as_labels, check_labels
 from ._persistence import check_encoder_state
+from ._progress import Progress
 from ._validation import (
     FLOATS,
     Layout,
     as_array,
     as_float32,
+    check_axes,
     check_codes,
     check_encoder,
     check_unchanged,
     drop_weightless,
 )
+from .distributed import by_blocks, fold, is_dask, map_blocks
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 SHOWN = ("feature_names_in_", "key_report_", "keys_", "n_features_in_", "projection_")
-"""Attributes that notebooks show: those that are stored."""
+"""Stored attributes, which notebooks show."""
 FEW_FEATURES = 16
-ROWS_PER_LINE = 16_384
-"""Rows that are encoded between two lines of progress."""
 
 
 class Codes(np.ndarray):
-    """Codes (n, c · m) that carry the encoder that made them, so that ``DKVBClassifier("precomputed")`` knows the keys.
+    """Array of codes (n, c · m) with the encoder that made them, which ``DKVBClassifier("precomputed")`` needs.
 
-    Slices, selections of rows and pickles keep it; ``np.asarray`` and files of NumPy do not: pass those codes through
-    ``Codes.of(array, encoder)``.
+    Slices, selections of rows and pickles keep the encoder. ``np.asarray`` and NumPy's files lose it;
+    ``Codes.of(array, encoder)`` attaches it again.
 
     Attributes
     ----------
@@ -82,7 +70,7 @@ class Codes(np.ndarray):
 
     @classmethod
     def of(cls, codes: np.ndarray, encoder: KeyEncoder) -> Codes:
-        """Attach an encoder to the codes (n, c · m) that it made."""
+        """Attach to codes (n, c · m) the encoder that made them."""
         view = np.asarray(codes).view(cls)
         view.encoder = encoder
         return view
@@ -91,7 +79,7 @@ class Codes(np.ndarray):
         self.encoder = getattr(origin, "encoder", None)
 
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
-        """Return plain arrays and numbers from computations: their results are no codes."""
+        """Return plain arrays and numbers from computations, whose results are not codes."""
         plain = np.asarray(array)
         return plain[()] if return_scalar else plain
 
@@ -105,61 +93,63 @@ class Codes(np.ndarray):
 
 
 class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Turn embeddings into the nearest keys of many heads: the frozen half of a Discrete Key-Value Bottleneck.
+    """Map embeddings to the nearest keys of many heads: the frozen half of a Discrete Key-Value Bottleneck.
 
-    An embedding is projected into many small heads, and each head snaps to the nearest of its keys. Projection and
-    keys are placed once, by :meth:`fit`, from unlabelled embeddings.
+    Each embedding is projected into many small heads, and each head selects the nearest of its keys. :meth:`fit` draws
+    the projection and places the keys from unlabelled embeddings; they never change afterwards.
 
     Parameters
     ----------
     n_heads : int, default=1024
-        Heads, c.
+        Number of heads, c.
     n_keys : int, default=256
-        Keys of each head, j; at most 65,536.
+        Number of keys per head, j; at most 65,536.
     key_dim : int, default=2
-        Coordinates of a head, d.
+        Number of coordinates per head, d.
     n_selected : int or "auto", default="auto"
-        Nearest keys read in each head, m, 1…16. ``"auto"``: 1.
+        Number of nearest keys selected per head, m, from 1 to 16. ``"auto"`` is 1.
     normalize : bool, default=True
-        Divide each embedding by its Euclidean length first.
+        Whether each embedding is first divided by its Euclidean length.
     projection : {"orthogonal", "gaussian", "sparse", "chunk", "identity", "learned"}, default="orthogonal"
-        How heads read features. ``orthogonal``: random rotations; ``gaussian``: the paper's; ``chunk`` needs
-        n_heads · key_dim = f; ``identity`` needs one head; ``learned`` reads labels: see
-        ``docs/experiments/projections.md``.
+        How features are projected into heads. ``orthogonal``: random rotations. ``gaussian``: the paper's projection.
+        ``sparse``: mostly zeros. ``chunk``: consecutive features, which needs n_heads · key_dim = f. ``identity``: all
+        features, which needs n_heads = 1. ``learned``: uses labels, see ``docs/experiments/projections.md``.
     density : float in (0, 1] or "auto", default="auto"
-        Share of entries of a ``sparse`` projection that are not zero; ``"auto"``: 1 / sqrt(f).
+        Share of non-zero entries in a ``sparse`` projection. ``"auto"`` is 1 / sqrt(f).
     key_init : {"kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"}, default="kmeans"
-        How keys are placed. ``ema-faithful``: the paper's rule; ``ema``: the same with two numerical fixes.
+        How keys are placed. ``ema-faithful`` is the paper's rule; ``ema`` is the same with two numerical fixes.
     feature_blocks : sequence of int or None, default=None
-        Widths of consecutive blocks of features, such as those of several layers of a network; they add up to f. Each
-        block is normalized by itself and has heads of its own, which see nothing else: as many as the others, or one
-        more. None: one block.
+        Widths of consecutive blocks of features, such as several layers of a network; they add up to f. Each block is
+        normalized separately and has its own heads, which see nothing else. Heads are divided evenly among blocks.
+        None is one block.
     memory : str, joblib.Memory or None, default=None
-        Caches keys and codes of rows in memory, as in :class:`sklearn.pipeline.Pipeline`: a grid search over a
-        classifier's settings then encodes once per encoder.
+        Folder in which joblib caches placed keys and codes, as in :class:`sklearn.pipeline.Pipeline`. The same rows
+        are then encoded once per encoder, also by clones and in later processes: a grid search over a classifier's
+        settings encodes each fold once. The folder grows until ``joblib.Memory(folder).clear()``. None caches nothing.
     device : str, default="auto"
-        A torch device; ``"auto"`` is CUDA where there is one.
+        A torch device; ``"auto"`` is CUDA if available, else the CPU.
     random_state : int, RandomState or None, default=None
-        Determines projection and keys.
+        Determines the projection and the keys.
     verbose : int, default=0
-        Above 0, prints progress on stderr.
+        Above 0, shows progress on stderr: a bar that disappears when the work is done, or one line per task where
+        ``tqdm`` is not installed.
 
     Attributes
     ----------
     keys_ : ndarray of shape (c, j, d), float32
     projection_ : ndarray of shape (f, c, d), or csr_array of shape (f, c * d) for ``sparse``
     key_mask_ : ndarray of shape (c, j), bool
-        Keys that exist: all, until a classifier prunes them and pads heads to one length.
+        Keys that exist. All do until a classifier prunes them, which pads heads to one length.
     key_report_ : dict
         ``unused_share``, ``quantisation_error``, ``n_rows`` and ``novelty_unit`` of the key placement.
     fingerprint_ : str
-        sha256 of projection and keys: equal fingerprints give equal codes on one machine.
+        sha256 of projection and keys. Encoders with equal fingerprints give equal codes on one machine.
     n_features_in_ : int
-        Features of an embedding, f.
+        Number of features, f.
 
     See Also
     --------
-    DKVBClassifier : The half that learns.
+    DKVBClassifier : Learns classes from codes.
 
     References
     ----------
@@ -177,7 +167,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     _codebook: Codebook
     n_features_in_: int
-    # What the question mark of scikit-learn's HTML representation links to.
+    # The link behind the question mark in scikit-learn's HTML representation.
     _doc_link_module = "dkvb_estimator"
     _doc_link_template = "https://arxiv.org/abs/2207.11240"
 
@@ -216,17 +206,17 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Draw the projection and place the keys.
 
-        Keys depend on the set of rows alone, so blocks of any size and order give the same.
+        Keys depend only on the set of rows, so blocks of any size and order give the same keys.
 
         Parameters
         ----------
         X : array-like of shape (n, f), or an iterable of such blocks
-            An iterable, such as torch's ``DataLoader``, is read once, one block in memory at a time; with labels it
-            yields pairs of X and y. Workers read a dask array.
+            An iterable, such as torch's ``DataLoader``, is read once with one block in memory at a time; it may yield
+            pairs of X and y. A dask array is read by dask's workers.
         y : array-like of shape (n,) or None
-            Labels, which only ``projection="learned"`` reads.
+            Labels; only ``projection="learned"`` uses them.
         sample_weight : array-like of shape (n,) or None
-            Rows of weight zero are left out; other weights change nothing.
+            Rows of weight zero are left out; other weights have no effect.
 
         Returns
         -------
@@ -242,18 +232,22 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         >>> fingerprint == blocks.fit(X[start : start + 100] for start in (200, 0, 100)).fingerprint_
         True
         """
+        return self._fit(X, y, sample_weight, Progress.of(self))
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, progress: Progress) -> Self:
         params = self.get_params(deep=False)
         check_encoder(params)
         self.__dict__.pop("_codebook", None)
-        started, seed = time.perf_counter(), int(check_random_state(self.random_state).randint(2**31 - 1))
-        draw = self._cached(_draw_codebook)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if is_dask(X):
             sketches = self._sketch_on_workers(X, y, sample_weight, seed)
         else:
-            blocks = self._check_weighty(X, y, sample_weight)
-            sketches = Sketches(params, seed, labelled=self._reads_labels).look_at(blocks)
-        self._codebook = draw(sketches, {name: params[name] for name in params if name != "memory"}, seed)
-        self._report_keys(started)
+            blocks, n_rows = self._check_weighty(X, y, sample_weight), (*getattr(X, "shape", ()), None)[0]
+            sketches = Sketches(params, seed, labelled=self._reads_labels)
+            sketches.look_at(blocks, n_rows=n_rows, progress=progress)
+        settings = {name: params[name] for name in params if name not in ("memory", "verbose")}
+        self._codebook = self._cached(_draw_codebook)(sketches, settings, seed, progress)
+        self._suggest_settings()
         return self
 
     @by_blocks
@@ -267,12 +261,12 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Returns
         -------
         Codes of shape (n, c · m), uint8 or uint16
-            Of a dask array, a dask array.
+            A dask array if X is one.
         """
         self._check_fitted("transform")
-        codes = self._encode_cached(self._check_X(X), self.device)
+        codes = self._encode_cached(self._check_X(X), self.device, Progress.of(self))
         codes = codes.reshape(len(codes), codes.shape[1] * codes.shape[2])
-        return Codes.of(codes, copy.copy(self))  # fitted again, this one has other keys
+        return Codes.of(codes, copy.copy(self))  # keeps its keys if this encoder is fitted again
 
     def inverse_transform(self, codes: Any) -> np.ndarray:
         """Return the coordinates of the keys that codes name.
@@ -284,7 +278,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Returns
         -------
         ndarray of shape (n, c · d), float32
-            In the space of the heads; with several keys per head, their mean.
+            Coordinates in the heads; the mean if a head selects several keys.
         """
         self._check_fitted("inverse_transform")
         codes = check_codes(codes, self._layout(), self._codebook.mask)
@@ -293,7 +287,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     @by_blocks
     def distances(self, X: Any) -> np.ndarray:
-        """Return the squared Euclidean distance of each head to its nearest key (n, c), float32.
+        """Return the squared Euclidean distance from each head to its nearest key (n, c), float32.
 
         Parameters
         ----------
@@ -317,19 +311,19 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     @property
     def key_mask_(self) -> np.ndarray:
-        """Keys that exist and are not padding (c, j), bool."""
+        """Which keys exist and are not padding (c, j), bool."""
         mask = self._codebook.mask
         return np.ones(self.keys_.shape[:2], dtype=bool) if mask is None else mask
 
     @property
     def key_report_(self) -> dict[str, float]:
-        """Result of the key placement: share of unused keys, quantisation error, number of rows."""
+        """Report on the key placement: share of unused keys, quantisation error, number of rows."""
         self._check_fitted("key_report_")
         return dict(self._codebook.report)
 
     @property
     def fingerprint_(self) -> str:
-        """The sha256 of projection and keys: equal fingerprints give equal codes on one machine."""
+        """The sha256 of projection and keys; equal fingerprints give equal codes on one machine."""
         self._check_fitted("fingerprint_")
         return self._codebook.fingerprint()
 
@@ -352,14 +346,14 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return tags
 
     def __copy__(self) -> Self:
-        """Return an encoder of the same codebook, which neither of the two writes into."""
+        """Return an encoder with the same codebook; neither encoder modifies it."""
         twin = object.__new__(type(self))
         twin.__dict__.update(vars(self))
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        if "_codebook" in state:  # plain arrays: then skops needs to trust no class but the estimator
+        if "_codebook" in state:  # plain arrays, so that skops has to trust the estimator alone
             state["_codebook"] = self._codebook.state()
         return state | {"_schema_version": SCHEMA_VERSION}
 
@@ -372,20 +366,22 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         super().__setstate__(state)
 
     def _pruned(self, used: np.ndarray) -> tuple[KeyEncoder, np.ndarray]:
-        """Return an encoder of the used keys (c, j), bool, alone, and where each of its keys stood (c, fewer keys)."""
+        """Return an encoder with only the used keys (c, j), bool, and their old positions (c, fewer keys)."""
         fewer = copy.copy(self)
         fewer._codebook, order = self._codebook.pruned(used)
         return fewer, order
 
     def _light(self, method: str) -> Self:
-        """Return what workers need of this estimator to call ``method``."""
-        return self
+        """Return a copy for workers, which call ``method``."""
+        light = copy.copy(self)
+        light.verbose = 0  # workers share no screen
+        return light
 
     def _cached(self, function: Any) -> Any:
         if self.memory is None:
             return function
         memory = Memory(self.memory, verbose=0) if isinstance(self.memory, str) else self.memory
-        return memory.cache(function, ignore=["device"] if function is _encode_rows else [])
+        return memory.cache(function, ignore=["progress", *(["device"] if function is _encode_rows else [])])
 
     def _check_fitted(self, caller: str) -> None:
         check_is_fitted(self, msg=f"this %(name)s has no keys yet, which {caller} needs. Call fit first.")
@@ -395,7 +391,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return as_float32(validate_data(self, as_array(X), dtype=FLOATS, reset=False))
 
     def _layout(self) -> Layout:
-        """Return the codebook's shape, after checking that the settings are still those it was drawn with."""
+        """Return the codebook's shape; refuse settings that changed since it was drawn."""
         params = self.get_params(deep=False)
         check_encoder(params)
         check_unchanged(self._codebook.settings, params)
@@ -406,30 +402,13 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self._layout()
         return self._codebook.encoder(resolve_device(device))
 
-    def _encode_cached(self, X: np.ndarray, device: str) -> np.ndarray:
-        """Return the codes (n, c, m) of valid rows, from ``memory`` where they were encoded before."""
-        codes: np.ndarray = self._cached(_encode_rows)(self, X, device)
+    def _encode_cached(self, X: np.ndarray, device: str, progress: Progress) -> np.ndarray:
+        """Return the codes (n, c, m) of valid rows, from ``memory`` if it holds them."""
+        codes: np.ndarray = self._cached(_encode_rows)(self, X, device, progress)
         return codes
 
-    def _encode(self, X: np.ndarray, device: str | None = None) -> np.ndarray:
-        """Return the codes of valid rows (n, f), float32, as (n, c, m): what :meth:`transform` does after its checks.
-
-        Blocks, between which ``verbose`` reports progress, change no bit of the codes.
-        """
-        encoder, started = self._on(device or self.device), time.perf_counter()
-        if not self.verbose:
-            return encoder.encode(X)
-        parts, done = [], 0
-        for rows in np.array_split(X, range(ROWS_PER_LINE, len(X), ROWS_PER_LINE)):
-            parts.append(encoder.encode(rows))
-            done += len(rows)
-            speed = done / max(time.perf_counter() - started, 1e-9)
-            left = f", {(len(X) - done) / speed:.0f} s left" if done < len(X) else ""
-            say(self, f"{done:,} of {len(X):,} rows encoded, {speed:,.0f} rows/s{left}")
-        return np.concatenate(parts)
-
     def _check_blocks(self, pairs: Iterable[tuple[Any, Any]], *, reset: bool = True) -> Iterator[Block]:
-        """Validate blocks one by one; where features are reset, the first decides their number."""
+        """Validate blocks one by one; with ``reset``, the first one sets the number of features."""
         for rows, labels in pairs:
             if labels is None:
                 rows = validate_data(self, as_array(rows), dtype=FLOATS, reset=reset)
@@ -440,12 +419,12 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             reset = False
 
     def _check_weighty(self, X: Any, y: Any, sample_weight: Any) -> Iterator[Block]:
-        """Yield valid rows of positive weight, and labels where they are read."""
+        """Yield valid rows of positive weight, with labels if the projection uses them."""
         labelled = self._reads_labels
         if sample_weight is not None and comes_in_blocks(X):
             raise TypeError(
-                f"sample_weight came with a {type(X).__name__}, an iterable of blocks; expected None. Leave rows of "
-                "weight zero out of the blocks."
+                f"sample_weight is given with a {type(X).__name__}, an iterable of blocks; expected None. Leave rows "
+                "of weight zero out of the blocks."
             )
         if sample_weight is not None and is_lazy(X) and not (labelled and y is None):
             blocks = stream_blocks(X, y if labelled else None, sample_weight)
@@ -462,68 +441,55 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         check_features(self, X, reset=True)
         labels = y if self._reads_labels else None
         parts = map_blocks(self, KeyEncoder._sketch_block, X, labels, weights, extra=(seed,))
-        sketches: Sketches = WORKERS.fold(parts, Sketches.merged)
+        sketches: Sketches = fold(parts, Sketches.merged)
         return sketches
 
     def _sketch_block(self, X: np.ndarray, y: Any, weights: Any, seed: int) -> Sketches:
-        """Return a worker's share of :meth:`fit`."""
+        """Return what a worker sees of its block."""
         X, y, _ = weighty(X, y, weights)
         pairs = split_blocks(X, y, labelled=self._reads_labels) if len(X) else iter([])
         sketches = Sketches(self.get_params(deep=False), seed, labelled=self._reads_labels)
         return sketches.look_at(self._check_blocks(pairs, reset=False))
 
-    def _report_keys(self, started: float) -> None:
+    def _suggest_settings(self) -> None:
         if self.n_features_in_ < FEW_FEATURES and self.normalize:
             logger.info(
-                "embeddings have %d features and normalize=True, which keeps only their direction; normalize=False "
-                "may serve so few features better.",
+                "embeddings have %d features, and normalize=True keeps only their direction; normalize=False may give "
+                "better accuracy with so few features.",
                 self.n_features_in_,
             )
-        layout, report = self._codebook.layout, self.key_report_
-        say(
-            self,
-            f"{layout.n_heads} heads × {layout.n_keys} keys placed from {report['n_rows']:,} rows in "
-            f"{time.perf_counter() - started:.1f} s, {report['unused_share']:.1%} unused",
-        )
 
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
-        """Show what is stored in notebooks; scikit-learn would read every attribute, and hash the keys for it."""
+        """Show stored attributes in notebooks; scikit-learn would read all of them, and so hash the keys."""
         return show_stored(self, SHOWN, doc_link)
 
 
-def _draw_codebook(sketches: Sketches, params: dict[str, Any], seed: int) -> Codebook:
-    return draw_codebook(sketches, params, seed=seed, device=resolve_device(params["device"]))
+def _draw_codebook(sketches: Sketches, params: dict[str, Any], seed: int, progress: Progress) -> Codebook:
+    return draw_codebook(sketches, params, seed=seed, device=resolve_device(params["device"]), progress=progress)
 
 
-def _encode_rows(encoder: KeyEncoder, X: np.ndarray, device: str) -> np.ndarray:
-    return encoder._encode(X, device)
+def _encode_rows(encoder: KeyEncoder, X: np.ndarray, device: str, progress: Progress) -> np.ndarray:
+    return encoder._on(device).encode(X, progress)
 
 
 def check_features(estimator: Any, X: Any, *, reset: bool) -> None:
-    """Check the shape of lazy rows, whose content is checked block by block."""
-    if len(X.shape) != 2:
-        raise ValueError(f"X has shape {tuple(X.shape)}; expected two axes (n, f). Reshape X.")
+    """Check the shape of lazy rows; their content is checked block by block."""
+    check_axes(X)
     validate_data(estimator, X, reset=reset, skip_check_array=True)
 
 
 def check_schema(version: int) -> None:
-    """Refuse a pickled state of another version."""
+    """Refuse a stored state of another version."""
     if version != SCHEMA_VERSION:
         raise ValueError(
-            f"the stored model has state version {version}; this dkvb_estimator reads version {SCHEMA_VERSION}. "
-            "Load it with the release that wrote it, or fit again."
+            f"_schema_version={version!r} is stored in the model; expected {SCHEMA_VERSION}, which this release of "
+            "dkvb_estimator reads. Load it with the release that wrote it, or fit again."
         )
 
 
 def show_stored(estimator: Any, names: tuple[str, ...], doc_link: str) -> Any:
-    """Return scikit-learn's table of fitted attributes, of some of them alone."""
+    """Return scikit-learn's table of fitted attributes, restricted to some names."""
     shown = SimpleNamespace(**{name: getattr(estimator, name) for name in names if hasattr(estimator, name)})
     table = BaseEstimator._get_fitted_attr_html(shown, doc_link)
     table.estimator_class = type(estimator)
     return table
-
-
-def say(estimator: Any, text: str) -> None:
-    """Print a line of progress on stderr, where ``verbose`` asks for it."""
-    if estimator.verbose:
-        print(f"[{type(estimator).__name__}] {text}", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""Hold labels to what can be told apart, stored and read back, and say where they stand among classes.
+"""Check labels, and find their positions among classes.
 
-Enters: labels as users pass them. Leaves: arrays (n,), classes (k,), positions, or an error that says what came, what
-is expected and what to do. Must not know: what is learned of them.
+Enters: labels as users pass them. Leaves: arrays (n,), classes (k,), positions, or an error. Must not know: what is
+learned from labels.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from ._validation import as_array
+from ._validation import as_array, short
 
 EXACT_FLOATS = 2.0**53
-"""Whole numbers from here on have neighbours that float64 cannot tell apart."""
+"""From here on, float64 does not represent every integer."""
 
 
 def as_labels(labels: Any, name: str = "y") -> Any:
-    """Bring labels to NumPy: tensors, dask's collections. Of lists, see that NumPy's text will be what they hold.
+    """Convert tensors and dask collections to NumPy; refuse lists that NumPy would change.
 
     Raises
     ------
     ValueError
-        If text ends in NUL, or stands beside other labels.
+        If text ends in NUL, or a list mixes text with other labels.
     """
     if hasattr(labels, "__dask_graph__"):
         labels = labels.compute()
@@ -36,17 +36,17 @@ def as_labels(labels: Any, name: str = "y") -> Any:
         if not others:
             _refuse_nul(labels, name)
     if isinstance(labels, np.ndarray) and labels.dtype.kind == "T":
-        return labels.astype(object)  # scikit-learn does not know NumPy's text of variable length
+        return labels.astype(object)  # scikit-learn does not support NumPy's variable-length text
     return as_array(labels)
 
 
 def check_labels(labels: np.ndarray, name: str = "y") -> np.ndarray:
-    """Refuse labels that cannot be told apart for good: those of other types than text, numbers and booleans.
+    """Refuse labels other than text, numbers and booleans, and floats that are not exact.
 
     Returns
     -------
     ndarray of shape (n,)
-        Unsigned integers of 64 bits become int64 where that holds them.
+        uint64 becomes int64 if that holds all labels.
 
     Raises
     ------
@@ -67,12 +67,12 @@ def check_labels(labels: np.ndarray, name: str = "y") -> np.ndarray:
 
 
 def as_classes(classes: Any, name: str = "classes") -> np.ndarray:
-    """Return labels, sorted (k,), from an array-like, any iterable of them, or one.
+    """Return the sorted, distinct labels (k,) of an array-like, another iterable, or a single label.
 
     Raises
     ------
     ValueError
-        If one of them cannot be a label.
+        If an entry is not a valid label.
     """
     if isinstance(classes, Iterable) and not isinstance(classes, str) and not hasattr(classes, "__array__"):
         classes = list(classes)
@@ -83,11 +83,11 @@ def as_classes(classes: Any, name: str = "classes") -> np.ndarray:
 
 
 def _refuse_type(labels: Sequence[Any], name: str) -> None:
-    """Refuse labels in a list or an array of objects, naming the strangest."""
+    """Refuse labels in a list or an object array; the message shows one that is not a number, if any."""
     strange = next((label for label in labels if not isinstance(label, Real)), labels[0])
     raise ValueError(
-        f"Unknown label type: {name} holds {strange!r} ({type(strange).__name__}) among Python objects; expected an "
-        f"array of text, integers or booleans. Convert {name}, for example with np.asarray({name}, dtype=str)."
+        f"{name} holds {short(strange)} (Unknown label type: {type(strange).__name__}); expected an array of text, "
+        f"integers or booleans. Convert {name}, for example with np.asarray({name}, dtype=str)."
     )
 
 
@@ -95,8 +95,8 @@ def _refuse_nul(texts: Sequence[str], name: str) -> None:
     for text in texts:
         if text.endswith("\0"):
             raise ValueError(
-                f"{name} holds {text!r}, which ends in NUL; expected text that NumPy keeps as it is. Remove the NUL, "
-                f"or replace it in all of {name}."
+                f"{name} holds {short(text)}, which ends in NUL, and NumPy drops that; expected other text. Remove the "
+                f"NUL, or replace it in all of {name}."
             )
 
 
@@ -106,7 +106,7 @@ def merge_classes(known: np.ndarray, labels: np.ndarray, name: str = "y") -> np.
     Raises
     ------
     ValueError
-        If their types cannot be compared, as text and numbers, or no type holds all of them exactly.
+        If one holds text and the other numbers, or no type holds all of them exactly.
     """
     labels = np.unique(labels)
     if not len(known):
@@ -115,8 +115,8 @@ def merge_classes(known: np.ndarray, labels: np.ndarray, name: str = "y") -> np.
         return known
     if _is_text(known) != _is_text(labels):
         raise ValueError(
-            f"{name} holds labels such as {labels.tolist()[0]!r}, but the classes learned so far are such as "
-            f"{known.tolist()[0]!r}; expected one type of label. Convert {name} to the type of the first call."
+            f"{name} holds {short(labels.tolist()[0])}, but the learned classes have another type, such as "
+            f"{short(known.tolist()[0])}; expected one type of label. Convert {name} to the type of the first call."
         )
     if _differ_in_size(known, labels):
         return _joined_exactly(known, labels, name)
@@ -124,7 +124,7 @@ def merge_classes(known: np.ndarray, labels: np.ndarray, name: str = "y") -> np.
 
 
 def positions_of(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return where labels stand among sorted classes that hold them (n,), int64."""
+    """Return the positions (n,), int64, of labels among sorted classes that contain them."""
     return np.searchsorted(*_comparable(classes, labels))
 
 
@@ -134,7 +134,7 @@ def are_among(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def _differ_in_size(one: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether NumPy would compare integers as floats, which large ones do not survive."""
+    """Return whether NumPy would compare integers as floats, which is inexact for large ones."""
     integers = [each for each in (one, other) if each.dtype.kind in "iu"]
     return bool(integers) and one.dtype.kind in "iufb" and np.result_type(one, other).kind == "f"
 
@@ -146,7 +146,7 @@ def _comparable(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _joined_exactly(known: np.ndarray, labels: np.ndarray, name: str) -> np.ndarray:
-    """Return the union as the first of int64, uint64 and float64 that holds all of it."""
+    """Return the union in the first of int64, uint64 and float64 that holds it exactly."""
     numbers = known.tolist() + labels.tolist()
     lowest, highest = min(numbers), max(numbers)
     if "f" in (known.dtype.kind, labels.dtype.kind):
@@ -155,7 +155,7 @@ def _joined_exactly(known: np.ndarray, labels: np.ndarray, name: str) -> np.ndar
         fits = "i8" if highest < 2**63 else "u8" if lowest >= 0 else ""
     if not fits:
         raise ValueError(
-            f"{name} and the classes learned so far hold labels from {lowest} to {highest} of types {labels.dtype} and "
+            f"{name} and the learned classes hold labels from {lowest} to {highest} of types {labels.dtype} and "
             f"{known.dtype}; expected a type that holds all of them. Convert the labels to text in every call."
         )
     return np.union1d(known.astype(fits), labels.astype(fits))
@@ -170,19 +170,19 @@ def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
     unknown = y[~are_among(y, classes)]
     if len(unknown):
         raise ValueError(
-            f"y holds {unknown.tolist()[0]!r}, which is not among the learned classes {classes.tolist()}; expected "
+            f"y holds {short(unknown.tolist()[0])}, which is not among the {len(classes)} learned classes; expected "
             "labels of classes_. Leave those samples out."
         )
 
 
 def label_bytes(label: object) -> bytes:
-    """Write a label so that equal labels have equal bytes: 1, 1.0 and True are one class."""
+    """Serialise a label so that equal labels have equal bytes: 1, 1.0 and True are one class."""
     if isinstance(label, int | float):
         return f"n{int(label)}".encode() if float(label).is_integer() else f"n{label!r}".encode()
-    return f"t{label}".encode(errors="surrogatepass")  # names of files may hold such halves of a sign
+    return f"t{label}".encode(errors="surrogatepass")  # file names may contain lone surrogates
 
 
 def label_columns(labels: np.ndarray) -> np.ndarray:
-    """Return two whole numbers below 2²⁴ that stand for each label (n, 2), float32, whatever other labels there are."""
+    """Hash each label to two whole numbers below 2²⁴ (n, 2), float32, independently of other labels."""
     numbers = [int.from_bytes(hashlib.blake2b(label_bytes(label), digest_size=6).digest()) for label in labels.tolist()]
     return np.array([divmod(number, 2**24) for number in numbers], dtype=np.float32)

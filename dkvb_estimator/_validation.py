@@ -1,13 +1,13 @@
-"""Check what a user passes in: constructor parameters, labels, codes. The only module that refuses them.
+"""Check what users pass in: parameters, rows, weights, codes.
 
-Enters: an estimator's parameters, or raw arrays. Leaves: resolved settings and clean arrays, or an error that says
-what came, what is expected and what to do. Must not know: how any of it is used.
+Enters: parameters of an estimator, or arrays. Leaves: resolved settings and valid arrays, or an error that says what is
+wrong, what is expected and what to do. Must not know: how any of it is used.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -22,8 +22,10 @@ Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 MAX_KEYS = 65_536
 MAX_SELECTED = 16
+MAX_SHOWN = 80
+"""Characters of a value that a message shows."""
 MAX_WEIGHT = 1e15
-"""Of a sample or a class: products, squares and sums of such weights stay far inside floating-point numbers."""
+"""Largest weight of a sample or class; products, squares and sums of such weights do not overflow."""
 CHOICES = {
     "projection": ("orthogonal", "gaussian", "sparse", "chunk", "identity", "learned"),
     "key_init": ("kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"),
@@ -31,13 +33,13 @@ CHOICES = {
     "objective": ("auto", "ridge", "discriminant"),
 }
 JOINT = ("joint", "ridge")
-"""Solvers whose values are solved together; ``ridge`` is ``joint`` with its objective."""
+"""Solvers that solve all values together; ``ridge`` is ``joint`` with ``objective="ridge"``."""
 FLOATS = [np.float32, np.float64]
 FROZEN = (
     "n_heads", "n_keys", "key_dim", "n_selected", "normalize", "projection", "density", "key_init", "feature_blocks",
     "random_state",
 )  # fmt: skip
-"""Parameters of an encoder that must not change once its keys are placed."""
+"""Parameters of an encoder that must not change after its keys are placed."""
 GRADIENT = {
     "learning_rate": 0.3,
     "batch_size": 256,
@@ -51,7 +53,7 @@ GRADIENT = {
 
 @dataclass(frozen=True)
 class Layout:
-    """The resolved shape of a codebook: c heads, j keys a head, d coordinates, m keys read."""
+    """Shape of a codebook: c heads, j keys per head, d coordinates, m keys selected per head."""
 
     n_heads: int
     n_keys: int
@@ -60,12 +62,11 @@ class Layout:
 
 
 def check_encoder(params: Mapping[str, Any]) -> None:
-    """Refuse parameters of an encoder that no data could make valid.
+    """Refuse parameters of an encoder that are invalid for any data.
 
     Raises
     ------
     TypeError, ValueError
-        With the parameter's name, what came and what is expected.
     """
     _check_choices(params, ("projection", "key_init"))
     for name, largest in {"n_heads": None, "n_keys": MAX_KEYS, "key_dim": None}.items():
@@ -95,12 +96,11 @@ def _check_feature_blocks(params: Mapping[str, Any]) -> None:
 
 
 def check_parameters(params: Mapping[str, Any]) -> None:
-    """Refuse parameters of a classifier that no data could make valid.
+    """Refuse parameters of a classifier that are invalid for any data.
 
     Raises
     ------
     TypeError, ValueError
-        With the parameter's name, what came and what is expected.
     """
     _check_choices(params, ("solver", "objective"))
     _check_real("smoothing", params["smoothing"], positive=True)
@@ -117,19 +117,22 @@ def check_parameters(params: Mapping[str, Any]) -> None:
 
 
 def gradient_settings(given: Any) -> dict[str, Any]:
-    """Return all settings of ``sgd``: those given in ``solver_params``, and the defaults of the others.
+    """Return all settings of ``sgd``: those in ``solver_params``, and defaults for the others.
 
     Raises
     ------
     TypeError, ValueError
-        For anything but a mapping of the names in ``GRADIENT`` to valid values.
+        If a name or a value is not valid.
     """
     if given is None:
         return dict(GRADIENT)
     if not isinstance(given, Mapping):
         _refuse("solver_params", given, "None or a dict")
     if unknown := set(given) - set(GRADIENT):
-        _refuse("solver_params", given, f"names among {', '.join(GRADIENT)}, without {min(unknown, key=str)!r}")
+        raise ValueError(
+            f"solver_params has no setting {short(min(unknown, key=str))}; expected names among {', '.join(GRADIENT)}. "
+            "Set it with set_params(solver_params=...)."
+        )
     settings = GRADIENT | given
     for name in ("batch_size", "max_iter", "partial_fit_epochs"):
         check_integer(name, settings[name])
@@ -161,11 +164,11 @@ MOVED = {
     **dict.fromkeys(GRADIENT, "solver_params={{'{name}': ...}}"),
     "key_data": "encoder=FrozenEstimator(KeyEncoder(...).fit(key_data))",
 }
-"""Parameters of earlier releases, and how they are written today."""
+"""Parameters of earlier releases, and their replacements."""
 
 
 def refuse_renamed(init: Constructor) -> Constructor:
-    """Let a constructor refuse parameters of earlier releases, and say where they went.
+    """Let a constructor refuse parameters of earlier releases, and name their replacements.
 
     Raises
     ------
@@ -176,7 +179,7 @@ def refuse_renamed(init: Constructor) -> Constructor:
     def checked(self: Any, *arguments: Any, **options: Any) -> None:
         for name in MOVED.keys() & options.keys():
             raise TypeError(
-                f"{name}={options[name]!r} is a parameter of an earlier release; expected "
+                f"{name}={short(options[name])} is a parameter of an earlier release; expected "
                 f"{MOVED[name].format(name=name)}. Pass it that way."
             )
         init(self, *arguments, **options)
@@ -185,16 +188,16 @@ def refuse_renamed(init: Constructor) -> Constructor:
 
 
 def check_integer(name: str, value: object, largest: int | None = None) -> None:
-    """Refuse what is not an integer in 1…largest."""
+    """Refuse anything but an integer from 1 to ``largest``."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a whole number. Pass an int.")
+        raise TypeError(f"{name}={short(value)} is a {type(value).__name__}; expected a whole number. Pass an int.")
     if value < 1 or (largest is not None and value > largest):
         _refuse(name, value, "a whole number ≥ 1" + (f" and ≤ {largest:,}" if largest else ""))
 
 
 def _check_real(name: str, value: object, positive: bool, other: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected {other}a number. Pass a float.")
+        raise TypeError(f"{name}={short(value)} is a {type(value).__name__}; expected {other}a number. Pass a float.")
     if not np.isfinite(float(value)) or value < 0 or (positive and value == 0):
         _refuse(name, value, f"{other}a finite number {'>' if positive else '≥'} 0")
 
@@ -214,12 +217,24 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and bool(np.isfinite(float(value)))
 
 
+def short(value: object) -> str:
+    """Return the repr of a value for a message, without the middle of a long one.
+
+    Examples
+    --------
+    >>> short("a"), len(short(list(range(1000))))
+    ("'a'", 80)
+    """
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 33]}...{text[-30:]}"
+
+
 def _refuse(name: str, value: object, expected: str) -> None:
-    raise ValueError(f"{name}={value!r} is not valid; expected {expected}. Set it with set_params({name}=...).")
+    raise ValueError(f"{name}={short(value)} is not valid; expected {expected}. Set it with set_params({name}=...).")
 
 
 def resolve_layout(params: Mapping[str, Any], n_features: int) -> Layout:
-    """Return the codebook's shape for embeddings with ``n_features`` features.
+    """Return the shape of the codebook for embeddings with ``n_features`` features.
 
     Raises
     ------
@@ -259,20 +274,17 @@ def plain_setting(value: Any) -> Any:
 
 
 def check_unchanged(drawn_with: Mapping[str, Any], params: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse settings that were changed after the keys were placed with others, but for those that were not kept.
-
-    ``prefix`` is what a caller writes before a setting's name.
+    """Refuse settings that changed after fitting; ``prefix`` stands before their names in the message.
 
     Raises
     ------
     ValueError
-        With the setting's name, both values and the way out.
     """
     for name, value in drawn_with.items():
         if plain_setting(params[name]) != value:
             raise ValueError(
-                f"{prefix}{name}={params[name]!r} was set after the keys were placed with {value!r}; expected the same "
-                "for a model's life. Set it back, or start anew with clone(model)."
+                f"{prefix}{name}={short(params[name])} was set after fitting with {short(value)}; expected the same "
+                "value. Set it back, or start anew with clone(model)."
             )
 
 
@@ -288,8 +300,51 @@ def _resolve_n_selected(params: Mapping[str, Any], n_keys: int) -> int:
     return int(n_selected)
 
 
+def refuse_frame(X: Any, name: str = "X") -> None:
+    """Refuse what has no numbered rows: dask data frames and series, dicts and sets.
+
+    Raises
+    ------
+    TypeError
+    """
+    if hasattr(X, "to_dask_array"):
+        raise TypeError(
+            f"{name} is a dask {type(X).__name__}, whose number of rows is unknown; expected an array. Pass "
+            f"{name}.to_dask_array(lengths=True)."
+        )
+    if isinstance(X, Mapping | Set) and not hasattr(X, "shape"):  # one kind of sparse matrix is a dict
+        raise TypeError(
+            f"{name} is a {type(X).__name__}; expected an array-like with one entry per sample. Pass an array or "
+            "a list."
+        )
+
+
+def check_axes(X: Any) -> None:
+    """Refuse lazy rows that do not have two axes."""
+    if len(X.shape) != 2:
+        raise ValueError(f"X has shape {tuple(X.shape)}; expected two axes (n, f). Reshape X.")
+
+
+def check_lengths(X: Any, y: Any = None, sample_weight: Any = None) -> None:
+    """Refuse lazy rows, labels and weights of unknown or different lengths."""
+    given = {"X": X, "y": y, "sample_weight": sample_weight}
+    for name, column in given.items():
+        refuse_frame(column, name)
+        shape = () if column is None else column.shape if hasattr(column, "shape") else (len(column),)
+        if shape and np.isnan(shape[0]):
+            raise ValueError(
+                f"{name} has blocks of unknown length; expected known lengths. Call {name}.compute_chunk_sizes() first."
+            )
+        if name != "X" and len(shape) > 1:
+            raise ValueError(f"{name} has shape {tuple(shape)}; expected one axis (n,). Pass {name}[:, 0].")
+        if shape and shape[0] != X.shape[0]:
+            raise ValueError(
+                f"{name} has {shape[0]} entries for {X.shape[0]} rows of X; expected one per row. Pass those of X."
+            )
+
+
 def as_array(X: object) -> Any:
-    """Bring a torch tensor of any device to NumPy; leave everything else to scikit-learn's own checks."""
+    """Convert a torch tensor of any device to NumPy; leave everything else to scikit-learn's checks."""
     if not isinstance(X, torch.Tensor):
         return X
     X = X.detach().cpu()
@@ -302,7 +357,7 @@ def as_float32(X: np.ndarray) -> np.ndarray:
     Raises
     ------
     ValueError
-        If a finite float64 lies beyond the range of float32.
+        If a value exceeds the range of float32.
     """
     with np.errstate(over="ignore"):
         narrow = np.ascontiguousarray(X, dtype=np.float32)
@@ -316,20 +371,20 @@ def as_float32(X: np.ndarray) -> np.ndarray:
 def drop_weightless(
     rows: np.ndarray, y: np.ndarray, sample_weight: object
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return rows, labels and weights (or None) without samples of weight zero: they are as if never given.
+    """Return rows, labels and weights (or None) without samples of weight zero.
 
     Raises
     ------
     ValueError
-        If a weight is negative or not finite, there are too many or too few, or all are zero.
+        If a weight is negative or not finite, if their number is wrong, or if all are zero.
     """
     if sample_weight is None:
         return rows, y, None
     given = np.asarray(as_array(sample_weight))
     if given.size and not given.any():
         raise ValueError(
-            f"all {given.size} entries of sample_weight are zero; expected at least one positive weight, for there is "
-            "nothing to learn. Pass other weights or none."
+            f"sample_weight is zero for all {given.size} samples; expected at least one positive weight. Pass other "
+            "weights or none."
         )
     weights = _check_sample_weight(
         as_array(sample_weight), rows.reshape(len(rows), -1), dtype=np.float64, ensure_non_negative=True
@@ -337,19 +392,19 @@ def drop_weightless(
     if weights.max(initial=0) > MAX_WEIGHT:
         raise ValueError(
             f"sample_weight holds {weights.max():.3g}; expected weights up to {MAX_WEIGHT:.0e}. Divide all weights by "
-            "one number, and pass those."
+            "one number."
         )
     kept = weights > 0
     return rows[kept], y[kept], weights[kept]
 
 
 def check_codes(codes: object, layout: Layout, mask: np.ndarray | None = None) -> np.ndarray:
-    """Return codes as (n, c, m), of the smallest unsigned type; refuse what no encoder of this layout can have made.
+    """Return codes as (n, c, m) in the smallest unsigned type; refuse codes that no encoder of this layout makes.
 
     Raises
     ------
     TypeError, ValueError
-        For another dtype, shape or a code that names no key.
+        If the dtype or the shape is wrong, or a code names no key.
     """
     codes = np.asarray(as_array(codes))
     if codes.dtype.kind != "u" or issparse(codes):
@@ -381,22 +436,21 @@ def code_dtype(n_keys: int) -> type[np.unsignedinteger]:
     return np.uint8 if n_keys <= 2**8 else np.uint16
 
 
-def refuse_sgd(solver: str, method: str, reason: str) -> None:
-    """Refuse what a table of gradient steps cannot do."""
+def refuse_sgd(solver: str, problem: str, remedy: str) -> None:
+    """Refuse what ``sgd`` cannot do."""
     if solver == "sgd":
         raise ValueError(
-            f"{method} was called with solver='sgd', where 'joint' or 'counts' is expected: sgd is a solver {reason}, "
-            "or choose one of the two."
+            f"solver='sgd' {problem}; expected 'joint' or 'counts'. {remedy}, or start anew with one of the two."
         )
 
 
 def keeps_sums(solver: str, remember: bool) -> bool:
-    """Return whether sums over samples are kept, and no sample."""
+    """Return whether a model keeps sums over samples instead of samples."""
     return solver in JOINT and not remember
 
 
 def refuse_weights(weights: np.ndarray | None) -> None:
-    """Refuse weights other than one where sums alone are kept.
+    """Refuse weights other than one, for a model that keeps sums.
 
     Raises
     ------
@@ -411,28 +465,29 @@ def refuse_weights(weights: np.ndarray | None) -> None:
 
 
 def refuse_forgetful(solver: str, remember: bool, method: str) -> None:
-    """Refuse what needs samples where sums alone are kept."""
+    """Refuse what needs samples, for a model that keeps sums."""
     if keeps_sums(solver, remember):
         raise ValueError(
-            f"{method} was called with remember=False, which keeps sums over samples and none apart; expected "
-            "remember=True. Use forget(X, y) with the samples, or start anew with remember=True."
+            f"remember=False keeps sums over samples, while {method} needs the samples; expected remember=True. Use "
+            "forget(X, y) with the samples, or start anew with remember=True."
         )
 
 
-def check_mergeable(mine: tuple[str, bool, Layout, str], theirs: tuple[str, bool, Layout, str]) -> None:
-    """Refuse to merge models that differ in solver, what it keeps, layout or keys (by fingerprint)."""
-    if mine != theirs:
+def check_mergeable(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Refuse to merge models with different solvers, settings, layouts or keys (by fingerprint)."""
+    differ = [name for name in mine if mine[name] != theirs[name]]
+    if differ:
+        here, there = (", ".join(f"{name}={each[name]!r}" for name in differ) for each in (mine, theirs))
         raise ValueError(
-            f"the other model has solver={theirs[0]!r}, remember={theirs[1]}, {theirs[2]} and keys {theirs[3][:12]}, "
-            f"this one solver={mine[0]!r}, remember={mine[1]}, {mine[2]} and keys {mine[3][:12]}; expected the same. "
-            "Start both from one fitted encoder, FrozenEstimator(encoder), and prune after merging."
+            f"other has {there}, this model has {here}; expected the same. Start both from one fitted encoder, "
+            "FrozenEstimator(encoder), and prune after merging."
         )
 
 
 def class_weights(option: object, classes: np.ndarray, class_counts: np.ndarray) -> np.ndarray | None:
-    """Return the weight of each class (k,), or None where all are one.
+    """Return the weight of each class (k,), or None if all are one.
 
-    ``"balanced"`` gives n / (number of seen classes × n_k), as scikit-learn does; a class not seen yet gets one.
+    ``"balanced"`` gives n / (number of seen classes × n_k), as in scikit-learn; a class without samples gets one.
     """
     if option is None:
         return None
@@ -441,8 +496,8 @@ def class_weights(option: object, classes: np.ndarray, class_counts: np.ndarray)
         given = np.array([float(option.get(label, 1.0)) for label in classes.tolist()])
         if not given[seen].any():
             raise ValueError(
-                f"class_weight={dict(option)!r} gives every learned class weight zero; expected one positive weight at "
-                "least. Change it with set_params(class_weight=...)."
+                f"class_weight={short(option)} gives every learned class weight zero; expected at least one positive "
+                "weight. Change it with set_params(class_weight=...)."
             )
         return given
     weights = np.ones(len(classes))

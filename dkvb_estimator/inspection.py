@@ -1,7 +1,7 @@
-"""What keys are used for: shares, overlaps, and who is behind a single key.
+"""Key usage: shares of used keys, overlaps of classes, and the classes and samples of a single key.
 
-Enters: class counts of every key, labels of the classes, and the codes of samples where a solver keeps them. Leaves: an
-:class:`KeyUsage`. Must not know: embeddings, where keys lie, what values are made of counts.
+Enters: class counts of every key, class labels, and the codes of samples if the solver keeps them. Leaves: a
+:class:`KeyUsage`. Must not know: embeddings, coordinates of keys, values.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import numpy as np
 from scipy.sparse import csr_array
 
 HEADS_AT_ONCE = 16
-"""Heads whose overlaps are summed at a time: the table of a group is (heads · j, k), float64."""
+"""Heads whose overlaps are summed at once; the table of a group is (heads · j, k), float64."""
 
 
 @dataclass(frozen=True, eq=False)
 class KeyUsage:
-    """Account for what a model has written to which key.
+    """Which classes use which keys of a model.
 
     Attributes
     ----------
     classes : ndarray of shape (k,)
-        Labels, sorted; the order of every k below.
+        Sorted labels; the order of every axis k below.
     used_share : ndarray of shape (c,), float64
-        Share of a head's keys that learned samples selected.
+        Share of each head's keys that learned samples selected.
     classes_per_key : ndarray of shape (k + 1,), float64
-        Share of all used keys that serve exactly 0, 1, … k classes; it sums to one, and none serves 0.
+        Share of used keys that serve exactly 0, 1, … k classes. It sums to 1, and the first entry is 0.
     overlap : ndarray of shape (k, k), float64
-        How far two classes share cells: the sum over a head's keys of the smaller of the two classes' shares of hits,
-        averaged over heads. 1 where they hit the same keys equally often (and on the diagonal), 0 where none is shared.
+        Overlap of two classes: the smaller of their shares of hits on a key, summed over the keys of a head and
+        averaged over heads. 1 if both hit the same keys equally often, 0 if they share no key.
     own_share : ndarray of shape (k,), float64
-        Share of a class's hits on keys that serve no other class: what nothing else has written over.
+        Share of each class's hits that fall on keys of no other class.
 
     Examples
     --------
@@ -54,32 +54,34 @@ class KeyUsage:
     _codes: Callable[[], np.ndarray] | None = field(repr=False)
 
     def classes_of(self, head: int, key: int) -> dict[Any, float]:
-        """Return the classes that a key serves, most hits first: label → weight of its samples.
+        """Return the classes that a key serves, by decreasing weight: label → weight of its samples.
 
         Raises
         ------
         IndexError
-            If there is no such head or key.
+            If the head or the key does not exist.
         """
         row = self._table[[self._row(head, key)]].tocoo()
         pairs = sorted(zip(self.classes[row.coords[1]].tolist(), row.data.tolist()), key=lambda pair: -pair[1])
         return dict(pairs)
 
     def samples_of(self, head: int, key: int) -> np.ndarray:
-        """Return which samples selected a key: positions in the order of learning, those forgotten not counted (n,).
+        """Return the positions (n,) of the samples that selected a key, in the order of learning.
+
+        Forgotten samples are not counted.
 
         Raises
         ------
         IndexError
-            If there is no such head or key.
+            If the head or the key does not exist.
         ValueError
             If the solver keeps no samples.
         """
         self._row(head, key)
         if self._codes is None:
             raise ValueError(
-                "samples_of was called for a solver that keeps no samples apart; expected 'joint' with remember=True. "
-                "Call classes_of, which says what classes the key serves."
+                "solver keeps no samples apart, which samples_of needs; expected 'joint' with remember=True. Call "
+                "classes_of for the classes that the key serves."
             )
         return np.flatnonzero((self._codes()[:, head] == key).any(axis=1))
 
@@ -87,8 +89,8 @@ class KeyUsage:
         n_heads = len(self.used_share)
         if not (0 <= head < n_heads and 0 <= key < self._n_keys):
             raise IndexError(
-                f"head {head}, key {key} came; heads 0 to {n_heads - 1} and keys 0 to {self._n_keys - 1} are expected: "
-                "name one of them"
+                f"head={head}, key={key} does not exist; expected heads 0 to {n_heads - 1} and keys 0 to "
+                f"{self._n_keys - 1}. Pass one of each."
             )
         return head * self._n_keys + key
 
@@ -96,7 +98,7 @@ class KeyUsage:
 def count_key_usage(
     table: csr_array, classes: np.ndarray, mask: np.ndarray, codes: Callable[[], np.ndarray] | None
 ) -> KeyUsage:
-    """Account for a table of class counts.
+    """Compute the key usage from a table of class counts.
 
     Parameters
     ----------
@@ -104,9 +106,9 @@ def count_key_usage(
         Weight of each class's samples that selected each key.
     classes : ndarray of shape (k,)
     mask : ndarray of shape (c, j), bool
-        Keys that are there.
+        Keys that exist.
     codes : callable or None
-        Gives the codes (n, c, m) of the samples held, where a solver holds them.
+        Returns the codes (n, c, m) of the learned samples; None if the solver keeps none.
     """
     n_heads, n_keys = mask.shape
     served = np.diff(table.indptr)
@@ -132,6 +134,6 @@ def _overlap(table: csr_array, n_heads: int, n_keys: int) -> np.ndarray:
     for start in range(0, n_heads * n_keys, HEADS_AT_ONCE * n_keys):
         shares = table[start : start + HEADS_AT_ONCE * n_keys].toarray() / per_head
         for position in range(n_classes):
-            rows = shares[:, position] > 0  # keys that a class never hits share nothing with it
+            rows = shares[:, position] > 0  # other keys add nothing to the overlap
             total[position] += np.minimum(shares[rows], shares[rows, position : position + 1]).sum(axis=0)
     return total / n_heads

@@ -1,7 +1,7 @@
-"""Figures of accuracy matrices, streams and key usage, in the manner of scikit-learn's display classes.
+"""Display classes, as in scikit-learn, for accuracy matrices, streams and key usage.
 
-Enters: accuracies from 0 to 1, predictions and labels, what :meth:`DKVBClassifier.audit` returned.
-Leaves: axes of matplotlib, which is imported only where something is drawn.
+Enters: accuracies from 0 to 1, predictions and labels, or a :class:`KeyUsage`. Leaves: axes of matplotlib, which is
+imported only when something is drawn. Must not know: estimators.
 """
 
 from __future__ import annotations
@@ -15,35 +15,34 @@ from numpy.typing import ArrayLike
 __all__ = ["AccuracyMatrixDisplay", "KeyUsageDisplay", "StreamDisplay"]
 
 MAX_VALUES = 20
-"""Columns up to which the cells of a heat map hold their numbers."""
+"""Largest number of columns for which the cells of a heat map show values."""
 QUIET = "#59636f"
-"""Colour of numbers that are not the point of a figure."""
+"""Colour of values in cells without colour."""
 
 
 class AccuracyMatrixDisplay:
     """Accuracy on each task (columns) after each task (rows), as a heat map.
 
-    Cells of tasks that are still to come keep their number and have no colour.
+    Cells of tasks that were not learned yet show their value without colour.
 
     Parameters
     ----------
     accuracy_matrix : array_like of float (t,t)
-        R[i, j], the accuracy on task j after learning task i, from 0 to 1; NaN where it was not measured.
+        R[i, j], the accuracy on task j after learning task i, from 0 to 1, or NaN if it was not measured.
     task_names : sequence of str (t,), optional
-        Names of the columns; by default the numbers of the tasks, from 1. A name that stands twice is one task that
-        comes again.
+        Names of the columns; by default the numbers of the tasks, from 1. Equal names denote a task that is repeated.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What was drawn in, after :meth:`plot`.
+        Axes of the plot, after :meth:`plot`.
     figure_ : matplotlib Figure
     text_ : ndarray of object (t,t) or None
-        The numbers in the cells; None where they are left out.
+        Texts in the cells, or None if there are none.
 
     See Also
     --------
-    dkvb_estimator.metrics.final_accuracy : One number for such a matrix.
+    dkvb_estimator.metrics.final_accuracy : Summarises such a matrix.
 
     Examples
     --------
@@ -70,18 +69,18 @@ class AccuracyMatrixDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw the matrix of predictions that were made after each task.
+        """Draw the accuracy matrix of predictions after each task.
 
         Parameters
         ----------
         y_true : array_like (n,)
             Labels of the test samples.
         y_pred : sequence of array_like (t,n)
-            Predictions for all test samples, after each task.
+            Predictions for all test samples after each task.
         task_classes : sequence of sequence
-            Classes of each task; their test samples are those of the task.
+            Classes of each task, which determine its test samples.
         ax : matplotlib Axes, optional
-            What to draw in.
+            Axes to draw in.
         **kwargs
             Passed to :meth:`plot`.
 
@@ -107,11 +106,11 @@ class AccuracyMatrixDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            What to draw in; by default a new figure's.
+            Axes to draw in; by default those of a new figure.
         cmap : str or matplotlib Colormap
             Colours from 0 to 1.
         include_values : bool
-            Writes percentages in the cells, in matrices of up to 20 tasks.
+            Whether cells show percentages, for up to 20 tasks.
 
         Returns
         -------
@@ -128,26 +127,26 @@ class AccuracyMatrixDisplay:
 
 
 class KeyUsageDisplay:
-    """How far classes share keys, as a heat map.
+    """Overlap of the keys of classes, as a heat map.
 
     Parameters
     ----------
     overlap : array_like of float (k,k)
-        Share of their hits that two classes have in common, from 0 to 1; 1 on the diagonal.
+        Overlap of two classes, from 0 to 1; see :class:`KeyUsage`.
     classes : sequence (k,), optional
         Labels of rows and columns; by default 0, 1, …
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What was drawn in, after :meth:`plot`.
+        Axes of the plot, after :meth:`plot`.
     figure_ : matplotlib Figure
     text_ : ndarray of object (k,k) or None
-        The numbers in the cells; None where they are left out.
+        Texts in the cells, or None if there are none.
 
     See Also
     --------
-    dkvb_estimator.DKVBClassifier.audit : Measures the overlap.
+    dkvb_estimator.DKVBClassifier.key_usage : Computes the overlap.
 
     Examples
     --------
@@ -176,7 +175,7 @@ class KeyUsageDisplay:
         estimator : DKVBClassifier
             Fitted.
         ax : matplotlib Axes, optional
-            What to draw in.
+            Axes to draw in.
         **kwargs
             Passed to :meth:`plot`.
         """
@@ -184,16 +183,16 @@ class KeyUsageDisplay:
         return cls(usage.overlap, classes=usage.classes.tolist()).plot(ax, **kwargs)
 
     def plot(self, ax: Any = None, *, cmap: Any = "Blues", include_values: bool = True) -> Self:
-        """Draw the overlaps; a class shares all keys with itself, which is left without colour.
+        """Draw the overlaps; the diagonal has no colour.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            What to draw in; by default a new figure's.
+            Axes to draw in; by default those of a new figure.
         cmap : str or matplotlib Colormap
             Colours from 0 to 1.
         include_values : bool
-            Writes percentages in the cells, for up to 20 classes.
+            Whether cells show percentages, for up to 20 classes.
 
         Returns
         -------
@@ -211,22 +210,22 @@ class KeyUsageDisplay:
 class StreamDisplay:
     """Accuracy along a stream, one line per method.
 
-    A line is the mean over orders of classes; its band reaches from the lowest to the highest.
+    Lines show the mean over class orders, and bands the range from the lowest to the highest.
 
     Parameters
     ----------
     x : array_like of float (t,)
-        Where accuracy was measured: tasks learned, classes or samples seen.
+        Points of measurement: number of tasks, classes or samples seen.
     accuracies : mapping of str to array_like of float (t,) or (r,t)
-        Name of a method → accuracies from 0 to 1, of one order or of r orders. NaN where one was not measured.
+        Name of a method → accuracies from 0 to 1, for one or r class orders, or NaN if not measured.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What was drawn in, after :meth:`plot`.
+        Axes of the plot, after :meth:`plot`.
     figure_ : matplotlib Figure
     lines_ : dict of str to matplotlib Line2D
-        By method.
+        Line of each method.
 
     Examples
     --------
@@ -253,7 +252,7 @@ class StreamDisplay:
     def from_predictions(
         cls, y_true: ArrayLike, y_pred: Mapping[str, ArrayLike], *, every: int = 1, ax: Any = None, **kwargs: Any
     ) -> Self:
-        """Draw prequential accuracy: the share of samples so far that were predicted right before they were learned.
+        """Draw prequential accuracy: the share of samples so far predicted correctly before they were learned.
 
         Parameters
         ----------
@@ -262,9 +261,9 @@ class StreamDisplay:
         y_pred : mapping of str to array_like (n,)
             Name of a method → its predictions, each made before the sample was learned.
         every : int
-            Samples between two points of a line; the last sample always has one.
+            Number of samples between two points of a line; the last sample always has a point.
         ax : matplotlib Axes, optional
-            What to draw in.
+            Axes to draw in.
         **kwargs
             Passed to :meth:`plot`.
 
@@ -292,11 +291,11 @@ class StreamDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            What to draw in; by default a new figure's.
+            Axes to draw in; by default those of a new figure.
         styles : mapping of str to mapping, optional
             Name of a method → keyword arguments of its line.
         legend : bool
-            Names the lines beside the highest last accuracy first.
+            Whether to draw a legend, ordered by the last accuracy.
 
         Returns
         -------
@@ -351,7 +350,7 @@ def _axes(ax: Any) -> tuple[Any, Any]:
 
 
 def _heat_map(ax: Any, shares: np.ndarray, quiet: np.ndarray, cmap: Any, include_values: bool) -> np.ndarray | None:
-    """Draw cells of shares (rows downwards), those that are quiet without colour; return their texts."""
+    """Draw cells of shares (rows downwards), without colour if ``quiet``; return their texts."""
     mesh = ax.pcolormesh(np.ma.masked_where(quiet | np.isnan(shares), shares), cmap=cmap, vmin=0, vmax=1)
     ax.set(xlim=(0, shares.shape[1]), ylim=(shares.shape[0], 0), aspect="equal")
     if not include_values or shares.shape[1] > MAX_VALUES:
@@ -365,7 +364,7 @@ def _heat_map(ax: Any, shares: np.ndarray, quiet: np.ndarray, cmap: Any, include
 
 
 def _ink(colour: Sequence[float]) -> str:
-    """Return black or white, whichever reads better on a colour that lies over white (WCAG 2, relative luminance)."""
+    """Return black or white, whichever has more contrast on a colour over white (WCAG 2, relative luminance)."""
     over = np.asarray(colour[:3]) * colour[3] + 1 - colour[3]
     linear = np.where(over <= 0.04045, over / 12.92, ((over + 0.055) / 1.055) ** 2.4)
     return "#000000" if linear @ [0.2126, 0.7152, 0.0722] > 0.179 else "#ffffff"

@@ -1,8 +1,8 @@
-"""Place the keys of every head, once, from unlabelled heads.
+"""Place the keys of every head from unlabelled rows.
 
 Enters: a sketch of embeddings, projected (n, c, d). Leaves: keys (c, j, d) and a report on them. Must not know:
-labels, values, the estimator. The rows that are looked at are a function of the *set* of rows given: their order,
-duplicates and division into batches do not matter.
+labels, values, the estimator. The sketch is a function of the *set* of rows: their order, duplicates and division into
+batches do not matter.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .nearest import nearest_keys, squared_distances
 KMEANS_STEPS = 3
 EMA_EPOCHS, EMA_BATCH, EMA_DECAY, EMA_EPSILON = 10, 256, 0.95, 1e-5
 DEAD_SHARE = 0.1
-"""A key is dead below this share of the hits that an average key gets from one batch."""
+"""A key is dead if its hits fall below this share of those of an average key in one batch."""
 
 
 def sketch_size(key_init: str, n_keys: int) -> int:
-    """Return how many distinct rows key initialisation looks at: n_keys for ``sample``, else 8 a key, 4096…32768."""
+    """Return the size of the sketch: n_keys for ``sample``, else 8 rows per key, at least 4096, at most 32768."""
     return n_keys if key_init == "sample" else min(32768, max(4096, 8 * n_keys))
 
 
@@ -33,9 +33,9 @@ class RowSketch:
     Parameters
     ----------
     n_rows : int
-        Rows kept at most.
+        Largest number of rows.
     seed : int
-        Seed of the hash; another seed keeps another sample.
+        Seed of the hash, which determines the sample.
 
     Examples
     --------
@@ -55,9 +55,9 @@ class RowSketch:
         return len(self._rows)
 
     def add(self, X: np.ndarray) -> None:
-        """Look at more rows (n, f), float32."""
+        """Add rows (n, f), float32."""
         for row in X:
-            row = row + np.float32(0)  # −0.0 becomes 0.0: equal rows have equal bytes
+            row = row + np.float32(0)  # turns −0.0 into 0.0, so that equal rows have equal bytes
             digest = hashlib.blake2b(row.tobytes(), digest_size=16, key=self._key).digest()
             if self._limit is None or digest < self._limit:
                 self._rows.setdefault(digest, row)
@@ -66,7 +66,7 @@ class RowSketch:
         self._shrink()
 
     def merged(self, *others: RowSketch) -> RowSketch:
-        """Return the sketch of all rows that any of them looked at; none is changed."""
+        """Return the sketch of the rows of all sketches; the originals stay as they are."""
         both = copy.copy(self)
         both._rows = dict(self._rows)
         for other in others:
@@ -82,10 +82,10 @@ class RowSketch:
                 del self._rows[digest]
 
     def rows(self) -> np.ndarray:
-        """Hand over the kept rows (≤ n_rows, f), in the order of their hashes; the sketch is empty then."""
+        """Return the kept rows (≤ n_rows, f) in the order of their hashes, and empty the sketch."""
         kept = sorted(self._rows)
         rows = np.empty((len(kept), *self._rows[kept[0]].shape), dtype=np.float32)
-        for place, digest in enumerate(kept):  # one at a time: the rows are most of the memory that placing keys takes
+        for place, digest in enumerate(kept):  # one at a time, because these rows dominate the memory for placing keys
             rows[place] = self._rows.pop(digest)
         return rows
 
@@ -96,10 +96,9 @@ def place_keys(heads: torch.Tensor, n_keys: int, key_init: str, rng: np.random.G
     Parameters
     ----------
     heads : Tensor of shape (n, c, d), float32
-        Projected rows, distinct, in an order that does not depend on the order of arrival.
+        Distinct projected rows, in an order that does not depend on the order of arrival.
     n_keys : int
-        Where it exceeds n, the rest are drawn from a normal with the head's mean and shrunk covariance, so that
-        every codebook has ``n_keys`` keys.
+        If it exceeds n, further keys are drawn from a normal distribution with the head's mean and shrunk covariance.
     key_init : {"kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"}
     rng : numpy.random.Generator
 
@@ -115,7 +114,7 @@ def place_keys(heads: torch.Tensor, n_keys: int, key_init: str, rng: np.random.G
 
 
 def report_keys(heads: torch.Tensor, keys: torch.Tensor) -> tuple[float, float]:
-    """Return the share of keys that no row selects, and the mean squared distance of a head to its key.
+    """Return the share of keys that no row selects, and the mean squared distance from heads to their keys.
 
     Parameters
     ----------
@@ -128,7 +127,7 @@ def report_keys(heads: torch.Tensor, keys: torch.Tensor) -> tuple[float, float]:
 
 
 def _sample(heads: torch.Tensor, n_keys: int, rng: np.random.Generator) -> torch.Tensor:
-    """Take the first rows; they come in the order of a random hash."""
+    """Take the first rows, which are in the order of a random hash."""
     n, n_heads, key_dim = heads.shape
     keys = heads[:n_keys].permute(1, 0, 2)
     if n >= n_keys:
@@ -139,34 +138,34 @@ def _sample(heads: torch.Tensor, n_keys: int, rng: np.random.Generator) -> torch
 
 
 def _spread(heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each head's mean (c, d) and a root (c, d, d) of its covariance, shrunk to never be singular."""
+    """Return each head's mean (c, d) and a root (c, d, d) of its covariance, shrunk so that it is not singular."""
     wide = heads.double()
     mean = wide.mean(dim=0)
     centred = (wide - mean).permute(1, 0, 2)
     key_dim = heads.shape[2]
     covariance = centred.transpose(1, 2) @ centred / max(1, heads.shape[0] - 1)
     trace = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
-    floor = 1e-2 * wide.square().mean()  # one row, or equal rows, have no covariance at all
+    floor = 1e-2 * wide.square().mean()  # for a single row, or equal rows, whose covariance is zero
     identity = torch.eye(key_dim, dtype=torch.float64, device=heads.device)
     shrunk = 0.9 * covariance + (0.1 * trace + torch.where(floor > 0, floor, 1.0)) * identity
     return mean.float(), torch.linalg.cholesky(shrunk).float()
 
 
 def _gaussian(heads: torch.Tensor, n_keys: int, rng: np.random.Generator) -> torch.Tensor:
-    """Draw keys from a normal with each head coordinate's mean and standard deviation."""
+    """Draw keys from a normal distribution with the mean and standard deviation of each coordinate."""
     spread, mean = torch.std_mean(heads.double(), dim=0, correction=0)
     noise = _tensor(rng.standard_normal((heads.shape[1], n_keys, heads.shape[2])), heads)
     return (mean.unsqueeze(1) + noise * spread.unsqueeze(1)).float()
 
 
 def _uniform(heads: torch.Tensor, n_keys: int, rng: np.random.Generator) -> torch.Tensor:
-    """Draw keys uniformly from the box that holds each head."""
+    """Draw keys uniformly from the bounding box of each head."""
     low, high = heads.amin(dim=0).unsqueeze(1), heads.amax(dim=0).unsqueeze(1)
     return low + _tensor(rng.random((heads.shape[1], n_keys, heads.shape[2])), heads) * (high - low)
 
 
 def _kmeans(heads: torch.Tensor, n_keys: int, rng: np.random.Generator) -> torch.Tensor:
-    """Make a few Lloyd steps from sampled rows; a key without rows moves to a row far from its own key."""
+    """Run a few Lloyd steps from sampled rows; a key without rows moves to a row that is far from its key."""
     keys = _sample(heads, n_keys, rng)
     for _ in range(KMEANS_STEPS):
         codes = nearest_keys(heads, keys, 1)
@@ -179,7 +178,7 @@ def _kmeans(heads: torch.Tensor, n_keys: int, rng: np.random.Generator) -> torch
 
 
 def _relocate(keys: torch.Tensor, heads: torch.Tensor, codes: torch.Tensor, hits: np.ndarray) -> torch.Tensor:
-    """Move keys that no row selects onto the rows farthest from their keys, while there are such rows."""
+    """Move keys that no row selects to the rows farthest from their keys, as far as there are such rows."""
     distances = squared_distances(heads, keys, codes)[:, :, 0]  # n,c
     for head in np.flatnonzero((hits == 0).any(axis=1)):
         empty = np.flatnonzero(hits[head] == 0)
@@ -190,10 +189,10 @@ def _relocate(keys: torch.Tensor, heads: torch.Tensor, codes: torch.Tensor, hits
 
 
 def _ema(heads: torch.Tensor, n_keys: int, rng: np.random.Generator) -> torch.Tensor:
-    """Run the paper's moving averages with two repairs.
+    """Run the paper's moving averages with two fixes.
 
-    Keys start on data, and a replaced key's running size and mean restart with it. Without them most keys are thrown
-    far off the data by the first batch, and every replacement is undone by the next.
+    Keys start at data points, and replacing a key resets its running size and sum. Without these fixes, the first batch
+    moves most keys far from the data, and the next batch undoes every replacement.
     """
     keys = _sample(heads, n_keys, rng)
     size = torch.full(keys.shape[:2], 1 - EMA_DECAY, dtype=torch.float64, device=heads.device)
@@ -209,7 +208,7 @@ def _ema(heads: torch.Tensor, n_keys: int, rng: np.random.Generator) -> torch.Te
 
 
 def _ema_faithful(heads: torch.Tensor, n_keys: int, rng: np.random.Generator) -> torch.Tensor:
-    """Run the moving averages in the original's order of operations, its instability included."""
+    """Run the moving averages in the original order of operations, including its instability."""
     shape = (heads.shape[1], n_keys, heads.shape[2])
     keys = _tensor(rng.standard_normal(shape), heads)
     size, total = torch.zeros(shape[:2], dtype=torch.float64, device=heads.device), keys.double()
@@ -223,7 +222,7 @@ def _ema_faithful(heads: torch.Tensor, n_keys: int, rng: np.random.Generator) ->
 def ema_step(
     batch: torch.Tensor, keys: torch.Tensor, size: torch.Tensor, total: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Move every key by one batch of exponential moving averages; sizes are Laplace-smoothed within a head.
+    """Update every key with one batch of exponential moving averages; sizes are Laplace-smoothed within a head.
 
     Parameters
     ----------
@@ -236,7 +235,7 @@ def ema_step(
 
     Returns
     -------
-    keys, size, total : the three, after the step
+    keys, size, total : Tensors after the step
 
     Examples
     --------
@@ -256,7 +255,7 @@ def ema_step(
 
 
 def _epochs(heads: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
-    """Yield shuffled batches, the last partial one included, for all epochs."""
+    """Yield shuffled batches for all epochs, including the last partial batch of each."""
     for _ in range(EMA_EPOCHS):
         order = torch.from_numpy(rng.permutation(len(heads))).to(heads.device)
         for start in range(0, len(heads), EMA_BATCH):
@@ -268,7 +267,7 @@ def _dead_below(batch_rows: int, n_keys: int) -> float:
 
 
 def _redraw(batch: torch.Tensor, keys: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Draw a candidate for every key from the batch, with replacement (c, j, d)."""
+    """Draw a candidate for every key (c, j, d) from the batch, with replacement."""
     rows = torch.from_numpy(rng.integers(len(batch), size=tuple(keys.shape[:2]))).to(batch.device)
     return batch[rows, torch.arange(keys.shape[0], device=batch.device)[:, None]]
 
@@ -281,7 +280,7 @@ def _hits(codes: torch.Tensor, n_keys: int) -> np.ndarray:
 
 
 def _sums_and_hits(heads: torch.Tensor, codes: torch.Tensor, n_keys: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sum the heads that select each key, in float64 and in row order (c, j, d), and count them (c, j)."""
+    """Sum the heads that select each key (c, j, d), float64, in row order, and count them (c, j)."""
     n_heads, key_dim = heads.shape[1:]
     flat = (codes.cpu().numpy() + n_keys * np.arange(n_heads)).ravel()
     columns = heads.cpu().numpy().reshape(-1, key_dim)
@@ -290,7 +289,7 @@ def _sums_and_hits(heads: torch.Tensor, codes: torch.Tensor, n_keys: int) -> tup
 
 
 def _tensor(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    """Bring an array to the device of another tensor; numbers become float32."""
+    """Copy an array to the device of another tensor; numbers become float32."""
     tensor = torch.from_numpy(np.ascontiguousarray(values)).to(like.device)
     return tensor if tensor.dtype == torch.bool else tensor.float()
 

@@ -1,4 +1,4 @@
-"""Learn a projection once, from labelled rows, before it is frozen.
+"""Learn a projection from labelled rows.
 
 Enters: labelled embeddings (n, f). Leaves: a projection (f, c, d). Must not know: keys, values, the estimator.
 """
@@ -12,19 +12,19 @@ from scipy.linalg import solve
 from .projection import draw_projection, normalize_rows
 
 SHRINKAGE = 0.1
-"""Share of a multiple of the identity in the covariance within classes."""
+"""Share of the identity in the shrunk covariance within classes."""
 EMPHASIS = 2.0
-"""How much further apart rows lie along the directions that tell classes apart."""
+"""Additional stretching along the directions that separate classes."""
 RANK_TOLERANCE = 1e-6
 
 
 def learn_projection(
     X: np.ndarray, labels: np.ndarray, n_heads: int, key_dim: int, rng: np.random.Generator, *, normalize: bool
 ) -> np.ndarray:
-    """Draw Gaussian heads of a space that is stretched along the directions in which classes differ.
+    """Draw a Gaussian projection of a space that is stretched along the directions in which classes differ.
 
-    The directions are those of linear discriminant analysis: the span of S⁻¹(mean of a class − mean of all), S the
-    shrunk covariance within classes. What lies across them stays, so classes yet to come keep what tells them apart.
+    These are the directions of linear discriminant analysis: the span of S⁻¹(class mean − mean of all), with S the
+    shrunk covariance within classes. Other directions stay as they are, so later classes remain separable.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def learn_projection(
     n_heads, key_dim : int
     rng : numpy.random.Generator
     normalize : bool
-        Whether rows are divided by their length first, as they will be when the projection is applied.
+        Whether rows are first divided by their length, as when the projection is applied.
 
     Returns
     -------
@@ -41,8 +41,8 @@ def learn_projection(
 
     References
     ----------
-    Fisher (1936), "The use of multiple measurements in taxonomic problems", for the directions. Why no gradient:
-    ``docs/experiments/projections.md``.
+    Fisher (1936), "The use of multiple measurements in taxonomic problems", for the directions.
+    ``docs/experiments/projections.md`` compares with projections learned by gradients.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def learn_projection(
 
 
 def discriminant_directions(X: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return an orthonormal basis (f, r) of the directions in which classes differ; r < k, 0 with one class.
+    """Return an orthonormal basis (f, r) of the directions in which classes differ; r < k, and 0 for one class.
 
     Parameters
     ----------

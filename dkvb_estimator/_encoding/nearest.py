@@ -1,7 +1,7 @@
 """Find the nearest keys of each head.
 
 Enters: heads (n, c, d) and keys (c, j, d). Leaves: codes (n, c, m). Must not know: values, labels, where keys come
-from. The only module that uses the compiled kernel; torch serves other devices, and machines without a compiler.
+from. The compiled kernel searches on the CPU; torch searches on other devices, and where the kernel is missing.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dkvb_estimator._kernel import native
 from dkvb_estimator._validation import code_dtype
 
 SCORE_BUDGET_BYTES = 2 * 2**20
-"""The n × j scores of as many heads as fit in here are held at a time: about what a core's cache holds."""
+"""Bytes of scores held at once, for as many heads as fit: about the size of a core's cache."""
 
 MAX_SELECTED = 16
-"""Keys of a head that the kernel finds at most; torch finds more."""
+"""Largest number of keys per head that the kernel finds; torch has no limit."""
 BLOCK_ROWS = 128
-"""Rows scored at a time, padded with zeros: a fixed shape gives a row the same bits in every batch."""
+"""Rows scored at once, padded with zeros: with a fixed shape, a row has the same bits in every batch."""
 
 
 def nearest_keys(
@@ -31,8 +31,8 @@ def nearest_keys(
     """Return the positions of the nearest keys of each head, nearest first, ties to the lowest position.
 
     The nearest key by squared Euclidean distance has the smallest ``½‖key‖² − head·key``. Heads and keys are first
-    centred, on the head's mean key where nothing else is given: that changes no distance, but without it an offset
-    common to all keys would drown the differences in float32.
+    centred, by default on the head's mean key. This changes no distance, and keeps a common offset of the keys from
+    cancelling the differences in float32.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def nearest_keys(
     n_selected : int
         m, the number of keys returned for each head, 1 ≤ m ≤ j.
     usable : Tensor of shape (c, j), bool, or None
-        Keys that may be returned. Where a head has fewer than m, unusable ones fill the end of its list.
+        Keys that may be returned. If a head has fewer than m, unusable keys fill the end of its list.
     centres : Tensor of shape (c, d), float32, or None
 
     Returns
@@ -59,7 +59,7 @@ def nearest_keys(
 
 
 class KeySearch:
-    """Keep keys in the form in which they are searched: by the compiled kernel on the CPU, by torch everywhere else.
+    """Keys, prepared for search by the compiled kernel or by torch.
 
     Parameters
     ----------
@@ -84,13 +84,13 @@ class KeySearch:
             self._native = native.NativeKeys(native.KERNEL, *arrays)
 
     def nearest(self, heads: torch.Tensor, n_selected: int) -> torch.Tensor:
-        """Return what :func:`nearest_keys` returns: (n, c, m), int64."""
+        """Return the nearest keys as :func:`nearest_keys` does (n, c, m), int64."""
         if self._native is None or n_selected > MAX_SELECTED:
             return self._nearest_by_torch(heads, n_selected)
         return torch.from_numpy(self._by_kernel(heads, n_selected).astype(np.int64))
 
     def codes(self, heads: torch.Tensor, n_selected: int) -> np.ndarray:
-        """Return the same (n, c, m) as an array of the smallest unsigned type."""
+        """Return the nearest keys (n, c, m) as an array of the smallest unsigned type."""
         small = code_dtype(self._centred.shape[1])
         if self._native is None:
             return self._nearest_by_torch(heads, n_selected).cpu().numpy().astype(small)
@@ -114,9 +114,9 @@ class KeySearch:
 
 
 def _padded(rows: torch.Tensor) -> torch.Tensor:
-    """Return a block of centred heads (c, BLOCK_ROWS, d + 1), each ending in a one, zeros below the last row.
+    """Return a block of centred heads (c, BLOCK_ROWS, d + 1) with ones as last coordinate, padded with zero rows.
 
-    With half squared norms as the last row of the keys, one product scores a head.
+    The keys' half squared norms are the last row of the other factor, so one product gives all scores.
     """
     block = rows.new_zeros((rows.shape[1], BLOCK_ROWS, rows.shape[2] + 1))
     block[:, : len(rows), :-1] = rows.transpose(0, 1)
@@ -128,8 +128,8 @@ def _smallest(scores: torch.Tensor, n_selected: int) -> torch.Tensor:
     """Return the positions of the m smallest scores, ascending, ties to the lowest position."""
     if n_selected == 1:
         return scores.argmin(dim=2, keepdim=True)  # documented to return the first of equal minima
-    # topk promises nothing about ties, so each score becomes an integer of the same order with its position in the
-    # low bits: no two are equal. A negative float's bits fall as it grows, hence the flip.
+    # topk does not define the order of ties. Each score therefore becomes an integer of the same order, with its
+    # position in the low bits, so that no two are equal. Bits of negative floats decrease, hence the flip.
     bits = (scores + 0.0).view(torch.int32)
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
     position = torch.arange(scores.shape[2], device=scores.device)
@@ -138,7 +138,7 @@ def _smallest(scores: torch.Tensor, n_selected: int) -> torch.Tensor:
 
 
 def squared_distances(heads: torch.Tensor, keys: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Return the squared distance of each head to its selected keys (n, c, m), by subtraction, not expansion.
+    """Return the squared distance from each head to its selected keys (n, c, m), computed from differences.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Project embeddings into heads.
 
-Enters: embeddings (n, f). Leaves: heads (n, c, d). Must not know: keys, values, labels, or that scikit-learn exists.
+Enters: embeddings (n, f). Leaves: heads (n, c, d). Must not know: keys, values, labels, scikit-learn.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dkvb_estimator._device import to_tensor
 from dkvb_estimator._kernel import native
 
 BLOCK_ROWS = 128
-"""Rows of one matrix product without the kernel. A product's last bits depend on its shape, so every row goes through
-a product of this same shape, padded with zeros: then its codes depend neither on the batch nor on the position."""
+"""Rows per matrix product without the kernel. The last bits of a product depend on its shape, so all products have this
+shape, padded with zeros. The codes of a row then depend neither on its batch nor on its position."""
 
 SMALL_BLOCK_ROWS = 8
-"""The same for predicting a handful of rows, where the padding would be most of the work."""
+"""Rows per product for predicting a few rows, for which padding would be most of the work."""
 
 KERNEL_ROWS = 512
-"""Rows that go through the kernel at a time: lengths are taken in float64, of no more rows than these."""
+"""Rows that the kernel projects at once; it bounds the float64 copy for normalisation."""
 
 HEAD_LIMIT = 1e18
-"""Head coordinates are clipped here, and with more than 50 of them a little lower: see ``head_limit``."""
+"""Coordinates of heads are clipped to this magnitude, or less for more than 50 of them: see ``head_limit``."""
 
 Projection: TypeAlias = np.ndarray | csr_array
 
@@ -44,17 +44,17 @@ def draw_projection(
     Parameters
     ----------
     kind : {"orthogonal", "gaussian", "sparse", "chunk", "identity"}
-        ``orthogonal``: random rotations, as many as c · d columns take, so that all heads together keep every direction
-        of an embedding equally; no more features than coordinates would give all heads the same keys turned, and are
-        projected as by ``gaussian``. ``gaussian``: independent standard normal entries, every column scaled to unit
-        length over f. ``sparse``: a share ``density`` of the entries is non-zero, of random sign, columns scaled alike.
-        ``chunk``: head c reads features ``c * d`` to ``(c + 1) * d``. ``identity``: one head that reads all features.
+        ``orthogonal``: as many random rotations as c · d columns need, so that all heads together keep every direction
+        of an embedding equally; with f ≤ d, ``gaussian`` is used, since rotations would only turn the same heads.
+        ``gaussian``: independent standard normal entries, with each column scaled to unit length. ``sparse``: a share
+        ``density`` of the entries is non-zero, with random signs and columns of unit length. ``chunk``: head c takes
+        features ``c * d`` to ``(c + 1) * d``. ``identity``: one head takes all features.
     n_features, n_heads, key_dim : int
-        The lengths of axes f, c and d.
+        Lengths of the axes f, c and d.
     rng : numpy.random.Generator
         Source of randomness.
     density : float in (0, 1] or "auto"
-        Of ``sparse``; ``"auto"``: 1 / sqrt(f).
+        Used by ``sparse``; ``"auto"`` is 1 / sqrt(f).
 
     Returns
     -------
@@ -84,7 +84,7 @@ def draw_projection(
 
 
 def _draw_rotations(n_features: int, n_columns: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw columns (f, columns), float32, of which each f in turn are orthogonal."""
+    """Draw columns (f, columns), float32; each group of f consecutive columns is orthogonal."""
     size = min(n_features, n_columns)
     rotations, triangles = np.linalg.qr(rng.standard_normal((-(-n_columns // size), n_features, size)))
     rotations *= np.sign(np.diagonal(triangles, axis1=1, axis2=2))[:, None]
@@ -92,7 +92,7 @@ def _draw_rotations(n_features: int, n_columns: int, rng: np.random.Generator) -
 
 
 def _draw_sparse(n_features: int, n_columns: int, density: float, rng: np.random.Generator) -> csr_array:
-    """Draw unit-length columns with about ``density · f`` non-zeros each, and never an empty one."""
+    """Draw unit-length columns with about ``density · f`` non-zero entries each, at least one."""
     per_column = np.maximum(1, rng.binomial(n_features, density, size=n_columns))
     rows = np.concatenate([rng.choice(n_features, size=count, replace=False) for count in per_column])
     columns = np.repeat(np.arange(n_columns), per_column)
@@ -137,7 +137,7 @@ def join_blocks(parts: Sequence[Projection]) -> Projection:
 
 
 def select_heads(projection: Projection, heads: slice, n_heads: int) -> Projection:
-    """Return the projection of some heads only, so that many keys can be initialised within a memory budget."""
+    """Return the projection of some heads."""
     if isinstance(projection, np.ndarray):
         return projection[:, heads]
     key_dim = projection.shape[1] // n_heads
@@ -145,9 +145,9 @@ def select_heads(projection: Projection, heads: slice, n_heads: int) -> Projecti
 
 
 def head_limit(key_dim: int) -> float:
-    """Return the magnitude at which coordinates are clipped, so that no distance of two heads overflows float32.
+    """Return the magnitude L at which coordinates are clipped, so that no squared distance overflows float32.
 
-    After centring, a coordinate may be 2L, and half a squared norm minus a product at most 6 · d · L² < 3.4e38.
+    After centring, a coordinate is at most 2L, and half a squared norm minus a product at most 6 · d · L² < 3.4e38.
     """
     return min(HEAD_LIMIT, float(np.sqrt(5e37 / key_dim)))
 
@@ -155,7 +155,7 @@ def head_limit(key_dim: int) -> float:
 def normalize_rows(X: torch.Tensor, blocks: Sequence[int] | None = None) -> torch.Tensor:
     """Divide each row (n, f), or each block of its features, by its Euclidean length; a zero row stays zero.
 
-    Lengths are taken in float64 after dividing by the largest entry, so no finite float32 row overflows or vanishes.
+    Lengths are computed in float64 after dividing by the largest entry, so that no finite row overflows or underflows.
     """
     if blocks is not None:
         return torch.cat([normalize_rows(part) for part in X.split(list(blocks), dim=1)], dim=1)
@@ -166,10 +166,10 @@ def normalize_rows(X: torch.Tensor, blocks: Sequence[int] | None = None) -> torc
 
 
 class Projector:
-    """Turn rows into heads, each row with the same bits whatever its batch or position.
+    """Project rows into heads, with the same bits in every batch and at every position.
 
-    On the CPU the compiled kernel sums over features in order. Elsewhere, and for a sparse projection, rows go through
-    products of one fixed shape, padded with zeros.
+    On the CPU, the compiled kernel sums over features in order. On other devices, and for a sparse projection, matrix
+    products have a fixed shape, padded with zeros.
 
     Parameters
     ----------
@@ -177,9 +177,9 @@ class Projector:
     shape : (c, d)
     device : torch.device
     normalize : bool
-        Whether rows are divided by their Euclidean length first.
+        Whether rows are first divided by their Euclidean length.
     blocks : sequence of int or None
-        Widths of blocks of features whose lengths are taken by themselves.
+        Widths of blocks of features that are divided by a length of their own.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Projector:
         self._native: native.NativeProjection | None = None
         self._matrix: torch.Tensor | csr_array
         if not isinstance(projection, np.ndarray):
-            self._matrix = csr_array(projection)  # stays where scipy can multiply it
+            self._matrix = csr_array(projection)  # scipy multiplies it on the CPU
         elif device.type == "cpu" and native.KERNEL is not None:
             self._native = native.NativeProjection(native.KERNEL, projection.reshape(len(projection), -1))
         else:
@@ -208,10 +208,9 @@ class Projector:
         ----------
         X : Tensor of shape (n, f), float32
         small : bool
-            Whether a handful of rows may go through a smaller product, where products have a fixed shape: quicker, but
-            the last bits may differ from the large one's.
+            Whether a few rows may use a smaller product, which is faster, but whose last bits may differ.
         room : Tensor of shape (≥ n, c * d), float32, or None
-            Where heads are written, where the caller has a place: fresh memory costs a tenth of the time.
+            Memory to write the heads to; allocating it costs a tenth of the time.
         """
         heads = X.new_empty((len(X), self._shape[0] * self._shape[1])) if room is None else room[: len(X)]
         if self._native is not None:

@@ -1,4 +1,4 @@
-"""The compiled search for nearest keys and the projection, and their bindings."""
+"""The compiled nearest-key search and projection, with their bindings."""
 
 from . import native
 

@@ -1,4 +1,4 @@
-// Arranges the keys of each head in boxes, and tells how many of the boxes a sample would look into.
+// Arranges the keys of each head in boxes, and estimates how many boxes a sample looks into.
 
 #pragma once
 
@@ -9,14 +9,14 @@ namespace {
 struct Arrangement {
     const float *keys;    // c, j, d: centred
     const float *halves;  // c, j: infinite for keys that may not be selected
-    int32_t *names;       // the rest is written: see Boxes
+    int32_t *names;       // this and the rest are outputs: see Boxes
     float *sides, *reaches;
     int64_t n_heads, n_keys, n_padded;
     int dim;
 };
 
-// Halves keys along their widest side until a panel holds them, in which they ascend. Coordinates are looked at beside their
-// names, since a key's own lie far apart in memory.
+// Halves keys along their widest side until each part fits into a panel, in which names ascend. Coordinates are copied next to
+// names, because those of a key lie far apart in memory.
 void halve(const float *keys, int dim, int32_t *first, int32_t *last, std::pair<float, int32_t> *beside) {
     const int64_t n_panels = (last - first + kPanel - 1) / kPanel;
     if (n_panels <= 1) return std::sort(first, last);
@@ -45,7 +45,7 @@ inline float &side(const Arrangement &a, int64_t head, int64_t box, int u, int h
     return a.sides[((vector * a.dim + u) * 2 + high) * kLanes + box % kLanes];
 }
 
-// Draws the boxes around the keys that may be selected; those without one are infinitely far from everything.
+// Computes the boxes around keys that may be selected; boxes without such keys are infinitely far away.
 void enclose(const Arrangement &a, int64_t head) {
     const int32_t *names = a.names + head * a.n_padded;
     float longest = 0;
@@ -65,7 +65,7 @@ void enclose(const Arrangement &a, int64_t head) {
     a.reaches[head] = std::sqrt(2 * longest);
 }
 
-// The part of the boxes that a sample on the key at a place would look into, were that key not there.
+// Share of the boxes that a sample at the position of a key looks into, without that key.
 double looked_into(const Arrangement &a, int64_t head, int64_t place) {
     const int32_t *names = a.names + head * a.n_padded;
     const float *keys = a.keys + head * a.n_keys * a.dim, *sample = keys + names[place] * static_cast<int64_t>(a.dim);
@@ -92,7 +92,7 @@ double looked_into(const Arrangement &a, int64_t head, int64_t place) {
     return static_cast<double>(looks) / n_boxes;
 }
 
-constexpr int64_t kProbes = 8;  // keys of a head that stand for samples
+constexpr int64_t kProbes = 8;  // keys of a head that serve as samples
 
 double arrange(const Arrangement &a, int64_t thread, int64_t n_threads) {
     double looked = 0;

@@ -1,9 +1,9 @@
-// The search that scores only keys that may be nearest, for heads of few coordinates.
+// Search for heads with few coordinates that scores only keys that may be nearest.
 //
-// Keys are arranged so that each panel holds a neighbourhood: the heads' space is halved along its widest side until a panel is
-// left, and the box around its keys is kept. A box farther from a sample than a key that is known holds nothing nearer. The
-// keys that are scored are scored by the same sum as in a scan, so both searches give the same codes. With eight coordinates a
-// fifth of the boxes is looked into; with many more nearly all would be, and a scan is faster.
+// Each panel holds neighbouring keys: keys are halved along their widest side until each part fits into a panel, and the
+// bounding box of each panel is stored. A box that is farther from a sample than the best key so far cannot hold a nearer key.
+// Scores are the same sums as in a scan, so both searches give the same codes. With eight coordinates, a search looks into a
+// fifth of the boxes; with many more, it would look into nearly all, and a scan is faster.
 
 #pragma once
 
@@ -15,18 +15,18 @@
 namespace {
 
 struct Boxes {
-    const float *sides;    // c, padded panels / kLanes, d, 2, kLanes: where each box begins and ends; infinite where there is none
-    const int32_t *names;  // c, padded j: which key stands at a place; kNoKey behind the last
-    const float *reaches;  // c: the length of the longest key
+    const float *sides;    // c, padded panels / kLanes, d, 2, kLanes: lower and upper sides of each box; infinite for padding
+    const int32_t *names;  // c, padded j: the key at each place; kNoKey for padding
+    const float *reaches;  // c: length of the longest key
 };
 
-constexpr int kGroup = 32;  // boxes whose comparisons are gathered at once
-constexpr int64_t kBoxRows = 256;  // of one task
-constexpr int64_t kFewRows = 8;    // that are not worth sorting by the boxes they look into
+constexpr int kGroup = 32;  // boxes that are compared at once
+constexpr int64_t kBoxRows = 256;  // rows of one task
+constexpr int64_t kFewRows = 8;    // rows too few for sorting by the boxes that they look into
 
 inline int64_t padded_panels(int64_t n_panels) { return (n_panels + kGroup - 1) / kGroup * kGroup; }
 
-// What a task holds: samples, the best of each, and the samples that look into each box.
+// Memory of a task: samples, the best key of each, and the samples that look into each box.
 struct BoxTask {
     std::vector<float> rows;
     std::vector<Floats> best, away;
@@ -55,7 +55,7 @@ struct Panel {
         }
     }
 
-    // Scores them all, and keeps in each lane the best and its name. Names ascend from tile to tile.
+    // Scores all keys, and keeps the best score and its name in each lane. Names ascend from tile to tile.
     inline void look(const float *row, Floats &best, Ints &where) const {
         Floats sums[kTiles];
         for (int tile = 0; tile < kTiles; ++tile) sums[tile] = halves[tile];
@@ -71,7 +71,7 @@ struct Panel {
 };
 static_assert(kTiles == 2, "look compares two tiles");
 
-// The boxes a sample is looked for in first: the nearest, and the nearest of the other lanes.
+// The boxes that a sample looks into first: the nearest one, and the nearest one in the other lanes.
 struct Two {
     int64_t nearest, next;
 };
@@ -101,7 +101,7 @@ Two measure(const float *row, const float *sides, int64_t n_vectors, Floats *awa
     return {nearest, nearest_of(boxes == all(nearest) ? all(kInfinity) : lowest)};
 }
 
-// Calls `look(box)` for every box but two that is not farther than `limit`. NaN, from sums that overflowed, is not farther.
+// Calls `look(box)` for every box within `limit`, except two. NaN, from sums that overflowed, counts as within.
 template <class Look>
 inline void for_boxes(const Floats *away, int64_t n_panels, Two seen, float limit, Look look) {
     for (int64_t first = 0; first < n_panels; first += kGroup) {
@@ -133,7 +133,7 @@ void search_boxes(const Problem &p, const Boxes &b, int64_t head, int64_t start,
         Ints &where = task.where[row] = all(kNoKey);
         for (int64_t box : {seen.nearest, seen.next})
             if (box < n_panels) Panel<Dim>(p, b, head, box).look(sample, best, where);
-        // A score is half a squared distance less half the sample's own square. Both were rounded, by no more than this.
+        // A score is half the squared distance minus half the squared length of the sample; this bounds the rounding of both.
         const float reach = std::sqrt(squared) + b.reaches[head];
         const float limit = 2 * least_of(best) + squared + roundoff * reach * reach + std::numeric_limits<float>::min();
         if (stop - start < kFewRows)

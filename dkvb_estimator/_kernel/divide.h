@@ -1,10 +1,10 @@
-// Cuts the space of each head into cells, and tells which keys can be nearest to a sample in each.
+// Divides the space of each head into cells, and finds the keys that can be nearest to a sample in each.
 //
-// A key is left out of a cell where it scores more than some rival everywhere in it. With T = (its length + that of the farthest
-// sample in the cell)^2, the terms of its score add up to T at most, and the search rounds each Dim + 1 times, by half an epsilon
-// of it; so it does for the rival. What is computed here is rounded less than ten times for each of Dim + 1 terms. So where a key
-// is found to score more by 16 (Dim + 1) epsilon times both T, it does in float32 too, with twice as much to spare; what
-// underflows is added.
+// A key is left out of a cell if some rival has a lower score everywhere in the cell. With T = (length of the key + length of the
+// farthest sample in the cell)^2, the terms of a score sum to at most T, and the search rounds each of them at most Dim + 1 times
+// by half an epsilon; the same holds for the rival. The computation here rounds each of the Dim + 1 terms less than ten times.
+// A difference above 16 (Dim + 1) epsilon times both T therefore has the same sign in float32, with a margin of two. A term for
+// underflow is added.
 
 #pragma once
 
@@ -15,22 +15,22 @@ namespace {
 struct Division {
     const float *keys;    // c, j, d: centred
     const float *halves;  // c, j: infinite for keys that may not be selected
-    float *cuts;          // the rest is written; c, d, parts + 1: see Grid
+    float *cuts;          // output, as the rest; c, d, parts + 1: see Grid
     uint32_t *members;    // c, kCells, words: a bit for each key
-    int64_t *counts;      // c, kCells: how many bits are set
+    int64_t *counts;      // c, kCells: number of bits that are set
     int64_t n_heads, n_keys;
 };
 
-constexpr int kWordKeys = 32;  // keys whose bits are a word
+constexpr int kWordKeys = 32;  // keys per word of bits
 
 inline int64_t words_of(int64_t n_keys) { return (n_keys + kWordKeys - 1) / kWordKeys; }
 
-// The keys of one head, coordinates first; those that may not be selected, and those behind the last, are at zero.
+// The keys of one head, coordinates first; keys that may not be selected and padding are at zero.
 template <int Dim>
 struct Sites {
     int64_t n_padded;
     std::vector<float> coordinates[Dim], halves, lengths, ascending;
-    float reach = 0;  // the length of the longest
+    float reach = 0;  // length of the longest key
 
     explicit Sites(int64_t n_keys) : n_padded(words_of(n_keys) * kWordKeys), halves(n_padded, kInfinity), lengths(n_padded) {
         for (auto &coordinate : coordinates) coordinate.resize(n_padded);
@@ -57,9 +57,9 @@ struct Sites {
     }
 };
 
-// Cuts each coordinate so that equally many keys lie in every part; outer parts are as wide as all others together, or more where
-// those of another coordinate are. A head without keys that may be selected, or with lengths whose sums may overflow, has no
-// cells: all samples are outside.
+// Cuts each coordinate so that every part holds the same number of keys; outer parts are as wide as all others together, or wider
+// if those of another coordinate are. A head without keys that may be selected, or with sums of lengths that may overflow, has
+// no cells: all samples are outside.
 template <int Dim>
 bool cut(Sites<Dim> &sites, float *cuts) {
     constexpr int parts = parts_of(Dim);
@@ -80,10 +80,10 @@ bool cut(Sites<Dim> &sites, float *cuts) {
     return true;
 }
 
-// A cell, and what its keys are held against: how much nearer than a rival a key can be.
+// A cell, and how much lower than that of a rival the score of a key can be in it.
 template <int Dim>
 struct Cell {
-    float middle[Dim], side[Dim], farthest;  // side: half of it
+    float middle[Dim], side[Dim], farthest;  // side: half the width
 
     Cell(const float *cuts, int number) {
         constexpr int parts = parts_of(Dim);
@@ -98,7 +98,7 @@ struct Cell {
         farthest = std::sqrt(squared);
     }
 
-    // What rounding can make of the scores of keys of a length.
+    // Bound on the rounding of scores of keys of a length.
     template <class Lengths>
     Lengths margin(Lengths lengths) const {
         const Lengths far = lengths + farthest;
@@ -125,11 +125,11 @@ int32_t nearest_to(const Sites<Dim> &sites, const float *point) {
     return least_of(best == all(least_of(best)) ? where + lane_numbers() : all(kNoKey));
 }
 
-// The keys nearest to a cell's middle and to its corners: hardly a key that is not nearest anywhere in the cell beats them all.
+// The keys nearest to the middle and to the corners of a cell; they rule out almost all keys that are nowhere nearest.
 template <int Dim>
 struct Rivals {
     static constexpr int kCount = 1 + (1 << Dim);
-    float coordinates[kCount][Dim], scores[kCount];  // the scores in the middle, with a margin
+    float coordinates[kCount][Dim], scores[kCount];  // scores in the middle, with a margin
 
     Rivals(const Sites<Dim> &sites, const Cell<Dim> &cell) {
         for (int rival = 0; rival < kCount; ++rival) {
@@ -146,8 +146,8 @@ struct Rivals {
     }
 };
 
-// Which of a vector of keys score more than some rival everywhere in the cell. Scores are linear in the sample, so the least
-// difference is that in the middle less what the cell's sides can take away.
+// Which keys of a vector score higher than some rival everywhere in the cell. Scores are linear in the sample, so the smallest
+// difference is the one in the middle minus the largest change over the sides of the cell.
 template <int Dim>
 Ints beaten(const Sites<Dim> &sites, const Cell<Dim> &cell, const Rivals<Dim> &rivals, int64_t at) {
     const Floats middle = scores_at(sites, at, cell.middle) - cell.margin(load(sites.lengths.data() + at));
@@ -192,7 +192,7 @@ void divide(const Division &d, int64_t thread, int64_t n_threads) {
     for (int64_t head = thread; head < d.n_heads; head += n_threads) divide_head(d, head, sites);
 }
 
-// Writes the names of the keys whose bits are set, list behind list.
+// Writes the names of keys with set bits, one list after another.
 inline void list_names(const uint32_t *members, uint16_t *names, int64_t n_lists, int64_t n_words) {
     for (int64_t i = 0; i < n_lists * n_words; ++i)
         for (uint32_t left = members[i]; left; left &= left - 1)

@@ -1,8 +1,8 @@
-// The search of large batches for heads of one, two or three coordinates.
+// Search for large batches and heads with one, two or three coordinates.
 //
-// A head's space is cut into 64 cells, and each lists the keys that can be nearest to a sample in it: with 256 keys of two
-// coordinates about sixteen (see divide.h). Samples are sorted by cell; then vectors run over samples, not keys, which takes
-// neither a minimum across lanes nor a second look for its key. A score is the same sum as in a scan, so both give equal codes.
+// The space of a head is divided into 64 cells, and each lists the keys that can be nearest to a sample in it: about sixteen of
+// 256 keys with two coordinates (see divide.h). Samples are sorted by cell, and vectors run over samples instead of keys, which
+// needs no minimum across lanes. Scores are the same sums as in a scan, so both searches give equal codes.
 
 #pragma once
 
@@ -16,27 +16,27 @@
 namespace {
 
 constexpr int kGridDims = 3;
-constexpr int kCells = 64;          // samples outside are of one more, whose list are all keys
-constexpr int kTogether = 8;        // heads of one task: with two coordinates they are a line of memory
-constexpr int64_t kGridRows = 512;  // of one task
+constexpr int kCells = 64;          // samples outside belong to one more cell, which lists all keys
+constexpr int kTogether = 8;        // heads of one task: with two coordinates they fill a cache line
+constexpr int64_t kGridRows = 512;  // rows of one task
 
-constexpr float kLargestReach = 1e18f;  // of keys: half a square and a product with a sample in a cell stay finite
+constexpr float kLargestReach = 1e18f;  // of keys: half squares, and products with samples in a cell, stay finite
 
-constexpr int parts_of(int dim) { return dim == 1 ? 64 : dim == 2 ? 8 : 4; }  // of each coordinate
+constexpr int parts_of(int dim) { return dim == 1 ? 64 : dim == 2 ? 8 : 4; }  // per coordinate
 
 struct Grid {
     const float *heads;     // n, c, d
     const float *keys;      // c, j, d: centred
     const float *halves;    // c, j: half squared lengths; infinite for keys that may not be selected
     const float *centres;   // c, d
-    const float *cuts;      // c, d, parts + 1: ascending; a part begins at its cut and ends before the next
-    const int64_t *starts;  // c * kCells + 1: where the list of a cell begins among the names
+    const float *cuts;      // c, d, parts + 1: ascending; a part starts at its cut and ends before the next
+    const int64_t *starts;  // c * kCells + 1: start of the list of each cell in names
     const uint16_t *names;  // of keys that can be nearest, ascending
     uint16_t *codes;        // n, c
     int64_t n_rows, n_heads, n_keys;
 };
 
-// What a task holds: samples of its heads, then those of one head sorted by cell. Vectors may reach past the last sample.
+// Memory of a task: samples of its heads, and those of one head sorted by cell. Vectors may reach past the last sample.
 template <int Dim>
 struct GridTask {
     static constexpr int64_t kRoom = kGridRows + 2 * 16;
@@ -44,12 +44,12 @@ struct GridTask {
     alignas(64) int32_t cells[kRoom], found[kRoom];
     int32_t places[kRoom], ends[kCells + 1];
     uint16_t codes[kGridRows][kTogether];
-    std::vector<uint16_t> everyone;  // the names of all keys
+    std::vector<uint16_t> everyone;  // names of all keys
 
     explicit GridTask(int64_t n_keys) : everyone(n_keys) { std::iota(everyone.begin(), everyone.end(), uint16_t{0}); }
 };
 
-// The cell of every sample of a head. NaN is in none.
+// The cell of every sample of a head; NaN is outside all cells.
 template <int Dim>
 void locate(const float *cuts, const float (*samples)[GridTask<Dim>::kRoom], int64_t n_rows, int32_t *cells) {
     constexpr int parts = parts_of(Dim);
@@ -67,7 +67,7 @@ void locate(const float *cuts, const float (*samples)[GridTask<Dim>::kRoom], int
     }
 }
 
-// Sorts the samples of a head by cell; a cell's end where the next begins.
+// Sorts the samples of a head by cell; each cell ends where the next starts.
 template <int Dim>
 void sort_by_cell(const float (*samples)[GridTask<Dim>::kRoom], int64_t n_rows, GridTask<Dim> &task) {
     std::fill(task.ends, task.ends + kCells + 1, 0);
@@ -81,12 +81,12 @@ void sort_by_cell(const float (*samples)[GridTask<Dim>::kRoom], int64_t n_rows, 
     }
 }
 
-// The nearest of a list of keys to each of a few vectors of samples, from `at` on. Keys descend, so that the lowest of equal ones
-// comes last.
+// The nearest key of a list for each sample in a few vectors, starting at `at`. The list is read backwards, so that the lowest
+// of equally near keys wins.
 template <int Vectors, int Dim>
 void nearest_of(const float *keys, const float *halves, const uint16_t *first, const uint16_t *last, int32_t at, GridTask<Dim> &task) {
     Floats samples[Vectors][Dim], best[Vectors];
-    Ints where[Vectors] = {};  // key 0 where sums overflowed and none is nearest
+    Ints where[Vectors] = {};  // key 0 if sums overflowed and no key is nearest
     for (int v = 0; v < Vectors; ++v) {
         best[v] = all(kInfinity);
         for (int u = 0; u < Dim; ++u) samples[v][u] = load(task.sorted[u] + at + v * kLanes);
@@ -115,7 +115,7 @@ void search_head(const Grid &g, int64_t head, int64_t n_rows, int together, Grid
         const bool outside = cell == kCells;
         const uint16_t *first = outside ? task.everyone.data() : g.names + starts[cell];
         const uint16_t *last = outside ? first + g.n_keys : g.names + starts[cell + 1];
-        // What is written behind a cell's last sample belongs to the next.
+        // Results behind the last sample of a cell are overwritten by the next cell.
         for (; at + kLanes < task.ends[cell]; at += 2 * kLanes) nearest_of<2>(keys, halves, first, last, at, task);
         if (at < task.ends[cell]) nearest_of<1>(keys, halves, first, last, at, task);
     }

@@ -1,6 +1,6 @@
-"""Load the compiled kernel, where the package was built with one.
+"""Bindings of the compiled kernel, if the package was built with one.
 
-Enters: NumPy arrays in C order. Leaves: heads (n, c · d), codes (n, c, m). Must not know: torch, what keys mean.
+Enters: NumPy arrays in C order. Leaves: heads (n, c · d), codes (n, c, m). Must not know: torch, the meaning of keys.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 SMALL_WORK = 4_000_000
-"""Multiply-adds below which threads would take longer to start than to work: a tenth of a millisecond."""
+"""Multiply-adds below which starting threads takes longer than the work: a tenth of a millisecond."""
 MIN_BOXES, MAX_LOOKED_INTO, MAX_BOXED_DIM = 16, 0.5, 16
-"""Panels of keys below which, and part of them looked into above which, scoring all keys is faster (measured)."""
+"""Scoring all keys is faster with fewer panels of keys, if more of them are looked into, or in more coordinates
+(measured)."""
 PROBED_HEADS, SMALL_BATCH = 4, 64
 MAX_GRID_KEYS, KEYS_A_ROW, MAX_LISTED = 512, 4, 0.5
-"""Keys above which, keys for each row of a batch above which, and part of them that cells list above which a grid is
-slower than boxes or a scan (measured)."""
+"""A grid is slower than boxes or a scan with more keys, with more keys per row of a batch, or if cells list more than
+this part of the keys (measured)."""
 BUILDS = {4: "_kernel_v4", 3: "_kernel_v3"}
-"""Builds by the level of x86-64 that they need; the plain ``_kernel`` runs everywhere."""
+"""Builds by the x86-64 level that they need; the plain ``_kernel`` runs everywhere."""
 
 
 def load_kernel(folder: Path = Path(__file__).parent) -> ctypes.CDLL | None:
-    """Return the most capable build that this processor runs, or None where there is none."""
+    """Return the most capable build that this processor runs, or None if there is none."""
     plain = open_kernel("_kernel", folder)
     if plain is None:
         logger.info(
-            "dkvb_estimator was installed without its compiled kernel: nearest keys are found by torch, several times "
+            "dkvb_estimator was installed without its compiled kernel, so torch searches nearest keys several times "
             "slower. Install a C++ compiler, then install the package again."
         )
         return None
@@ -45,7 +46,7 @@ def load_kernel(folder: Path = Path(__file__).parent) -> ctypes.CDLL | None:
 
 
 def open_kernel(name: str, folder: Path = Path(__file__).parent) -> ctypes.CDLL | None:
-    """Return one build of the kernel, or None where it is absent or cannot be loaded."""
+    """Return one build of the kernel, or None if it is missing or cannot be loaded."""
     for suffix in EXTENSION_SUFFIXES:
         try:
             library = ctypes.CDLL(str(folder / f"{name}{suffix}"))
@@ -72,7 +73,7 @@ KERNEL = load_kernel()
 
 
 def panels(vectors: np.ndarray, panel: int) -> np.ndarray:
-    """Return vectors (..., j, d) as the kernel reads them: (..., ⌈j / panel⌉, d, panel), zeros where vectors end."""
+    """Return vectors (..., j, d) in the kernel's layout (..., ⌈j / panel⌉, d, panel), padded with zeros."""
     *before, count, length = vectors.shape
     filled = np.zeros((*before, -(-count // panel), length, panel), dtype=np.float32)
     whole = count // panel
@@ -83,29 +84,30 @@ def panels(vectors: np.ndarray, panel: int) -> np.ndarray:
 
 
 def threads_for(work: int, n_threads: int) -> int:
-    """Return how many threads some multiply-adds are worth."""
+    """Return the number of threads for some number of multiply-adds."""
     return 1 if work < SMALL_WORK else n_threads
 
 
 def addresses(*arrays: np.ndarray, dtype: type[np.generic] = np.float32) -> list[int]:
-    """Return where arrays begin. The kernel believes what it is told, so another type or order ends here.
+    """Return the addresses of arrays; the kernel does not check their type and order.
 
     Raises
     ------
     TypeError
+        If an array has another type or order.
     """
     for array in arrays:
         if array.dtype != dtype or not array.flags.c_contiguous:
             order = "C" if array.flags.c_contiguous else "another"
             raise TypeError(
-                f"the kernel was given {array.dtype} in {order} order; expected {np.dtype(dtype)} in C order. Convert "
-                "the array with np.ascontiguousarray."
+                f"array holds {array.dtype} in {order} order; expected {np.dtype(dtype)} in C order. Convert "
+                "it with np.ascontiguousarray."
             )
     return [array.ctypes.data for array in arrays]
 
 
 class NativeProjection:
-    """Hold a projection as the kernel reads it. A head is summed over features in order: the same bits in every batch.
+    """Projection in the kernel's layout; sums run over features in order, so a row has the same bits in every batch.
 
     Parameters
     ----------
@@ -118,7 +120,7 @@ class NativeProjection:
         self._panels = panels(-projection.T, int(kernel.dkvb_panel()))
 
     def project(self, rows: np.ndarray, heads: np.ndarray, n_threads: int) -> None:
-        """Write rows (n, f) as heads (n, c * d), float32 and contiguous; the interpreter is free meanwhile."""
+        """Project rows (n, f) into heads (n, c * d), float32 and contiguous, without holding the GIL."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         n_features, n_columns = self._shape
         if heads.size:
@@ -127,15 +129,15 @@ class NativeProjection:
 
 
 class NativeKeys:
-    """Find nearest keys by the kernel: in a grid or in boxes where coordinates are few, otherwise by scoring all.
+    """Nearest keys by the kernel: in a grid or in boxes if coordinates are few, otherwise by scoring all keys.
 
     Parameters
     ----------
     kernel : ctypes.CDLL
     centred : ndarray of shape (c, j, d), float32
-        Keys less the centre of their head.
+        Keys minus the centre of their head.
     half_norms : ndarray of shape (c, j), float32
-        Half the squared length of each, infinite where it may not be selected.
+        Half the squared length of each key, infinite for keys that must not be selected.
     centres : ndarray of shape (c, d), float32
     """
 
@@ -161,15 +163,15 @@ class NativeKeys:
         return gridded
 
     def _once(self, make: Callable[..., Any]) -> Any:
-        """Keep what is made of the keys. There is no lock, which a fork could leave held: threads may make it twice."""
+        """Cache what is made of the keys, without a lock, which a fork could leave held; threads may make it twice."""
         if make not in self._made:
             self._made[make] = make(self._kernel, self._centred, self._half_norms)
         return self._made[make]
 
     def _arranged_for(self, n_rows: int, n_selected: int) -> GriddedKeys | BoxedKeys | None:
-        """Return a grid or boxes once they pay: they take about as long to make as to search with as many rows as keys.
+        """Return a grid or boxes once they pay off: making them takes about as long as searching as many rows as keys.
 
-        Small batches never make them, so that none of them has to wait.
+        Small batches never make them, to keep their latency low.
         """
         if n_selected > 1 or self._searched < self._centred.shape[1]:
             self._searched += n_rows if n_selected == 1 and n_rows >= SMALL_BATCH else 0
@@ -178,7 +180,7 @@ class NativeKeys:
         return (self._gridded if enough else None) or self._boxed
 
     def nearest(self, heads: np.ndarray, n_selected: int, n_threads: int) -> np.ndarray:
-        """Return the nearest keys (n, c, m), uint16, nearest first; the interpreter is free meanwhile.
+        """Return the nearest keys (n, c, m), uint16, nearest first, without holding the GIL.
 
         Parameters
         ----------
@@ -198,7 +200,7 @@ class NativeKeys:
         return codes
 
     def _search_for(self, n_rows: int, n_selected: int) -> tuple[Callable[..., None], list[int], list[int], list[int]]:
-        """Return a search of the kernel: what it reads beside heads, its sizes of these, and what else it is told."""
+        """Return a search function of the kernel, its arrays, their sizes, and its last arguments."""
         arranged = self._arranged_for(n_rows, n_selected)
         if isinstance(arranged, GriddedKeys):
             arrays = addresses(self._centred, self._half_norms, self._centres, arranged.cuts)
@@ -213,7 +215,7 @@ class NativeKeys:
 
 
 class PackedKeys:
-    """Keys in panels, padded with keys that are never selected."""
+    """Keys in panels, padded with keys that cannot be selected."""
 
     def __init__(self, kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray) -> None:
         panel = int(kernel.dkvb_panel())
@@ -225,17 +227,17 @@ class PackedKeys:
 
 @dataclass(frozen=True)
 class BoxedKeys:
-    """Keys whose panels are neighbourhoods, with the box around each (see ``_boxes.h``).
+    """Keys in panels of neighbours, with the bounding box of each panel (see ``boxes.h``).
 
     Attributes
     ----------
     packed : PackedKeys
     names : ndarray of shape (c, padded j), int32
-        Which key stands at a place.
+        The key at each place.
     sides : ndarray of float32
-        Where boxes begin and end.
+        Lower and upper sides of the boxes.
     reaches : ndarray of shape (c,), float32
-        The length of the longest key.
+        Length of the longest key.
     """
 
     packed: PackedKeys
@@ -245,7 +247,7 @@ class BoxedKeys:
 
 
 def box_keys(kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray) -> BoxedKeys | None:
-    """Arrange keys (c, j, d) in boxes, or return None where scoring all of them is faster, as the first heads tell."""
+    """Arrange keys (c, j, d) in boxes, or return None if the first heads show that scoring all keys is faster."""
     n_panels = -(-centred.shape[1] // int(kernel.dkvb_panel()))
     if n_panels < MIN_BOXES or centred.shape[2] > MAX_BOXED_DIM:
         return None
@@ -262,7 +264,7 @@ def box_keys(kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray) -
 def arrange(
     kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Return names, sides and reaches of :class:`BoxedKeys`, and the part of the boxes that a search looks into."""
+    """Return names, sides and reaches of :class:`BoxedKeys`, and the share of boxes that a search looks into."""
     (n_heads, n_keys, key_dim), panel = centred.shape, int(kernel.dkvb_panel())
     padded = -(-n_keys // panel) * panel
     names = np.empty((n_heads, padded), dtype=np.int32)
@@ -275,14 +277,14 @@ def arrange(
 
 @dataclass(frozen=True)
 class GriddedKeys:
-    """Which keys can be nearest to a sample in each cell of a head's space (see ``grid.h``).
+    """Keys that can be nearest to a sample in each cell of a head (see ``grid.h``).
 
     Attributes
     ----------
     cuts : ndarray of shape (c, d, parts + 1), float32
-        Where the cells begin along each coordinate.
+        Boundaries of the cells along each coordinate.
     starts : ndarray of shape (c * cells + 1,), int64
-        Where the list of a cell begins in ``names``.
+        Start of the list of each cell in ``names``.
     names : ndarray of uint16
         Keys, ascending in every list.
     """
@@ -293,7 +295,7 @@ class GriddedKeys:
 
 
 def grid_keys(kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray) -> GriddedKeys | None:
-    """List the keys (c, j, d) of every cell, or return None where boxes or scoring all of them are faster."""
+    """List the keys (c, j, d) of every cell, or return None if boxes or scoring all keys are faster."""
     n_heads, n_keys, key_dim = centred.shape
     n_cells, parts = kernel.dkvb_cells(), kernel.dkvb_parts(key_dim)
     if not parts or n_keys > MAX_GRID_KEYS:

@@ -1,9 +1,9 @@
-// Heads, and the nearest keys of every head: scores and their minimum in one pass, without ever writing the n x j scores.
+// Heads, and the nearest keys of every head: scores and their minimum in one pass, without storing the n x j scores.
 //
-// score = |key|^2 / 2 - head . key, summed over coordinates in order, so that a row's result does not depend on its batch, its
-// position, the number of threads, or which other keys were scored.
+// score = |key|^2 / 2 - head . key, summed over coordinates in order, so that the result for a row depends neither on its batch
+// and position, nor on the number of threads, nor on which other keys are scored.
 //
-// Built once for each instruction set (see setup.py), loaded by _native.py through ctypes. No Python header is needed.
+// Built once for each instruction set (see setup.py) and loaded by native.py through ctypes, without Python headers.
 
 #include "arrange.h"
 #include "boxes.h"
@@ -20,13 +20,13 @@ extern "C" {
 #define DKVB_API __attribute__((visibility("default")))
 #endif
 
-// How many keys, or columns of a projection, are scored together; their number is padded to a multiple of it.
+// Number of keys, or columns of a projection, that are scored together; their total is padded to a multiple of it.
 DKVB_API int64_t dkvb_panel() { return kPanel; }
 
-// Floats that the sides of the boxes around so many keys of one head take, a coordinate.
+// Number of floats, per coordinate, for the sides of the boxes around the keys of one head.
 DKVB_API int64_t dkvb_sides(int64_t n_padded) { return 2 * padded_panels(n_padded / kPanel); }
 
-// The most capable build that this processor runs: 4, 3 or 1 of x86-64; 0 on others.
+// The x86-64 level of the most capable build that this processor runs: 4, 3 or 1; 0 on other processors.
 DKVB_API int dkvb_level() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -46,7 +46,7 @@ DKVB_API void dkvb_nearest(const float *heads, const float *keys, const float *h
     in_threads(n_threads, [&](int64_t thread) { scan(p, thread, n_threads); });
 }
 
-// One nearest key, of keys that dkvb_arrange has arranged; dim is 16 at most.
+// One nearest key, among keys that dkvb_arrange arranged; dim is at most 16.
 DKVB_API void dkvb_nearest_boxed(const float *heads, const float *keys, const float *halves, const float *centres,
                                  const float *sides, const int32_t *names, const float *reaches, uint16_t *codes,
                                  int64_t n_rows, int64_t n_heads, int64_t n_keys, int64_t n_padded, int dim, int n_threads) {
@@ -55,7 +55,7 @@ DKVB_API void dkvb_nearest_boxed(const float *heads, const float *keys, const fl
     in_threads(n_threads, [&](int64_t thread) { look_into_boxes(p, b, thread, n_threads); });
 }
 
-// Returns the part of the boxes that are looked into, as far as the keys themselves can tell.
+// Returns the share of boxes that a search looks into, estimated from the keys.
 DKVB_API double dkvb_arrange(const float *keys, const float *halves, int32_t *names, float *sides, float *reaches,
                              int64_t n_heads, int64_t n_keys, int64_t n_padded, int dim, int n_threads) {
     const Arrangement a{keys, halves, names, sides, reaches, n_heads, n_keys, n_padded, dim};
@@ -66,11 +66,11 @@ DKVB_API double dkvb_arrange(const float *keys, const float *halves, int32_t *na
     return all_parts;
 }
 
-// Cells of a head; parts that each of so many coordinates is cut into, 0 where there are too many.
+// Number of cells of a head; number of parts per coordinate, 0 with too many coordinates.
 DKVB_API int64_t dkvb_cells() { return kCells; }
 DKVB_API int64_t dkvb_parts(int dim) { return dim <= kGridDims ? parts_of(dim) : 0; }
 
-// Writes the cuts of a grid, and which keys belong to each cell, as bits and how many.
+// Writes the cuts of a grid, and the keys of each cell as bits and as counts.
 DKVB_API void dkvb_divide(const float *keys, const float *halves, float *cuts, uint32_t *members, int64_t *counts,
                           int64_t n_heads, int64_t n_keys, int dim, int n_threads) {
     const Division d{keys, halves, cuts, members, counts, n_heads, n_keys};
@@ -78,12 +78,12 @@ DKVB_API void dkvb_divide(const float *keys, const float *halves, float *cuts, u
     in_threads(n_threads, [&](int64_t thread) { run(d, thread, n_threads); });
 }
 
-// Writes their names, which the counts tell the number of.
+// Writes the names of the keys of each cell, as many as counted.
 DKVB_API void dkvb_list(const uint32_t *members, uint16_t *names, int64_t n_lists, int64_t n_keys) {
     list_names(members, names, n_lists, words_of(n_keys));
 }
 
-// One nearest key, in a grid; dim is 3 at most.
+// One nearest key, in a grid; dim is at most 3.
 DKVB_API void dkvb_nearest_in_grid(const float *heads, const float *keys, const float *halves, const float *centres,
                                    const float *cuts, const int64_t *starts, const uint16_t *names, uint16_t *codes,
                                    int64_t n_rows, int64_t n_heads, int64_t n_keys, int dim, int n_threads) {
@@ -98,6 +98,6 @@ DKVB_API void dkvb_project(const float *rows, const float *panels, float *heads,
     in_threads(n_threads, [&](int64_t thread) { multiply(p, thread, n_threads); });
 }
 
-// Some linkers want an entry of this name in every extension module; Python never imports this one.
+// Some linkers require this symbol in every extension module; Python never imports this one.
 DKVB_API void *PyInit__kernel() { return nullptr; }
 }

@@ -1,4 +1,4 @@
-// The projection of rows into heads: the same sum over features in order, with no norm to start from.
+// Projection of rows into heads: the same sum over features in order, starting at zero.
 
 #pragma once
 
@@ -8,13 +8,13 @@ namespace {
 
 struct Product {
     const float *rows;    // n, f
-    const float *panels;  // columns / kPanel, f, kPanel: the projection with its sign turned, since scores subtract
+    const float *panels;  // columns / kPanel, f, kPanel: the negated projection, because scores subtract
     float *heads;         // n, columns
     int64_t n_rows, n_columns;
     int n_features;
 };
 
-// Multiplies a block of rows, features first in `block`, with one panel.
+// Multiplies a block of rows, with features first in `block`, by one panel.
 template <int Block>
 void multiply_block(const Product &p, int64_t panel, int64_t first, const float *block) {
     static const float nothing[kPanel] = {};
@@ -34,7 +34,7 @@ void copy_features_first(const Product &p, int64_t first, float *block) {
         for (int row = 0; row < Block; ++row) block[u * Block + row] = p.rows[(first + row) * p.n_features + u];
 }
 
-constexpr int64_t kProductRows = 128;  // of one task: with one panel they fit a core's second cache
+constexpr int64_t kProductRows = 128;  // rows of one task: with one panel they fit into the L2 cache of a core
 
 void multiply(const Product &p, int64_t thread, int64_t n_threads) {
     const int64_t share = (p.n_rows + n_threads - 1) / n_threads, whole = (share + kBlock - 1) / kBlock * kBlock;

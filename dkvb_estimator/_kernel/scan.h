@@ -1,4 +1,4 @@
-// The search that scores every key.
+// Search that scores every key.
 
 #pragma once
 
@@ -18,11 +18,11 @@ struct Problem {
     int dim, n_selected;
 };
 
-constexpr int kStretch = 4 * kLanes;  // keys between two looks at where the best score was found; 2 to 16 vectors were tried
-constexpr int kReach = 4096;          // keys whose scores are kept at a time: with a block they fit a core's second cache
+constexpr int kStretch = 4 * kLanes;  // keys between two updates of the best position; 2 to 16 vectors were tried
+constexpr int kReach = 4096;          // keys scored at once: with a block they fit into the L2 cache of a core
 static_assert(kReach % kPanel == 0 && kPanel <= 32, "a panel's comparisons are 32 bits");
 
-// What a thread writes to meanwhile.
+// Memory of a thread.
 struct Workspace {
     std::vector<float> samples;  // d, kBlock: a block of one head, centred
     std::vector<Floats> scores;  // kReach / kLanes, kBlock
@@ -40,7 +40,7 @@ void centre(const Problem &p, int64_t head, int64_t first, int dim, float *block
     }
 }
 
-// The first key from `at` on whose score is exactly `wanted`; key 0 where sums overflowed and none is.
+// The first key from `at` on with a score of exactly `wanted`; key 0 if sums overflowed and there is none.
 template <int Dim, int Stride>
 uint16_t first_at(const Problem &p, const float *keys, const float *halves, const float *row, int64_t at, float wanted) {
     for (; at < p.n_padded; at += kPanel) {
@@ -56,8 +56,8 @@ uint16_t first_at(const Problem &p, const float *keys, const float *halves, cons
     return 0;
 }
 
-// One key: every lane keeps the best score of a stretch of keys, a single minimum a vector, and the stretch where its best of
-// all was found. The lanes are compared at the end, and the winning stretch scored once more to tell which key it was.
+// One key: each lane keeps its best score in a stretch of keys, with one minimum per vector, and the stretch of its best score
+// overall. The lanes are compared at the end, and the winning stretch is scored again to find the key.
 template <int Block, int Dim>
 void nearest_one(const Problem &p, int64_t head, int64_t first, Workspace &space) {
     const int dim = Dim ? Dim : p.dim;
@@ -90,7 +90,7 @@ void nearest_one(const Problem &p, int64_t head, int64_t first, Workspace &space
     }
 }
 
-// The best of one sample, ascending; equal scores stay in the order they came, which is that of the keys.
+// The best scores of one sample, ascending; equal scores stay in the order of keys.
 struct Shortlist {
     typedef float Scores __attribute__((vector_size(64)));
     typedef int32_t Codes __attribute__((vector_size(64)));
@@ -107,8 +107,8 @@ struct Shortlist {
     }
 };
 
-// A score that at least `m` keys do not exceed, where each lane holds the lowest of other keys: the greatest of m lanes, or a
-// few more, into which the others were folded.
+// A score that at least `m` keys do not exceed, if each lane holds the lowest score of different keys: the greatest of m lanes,
+// or of a few more, into which the others are folded.
 template <int By = kLanes / 2>
 float reached_by(Floats lowest, int m) {
     if constexpr (By > 0)
@@ -116,7 +116,7 @@ float reached_by(Floats lowest, int m) {
     return m <= kLanes ? greatest_of(lowest) : kInfinity;
 }
 
-// Offers to a shortlist what of a reach of scores can be among the nearest; a sample's vectors are `Block` apart.
+// Adds to a shortlist the scores that can be among the nearest; the vectors of a sample are `Block` apart.
 template <int Block>
 void shorten(const Problem &p, const Floats *scores, int64_t start, int64_t stop, Floats lowest, Shortlist &list) {
     const float bound = reached_by(lowest, p.n_selected);
@@ -135,7 +135,7 @@ void shorten(const Problem &p, const Floats *scores, int64_t start, int64_t stop
     }
 }
 
-// Several keys: a reach of scores is kept until the lowest of each lane give a bound that few of them meet.
+// Several keys: scores are kept until the lowest of each lane give a bound that few scores meet.
 template <int Block, int Dim>
 void nearest_few(const Problem &p, int64_t head, int64_t first, Workspace &space) {
     const int dim = Dim ? Dim : p.dim;
@@ -164,7 +164,7 @@ void nearest_few(const Problem &p, int64_t head, int64_t first, Workspace &space
         int found = 0;
         for (; found < p.n_selected && lists[row].codes[found] >= 0; ++found)
             codes[found] = static_cast<uint16_t>(lists[row].codes[found]);
-        for (int64_t key = 0; found < p.n_selected && key < p.n_keys; ++key)  // keys run out: unusable ones fill the end
+        for (int64_t key = 0; found < p.n_selected && key < p.n_keys; ++key)  // unusable keys fill the end of the list
             if (halves[key] == kInfinity) codes[found++] = static_cast<uint16_t>(key);
     }
 }
@@ -185,7 +185,7 @@ Scan choose_scan(int dim) {
     else return dim == Dim ? scan_head<Dim> : choose_scan<Dim - 1>(dim);
 }
 
-constexpr int64_t kChunkRows = 1920;  // of one task: a multiple of every block, so that blocks are cut alike
+constexpr int64_t kChunkRows = 1920;  // rows of one task: a multiple of every block, so that blocks are the same in all tasks
 
 // Calls `work(head, start, stop)` for this thread's share of the heads of every chunk of rows.
 template <class Work>

@@ -1,7 +1,7 @@
-// Vectors of floats, the sum that every search and product shares, and threads.
+// Vectors of floats, the sum that all searches and products share, and threads.
 //
-// Vectors run over keys, or over the columns of a projection, and a block of rows shares every vector that is loaded. The
-// number of coordinates is a template argument: with a run-time loop the same code ran four times slower.
+// Vectors run over keys, or over the columns of a projection, and a block of rows shares every loaded vector. The number of
+// coordinates is a template argument, because the same code with a run-time loop is four times slower.
 
 #pragma once
 
@@ -23,8 +23,8 @@ constexpr int kLanes = 8, kBlock = 4, kTiles = 2, kFewer = 4;
 #else
 constexpr int kLanes = 4, kBlock = 4, kTiles = 2, kFewer = 4;
 #endif
-constexpr int kPanel = kTiles * kLanes;  // keys that are scored together, and lie together
-constexpr int kLargestDim = 16;  // of the templates; more coordinates take the loop that is not unrolled
+constexpr int kPanel = kTiles * kLanes;  // keys that are stored and scored together
+constexpr int kLargestDim = 16;  // of the templates; more coordinates use a loop that is not unrolled
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
@@ -51,7 +51,7 @@ inline Vector exchanged(Vector v, std::integer_sequence<int, Lane...>) {
     return __builtin_shufflevector(v, v, (Lane ^ By)...);
 }
 
-// Joins every lane with the one `By` away, then with those half as far, until each holds all that began `2 * By` apart.
+// Combines each lane with the one `By` away, then with those half as far, and so on, down to neighbouring lanes.
 template <int By, class Vector, class Join>
 inline Vector folded(Vector v, Join join) {
     if constexpr (By == 0) return v;
@@ -68,7 +68,7 @@ inline Ints lane_numbers() {
     return numbers;
 }
 
-// Gathers comparisons of up to 32 lanes as bits.
+// Collects comparisons of up to 32 lanes as bits.
 struct Bits {
     Ints found = {};
     void add(const Ints &mask, int vector) { found |= mask & (1 << (lane_numbers() + vector * kLanes)); }
@@ -86,11 +86,11 @@ void for_blocks(int64_t start, int64_t stop, Work work) {
     for (; row < stop; ++row) work(std::integral_constant<int, 1>(), row);
 }
 
-// Scores a block of samples against a few vectors of keys; coordinate u of a sample stands at u * Stride + row.
+// Scores a block of samples against a few vectors of keys; coordinate u of a sample is at u * Stride + row.
 template <int Tiles, int Block, int Dim, int Stride = Block>
 inline void score(const float *keys, const float *halves, int dim, const float *block, Floats (*sums)[Block]) {
-    // The compiler must not know that the block stays the same from tile to tile: it would spread every coordinate over a
-    // vector once, more of them than there are registers, and read them back from memory at sixteen times the bytes.
+    // The compiler must not know that the block stays the same from tile to tile. It would otherwise broadcast every coordinate to
+    // a vector once, run out of registers, and read the vectors back from memory, which takes sixteen times the bytes.
     asm("" : "+r"(block));
     for (int tile = 0; tile < Tiles; ++tile)
         for (int row = 0; row < Block; ++row) sums[tile][row] = load(halves + tile * kLanes);
@@ -107,7 +107,7 @@ inline void score(const float *keys, const float *halves, int dim, const float *
     }
 }
 
-// Calls `work(thread)` in as many threads, one of them this one.
+// Calls `work(thread)` in that many threads, including this one.
 template <class Work>
 void in_threads(int n_threads, Work work) {
     std::vector<std::thread> others;

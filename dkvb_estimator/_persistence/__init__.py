@@ -1,4 +1,4 @@
-"""Model files: what is written, and what is refused when it is read."""
+"""Model files, and checks of stored states."""
 
 from .state_checks import check_classifier_state, check_encoder_state
 

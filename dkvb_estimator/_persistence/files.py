@@ -1,7 +1,7 @@
-"""Write a fitted estimator to one file that can run no code, and read it back.
+"""Save an estimator to one file that cannot run code, and load it.
 
-Enters: a :class:`DKVBClassifier` or a :class:`KeyEncoder`. Leaves: a ``.npz`` of
-arrays and JSON whose bytes depend on nothing but the model. Must not know: what the state means.
+Enters: a :class:`DKVBClassifier` or a :class:`KeyEncoder`. Leaves: a ``.npz`` of arrays and JSON, whose bytes depend on
+the model alone. Must not know: the meaning of the state.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from dkvb_estimator._version import __version__
 
 FORMAT, FORMAT_VERSION = "dkvb-model", 2
 MAX_BYTES = 64 * 2**30
-"""What a file may unpack to."""
+"""Largest size of an unpacked file."""
 MAX_INFLATION = 1032
-"""How many bytes deflate can make of one at most: a file that claims more is no file of ours."""
+"""Largest ratio of deflate; a file that claims more is damaged or malicious."""
 MAX_HEADER_BYTES = 64 * 2**20
 _HEADER = "header.json"
 _FITTED = {"n_features_in_", "feature_names_in_", "n_iter_"}
@@ -46,9 +46,10 @@ def save_model(
     *,
     compress: bool = True,
 ) -> None:
-    """Write a model, whole or not at all: to a neighbour first, then moved into place.
+    """Save a model atomically.
 
-    Links are followed, and a device or pipe is written into. A ``memory`` of the encoder is left out.
+    The model is written to a temporary file in the same folder, which then replaces ``path``. Links are followed, and
+    devices and pipes are written to directly. The encoder's ``memory`` is not saved.
 
     Parameters
     ----------
@@ -57,18 +58,18 @@ def save_model(
     path : str or Path
         Usually ends in ``.npz``.
     card : mapping, JSON-able
-        Where the model comes from; :func:`read_card` reads it.
+        Description of the model, such as its origin; :func:`read_card` returns it.
     compress : bool, default=True
         False writes a larger file several times faster.
 
     Raises
     ------
     TypeError
-        If a parameter or label is of a type that JSON and NumPy cannot hold without pickle.
+        If JSON and NumPy cannot hold a parameter or label without pickle.
     ValueError
-        If :func:`load_model` would refuse what is written.
+        If :func:`load_model` would refuse the file.
     OSError
-        If the folder is missing or cannot be written, or the disk is full; a file already there stays as it was.
+        If the folder is missing or not writable, or the disk is full; an existing file then stays as it was.
 
     Examples
     --------
@@ -83,9 +84,8 @@ def save_model(
     """
     arrays: dict[str, np.ndarray] = {}
     whole = _state(model)
-    _rebuild(
-        {name: dict(value) if isinstance(value, dict) else value for name, value in whole.items()}
-    )  # refuses what could not be read back
+    # refuses what could not be loaded
+    _rebuild({name: dict(value) if isinstance(value, dict) else value for name, value in whole.items()})
     state = {name: _pack(name, value, arrays) for name, value in sorted(whole.items())}
     header = {
         "format": FORMAT,
@@ -99,14 +99,14 @@ def save_model(
 
 
 def load_model(path: str | Path) -> Any:
-    """Read a model that :func:`save_model` wrote. Nothing in the file is ever executed or unpickled.
+    """Load a model that :func:`save_model` wrote. Nothing in the file is executed or unpickled.
 
     Raises
     ------
     ValueError
-        If the file is not such a model, is damaged, or was written by a newer version.
+        If the file is not a model, is damaged, or was written by a newer version.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     path = Path(path)
     header, arrays = _read(path)
@@ -118,12 +118,12 @@ def load_model(path: str | Path) -> Any:
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
-    """Return the card that :func:`save_model` was given."""
+    """Return the card that was passed to :func:`save_model`."""
     return dict(_read(Path(path))[0]["card"])
 
 
 def _rebuild(state: dict[str, Any]) -> DKVBClassifier | KeyEncoder:
-    """Make the estimator whose state a file holds."""
+    """Return the estimator with the state in a file."""
     kind = state.pop("estimator", None)
     if kind == "KeyEncoder":
         return _with_state(KeyEncoder(), state, check_encoder)
@@ -132,7 +132,7 @@ def _rebuild(state: dict[str, Any]) -> DKVBClassifier | KeyEncoder:
     for name in ("encoder_", "encoder"):
         if isinstance(state.get(name), dict):
             state[name] = _rebuild(state[name]) if name == "encoder_" else _encoder_parameter(state)
-    # a folder for codes is one of the machine that saved, and is looked for when it is written to
+    # codes_dir is a folder on the machine that saved the model; it has to exist only when it is written to
     return _with_state(DKVBClassifier(), state, lambda params: check_parameters(params | {"codes_dir": None}))
 
 
@@ -155,7 +155,7 @@ def _with_state(estimator: Any, state: dict[str, Any], check: Callable[[dict[str
 
 
 def _state(estimator: DKVBClassifier | KeyEncoder) -> dict[str, Any]:
-    """Return an estimator as mappings, arrays and plain values; caches on this machine are left out."""
+    """Return an estimator as mappings, arrays and plain values, without ``memory``."""
     state = estimator.__getstate__()
     state.pop("_sklearn_version", None)
     if isinstance(estimator, KeyEncoder):
@@ -173,13 +173,13 @@ def _state(estimator: DKVBClassifier | KeyEncoder) -> dict[str, Any]:
 
 
 def _from_version_1(state: dict[str, Any]) -> dict[str, Any]:
-    """Split the state that releases before 0.2 stored, of one estimator, into that of a classifier and its encoder."""
+    """Split the single state of releases before 0.2 into the states of a classifier and its encoder."""
     own = {name: state.pop(name) for name in list(KeyEncoder().get_params()) if name in state}
     shared = {name: own[name] for name in ("device", "random_state", "verbose") if name in own}
     state.pop("key_data", None)
     steps = {name: value for name in GRADIENT if (value := state.pop(name, None)) is not None}
     if state.get("solver") == "ridge" and "objective" not in state:
-        state["alpha"] = "auto"  # what was stored before counted it in hits of a key
+        state["alpha"] = "auto"  # was stored in hits of a key
     state |= {"estimator": "DKVBClassifier", "_schema_version": SCHEMA_VERSION, **shared}
     state["solver_params"] = steps if state.get("solver") == "sgd" else None
     own |= {"estimator": "KeyEncoder", "_schema_version": SCHEMA_VERSION}
@@ -194,7 +194,7 @@ def _from_version_1(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pack(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """Describe a value in JSON; arrays go into the archive and leave a reference."""
+    """Describe a value in JSON; arrays go into the archive and are referenced by name."""
     if isinstance(value, np.ndarray):
         return _pack_array(name, value, arrays)
     if isinstance(value, csr_array):
@@ -273,7 +273,7 @@ def _publish(path: Path, header: str, arrays: Mapping[str, np.ndarray], compress
 
 
 def _is_special(path: Path) -> bool:
-    """Return whether a path leads to a device, pipe or socket, which nothing may replace."""
+    """Return whether a path leads to a device, pipe or socket, which must not be replaced."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -297,7 +297,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             return _read_archive(file, path.stat().st_size)
         except MemoryError:
             raise
-        except Exception as error:  # zip, deflate, JSON and NumPy's headers each have their own ways to be wrong
+        except Exception as error:  # zip, deflate, JSON and NumPy raise errors of many types
             raise _unreadable(path, str(error)) from error
 
 
@@ -317,16 +317,16 @@ def _read_archive(file: IO[bytes], length: int) -> tuple[dict[str, Any], dict[st
 
 
 def _check_sizes(members: list[zipfile.ZipInfo], length: int) -> None:
-    """Refuse an archive by what it claims, before any of it is unpacked."""
+    """Refuse an archive by its claimed sizes, before anything is unpacked."""
     if len({member.filename for member in members}) < len(members):
-        raise ValueError("it holds a name twice")
+        raise ValueError("it holds two entries with the same name")
     claimed = sum(member.file_size for member in members)
     if claimed > min(MAX_BYTES, MAX_INFLATION * length):
-        raise ValueError(f"its {length:,} bytes claim to unpack to {claimed:,}, more than they can or may")
+        raise ValueError(f"its {length:,} bytes claim to unpack to {claimed:,}, which is too many")
 
 
 def _read_array(member: IO[bytes], length: int) -> np.ndarray:
-    """Read an array whose header claims as many bytes as follow it, so that no claim is believed in memory."""
+    """Read an array after checking that its header claims as many bytes as follow, before memory is allocated."""
     reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(member)
     if version not in reader:

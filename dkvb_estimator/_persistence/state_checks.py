@@ -1,8 +1,8 @@
-"""Refuse a stored model whose parts do not fit each other: it comes from a file, and files come from anywhere.
+"""Check a stored state, which may come from an untrusted file.
 
 Enters: the state of an estimator as plain values and arrays. Leaves: nothing, or an error that names the part. Must not
-know: files, how anything is computed. Compiled code (scipy's, the kernel's, torch's) trusts positions that it is given,
-so one wrong index in a file could otherwise read beyond an array.
+know: files, how anything is computed. Compiled code (scipy, the kernel, torch) does not check indices, so a wrong index
+in a file could otherwise read beyond an array.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ LEARNED = {
 }
 SUMS, ROUNDING = {"gram", "by_class", "weights"}, 1e-9
 ADDED = {"origin", "reaches", "sums", "source"}
-"""What one release or another does not store."""
+"""Names that some releases do not store."""
 COUNTS = {"shape", "pointers", "classes", "hits", "weights"}
 REPORT = ("unused_share", "quantisation_error", "n_rows", "novelty_unit")
 
 
 def check_encoder_state(state: Mapping[str, Any]) -> None:
-    """Refuse the state of an encoder that no encoder can have had.
+    """Refuse a state that no encoder can have.
 
     Parameters
     ----------
     state : mapping
-        What ``__getstate__`` gave, perhaps on another machine.
+        Result of ``__getstate__``.
 
     Raises
     ------
     ValueError
-        Naming the part.
+        If a part is not valid; the message names it.
 
     Examples
     --------
@@ -68,19 +68,19 @@ def check_encoder_state(state: Mapping[str, Any]) -> None:
 
 
 def check_classifier_state(state: Mapping[str, Any], book: Any) -> None:
-    """Refuse the state of a classifier that no classifier with this codebook can have had.
+    """Refuse a state that no classifier with this codebook can have.
 
     Parameters
     ----------
     state : mapping
-        What ``__getstate__`` gave.
+        Result of ``__getstate__``.
     book : Codebook or None
-        That of its encoder.
+        Codebook of the encoder.
 
     Raises
     ------
     ValueError
-        Naming the part.
+        If a part is not valid; the message names it.
     """
     if book is None:
         if "_learned" in state or "encoder_" in state:
@@ -138,7 +138,7 @@ def _check_layout(layout: Any) -> tuple[int, int, int, int]:
 
 
 def _check_codebook(book: Mapping[str, Any]) -> int:
-    """Check a codebook's arrays, and return the number of features that its projection reads."""
+    """Check the arrays of a codebook, and return the number of features of its projection."""
     n_heads, n_keys, key_dim, _ = _check_layout(book["layout"])
     _array("keys", book.get("keys"), "f4", (n_heads, n_keys, key_dim))
     _array("centres", book.get("centres"), "f4", (n_heads, key_dim))
@@ -148,7 +148,7 @@ def _check_codebook(book: Mapping[str, Any]) -> int:
         if book.get(name) is not None:
             _array(name, book[name], kind, (n_heads, n_keys))
     if book.get("mask") is not None and not book["mask"].any(axis=1).all():
-        raise ValueError("a head has no key; expected one at least")
+        raise ValueError("a head has no key; expected at least one")
     settings, report = _mapping(book.get("settings"), "settings"), _mapping(book.get("report"), "report")
     if not {"normalize"} <= set(settings) <= {*FROZEN, "solver", "remember"} or not isinstance(
         settings["normalize"], bool
@@ -178,9 +178,9 @@ def _check_projection(projection: Any, n_heads: int, key_dim: int) -> int:
     if projection.shape[1] != n_heads * key_dim:
         raise ValueError(f"projection has shape {projection.shape}; expected (features, {n_heads * key_dim})")
     _array("projection", projection.data, "f4", (None,))
-    if (np.diff(projection.indptr) < 0).any():  # check_format looks no further where the last one says that all is zero
+    if (np.diff(projection.indptr) < 0).any():  # check_format stops early if the last pointer is zero
         raise ValueError("projection.indptr does not ascend; expected where each feature's entries begin")
-    projection.check_format(full_check=True)  # scipy's products read wherever an index points
+    projection.check_format(full_check=True)  # scipy's products do not check indices
     return int(projection.shape[0])
 
 
@@ -188,7 +188,7 @@ def _check_learned(learned: Mapping[str, Any], sizes: tuple[int, int, int, int],
     n_heads, n_keys, key_dim, n_selected = sizes
     solver = learned.get("solver")
     if solver not in CHOICES["solver"] or learned.get("n_selected") != n_selected:
-        raise ValueError(f"solver {solver!r} reads {learned.get('n_selected')} keys a head; expected {n_selected}")
+        raise ValueError(f"solver {solver!r} selects {learned.get('n_selected')} keys per head; expected {n_selected}")
     n_classes = _check_classes("classes", learned.get("classes"))
     if learned.get("declared") is not None:
         _check_classes("declared classes", learned["declared"])
@@ -234,13 +234,13 @@ def _check_sums(sums: Mapping[str, Any], n: int, n_classes: int, width: int) -> 
 
 
 def _check_samples(learned: Mapping[str, Any], solver: str, n: int, n_classes: int) -> None:
-    """Check the blocks that hold one entry a sample."""
+    """Check the blocks that hold one entry per sample."""
     lengths = {"hashes": n, "labels": n, "weights": n}
     lengths |= {"sgd": dict.fromkeys(lengths, 0), "counts": {"weights": 0}, **{name: {} for name in JOINT}}[solver]
     for (name, length), kind in zip(lengths.items(), ("u8", "i", "f8")):
         blocks = learned.get(name)
         if not isinstance(blocks, list) or sum(map(np.size, blocks)) != length:
-            raise ValueError(f"{name} are not {length} entries in blocks; expected one a sample")
+            raise ValueError(f"{name} are not {length} entries in blocks; expected one per sample")
         for block in blocks:
             _array(name, block, kind, (None,))
             if name == "labels" and len(block) and not 0 <= block.min() <= block.max() < n_classes:
@@ -259,7 +259,7 @@ def _check_classes(name: str, classes: Any) -> int:
 
 
 def _check_counts(counts: Mapping[str, Any], shape: tuple[int, int, int]) -> int:
-    """Check sparse counts of (c, j, k), and return the hits that every head has."""
+    """Check sparse counts of (c, j, k), and return the number of hits of each head."""
     n_heads, n_keys, n_classes = shape
     _array("counts.shape", counts.get("shape"), "iu", (3,))
     if tuple(counts["shape"].tolist()) != shape:
@@ -278,7 +278,7 @@ def _check_counts(counts: Mapping[str, Any], shape: tuple[int, int, int]) -> int
     if counts.get("weights") is not None:
         _array("counts.weights", counts["weights"], "f8", (n_pairs,))
         least, largest = counts["weights"].min(initial=0), counts["weights"].max(initial=0)
-        if least < -1e-6 * largest or not largest < 1e200:  # below zero by rounding, where samples were forgotten
+        if least < -1e-6 * largest or not largest < 1e200:  # forgetting may leave small negative rounding errors
             raise ValueError(f"counts weigh {least} to {largest}; expected weights from 0 to 1e200")
     return _hits_of_a_head(counts["hits"], pointers[::n_keys])
 
@@ -291,7 +291,7 @@ def _hits_of_a_head(hits: np.ndarray, starts: np.ndarray) -> int:
 
 
 def _array(name: str, array: Any, kinds: str, shape: tuple[int | None, ...]) -> None:
-    """Refuse what is not an array of a kind and shape (None: any length), or is not finite."""
+    """Refuse anything but a finite array of a kind and shape (None: any length)."""
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{name} is a {type(array).__name__}; expected an array")
     of_kind = array.dtype.str[1:] == kinds if kinds[-1].isdigit() else array.dtype.kind in kinds
@@ -302,7 +302,7 @@ def _array(name: str, array: Any, kinds: str, shape: tuple[int | None, ...]) -> 
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
     if array.dtype.kind == "U" and array.view(f"{array.dtype.str[0]}u4").max(initial=0) > sys.maxunicode:
-        raise ValueError(f"{name} holds what is no sign of Unicode; expected text")  # Python could not make text of it
+        raise ValueError(f"{name} contains invalid Unicode; expected text")  # Python cannot decode it
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""From codes (n, c, m) and labels to values (c, j, k): what was learned, and the solvers that turn it into values."""
+"""From codes (n, c, m) and labels to values (c, j, k): learned statistics, and the solvers that use them."""
 
 from .code_store import CodeStore
 from .joint import Solution, sum_codes

@@ -1,7 +1,6 @@
-"""Keep the codes that values are solved from, in memory or in a file.
+"""Keep the codes from which values are solved, in memory or in a file.
 
-Enters: codes (n, c, m). Leaves: rows of them, and the place where they are. Must not know: labels, weights, what is
-solved.
+Enters: codes (n, c, m). Leaves: rows of them. Must not know: labels, weights, solvers.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from typing import Any
 import numpy as np
 
 COPY_ROWS = 4096
-"""Rows that are held in memory while a file is rewritten."""
+"""Rows in memory while a file is rewritten."""
 
 
 class CodeStore:
-    """Hold rows of codes; every change is another store.
+    """Immutable store of codes; every change returns a new store.
 
     Parameters
     ----------
     folder : str or None
-        Where an unnamed file holds the rows, gone when the store is; None keeps them in memory.
+        Folder of an unnamed file for the rows, which disappears with the store; None keeps them in memory.
 
     Examples
     --------
@@ -36,7 +35,7 @@ class CodeStore:
     """
 
     are_here = True
-    """Whether rows are in this process or its files."""
+    """Whether this process or its files hold the rows."""
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
@@ -48,7 +47,7 @@ class CodeStore:
 
     @property
     def rows(self) -> np.ndarray:
-        """All rows (n, c, m), mapped from the file where there is one; not to be written."""
+        """All rows (n, c, m), read-only; mapped from the file, if any."""
         if len(self._blocks) > 1:
             self._blocks = [np.concatenate(self._blocks)]
         return self._blocks[0] if self._blocks else np.zeros((0, 0, 0), dtype=np.uint8)
@@ -59,44 +58,44 @@ class CodeStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the rows, wherever they are."""
+        """Bytes of the rows."""
         return sum(block.nbytes for block in self._blocks)
 
     def here(self) -> CodeStore:
-        """Return a store of the same rows in this process or its files."""
+        """Return a store with the same rows in this process or its files."""
         return self
 
     def summed(self, owner: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return ``function(owner, *arguments)``, summed over all who hold rows: here ``owner`` alone."""
+        """Return ``function(owner, *arguments)``, summed over all owners of rows; here there is one."""
         return function(owner, *arguments)
 
     def extended(self, codes: np.ndarray) -> CodeStore:
-        """Return a store of these rows and then ``codes`` (n, c, m), which agree in c, m and dtype; nothing is copied.
+        """Return a store with ``codes`` (n, c, m) of the same c, m and dtype appended; nothing is copied.
 
         Raises
         ------
         OSError
-            If the file's disk is full.
+            If the disk is full.
         """
         longer = copy.copy(self)
         if self._file is None:
             longer._blocks = [*self._blocks, codes]
         elif len(codes):
-            if self._file.size() != self.nbytes:  # another store has written on from here
+            if self._file.size() != self.nbytes:  # another store has appended to the file
                 longer = self._copied(rows for _, rows in self._parts())
             longer._blocks = [longer._file.write(longer.nbytes, len(longer), codes)]  # type: ignore[union-attr]
         return longer
 
     def kept(self, mask: np.ndarray) -> CodeStore:
-        """Return a store of the rows where ``mask`` (n,) holds."""
+        """Return a store with the rows where ``mask`` (n,) is true."""
         return self._copied(rows[mask[start : start + len(rows)]] for start, rows in self._parts())
 
     def mapped(self, change: Callable[[np.ndarray], np.ndarray]) -> CodeStore:
-        """Return a store of changed rows; ``change`` maps some rows to as many."""
+        """Return a store with changed rows; ``change`` maps rows to as many rows."""
         return self._copied(change(rows) for _, rows in self._parts())
 
     def joined(self, other: CodeStore) -> CodeStore:
-        """Return a store of these rows and then another's."""
+        """Return a store with these rows followed by those of another."""
         return self._copied(rows for store in (self, other) for _, rows in store._parts())
 
     def _parts(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -111,17 +110,17 @@ class CodeStore:
 
 
 class _UnnamedFile:
-    """A file without a name, closed when nothing holds it any more."""
+    """File without a name, closed when the last reference to it disappears."""
 
     def __init__(self, folder: str) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open while it lives
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - stays open
         weakref.finalize(self, self._file.close)
 
     def size(self) -> int:
         return self._file.seek(0, os.SEEK_END)
 
     def write(self, offset: int, n_before: int, codes: np.ndarray) -> np.ndarray:
-        """Write rows at an offset in bytes, and map all rows up to their end."""
+        """Write rows at an offset in bytes, and return all rows up to the end as a memory map."""
         try:
             self._file.seek(offset)
             codes.tofile(self._file)

@@ -1,8 +1,7 @@
-"""Class counts per key: add, subtract, merge, turn into values.
+"""Class counts per key, and the values that ``counts`` computes from them.
 
 Enters: codes (n, c, m), class positions (n,), weights (n,) or None. Leaves: :class:`ClassCounts`, values (c, j, k).
-Must not know: embeddings, keys, class labels. Only pairs of a key and a class that occur are stored: with many classes
-few of them share a key, and a dense table would be mostly zeros.
+Must not know: embeddings, keys, class labels. The counts are sparse: with many classes, few of them share a key.
 """
 
 from __future__ import annotations
@@ -17,26 +16,27 @@ from scipy.sparse import csr_array
 from dkvb_estimator._values.normals import ClassNormals
 
 GROUP_ENTRIES = 2**22
-"""Pairs and hits that are worked on at a time, as many whole heads as hold them: at most 256 MiB."""
+"""Pairs and hits processed at once, in whole heads: at most 256 MiB."""
 FEW_HITS = 8
-"""Below one hit in so many cells of the dense table, counting by sorting is faster than a bincount of all cells."""
+"""With fewer than one hit per so many cells of the dense table, sorting is faster than a bincount of all cells."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClassCounts:
-    """How often samples of each class selected each key, by compressed sparse rows of the smallest integers.
+    """Number of samples of each class that selected each key, as compressed sparse rows of the smallest integers.
 
-    Four bytes a pair with up to 65,536 classes and hits, and eight a key. Every method returns another table; none
-    changes this one.
+    A pair of a key and a class takes four bytes with up to 65,536 classes and hits, and a key takes eight. Instances
+    are immutable: every method returns a new table.
 
     Parameters
     ----------
     shape : (c, j, k)
     pointers : ndarray of shape (c * j + 1,)
-        Where the pairs of each key begin.
+        Start of the pairs of each key.
     classes, hits : ndarrays of shape (p,), unsigned integers
-        The class of each pair, ascending within a key, and how many samples it had.
-    weights : ndarray of shape (p,), float64, or None while no weight was given
+        Class of each pair, ascending within a key, and its number of samples.
+    weights : ndarray of shape (p,), float64, or None
+        Weight of each pair; None as long as no weights are given.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class ClassCounts:
         return sum(array.nbytes for array in arrays if array is not None)
 
     def plus(self, codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> ClassCounts:
-        """Count samples.
+        """Add samples.
 
         Parameters
         ----------
@@ -76,12 +76,12 @@ class ClassCounts:
         return self._combined(codes, labels, weights, 1)
 
     def minus(self, codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> ClassCounts:
-        """Take samples back; a pair without hits is gone, whatever rounding left of its weight.
+        """Subtract samples; a pair without hits is removed together with its weight.
 
         Raises
         ------
         ValueError
-            If a pair's hits would fall below zero.
+            If the hits of a pair would become negative.
         """
         return self._combined(codes, labels, weights, -1)
 
@@ -92,12 +92,12 @@ class ClassCounts:
         return self._from_parts(parts, weighted)
 
     def with_classes(self, old: np.ndarray | list[int], n_classes: int) -> ClassCounts:
-        """Renumber: class i becomes ``old[i]``, ascending, of ``n_classes``."""
+        """Renumber classes: class i becomes ``old[i]`` (ascending) of ``n_classes``."""
         classes = np.asarray(old, dtype=np.int64)[self.classes] if len(self.classes) else self.classes
         return replace(self, shape=(*self.shape[:2], n_classes), classes=_narrow(classes, max(0, n_classes - 1)))
 
     def without(self, gone: np.ndarray) -> ClassCounts:
-        """Drop the pairs of some classes (positions), which stay classes."""
+        """Drop the pairs of some classes (positions); the numbering stays."""
         kept = ~np.isin(self.classes, gone)
         pointers = np.concatenate([[0], np.cumsum(kept)])[self.pointers]
         weights = None if self.weights is None else self.weights[kept]
@@ -106,9 +106,9 @@ class ClassCounts:
         )
 
     def with_keys(self, order: np.ndarray) -> ClassCounts:
-        """Renumber the keys: key i of head c becomes what was key ``order[c, i]`` (c, fewer keys).
+        """Renumber keys: the new key i of head c is the old key ``order[c, i]`` (c, fewer keys).
 
-        Keys left out must have no hits.
+        Keys that are left out must have no hits.
         """
         cells = (order + self.shape[1] * np.arange(self.shape[0])[:, None]).ravel()
         lengths = np.diff(self.pointers.astype(np.int64))[cells]
@@ -131,7 +131,7 @@ class ClassCounts:
         return self._by_key(self.hits).astype(np.uint64) if self.weights is None else self._by_key(self.weights)
 
     def key_hits(self) -> np.ndarray:
-        """Return the hits of each key (c, j), int64, whatever their weights."""
+        """Return the hits of each key (c, j), int64, ignoring weights."""
         return self._by_key(self.hits)
 
     def _by_key(self, amounts: np.ndarray) -> np.ndarray:
@@ -160,17 +160,17 @@ class ClassCounts:
         return table
 
     def table(self) -> csr_array:
-        """Return the table as sparse rows, one a key (c · j, k), float64; not to be written."""
+        """Return the table as sparse rows, one per key (c · j, k), float64, read-only."""
         amounts = self.hits if self.weights is None else self.weights
         pointers, classes = self.pointers.astype(np.int64), self.classes.astype(np.int64)
         return csr_array((amounts.astype(np.float64), classes, pointers), (len(pointers) - 1, self.shape[2]))
 
     def rows(self) -> np.ndarray:
-        """Return the key of each pair (p,), counted through all heads, int64."""
+        """Return the key of each pair (p,), numbered through all heads, int64."""
         return np.repeat(np.arange(len(self.pointers) - 1), np.diff(self.pointers))
 
     def _groups(self, n_more: int) -> Iterator[slice]:
-        """Cut the heads where pairs and hits to come reach the budget."""
+        """Split the heads into groups within the budget for pairs and ``n_more`` hits."""
         n_heads = self.shape[0]
         size = max(1, GROUP_ENTRIES * n_heads // max(1, len(self.hits) + n_more))
         for start in range(0, n_heads, size):
@@ -184,14 +184,16 @@ class ClassCounts:
             table = self._part(heads, weighted)
             part = table + counted if sign > 0 else table - counted
             if sign < 0 and part.data.real.min(initial=0) < 0:
-                raise ValueError("more hits are taken back than there are; expected samples that were counted.")
+                raise ValueError(
+                    "codes hold more hits than were counted; expected samples that were counted. Subtract only those."
+                )
             parts.append(part)
         return self._from_parts(parts, weighted)
 
     def _part(self, heads: slice, weighted: bool) -> csr_array:
-        """Return some heads as scipy's sparse rows; with weights, hits are the real part and weights the imaginary.
+        """Return some heads as sparse rows of complex numbers if weighted: real part hits, imaginary part weights.
 
-        One complex number keeps the two together through every sum, and a pair is dropped by its hits alone.
+        Complex numbers keep both together in every sum; a pair is dropped when its hits are zero.
         """
         _, n_keys, n_classes = self.shape
         pointers = self.pointers[heads.start * n_keys : heads.stop * n_keys + 1].astype(np.int64)
@@ -225,7 +227,7 @@ class ClassCounts:
 def _count(
     codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None, shape: tuple[int, int, int], weighted: bool
 ) -> csr_array:
-    """Count the hits of some heads' codes: sparse rows of (heads · j, k)."""
+    """Count the hits of codes of some heads, as sparse rows (heads · j, k)."""
     _, n_keys, n_classes = shape
     n, n_heads, n_selected = codes.shape
     table = (n_heads * n_keys, n_classes)
@@ -260,39 +262,39 @@ def _wide(amounts: np.ndarray) -> type[np.generic]:
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the positions of several ranges one after another, int64."""
+    """Return the concatenated positions of several ranges, int64."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
 
 
 Neighbours = tuple[np.ndarray, np.ndarray]
-"""With which keys of its head each key shares counts: positions (c, j, q) and weights (c, j, q)."""
+"""Positions (c, j, q) and weights (c, j, q) with which each key shares counts of keys in its head."""
 
 
 @dataclass(frozen=True, eq=False)
 class Likelihoods:
-    """Turn counts into logs of how likely each class selects a key.
+    """Values of ``counts``: logarithms of how likely each class selects each key.
 
     ``log((S_cjk + a · r_cjk · S_cj / N) / (n_k + a)) + log(n_k / N) / √c`` with ``a = smoothing``, S the counts N_cjk,
-    shared between neighbouring keys, and r what normal distributions of the classes expect (:class:`ClassNormals`). The
-    mean over heads is that of naive Bayes, where √c of the c heads are independent. Class weights multiply the ``n_k``
-    of the last term alone: they say how often a class is expected, not how much is known of its keys. A weight of zero
-    leaves a class out. A key without hits holds zeros.
+    shared between neighbouring keys, and r the ratios of :class:`ClassNormals`. Their mean over heads is naive Bayes as
+    if √c of the c heads were independent. Class weights multiply the ``n_k`` of the last term only: they say how often
+    a class is expected, not how much is known about its keys. A weight of zero leaves a class out. The values of a key
+    without hits are zero.
 
     Parameters
     ----------
     counts : ClassCounts
     class_weights : ndarray of shape (k,) or None
     n_selected : int
-        Keys that a sample hits in one head, m.
+        Number of keys that a sample selects per head, m.
     smoothing : float
-        Pseudo-hits of every class in a head, > 0.
+        Pseudo-hits of each class in a head, > 0.
     neighbours : Neighbours or None
-        None: every key keeps its counts.
+        With None, keys do not share counts.
     keys : ndarray of shape (c, j, d), integers, or None
-        Coordinates of keys, by which pseudo-hits are spread as a normal distribution of the class would be. None: they
-        are spread as the hits of all classes are.
+        Coordinates of keys, over which pseudo-hits are distributed like a normal distribution of the class. With None,
+        they are distributed like the hits of all classes.
 
     Examples
     --------
@@ -311,7 +313,7 @@ class Likelihoods:
     keys: np.ndarray | None = None
 
     def values(self) -> np.ndarray:
-        """Return the table of values (c, j, k), float32."""
+        """Return the values (c, j, k), float32."""
         table = np.empty(self.counts.shape, dtype=np.float32)
         base, floor, n_keys = self._base(), self._log_floor().reshape(self.counts.shape[:2]), self.counts.shape[1]
         for head in range(len(table)):
@@ -323,13 +325,13 @@ class Likelihoods:
         return table
 
     def read(self, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Pool values of selected keys without making the table, whose size grows with the number of classes.
+        """Pool the values of selected keys without building the whole table, which is large for many classes.
 
         Parameters
         ----------
         codes : ndarray of shape (n, c, m), integers
         weights : ndarray of shape (n, c, m)
-            Of each key in the pooled value; a sample's sum to one.
+            Weight of each key in the pooled value; they sum to one per sample.
 
         Returns
         -------
@@ -361,7 +363,7 @@ class Likelihoods:
 
     @cached_property
     def _sharing(self) -> csr_array | None:
-        """What each key has of the counts of others (c · j, c · j)."""
+        """Share of each key in the counts of all keys (c · j, c · j)."""
         if self.neighbours is None:
             return None
         positions, weights = self.neighbours
@@ -376,26 +378,26 @@ class Likelihoods:
 
     @cached_property
     def _normals(self) -> ClassNormals | None:
-        """What normal distributions of the classes say of keys."""
+        """The normal distributions of the classes, if the coordinates of keys are known."""
         if self.keys is None or not len(self._class_counts()):
             return None
         return ClassNormals.of_counts(self._weighted, self.n_selected * self._class_counts(), self.keys)
 
     def _log_floor(self) -> np.ndarray:
-        """Return the log of what a class without hits has of each key (c · j,), where no normal says more."""
+        """Return the logarithm of the smoothing term of each key (c · j,), without the ratios of the classes."""
         per_key = self._weighted.sum(axis=1)
         shares = per_key if self._sharing is None else self._sharing @ per_key
         total = self._class_counts().sum() * self.n_selected
         return np.log(self.smoothing) + np.log(np.where(shares > 0, shares, total) / total)
 
     def _base(self) -> np.ndarray:
-        """Return what each class adds to every value (k,)."""
+        """Return the term that each class adds to all its values (k,)."""
         per_class = self._class_counts()
         total, seen = per_class.sum(), per_class > 0
         expected = per_class if self.class_weights is None else per_class * self.class_weights
         shares = expected / expected.sum()
         prior = np.log(np.where(seen, shares, 1 / (1 + total))) / np.sqrt(self.counts.shape[0])
-        # a class without samples is below all others
+        # a class without samples scores below all others
         return prior - np.log(self.n_selected * np.where(seen, per_class, total) + self.smoothing)
 
     def _class_counts(self) -> np.ndarray:

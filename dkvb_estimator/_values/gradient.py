@@ -1,7 +1,7 @@
-"""Read and pool values; move the visited ones by gradient steps.
+"""Pool values into logits, and update values by gradient steps.
 
-Enters: codes (n, c, m) and a value table (c, j, k). Leaves: logits (n, k), or the table after a step. Must not know:
-embeddings, keys, class labels beyond their positions.
+Enters: codes (n, c, m) and a table of values (c, j, k). Leaves: logits (n, k), or the table after a step. Must not
+know: embeddings, keys, class labels.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dkvb_estimator._progress import SILENT, Progress
+
 READ_BUDGET_ENTRIES = 2**22
-"""Selected keys whose values are pooled at a time: their int64 positions then take at most 32 MiB."""
+"""Number of selected keys that are pooled at once; their int64 positions take at most 32 MiB."""
 
 
 def read_values(codes: torch.Tensor, values: torch.Tensor, usable: torch.Tensor | None = None) -> torch.Tensor:
-    """Pool the selected value rows: the mean over heads of the mean over each head's selected keys.
+    """Pool the values of selected keys: the mean over heads of the mean over each head's selected keys.
 
     Parameters
     ----------
     codes : Tensor of shape (n, c, m), int64
     values : Tensor of shape (c, j, k), float32
     usable : Tensor of shape (c, j), bool, or None
-        Selected keys outside it are left out of their head's mean.
+        Keys that count; others are left out of the mean of their head.
 
     Returns
     -------
@@ -44,7 +46,7 @@ def read_values(codes: torch.Tensor, values: torch.Tensor, usable: torch.Tensor 
     for start in range(0, n, rows):
         part = codes[start : start + rows]
         cells, weights = _cells(part, values.shape[1]), pool_weights(part, usable)
-        if usable is not None:  # weight 0 is not enough: 0 × NaN is NaN
+        if usable is not None:  # a weight of 0 is not enough, because 0 × NaN is NaN
             cells = torch.where(weights > 0, cells, cells[:, :, :1])
         logits[start : start + rows] = F.embedding_bag(
             cells.flatten(1), table, mode="sum", per_sample_weights=weights.to(table.dtype).flatten(1)
@@ -64,7 +66,7 @@ def pool_weights(codes: torch.Tensor, usable: torch.Tensor | None) -> torch.Tens
     ----------
     codes : Tensor of shape (n, c, m), int64
     usable : Tensor of shape (c, j), bool, or None
-        A head's mean is over its usable keys.
+        Keys that count; others get weight 0.
     """
     _, n_heads, n_selected = codes.shape
     if usable is None:
@@ -75,20 +77,20 @@ def pool_weights(codes: torch.Tensor, usable: torch.Tensor | None) -> torch.Tens
 
 @dataclass(frozen=True)
 class GradientSettings:
-    """Settings of the values-only gradient steps.
+    """Settings of the gradient steps on values.
 
     Parameters
     ----------
     learning_rate : float
-        A hit moves its value row by at most ``learning_rate / (batch_size · c · m)``.
+        A hit changes the values of its key by at most ``learning_rate / (batch_size · c · m)``.
     batch_size : int
-        Samples of one step; a shorter last batch counts by its samples.
+        Samples per step; in a shorter last batch, each sample has the same weight as in others.
     label_smoothing : float
-        Share of the target that is spread over all classes, in [0, 1).
+        Share of the target that is spread evenly over all classes, in [0, 1).
     clip_norm : float
-        Largest Euclidean norm of a step's gradient.
+        Largest Euclidean norm of the gradient of a step.
     n_unseen : int
-        How many times the hidden column for classes to come counts in the softmax; 0 when all were declared.
+        Multiplicity of the hidden column for later classes in the softmax; 0 if all classes are declared.
     """
 
     learning_rate: float
@@ -106,24 +108,28 @@ def descend_(
     settings: GradientSettings,
     epochs: int,
     rng: np.random.Generator,
+    progress: Progress = SILENT,
 ) -> None:
-    """Run epochs of shuffled gradient steps on the table, in place. Rows that no sample visits keep every bit.
+    """Run epochs of shuffled gradient steps on the table, in place; keys that no sample selects do not change.
 
     Parameters
     ----------
     table : Tensor of shape (c, j, k + 1), float32
-        Values of k classes, then the hidden column of a class not seen yet.
+        Values of k classes, then the hidden column for later classes.
     codes : Tensor of shape (n, c, m), int64
     labels : Tensor of shape (n,), int64
     weights : Tensor of shape (n,), float32
     settings : GradientSettings
     epochs : int
     rng : numpy.random.Generator
-        Shuffles the samples of each epoch.
+        Shuffles the samples in each epoch.
+    progress : Progress
     """
-    for batch in _batches(len(codes), settings.batch_size, epochs, rng):
-        rows = torch.from_numpy(batch).to(codes.device)
-        step_(table, codes[rows], labels[rows], weights[rows], settings)
+    with progress.bar(f"learning, {epochs} epochs", epochs * len(codes), "rows") as advance:
+        for batch in _batches(len(codes), settings.batch_size, epochs, rng):
+            rows = torch.from_numpy(batch).to(codes.device)
+            step_(table, codes[rows], labels[rows], weights[rows], settings)
+            advance(len(batch))
 
 
 def _batches(n: int, batch_size: int, epochs: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -140,15 +146,15 @@ def step_(
     weights: torch.Tensor,
     settings: GradientSettings,
 ) -> None:
-    """Make one gradient step of the smoothed cross-entropy on the visited rows, in place.
+    """Take one gradient step of the smoothed cross-entropy on the values of the selected keys, in place.
 
     Parameters are those of :func:`descend_`. The loss is the weighted sum over samples divided by ``batch_size``, so
-    that a sample counts the same in a short batch.
+    that a sample counts the same in a shorter batch.
 
     References
     ----------
-    Träuble et al. (2023), section 3: only values are learned, by plain gradient descent. Momentum would also move
-    rows that were not visited.
+    Träuble et al. (2023), section 3: only values are learned, by plain gradient descent. Momentum would also change
+    keys that no sample selects.
     """
     _, n_heads, n_selected = codes.shape
     residual = _residual(read_values(codes, table), labels, settings) * (weights / settings.batch_size)[:, None]
@@ -162,10 +168,10 @@ def step_(
 
 
 def _residual(logits: torch.Tensor, labels: torch.Tensor, settings: GradientSettings) -> torch.Tensor:
-    """Return the loss's gradient with respect to the logits (n, k + 1): probability minus target.
+    """Return the gradient of the loss with respect to the logits (n, k + 1): probability minus target.
 
-    The last column stands for ``n_unseen`` equal classes. Each of them gets the gradient of one, and so does the
-    column: it is the row that a class yet to come starts from.
+    The last column stands for ``n_unseen`` equal classes and gets the gradient of one of them. A later class starts
+    from this column.
     """
     copies = torch.ones(logits.shape[1], dtype=logits.dtype, device=logits.device)
     copies[-1] = settings.n_unseen

@@ -3,9 +3,9 @@
 Enters: features (n, w) of codes, class positions, weights. Leaves: weights (w, k) of the features and a bias (k,). Must
 not know: embeddings, keys, class labels.
 
-Every solution is a function of a few sums. Features are small whole numbers, so float32 products of a block and the
-float64 sums of blocks are exact: rows that weigh one may come in any order and any parts, and may be taken away again,
-and not a bit differs.
+Every solution is a function of a few sums. Features are small integers, so float32 products within a block and float64
+sums over blocks are exact. Rows of weight one may therefore arrive in any order and any batches, and be subtracted
+again, with bit-identical results.
 """
 
 from __future__ import annotations
@@ -17,35 +17,37 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from dkvb_estimator._progress import SILENT, Progress
+
 from .prior import EXACT_ROWS, Prior
 from .temperature import fit_shares
 
 OBJECTIVES = ("ridge", "discriminant")
 CURVATURES = (0.0, 0.6)
-"""Spreads of curves beside coordinates that are tried; at 0 values are linear in a key's coordinates."""
+"""Candidate spreads of curves relative to coordinates; with 0, values are linear in a key's coordinates."""
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Penalties that are tried, in units of the summed squared lengths of centred rows."""
+"""Candidate penalties, in units of the summed squared lengths of centred rows."""
 USUAL_CURVATURE, USUAL_PENALTIES = 0.6, {"ridge": 1e-4, "discriminant": 1e-3}
 USUAL_SHARES = {"ridge": 2.0, "discriminant": 0.1}
-"""What is taken where no row can choose: about what rows chose on the sets of ``benchmarks/accuracy.py``."""
+"""Defaults if no row can choose: typical choices on the data sets of ``benchmarks/accuracy.py``."""
 UNSEEN = 1e6
-"""A class without rows counts as one row in so many."""
+"""A class without rows has the prior of one row in this many."""
 JITTER = 1e-10
-"""What is added to the products of rows, as part of their mean squared length, so that equal rows can be factored."""
+"""Added to the diagonal of products of rows, relative to its mean, so that equal rows can be factored."""
 ROUNDING = 1e-12
-"""A spread of so small a part of the squared lengths, or a weight of so small a part, is what rounding left of none."""
+"""A spread or a weight below this share of the total is treated as zero with rounding errors."""
 LEAST_LEFT = 1e-6
-"""Of what a row says, at least so much is taken to come from other rows."""
+"""Lower bound of one minus the leverage of a row."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What rows choose among.
+    """Candidates of the mixture.
 
     Parameters
     ----------
     objectives : tuple of str
-        Among ``OBJECTIVES``.
+        Subset of ``OBJECTIVES``.
     curvatures, penalties : tuples of float
     """
 
@@ -55,7 +57,7 @@ class Settings:
 
 
 class Part(NamedTuple):
-    """One solution of a mixture, and the share of its scores."""
+    """One solution in a mixture, and its share."""
 
     objective: str
     curvature: float
@@ -64,7 +66,7 @@ class Part(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """Scores are ``features @ weights + bias``, of shapes (w, k) and (k,)."""
+    """Weights (w, k) and bias (k,): scores are ``features @ weights + bias``."""
 
     weights: np.ndarray
     bias: np.ndarray
@@ -73,7 +75,7 @@ class Solution(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Sums over rows of weighted products, features and ones.
+    """Weighted sums over rows of products of features, features, and ones.
 
     Parameters
     ----------
@@ -97,18 +99,18 @@ class Sums:
         return self.gram.nbytes + self.by_class.nbytes + self.weights.nbytes
 
     def plus(self, other: Sums, sign: int = 1) -> Sums:
-        """Return the sums of both, or with ``sign=-1`` of what is left without the other's rows."""
+        """Return the sum of both, or with ``sign=-1`` the difference."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Sums(*(mine + sign * theirs for mine, theirs in pairs))
 
     def with_classes(self, old: np.ndarray, n_classes: int) -> Sums:
-        """Renumber: class i becomes ``old[i]`` of ``n_classes``."""
+        """Renumber classes: class i becomes ``old[i]`` of ``n_classes``."""
         by_class, weights = np.zeros((n_classes, self.by_class.shape[1])), np.zeros(n_classes)
         by_class[old], weights[old] = self.by_class, self.weights
         return replace(self, by_class=by_class, weights=weights)
 
     def scaled(self, scale: np.ndarray) -> Sums:
-        """Return the sums of features multiplied by ``scale`` (w,), without those that it makes zero."""
+        """Return the sums for features multiplied by ``scale`` (w,), without features of scale zero."""
         kept = np.flatnonzero(scale)
         gram = self.gram if len(kept) == len(scale) else self.gram[np.ix_(kept, kept)]
         columns = scale[kept]
@@ -116,7 +118,7 @@ class Sums:
 
 
 class Listed(NamedTuple):
-    """Rows as they are: features (n, w), class positions (n,), weights (n,)."""
+    """Rows in memory: features (n, w), class positions (n,), weights (n,)."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -128,35 +130,38 @@ class Listed(NamedTuple):
         return cls(np.zeros((0, width), dtype=np.int8), np.zeros(0, dtype=np.int64), np.zeros(0))
 
     def where(self, mask: np.ndarray) -> Listed:
-        """Return the rows where ``mask`` (n,) holds."""
+        """Return the rows where ``mask`` (n,) is true."""
         return Listed(*(each[mask] for each in self))
 
 
 def sum_codes(
     read: Callable[[slice], np.ndarray], labels: np.ndarray, weights: np.ndarray, prior: Prior, n_classes: int,
-    device: torch.device,
+    device: torch.device, progress: Progress = SILENT,
 ) -> Sums:  # fmt: skip
-    """Sum rows over blocks, whose features are made of codes when they are needed.
+    """Sum rows block by block, computing features from codes on the way.
 
     Parameters
     ----------
     read : callable from slice to ndarray of shape (len, c, m)
-        Gives the codes of some rows.
+        Returns the codes of some rows.
     labels, weights : ndarrays of shape (n,)
-        With weights that are not whole numbers the last bits depend on the order of rows.
+        If weights are not integers, the last bits depend on the order of rows.
     prior : Prior
     n_classes : int
     device : torch.device
-        Where products run.
+        Device of the matrix products.
+    progress : Progress
     """
     whole = Sums.empty(prior.width, n_classes)
-    for part in exact_parts(len(labels)):
-        add_rows_(whole, Listed(prior.features(read(part)), labels[part], weights[part]), device)
+    with progress.bar("summing", len(labels), "rows") as advance:
+        for part in exact_parts(len(labels)):
+            add_rows_(whole, Listed(prior.features(read(part)), labels[part], weights[part]), device)
+            advance(len(labels[part]))
     return whole
 
 
 def sum_rows(rows: Listed, n_classes: int, device: torch.device) -> Sums:
-    """Sum rows whose features are there."""
+    """Sum rows in memory."""
     whole = Sums.empty(rows.features.shape[1], n_classes)
     for part in exact_parts(len(rows.labels)):
         add_rows_(whole, Listed(*(each[part] for each in rows)), device)
@@ -164,7 +169,7 @@ def sum_rows(rows: Listed, n_classes: int, device: torch.device) -> Sums:
 
 
 def exact_parts(n_rows: int) -> list[slice]:
-    """Cut rows into parts of ``EXACT_ROWS`` at most."""
+    """Split rows into parts of at most ``EXACT_ROWS``."""
     return [slice(start, start + EXACT_ROWS) for start in range(0, n_rows, EXACT_ROWS)]
 
 
@@ -181,10 +186,10 @@ def add_rows_(sums: Sums, rows: Listed, device: torch.device) -> None:
 
 
 class Directions(NamedTuple):
-    """The solution of ``(W + λI) Z = Mᵀ``: W the scatter within classes, M the centred class means (k, w).
+    """Solution Z (w, k) of ``(W + λI) Z = Mᵀ``, with W the scatter within classes and M the centred class means (k, w).
 
-    ``Z`` is of shape (w, k), ``spread`` = M Z of shape (k, k); ``mean`` of all rows (w,), ``weights`` of classes (k,).
-    Regression and discriminant are both columns of Z, mixed by matrices (k, k).
+    ``spread`` is M Z (k, k), ``mean`` the mean of all rows (w,), ``weights`` those of classes (k,). The regression and
+    the discriminant are both Z times a matrix (k, k).
     """
 
     Z: torch.Tensor
@@ -193,10 +198,10 @@ class Directions(NamedTuple):
     weights: torch.Tensor
 
     def mixed(self, objective: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the matrix (k, k) that mixes the columns of Z, and the bias of centred rows (k,).
+        """Return the matrix (k, k) that mixes the columns of Z, and the bias for centred rows (k,).
 
-        ``ridge``: of ``(W + λI + MᵀNM) B = MᵀN``, the regression of centred one-hot labels with N the class weights, by
-        Woodbury's identity. ``discriminant``: normal classes with the covariance ``(W + λI) / n``.
+        ``ridge``: the regression of centred one-hot labels, ``(W + λI + MᵀNM) B = MᵀN`` with N the class weights, by
+        Woodbury's identity. ``discriminant``: normal classes with covariance ``(W + λI) / n``.
         """
         total = self.weights.sum()
         if objective == "ridge":
@@ -208,15 +213,15 @@ class Directions(NamedTuple):
 
 
 def log_class_shares(weights: torch.Tensor) -> torch.Tensor:
-    """Return the logarithm of each class's share (..., k); a class without rows counts as one row in ``UNSEEN``."""
+    """Return the logarithm of the share of each class (..., k); without rows, it is that of one row in ``UNSEEN``."""
     total = weights.sum(dim=-1, keepdim=True)
     return torch.log(torch.where(weights > 0, weights, total / UNSEEN) / total)
 
 
 class Judges(NamedTuple):
-    """Rows that choose, among those that are solved from: features (h, w), class positions (h,), weights (h,).
+    """Training rows whose leave-one-out scores choose: features (h, w), class positions (h,), weights (h,).
 
-    Each is of a class that has other rows.
+    The class of each has other rows.
     """
 
     features: torch.Tensor
@@ -225,13 +230,13 @@ class Judges(NamedTuple):
 
     @classmethod
     def of(cls, rows: Listed, device: torch.device) -> Judges:
-        """Put rows on a device."""
+        """Copy rows to a device."""
         features, labels = (torch.from_numpy(each).to(device) for each in (rows.features, rows.labels.astype(np.int64)))
         return cls(features, labels, torch.from_numpy(rows.weights).to(device))
 
 
 class Scatter:
-    """The scatter of rows within classes, factored once a penalty.
+    """Scatter of rows within classes, factored once per penalty.
 
     Parameters
     ----------
@@ -251,10 +256,10 @@ class Scatter:
         self._within = gram - centres.T @ (torch.cat([total[None], self._weights])[:, None] * centres)
 
     def directions(self, penalty: float) -> Directions:
-        """Solve for a penalty in units of the summed squared lengths of centred rows, or the smallest there can be."""
+        """Solve for a penalty in units of the summed squared lengths of centred rows, bounded from below."""
         if self._differs:
             return self._directions(self._factor(penalty))
-        nothing = torch.zeros_like(self._means.T)  # equal rows teach the shares of classes alone
+        nothing = torch.zeros_like(self._means.T)  # equal rows determine the class shares only
         return Directions(nothing, self._means @ nothing, self._mean, self._weights)
 
     def _ridge(self, penalty: float) -> float:
@@ -270,13 +275,13 @@ class Scatter:
         return Directions(Z, self._means @ Z, self._mean, self._weights)
 
     def nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return weights (w, k) and bias (k,) of zero."""
+        """Return zero weights (w, k) and a zero bias (k,)."""
         return torch.zeros_like(self._means.T), torch.zeros_like(self._weights)
 
     def distances(self, rows: torch.Tensor, left_out: torch.Tensor, penalty: float) -> torch.Tensor:
-        """Return the squared Mahalanobis distance of rows (n, w) to the nearest class that has rows (n,).
+        """Return the squared Mahalanobis distance (n,) of rows (n, w) to the nearest class that has rows.
 
-        ``left_out`` (n,) is the squared length of each row that its coordinates leave out.
+        ``left_out`` (n,) is the squared length of each row outside the coordinates.
         """
         factor, means = self._factor(penalty), self._means[self._weights > 0]
         away, centres = (
@@ -286,9 +291,9 @@ class Scatter:
         return self._weights.sum() * (torch.cdist(away, centres).square().amin(dim=1) + left_out / ridge)
 
     def left_out(self, rows: Judges, penalty: float, objectives: Sequence[str]) -> list[np.ndarray]:
-        """Return the scores (h, k) of rows by each objective, float32, each solved from all rows but itself.
+        """Return the leave-one-out scores (h, k), float32, of rows by each objective.
 
-        Nothing is solved again: without a row, ``W`` lacks one product of two vectors.
+        This needs no further solve, because leaving out a row is a rank-one update of ``W``.
         """
         factor = self._factor(penalty)
         found, centred = self._directions(factor), rows.features.double() - self._mean
@@ -299,9 +304,9 @@ class Scatter:
 
 
 def _ridge_left_out(found: Directions, rows: Judges, images: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Return the scores (h, k) of a regression without each row.
+    """Return the leave-one-out scores (h, k) of a regression.
 
-    ``lengths`` (h,) are ``xᵀ (W + λI)⁻¹ x``. A row pulls its own score to its label by its leverage.
+    ``lengths`` (h,) are ``xᵀ (W + λI)⁻¹ x``. The leverage of a row pulls its score towards its label.
     """
     mix, shares = found.mixed("ridge")
     pulled = images @ mix
@@ -314,10 +319,10 @@ def _ridge_left_out(found: Directions, rows: Judges, images: torch.Tensor, lengt
 def _discriminant_left_out(
     found: Directions, rows: Judges, images: torch.Tensor, lengths: torch.Tensor
 ) -> torch.Tensor:
-    """Return the scores (h, k) of a discriminant without each row; ``lengths`` (h,) are ``xᵀ (W + λI)⁻¹ x``.
+    """Return the leave-one-out scores (h, k) of a discriminant; ``lengths`` (h,) are ``xᵀ (W + λI)⁻¹ x``.
 
-    With d the row's place around its class mean, ``W`` loses a multiple of ``ddᵀ``, which Sherman and Morrison's
-    formula inverts, and the mean of its class and that of all move away from the row.
+    Without a row at d from its class mean, ``W`` loses a multiple of ``ddᵀ``, which the Sherman-Morrison formula
+    inverts, and the means of its class and of all rows move away from the row.
     """
     each = torch.arange(len(images), dtype=torch.int64, device=images.device)
     own, spread = rows.labels, found.spread
@@ -341,10 +346,10 @@ def _discriminant_left_out(
 
 
 class View(NamedTuple):
-    """Rows on one scale.
+    """Rows at one scale of the features.
 
-    ``back`` turns a solution for them (w', k) into one for features (w, k); ``forth`` turns features (n, w) into their
-    coordinates (n, w'), and says what squared length of each row these leave out (n,).
+    ``back`` maps a solution (w', k) to weights of features (w, k). ``forth`` maps features (n, w) to coordinates
+    (n, w') and the squared length of each row outside these coordinates (n,).
     """
 
     whole: Scatter
@@ -354,7 +359,7 @@ class View(NamedTuple):
 
 
 class Rows(Protocol):
-    """Rows to solve from; ``weights`` (k,) are those of the classes."""
+    """Rows from which values are solved; ``weights`` (k,) are those of the classes."""
 
     weights: np.ndarray
 
@@ -363,19 +368,19 @@ class Rows(Protocol):
         ...
 
     def view(self, scale: np.ndarray) -> View:
-        """Return the rows with features multiplied by ``scale`` (w,)."""
+        """Return the rows, with features multiplied by ``scale`` (w,)."""
         ...
 
 
 class ManyRows:
-    """Solve from sums.
+    """More rows than features, in the form of sums.
 
     Parameters
     ----------
     sums : Sums
-        Of all rows.
+        Sums over all rows.
     judges : Listed
-        Rows among them that choose, each of a class that has others.
+        Those rows that choose; the class of each has others.
     device : torch.device
     """
 
@@ -391,7 +396,7 @@ class ManyRows:
         return without_rounding(lengths - total**2 / self.weights.sum(), lengths)
 
     def view(self, scale: np.ndarray) -> View:
-        """Return the rows on a scale."""
+        """Return the rows at a scale."""
         kept = torch.from_numpy(np.flatnonzero(scale)).to(self._device)
         columns, whole = torch.from_numpy(scale).to(self._device)[kept], self._sums.scaled(scale)
 
@@ -408,13 +413,13 @@ class ManyRows:
 
 
 class FewRows:
-    """Solve from rows fewer than features, by coordinates (n, n) that have the same products.
+    """Fewer rows than features, in coordinates (n, n) with the same products.
 
     Parameters
     ----------
     rows : Listed
     judges : ndarray of shape (n,), bool
-        Which rows choose, each of a class that has others.
+        Which rows choose; the class of each has others.
     n_classes : int
     device : torch.device
     """
@@ -433,7 +438,7 @@ class FewRows:
         return without_rounding(squares.cpu().numpy(), lengths.cpu().numpy())
 
     def view(self, scale: np.ndarray) -> View:
-        """Return the rows on a scale: of features F the factor L of ``FFᵀ = LLᵀ``; ``Fᵀ L⁻ᵀ`` leads back."""
+        """Return the rows at a scale: for features F, the factor L of ``FFᵀ = LLᵀ``; ``Fᵀ L⁻ᵀ`` maps back."""
         squares = torch.from_numpy(scale**2).to(self._device)
         products = (self._features * squares) @ self._features.T
         products.diagonal().add_(JITTER * products.diagonal().mean())
@@ -455,45 +460,48 @@ class FewRows:
 
 
 def unit_of_weights(weights: np.ndarray) -> float:
-    """Return one, or a power of two near a total so small or large that products of it might not be numbers."""
+    """Return 1, or a power of two near the total if its products might overflow or underflow."""
     total = float(weights.sum())
     return 1.0 if 1e-20 < total < 1e20 else float(2 ** np.round(np.log2(total)))
 
 
 def without_rounding(squares: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the sums of squares of centred features (w,), zero where rounding alone makes them differ from it."""
+    """Return the sums of squares of centred features (w,), with rounding errors set to zero."""
     return np.where(squares > ROUNDING * lengths, squares, 0)
 
 
-def solve(rows: Rows, prior: Prior, settings: Settings) -> Solution:
-    """Choose a mixture of solutions by rows that are left out, then solve it from all rows.
+def solve(rows: Rows, prior: Prior, settings: Settings, progress: Progress = SILENT) -> Solution:
+    """Choose a mixture of solutions by leave-one-out scores, then solve it from all rows.
 
-    One solution is there for every objective, curvature and penalty. Their scores of rows, each left out of what scores
-    it, are summed with the shares, zero or more, that make the labels most likely; most are zero. The same shares of
-    the same solutions from all rows are then values, and probabilities are calibrated as they are.
+    There is one candidate for every objective, curvature and penalty. The shares are non-negative and maximise the
+    likelihood of the labels under the mixed leave-one-out scores; most shares are zero. The same mixture of solutions
+    from all rows gives the values, and their probabilities are already calibrated.
 
     Parameters
     ----------
     rows : Rows
     prior : Prior
-        That features were made by.
+        The prior that made the features.
     settings : Settings
+    progress : Progress
     """
     views = {
         curvature: rows.view(scale)
         for curvature, scale in curved_scales(rows.squares(), prior, settings.curvatures).items()
     }
-    if not views:  # rows that do not differ teach the shares of classes alone
+    if not views:  # equal rows determine the class shares only
         shares = log_class_shares(torch.from_numpy(rows.weights)).numpy()
         return Solution(np.zeros((prior.width, len(shares))), shares, ())
-    chosen = choose(views, settings)
-    parts = [_mixed(view, [part for part in chosen if part.curvature == at]) for at, view in views.items()]
+    chosen = choose(views, settings, progress)
+    n_solved = len({(part.curvature, part.penalty) for part in chosen})
+    with progress.bar("solving", n_solved, "systems") as advance:
+        parts = [_mixed(view, [part for part in chosen if part.curvature == at], advance) for at, view in views.items()]
     weights, bias = (sum(each[1:], each[0]).cpu().numpy() for each in zip(*parts))
     return Solution(weights, bias, chosen)
 
 
-def _mixed(view: View, parts: Sequence[Part]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weights (w, k) and bias (k,) of the parts of a mixture that share a view."""
+def _mixed(view: View, parts: Sequence[Part], advance: Callable[[int], object]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weights (w, k) and bias (k,) of the parts of a mixture with the same view."""
     solution, bias = view.whole.nothing()
     for penalty in dict.fromkeys(part.penalty for part in parts):
         found = view.whole.directions(penalty)
@@ -502,14 +510,15 @@ def _mixed(view: View, parts: Sequence[Part]) -> tuple[torch.Tensor, torch.Tenso
                 mix, shift = found.mixed(part.objective)
                 scores = part.share * (found.Z @ mix)
                 solution, bias = solution + scores, bias + part.share * shift - found.mean @ scores
+        advance(1)
     return view.back(solution), bias
 
 
 def make_distances(rows: Rows, prior: Prior) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function from features (n, w) to the squared distance of each to the nearest class (n,).
+    """Return the function from features (n, w) to squared Mahalanobis distances to the nearest class (n,).
 
-    In coordinates alone, without curves, under the one covariance of all classes and the usual penalty. Rows that do
-    not differ are all that is near: others are infinitely far.
+    Distances use coordinates without curves, one covariance within classes, and the usual penalty. They are zero if all
+    rows are equal.
     """
     scales = curved_scales(rows.squares(), prior, (0.0,))
     if not scales:
@@ -524,10 +533,10 @@ def make_distances(rows: Rows, prior: Prior) -> Callable[[np.ndarray], np.ndarra
 
 
 def curved_scales(squares: np.ndarray, prior: Prior, curvatures: Sequence[float]) -> dict[float, np.ndarray]:
-    """Return what features (w,) are multiplied by, for each curvature.
+    """Return the factors of features (w,) for each curvature.
 
-    Curves get ``curvature²`` times the spread of coordinates. There is no scale where rows do not differ, and the first
-    curvature alone where their curves do not.
+    Curves get ``curvature²`` times the spread of coordinates. If all rows are equal, the result is empty; if only their
+    curves are, it has the first curvature alone.
     """
     lengths, curved = squares * prior.steps**2, prior.curved
     linear, bent = lengths[~curved].sum(), lengths[curved].sum()
@@ -539,23 +548,26 @@ def curved_scales(squares: np.ndarray, prior: Prior, curvatures: Sequence[float]
     return {curvature: np.where(curved, curvature, 1) * scales for curvature in curvatures}
 
 
-def choose(views: dict[float, View], settings: Settings) -> tuple[Part, ...]:
-    """Return the mixture that makes the labels of rows left out most likely; the usual one where no row can choose."""
+def choose(views: dict[float, View], settings: Settings, progress: Progress = SILENT) -> tuple[Part, ...]:
+    """Return the mixture with the most likely leave-one-out labels, or the usual one if no row can choose."""
     judges = next(iter(views.values())).judges
     if not len(judges.labels):
         return usual_mixture(tuple(views), settings)
     tables: dict[tuple[str, float, float], np.ndarray] = {}
-    for curvature, view in views.items():
-        for penalty in settings.penalties:
-            scores = view.whole.left_out(view.judges, penalty, settings.objectives)
-            tables |= {(name, curvature, penalty): each for name, each in zip(settings.objectives, scores, strict=True)}
+    with progress.bar("choosing", len(views) * len(settings.penalties), "settings") as advance:
+        for curvature, view in views.items():
+            for penalty in settings.penalties:
+                scores = view.whole.left_out(view.judges, penalty, settings.objectives)
+                names = [(objective, curvature, penalty) for objective in settings.objectives]
+                tables |= dict(zip(names, scores, strict=True))
+                advance(1)
     shares = fit_shares(list(tables.values()), judges.labels.cpu().numpy(), judges.weights.cpu().numpy())
     chosen = tuple(Part(*name, float(share)) for name, share in zip(tables, shares, strict=True) if share > 0)
     return chosen or usual_mixture(tuple(views), settings)
 
 
 def usual_mixture(curvatures: Sequence[float], settings: Settings) -> tuple[Part, ...]:
-    """Return the mixture that is taken where no row can choose."""
+    """Return the mixture that is used if no row can choose."""
     curvature = min(curvatures, key=lambda each: abs(each - USUAL_CURVATURE))
     parts = []
     for objective in settings.objectives:

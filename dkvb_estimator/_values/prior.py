@@ -1,6 +1,6 @@
-"""What values may look like: sums of a few functions of a key's coordinates, shared by neighbouring keys.
+"""The prior on values: a value is a linear combination of a few functions of its key's coordinates.
 
-Enters: keys (c, j, d). Leaves: a row of features for each code. Must not know: labels, what is solved.
+Enters: keys (c, j, d). Leaves: a row of features for each code. Must not know: labels, solvers.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVELS = 63
-"""Features are whole numbers from -63 to 63."""
+"""Features are integers from -63 to 63."""
 EXACT_ROWS = 4096
-"""Rows whose products float32 sums without rounding: 4096 · 63² < 2²⁴."""
+"""Number of rows for which float32 sums products without rounding: 4096 · 63² < 2²⁴."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """Functions of a key in which values are linear: coordinates and curves, d of each.
+    """Functions of a key in which values are linear: d coordinates and d curves.
 
-    With u the key's place around the centre of its head, the curves are its length and the products of neighbouring
-    coordinates. A normal prior on what these functions are multiplied by is a normal prior on values, in which near
-    keys of a head have nearly equal values. It takes 2 · d functions a head instead of j values, so that what rows
-    teach fits into one matrix (w, w), w = 2 · c · d.
+    The curves are the length of the key, relative to the centre of its head, and the products of neighbouring
+    coordinates. A normal prior on the coefficients of these functions is a normal prior on values under which
+    neighbouring keys have similar values. A head has 2 · d coefficients instead of j values, so that the statistics of
+    all rows fit into one matrix (w, w), w = 2 · c · d.
 
     Parameters
     ----------
     table : ndarray of shape (c, j, 2 * d), int8
         Coordinates, then curves, in ``steps``.
     steps : ndarray of shape (w,), float64
-        What a one of each feature is worth.
+        Unit of each feature.
 
     Examples
     --------
@@ -44,14 +44,14 @@ class Prior:
 
     @classmethod
     def of_keys(cls, keys: np.ndarray, centres: np.ndarray, reaches: np.ndarray) -> Prior:
-        """Make the functions of keys.
+        """Evaluate the functions at the keys.
 
         Parameters
         ----------
         keys : ndarray of shape (c, j, d)
         centres : ndarray of shape (c, d)
         reaches : ndarray of shape (c,)
-            The largest magnitude of a coordinate around the centre, when keys were placed.
+            Largest magnitude of a coordinate around the centre when the keys were placed.
         """
         (n_heads, _, key_dim), reach = keys.shape, np.where(reaches > 0, reaches, 1).astype(np.float64)
         places = (keys.astype(np.float64) - centres[:, None]) / reach[:, None, None]
@@ -65,7 +65,7 @@ class Prior:
 
     @property
     def width(self) -> int:
-        """Features of a row, w."""
+        """Number of features per row, w."""
         return len(self.steps)
 
     @property
@@ -80,18 +80,18 @@ class Prior:
         return np.tile(np.arange(functions) >= functions // 2, n_heads)
 
     def features(self, codes: np.ndarray) -> np.ndarray:
-        """Return the features of codes (n, c, m): (n, w), int8; the rounded mean where a head reads several keys."""
+        """Return the features (n, w), int8, of codes (n, c, m); the rounded mean if a head selects several keys."""
         n, n_heads, n_selected = codes.shape
         _, n_keys, functions = self.table.shape
         cells = codes + n_keys * np.arange(n_heads)[:, None]
-        if n_selected == 1:  # one look-up a head, of all its functions at once
+        if n_selected == 1:  # one look-up per head for all its functions
             whole = self.table.reshape(-1, functions).view(f"V{functions}")
             return np.take(whole, cells.reshape(n, n_heads)).view(np.int8)
         mean = self.table.reshape(-1, functions)[cells].mean(axis=2, dtype=np.float32)
         return np.rint(mean).astype(np.int8).reshape(n, n_heads * functions)
 
     def values(self, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        """Return the values (c, j, k), float32, whose mean over heads is ``features @ weights + bias``.
+        """Return the values (c, j, k), float32, with mean ``features @ weights + bias`` over heads.
 
         Parameters
         ----------

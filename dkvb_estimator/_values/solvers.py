@@ -1,7 +1,7 @@
-"""From what was learned to values: one function a question, each answered for the three solvers.
+"""Compute values, logits and distances from what was learned, for every solver.
 
-Enters: a :class:`Learned` and the estimator's parameters. Leaves: values (c, j, k), a temperature, or a stepped table.
-Must not know: embeddings, keys, how predictions are made.
+Enters: a :class:`Learned` and the parameters of the classifier. Leaves: values (c, j, k), functions of codes, or a
+table after gradient steps. Must not know: embeddings, keys, how predictions are made.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from dkvb_estimator._device import to_tensor
+from dkvb_estimator._progress import SILENT, Progress
 from dkvb_estimator._validation import JOINT, class_weights, gradient_settings
 
 from . import joint as _joint
@@ -25,29 +26,29 @@ from .statistics import Learned, Rows
 
 _JOINT = ("objective", "alpha", "curvature", "class_weight", "device")
 VALUE_SETTINGS = {"counts": ("smoothing", "class_weight"), "joint": _JOINT, "ridge": _JOINT, "sgd": ()}
-"""Parameters that values are made from after learning: where one changes, they are made anew."""
+"""Parameters that determine values after learning; values are recomputed when one changes."""
 JUDGES, FEWEST_JUDGES, MAX_SCORES = 1000, 500, 2_000_000
-"""So many rows choose the mixture, fewer where their scores of all classes would be more, but not below a least."""
+"""Number of rows that choose the mixture; with many classes fewer, to bound the number of their scores."""
 FEW_ROWS = 0.6
-"""Rows fewer than so many times the features are solved as they are, more from their sums: both take as long there."""
+"""With fewer rows per feature than this, values are solved from the rows, else from sums; here both take as long."""
 TABLE_LIMIT_BYTES = 2**30
-"""Above it, values of ``counts`` are read from the counts, and no table is made."""
+"""Above this size of the table of values, ``counts`` reads values from the counts instead."""
 SPARSE_READ_ROWS = 64
-"""Samples whose pairs are gathered at a time: some 100,000 each with 1,000 classes and 256 heads."""
+"""Samples whose pairs are gathered at once: some 100,000 each with 1,000 classes and 256 heads."""
 
 
 @dataclass(frozen=True)
 class Book:
-    """What values need of keys, each made when it is asked for.
+    """What values need from keys, computed on demand.
 
     Parameters
     ----------
     prior : callable
-        Returns the functions of keys that values are made of.
+        Returns the functions of keys in which values are linear.
     neighbours : callable
-        Returns with which keys each shares counts.
+        Returns the keys with which each key shares counts.
     solution : callable
-        Returns what values are solved to.
+        Returns the solution of ``joint``.
     """
 
     prior: Callable[[], Prior]
@@ -56,7 +57,7 @@ class Book:
 
 
 def value_settings(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters that values are made from after learning, a dict as a copy."""
+    """Return the parameters that determine values after learning; dicts are copied."""
     settings = {name: params[name] for name in VALUE_SETTINGS[params["solver"]]}
     return {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
 
@@ -79,8 +80,8 @@ def make_reader(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the function that pools values: codes (n, c, m) of the nearest used keys → logits (n, k).
 
-    ``values`` is only called where the table is made at all: with many classes it would be mostly the same smoothed
-    zeros, and ``counts`` are read as they are stored. Solved values are sums of few functions, which are read instead.
+    ``values`` is called only if a table of values is needed. With many classes, ``counts`` reads the sparse counts
+    instead, and solved values are computed from features.
     """
     if learned.solver in JOINT and learned.n_selected == 1:
         return _feature_reader(book.solution(), book.prior(), device)
@@ -116,53 +117,69 @@ def _class_weights(learned: Learned, params: Mapping[str, Any]) -> np.ndarray | 
     return class_weights(params["class_weight"], learned.classes, learned.class_counts)
 
 
-def solve_jointly(learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device) -> Solution:
-    """Solve the values of ``joint`` and ``ridge``, choosing what is ``"auto"`` by rows that are left out."""
-    return _joint.solve(_rows(learned, params, prior, device), prior, _settings(params))
+def solve_jointly(
+    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device, progress: Progress = SILENT
+) -> Solution:
+    """Solve the values of ``joint`` and ``ridge``; leave-one-out scores choose settings that are ``"auto"``."""
+    return _joint.solve(_rows(learned, params, prior, device, progress), prior, _settings(params), progress)
 
 
 def distances_to_classes(
-    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device
+    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device, progress: Progress = SILENT
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function from codes (n, c, m) to the squared distance of each to the nearest class (n,)."""
-    rows = _rows(learned, params, prior, device, choose=False)
+    """Return the function from codes (n, c, m) to squared distances to the nearest class (n,)."""
+    rows = _rows(learned, params, prior, device, progress, choose=False)
     distances = _joint.make_distances(rows, prior)
     return lambda codes: distances(prior.features(codes))
 
 
 def _rows(
-    learned: Learned, params: Mapping[str, Any], prior: Prior, device: torch.device, *, choose: bool = True
+    learned: Learned,
+    params: Mapping[str, Any],
+    prior: Prior,
+    device: torch.device,
+    progress: Progress,
+    *,
+    choose: bool = True,
 ) -> _joint.Rows:
-    """Return the rows to solve from, whichever way is shorter."""
-    if learned.sums is not None:  # no rows to choose by
+    """Return the rows to solve from, in the form that is faster."""
+    if learned.sums is not None:  # no rows that could choose
         return ManyRows(learned.sums, Listed.none(prior.width), device)
     per_class = _class_weights(learned, params)
     rows, n_classes = learned.rows().weighted(per_class), len(learned.classes)
     judges = are_judges(rows.labels, rows.weights, n_classes) & choose
     if len(rows) < FEW_ROWS * prior.width:
         return FewRows(_listed(rows, prior), judges, n_classes, device)
-    sums = _sum_parts(learned, per_class, prior, device)
+    sums = _sum_parts(learned, per_class, prior, device, progress)
     return ManyRows(sums, _listed(rows.where(judges), prior), device)
 
 
-def _sum_parts(learned: Learned, per_class: np.ndarray | None, prior: Prior, device: torch.device) -> Sums:
-    """Return the sums of all rows, made where the rows are."""
+def _sum_parts(
+    learned: Learned, per_class: np.ndarray | None, prior: Prior, device: torch.device, progress: Progress
+) -> Sums:
+    """Return the sums of all rows, computed where the rows are."""
     n_classes = len(learned.classes)
 
     def add(read: Callable[[slice], np.ndarray], labels: np.ndarray) -> Sums:
-        return sum_codes(read, labels, np.ones(len(labels)), prior, n_classes, device)
+        return sum_codes(read, labels, np.ones(len(labels)), prior, n_classes, device, progress)
 
     if learned.codes.are_here and per_class is None and (sums := learned.known_sums(add)) is not None:
         return sums
-    whole: Sums = learned.codes.summed(learned, _sum_rows, learned.classes, per_class, prior, device)
+    shown = progress if learned.codes.are_here else SILENT  # workers share no screen
+    whole: Sums = learned.codes.summed(learned, _sum_rows, learned.classes, per_class, prior, device, shown)
     return whole
 
 
 def _sum_rows(
-    learned: Learned, classes: np.ndarray, per_class: np.ndarray | None, prior: Prior, device: torch.device
+    learned: Learned,
+    classes: np.ndarray,
+    per_class: np.ndarray | None,
+    prior: Prior,
+    device: torch.device,
+    progress: Progress,
 ) -> Sums:
     rows = learned.rows().among(classes, learned.classes).weighted(per_class)
-    return sum_codes(rows.read, rows.labels, rows.weights, prior, len(classes), device)
+    return sum_codes(rows.read, rows.labels, rows.weights, prior, len(classes), device, progress)
 
 
 def _settings(params: Mapping[str, Any]) -> Settings:
@@ -175,7 +192,7 @@ def _settings(params: Mapping[str, Any]) -> Settings:
 
 
 def are_judges(labels: np.ndarray, weights: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return which distinct rows (n,), in the order of their hashes, choose: the first of classes that have others."""
+    """Return which distinct rows (n,), in the order of their hashes, choose: the first whose class has other rows."""
     rest = np.bincount(labels, weights, minlength=n_classes)[labels] - weights
     able = rest > _joint.ROUNDING * weights
     return able & (np.cumsum(able) <= min(JUDGES, max(FEWEST_JUDGES, MAX_SCORES // n_classes)))
@@ -186,9 +203,9 @@ def _listed(rows: Rows, prior: Prior) -> Listed:
 
 
 def n_unseen(learned: Learned) -> int:
-    """Return how often the column of classes to come counts: never once more classes than one are declared, else once.
+    """Return how often the column for later classes counts: 0 if several classes are declared, else 1.
 
-    Declared classes have columns of their own. One class alone has no gradient without another.
+    Declared classes have their own columns. A single class has no gradient without another one.
     """
     return 0 if learned.declared is not None and len(learned.classes) > 1 else 1
 
@@ -201,8 +218,9 @@ def step_table(
     epochs: int,
     seed: int,
     device: torch.device,
+    progress: Progress = SILENT,
 ) -> None:
-    """Run epochs of ``sgd`` on samples that were just counted, and put the stepped table in place of the old.
+    """Run epochs of ``sgd`` on samples that were just counted, and replace the table.
 
     Parameters
     ----------
@@ -211,6 +229,7 @@ def step_table(
     params : mapping
     epochs, seed : int
     device : torch.device
+    progress : Progress
     """
     codes, labels, weights = samples
     weights = np.ones(len(codes)) if weights is None else weights
@@ -225,7 +244,7 @@ def step_table(
     rng = np.random.default_rng([seed, learned.n_samples])
     table = to_tensor(learned.table.copy(), device)  # type: ignore[union-attr]
     tensors = [to_tensor(rows, device) for rows in (codes, labels, weights.astype(np.float32))]
-    descend_(table, tensors[0], tensors[1], tensors[2], settings, epochs, rng)
+    descend_(table, tensors[0], tensors[1], tensors[2], settings, epochs, rng, progress)
     if not torch.isfinite(table).all():
         raise ValueError(
             f"learning_rate={given['learning_rate']!r} made values infinite; expected steps that stay finite. Set a "

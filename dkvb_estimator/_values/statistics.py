@@ -1,8 +1,8 @@
-"""What an estimator has learned: class counts of every key, and what its solver needs beside them.
+"""What a classifier has learned: class counts of every key, and what its solver needs besides.
 
-Enters: codes (n, c, m), labels (n,), weights (n,) or None. Leaves: class counts, rows, the sample ledger. Must not
-know: embeddings, keys, hyperparameters. Everything but the ``sgd`` table is a sum or a multiset, so learning commutes,
-:meth:`Learned.forget` undoes it and :meth:`Learned.merge` adds two of them.
+Enters: codes (n, c, m), labels (n,), weights (n,) or None. Leaves: class counts, rows, hashes of samples. Must not
+know: embeddings, keys, hyperparameters. Everything but the ``sgd`` table is a sum or a multiset. Learning is therefore
+independent of order, :meth:`Learned.forget` undoes it, and :meth:`Learned.merge` adds two of them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Self
 import numpy as np
 
 from dkvb_estimator._labels import are_among, merge_classes, positions_of
-from dkvb_estimator._validation import JOINT
+from dkvb_estimator._validation import JOINT, short
 
-from . import sample_hashes as _ledger
+from . import sample_hashes
 from .code_store import CodeStore
 from .counts import ClassCounts
 from .joint import Solution, Sums
@@ -25,14 +25,14 @@ from .joint import Solution, Sums
 
 @dataclass(frozen=True)
 class Rows:
-    """The distinct samples that values are solved from, in the order of their hashes.
+    """Distinct samples from which values are solved, in the order of their hashes.
 
     Parameters
     ----------
     codes : CodeStore
-        Of all learned, (all learned, c, m).
+        Codes of all learned samples (all learned, c, m).
     positions : ndarray of shape (n,)
-        Where each sample stands in ``codes``.
+        Position of each sample in ``codes``.
     labels, weights, hashes : ndarrays of shape (n,)
     """
 
@@ -50,15 +50,15 @@ class Rows:
         return self.codes.take(self.positions[part])
 
     def among(self, classes: np.ndarray, own: np.ndarray) -> Rows:
-        """Renumber the classes: ``own`` (fewer,), by whose positions labels are given, are among ``classes`` (k,)."""
+        """Renumber labels from positions in ``own`` (fewer,) to positions in ``classes`` (k,)."""
         return replace(self, labels=positions_of(own, classes)[self.labels])
 
     def where(self, mask: np.ndarray) -> Rows:
-        """Return the samples where ``mask`` (n,) holds."""
+        """Return the samples where ``mask`` (n,) is true."""
         return Rows(self.codes, self.positions[mask], self.labels[mask], self.weights[mask], self.hashes[mask])
 
     def weighted(self, per_class: np.ndarray | None) -> Rows:
-        """Multiply weights by those of the classes (k,), and leave out samples that weigh nothing."""
+        """Multiply weights by those of the classes (k,), and leave out samples of weight zero."""
         if per_class is None:
             return self
         weights = self.weights * per_class[self.labels]
@@ -66,16 +66,16 @@ class Rows:
 
 
 class Learned:
-    """Hold what was learned with one codebook.
+    """What was learned with one codebook.
 
     Parameters
     ----------
     solver : {"joint", "ridge", "counts", "sgd"}
     n_heads, n_keys, n_selected : int
     folder : str or None
-        Where codes that values are solved from are kept; None for memory.
+        Folder of a file for codes; None keeps them in memory.
     width : int or None
-        Features of the sums that are kept instead of codes; None keeps codes.
+        Number of features of the sums that are kept instead of codes; None keeps codes.
 
     Attributes
     ----------
@@ -84,20 +84,20 @@ class Learned:
     declared : ndarray or None
         Labels declared by the user.
     counts : ClassCounts
-        Samples of each class that selected each key.
+        Number of samples of each class that selected each key.
     hashes, labels, weights : lists of ndarrays (n,)
-        One entry a sample, in blocks: its hash, the position of its class, and with codes its weight. Empty with
-        ``sgd``, and where sums are kept.
+        One entry per sample, in blocks: its hash, the position of its class, and with codes its weight. Empty with
+        ``sgd``, and if sums are kept.
     codes : CodeStore
-        The rows that values are solved from; empty otherwise.
+        Rows from which values are solved; empty for other solvers.
     sums : Sums or None
-        What is kept instead of rows.
+        Sums that are kept instead of rows.
     running : tuple of int and Sums, or None
-        Sums of the first so many rows, where each weighs one: they only grow by what is learned next.
+        A number of rows and the sums of these first rows, if all weights are one; later rows are added to them.
     table : ndarray of shape (c, j, k + 1), float32, or None
-        The values of ``sgd``, then the column that a class not seen yet starts from.
+        Values of ``sgd``, then the column from which a new class starts.
     origin : ndarray of shape (c, j), uint16, or None
-        Of a pruned codebook, where each key stood when they were placed: hashes are made of those positions.
+        After pruning, the position of each key when it was placed; samples are hashed by these positions.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Learned:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """Rebuild from what :meth:`state` gave; codes are then in memory."""
+        """Rebuild from a :meth:`state`; codes are then in memory."""
         learned = cls.__new__(cls)
         vars(learned).update(state)
         learned.counts = ClassCounts(**state["counts"] | {"shape": tuple(state["counts"]["shape"].tolist())})
@@ -143,7 +143,7 @@ class Learned:
         return learned
 
     def state(self) -> dict[str, Any]:
-        """Return everything as arrays, text and numbers in dicts and lists."""
+        """Return dicts and lists of arrays, text and numbers."""
         counts = vars(self.counts) | {"shape": np.array(self.counts.shape)}
         state = {name: value for name, value in vars(self).items() if name not in ("running", "solution")}
         sums = None if self.sums is None else dict(vars(self.sums))
@@ -151,7 +151,7 @@ class Learned:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of counts, ledger, codes, sums and table."""
+        """Bytes of counts, hashes, labels, weights, codes, sums and table."""
         arrays = [*self.hashes, *self.labels, *self.weights] + ([] if self.table is None else [self.table])
         arrays += [] if self.sums is None else list(vars(self.sums).values())
         return self.counts.nbytes + self.codes.nbytes + sum(array.nbytes for array in arrays)
@@ -167,7 +167,7 @@ class Learned:
         return int(self.counts.class_hits().sum()) // self.n_selected
 
     def learn(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None, declared: Any) -> np.ndarray:
-        """Count samples, and keep what the solver needs of them; return their class positions (n,)."""
+        """Count samples, keep what the solver needs of them, and return their class positions (n,)."""
         self._grow(y, declared)
         positions = positions_of(y, self.classes)
         self.counts = self.counts.plus(codes, positions, weights)
@@ -176,22 +176,22 @@ class Learned:
         return positions
 
     def forget(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> None:
-        """Take away one learned copy of each sample.
+        """Remove one learned copy of each sample.
 
         Raises
         ------
         ValueError
-            If a sample was not learned, or not as often; nothing is changed then.
+            If a sample was not learned, or less often; nothing changes then.
         """
         ones = np.ones(len(codes)) if weights is None else weights
-        wanted = _ledger.with_weights(self._hash(codes, y), ones)
+        wanted = sample_hashes.with_weights(self._hash(codes, y), ones)
         there = self._entries()
-        positions, n_missing = _ledger.find_samples(there, wanted)
+        positions, n_missing = sample_hashes.find_samples(there, wanted)
         if n_missing:
             raise ValueError(
-                f"{n_missing} of the {len(codes)} samples to forget were never learned, or were forgotten already; "
-                "expected samples given to fit or partial_fit with the same label and weight. Nothing was changed: "
-                "forget only those."
+                f"X holds samples that were never learned or are forgotten already ({n_missing} of {len(codes)}); "
+                "expected samples given to fit or partial_fit, with the same label and weight. Forget only those; "
+                "nothing was changed."
             )
         kept = np.ones(len(there), dtype=bool)
         kept[positions] = False
@@ -199,43 +199,46 @@ class Learned:
         self._keep(kept)
 
     def forget_classes(self, labels: np.ndarray) -> None:
-        """Take away all samples of some classes.
+        """Remove all samples of some classes.
 
         Raises
         ------
         ValueError
-            If a label is not among the classes; nothing is changed then.
+            If a label was never learned; nothing changes then.
         """
         classes = self.classes.tolist()
         unknown = [label for label in labels.tolist() if label not in classes]
         if unknown:
             raise ValueError(
-                f"label {unknown[0]!r} is not among the learned classes {classes}; expected labels of classes_. "
-                "Nothing was changed: leave it out."
+                f"labels holds {short(unknown[0])}, which is not among the {len(classes)} learned classes; expected "
+                "labels of classes_. Leave it out; nothing was changed."
             )
         gone = positions_of(labels, self.classes)
         self.counts = self.counts.without(gone)
         self._keep(~np.isin(np.concatenate(self.labels), gone))
 
     def take_back(self, codes: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> None:
-        """Take back hits where no rows are kept.
+        """Subtract the hits of samples, for ``sgd`` and for sums.
 
-        Of an ``sgd`` table, keys hit more by these samples than by all others lose their values; of sums, those of the
-        samples are still to be taken off.
+        With ``sgd``, keys that these samples hit more often than all others lose their values. With sums, the caller
+        subtracts the sums of the samples.
 
         Raises
         ------
         ValueError
-            If hits would fall below zero; nothing is changed then.
+            If hits would become negative; nothing changes then.
         """
-        unlearned = "some of the samples to forget were never learned; expected samples given to fit or partial_fit. "
+        unlearned = (
+            "X holds samples that were never learned; expected samples given to fit or partial_fit. Forget only those; "
+            "nothing was changed."
+        )
         if not are_among(y, self.classes).all():
-            raise ValueError(unlearned + "Nothing was changed: forget only those.")
+            raise ValueError(unlearned)
         before = self.counts.key_hits()
         try:
             self.counts = self.counts.minus(codes, positions_of(y, self.classes), weights)
         except ValueError as error:
-            raise ValueError(unlearned + "Nothing was changed: forget only those.") from error
+            raise ValueError(unlearned) from error
         if self.sums is not None:
             return
         after = self.counts.key_hits()
@@ -243,7 +246,7 @@ class Learned:
         self._keep(np.zeros(0, dtype=bool))
 
     def add_sums(self, more: Sums, sign: int = 1) -> None:
-        """Add the sums of rows just counted, or take them off with ``sign=-1``."""
+        """Add the sums of rows just counted, or subtract them with ``sign=-1``."""
         self.sums = self.sums.plus(more, sign)  # type: ignore[union-attr]
         self._drop_empty_classes()
 
@@ -254,26 +257,26 @@ class Learned:
         self.table = table
 
     def without_rows(self) -> Learned:
-        """Return all of it but the codes that values are solved from."""
+        """Return a copy without codes."""
         rest = copy.copy(self)
         rest.codes, rest.running = CodeStore(), None
         return rest
 
     def to_predict(self, solution: Solution | None) -> Learned:
-        """Return the little that predictions need, a solution where values are solved."""
+        """Return a copy with only what predictions need, including a solution for solved values."""
         little = self.without_rows()
         little.hashes, little.labels, little.weights = [], [], []
         little.sums, little.solution = None, solution
         return little
 
     def n_shared(self, other: Learned) -> int:
-        """Return how many samples of another model are learned here too: by their codes, labels and weights."""
+        """Return how many samples of another model are learned here too (equal codes, labels and weights)."""
         if self.sums is not None:
             return 0
-        return len(_ledger.find_samples(self._entries(), other._entries())[0])
+        return len(sample_hashes.find_samples(self._entries(), other._entries())[0])
 
     def merge(self, other: Learned) -> Learned:
-        """Return what a model that had learned both would hold."""
+        """Return what a model that learned both would hold."""
         both, other = copy.copy(self), copy.copy(other)
         for one, another in ((both, other), (other, both)):
             one._grow(another.classes, another.declared)
@@ -286,7 +289,7 @@ class Learned:
         return both
 
     def prune(self, order: np.ndarray, origin: np.ndarray | None) -> None:
-        """Renumber keys: key i of head c becomes what was key ``order[c, i]``; keys left out must have no hits."""
+        """Renumber keys: the new key i of head c is the old key ``order[c, i]``; others must have no hits."""
         heads, (n_heads, width) = np.arange(len(order))[:, None], order.shape
         places = np.zeros((n_heads, self.counts.shape[1]), dtype=np.min_scalar_type(width - 1))
         places[heads, order] = np.arange(width)
@@ -297,15 +300,15 @@ class Learned:
             self.table = self.table[heads, order]
 
     def rows(self) -> Rows:
-        """Return the distinct rows: a function of the multiset learned, whatever its order and splits."""
-        first, hashes, weights = _ledger.merge_rows(np.concatenate(self.hashes), np.concatenate(self.weights))
+        """Return the distinct rows, which do not depend on the order of learning."""
+        first, hashes, weights = sample_hashes.merge_rows(np.concatenate(self.hashes), np.concatenate(self.weights))
         return Rows(self.codes, first, np.concatenate(self.labels)[first], weights, hashes)
 
     def known_sums(self, add: Callable[[Callable[[slice], np.ndarray], np.ndarray], Sums]) -> Sums | None:
-        """Return the sums of all rows, or None where a row does not weigh one.
+        """Return the sums of all rows, or None unless all weights are one.
 
-        ``add`` sums rows of weight one, of which a function reads the codes and class positions are given; it is asked
-        for those that came since it was asked last.
+        ``add`` sums rows of weight one, given a function that reads their codes, and their class positions. It is
+        called only with rows that were learned since the last call.
         """
         if not all((block == 1).all() for block in self.weights):
             return None
@@ -318,12 +321,12 @@ class Learned:
         return sums
 
     def _entries(self) -> np.ndarray:
-        """Return the ledger (n,), each sample's hash mixed with its weight."""
+        """Return the hash of each sample mixed with its weight (n,)."""
         hashes = np.concatenate(self.hashes)
-        return _ledger.with_weights(hashes, np.concatenate(self.weights)) if self.weights else hashes
+        return sample_hashes.with_weights(hashes, np.concatenate(self.weights)) if self.weights else hashes
 
     def _grow(self, y: np.ndarray, declared: Any) -> None:
-        """Give every new label a column; columns move where a label sorts in between."""
+        """Add a column for every new label; existing columns move to keep labels sorted."""
         known, announced = self.classes, self.declared
         everything = merge_classes(known, y)
         if declared is not None:
@@ -341,27 +344,27 @@ class Learned:
             self.sums = self.sums.with_classes(old, n_classes)
         if self.running is not None:
             self.running = self.running[0], self.running[1].with_classes(old, n_classes)
-        if self.table is not None:  # a new class starts as what has learned to be none of those seen
+        if self.table is not None:  # a new class starts from the column for later classes
             grown = np.repeat(self.table[:, :, -1:], n_classes + 1, axis=2)
             grown[:, :, old] = self.table[:, :, :-1]
             self.table = grown
 
     def _hash(self, codes: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Hash samples by the positions that keys had before any pruning."""
+        """Hash samples by the positions of keys before any pruning."""
         if self.origin is not None:
             codes = self.origin[np.arange(codes.shape[1])[None, :, None], codes]
-        return _ledger.hash_samples(codes, y)
+        return sample_hashes.hash_samples(codes, y)
 
     def _remember(self, codes: np.ndarray, y: np.ndarray, positions: np.ndarray, weights: np.ndarray | None) -> None:
         hashes, ones = self._hash(codes, y), np.ones(len(codes)) if weights is None else weights
         if self.keeps_rows:
             self.codes = self.codes.extended(codes)
             self.weights = [*self.weights, ones]
-        self.hashes = [*self.hashes, hashes if self.keeps_rows else _ledger.with_weights(hashes, ones)]
+        self.hashes = [*self.hashes, hashes if self.keeps_rows else sample_hashes.with_weights(hashes, ones)]
         self.labels = [*self.labels, positions.astype(np.int32)]
 
     def _keep(self, kept: np.ndarray) -> None:
-        """Drop ledger entries and rows, then classes that are left without samples and were not declared."""
+        """Keep some samples, and drop classes that have no samples and were not declared."""
         for name in ("hashes", "labels", "weights"):
             if blocks := getattr(self, name):
                 setattr(self, name, [np.concatenate(blocks)[kept]])

@@ -1,6 +1,6 @@
-"""Turn logits into probabilities that mean what they say.
+"""Calibrate logits: temperature, and shares of a mixture.
 
-Enters: logits (n, k). Leaves: a temperature, probabilities (n, k). Must not know: where logits come from.
+Enters: logits (n, k). Leaves: a temperature, shares, log probabilities (n, k). Must not know: where logits come from.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 SMALLEST_SHARE, LARGEST_SHARE = np.exp(-5.0), np.exp(7.0)
-"""Between their inverses a temperature is looked for."""
+"""A temperature is searched between their inverses."""
 
 
 def log_probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -49,10 +49,10 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray)
 def fit_shares(
     tables: Sequence[np.ndarray], labels: np.ndarray, weights: np.ndarray, *, least: float = 0.0
 ) -> np.ndarray:
-    """Return the shares by which summed tables of logits have the smallest weighted negative log-likelihood.
+    """Return the shares with which a sum of logit tables minimises the weighted negative log-likelihood.
 
-    The loss is convex in the shares. One pseudo-sample of no known class joins it: without it, a handful of rows that
-    are all predicted right would ask for endless confidence.
+    The loss is convex in the shares. It includes one pseudo-sample with equal probabilities for all classes; without
+    it, a few rows that are all predicted correctly would make the shares infinite.
 
     Parameters
     ----------

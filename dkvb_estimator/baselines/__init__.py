@@ -1,9 +1,9 @@
-"""What a user would pick instead: streaming classifiers on the same features, with the same contract.
+"""Baselines: other classifiers of frozen features that learn from a stream.
 
 Enters: embeddings (n, f), labels (n,). Leaves: predictions. Must not know: heads, keys, values. Each keeps additive
-statistics: order and splits of the data cannot matter, up to rounding; samples are forgotten by subtraction, and models
-merge by addition. Here w is the width of the features that a classifier makes of an embedding; only random features
-have w other than f.
+statistics. Up to rounding, the order and the batches of the data do not matter, samples are forgotten by subtraction,
+and models merge by addition. Here, w is the number of features that a classifier computes from an embedding; it differs
+from f only for random features.
 """
 
 from .classwise import ClasswiseLDA

@@ -1,6 +1,6 @@
-"""The contract that all baselines share: learn, forget, merge, predict; what is kept of each class is a subclass's.
+"""The base class of all baselines: learn, forget, merge and predict with additive statistics.
 
-Enters: embeddings (n, f), labels (n,). Leaves: labels, scores (n, k). Must not know: what statistics there are.
+Enters: embeddings (n, f), labels (n,). Leaves: labels, scores (n, k). Must not know: which statistics a subclass keeps.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dkvb_estimator._labels import check_known_labels, merge_classes
+from dkvb_estimator._validation import short
 
 BLOCK_ROWS = 2048
 """Rows whose features are in memory at once."""
 
 
 class Additive(ClassifierMixin, BaseEstimator):
-    """Counts of each class, and scikit-learn's contract around additive statistics.
+    """Base class of classifiers with additive statistics.
 
-    A subclass says how to start, grow by classes, add, subtract and join them, and how to score rows. What learning
-    writes is always a new array: a shallow copy of a model keeps what it had.
+    A subclass defines how statistics start, grow by classes, add, subtract and join, and how rows are scored. Learning
+    always creates new arrays, so a shallow copy of a model keeps its state.
     """
 
     classes_: np.ndarray
     class_counts_: np.ndarray
     normalize: bool
     _fixed: ClassVar[tuple[str, ...]] = ("normalize",)
-    """Parameters that must not change once rows were learned with them."""
+    """Parameters that must not change after fitting."""
     _learned_with: dict[str, Any]
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Forget what was learned, and learn X (n, f) and y (n,)."""
+        """Discard what was learned, and learn X (n, f) and y (n,)."""
         return self._learn(X, y, None, reset=True)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
-        """Learn more samples, X (n, f) and y (n,); new labels may appear, ``classes`` may declare them.
+        """Learn more samples, X (n, f) and y (n,), which may have new labels; ``classes`` may declare them.
 
         Raises
         ------
@@ -49,9 +50,9 @@ class Additive(ClassifierMixin, BaseEstimator):
         return self._learn(X, y, classes, reset=not hasattr(self, "classes_"))
 
     def forget(self, X: Any, y: Any) -> Self:
-        """Take away one learned copy of each sample: up to rounding, the model is as if it had never seen them.
+        """Remove one learned copy of each sample; up to rounding, the model is as if it had never learned it.
 
-        A class without samples stays in ``classes_``, and is never predicted.
+        A class without samples stays in ``classes_`` and is never predicted.
 
         Parameters
         ----------
@@ -61,8 +62,8 @@ class Additive(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a label is unknown, more samples of a class are to be forgotten than were learned, or a sample is known
-            not to have been learned; nothing is changed then.
+            If a label is unknown, if a class has fewer learned samples, or if the model knows that a sample was never
+            learned; the model is then unchanged.
         """
         check_is_fitted(self)
         self._check_settings()
@@ -76,12 +77,12 @@ class Additive(ClassifierMixin, BaseEstimator):
         return self
 
     def merge(self, other: Self) -> Self:
-        """Add what another model has learned: up to rounding, as if this one had learned both.
+        """Add what another model has learned; up to rounding, as if this model had learned it.
 
         Raises
         ------
         TypeError, ValueError
-            If the other model is of another kind, or has other settings, features or types of labels.
+            If the other model has another class, other settings, features or types of labels.
         """
         check_is_fitted(self)
         check_is_fitted(other)
@@ -97,7 +98,7 @@ class Additive(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the score of each class (n, k), or with two classes the second's minus the first's (n,).
 
-        A class that has no samples scores minus infinity.
+        The score of a class without samples is minus infinity.
         """
         scores = self._masked_scores(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
@@ -108,17 +109,17 @@ class Additive(ClassifierMixin, BaseEstimator):
         return self.classes_[best]
 
     def _check_settings(self) -> None:
-        """Refuse constructor parameters that are not valid."""
+        """Refuse invalid parameters."""
 
     def _check_room(self, n_features: int, n_classes: int) -> None:
         """Refuse statistics that would become too large."""
 
     def _start(self, n_features: int) -> None:
-        """Set the statistics to those of no rows and no classes."""
+        """Initialise the statistics, without rows and classes."""
         self.class_counts_ = np.zeros(0, dtype=np.int64)
 
     def _grow(self, old: np.ndarray, n_classes: int) -> None:
-        """Move the classes known so far to the positions ``old`` among ``n_classes``."""
+        """Move the existing classes to the positions ``old`` among ``n_classes``."""
         self.class_counts_ = moved(self.class_counts_, old, n_classes)
 
     def _add(self, X: np.ndarray, labels: np.ndarray) -> None:
@@ -143,7 +144,7 @@ class Additive(ClassifierMixin, BaseEstimator):
 
     def _check_rows(self, X: Any, y: Any = "no_validation", *, reset: bool) -> Any:
         if isinstance(X, np.ndarray) and X.dtype == np.float16:
-            X = X.astype(np.float32)  # scikit-learn would make it float64, twice as slow to multiply
+            X = X.astype(np.float32)  # scikit-learn would convert to float64, which multiplies half as fast
         return validate_data(self, X, y, dtype=[np.float64, np.float32], reset=reset)
 
     def _learn(self, X: Any, y: Any, classes: Any, *, reset: bool) -> Self:
@@ -169,63 +170,63 @@ class Additive(ClassifierMixin, BaseEstimator):
         for name, value in self._learned_with.items():
             if getattr(self, name) != value:
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r} was set after rows were learned with {name}={value!r}; expected "
-                    "the same for a model's life. Set it back, or call fit to start anew."
+                    f"{name}={short(getattr(self, name))} was set after fitting with {short(value)}; expected the same "
+                    "value. Set it back, or call fit to start anew."
                 )
 
     def _check_learned(self, labels: np.ndarray) -> None:
         asked = np.bincount(labels, minlength=len(self.classes_))
         for place in np.flatnonzero(asked > self.class_counts_)[:1]:
             raise ValueError(
-                f"{asked[place]} samples of class {self.classes_.tolist()[place]!r} are to be forgotten; expected at "
-                f"most the {self.class_counts_[place]} that were learned. Nothing was changed: forget only those."
+                f"y holds label {short(self.classes_.tolist()[place])} too often ({asked[place]} times); expected at "
+                f"most the {self.class_counts_[place]} samples that were learned. Forget only those; nothing was "
+                "changed."
             )
 
     def _check_mergeable(self, other: Self) -> None:
         if type(other) is not type(self):
             raise TypeError(
-                f"the other model is a {type(other).__name__}; expected a {type(self).__name__}. Merge models of one "
-                "kind."
+                f"other is a {type(other).__name__}; expected a {type(self).__name__}. Merge models of one kind."
             )
         mine, theirs = self.get_params() | self._learned_with, other.get_params() | other._learned_with
         for name in sorted(set(mine) - {"random_state"}):
             if mine[name] != theirs[name]:
                 raise ValueError(
-                    f"the other model has {name}={theirs[name]!r}, this one {mine[name]!r}; expected the same. Start "
-                    "both with the same settings."
+                    f"other has {name}={short(theirs[name])}, this model has {short(mine[name])}; expected the same. "
+                    "Start both with the same settings."
                 )
         if self.n_features_in_ != other.n_features_in_:
             raise ValueError(
-                f"the other model has {other.n_features_in_} features, this one {self.n_features_in_}; expected the "
-                "same. Merge models of the same embeddings."
+                f"other has {other.n_features_in_} features, this model has {self.n_features_in_}; expected the same. "
+                "Merge models of the same embeddings."
             )
 
 
 def blocks(*arrays: np.ndarray) -> zip[tuple[np.ndarray, ...]]:
-    """Yield arrays of the same length in blocks of ``BLOCK_ROWS`` rows; arrays without rows are one block."""
+    """Yield arrays of the same length in blocks of ``BLOCK_ROWS`` rows; empty arrays give one block."""
     cuts = range(BLOCK_ROWS, len(arrays[0]), BLOCK_ROWS)
     return zip(*(np.array_split(array, cuts) for array in arrays), strict=True)
 
 
 def moved(rows: np.ndarray, old: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return rows of classes at the positions ``old`` among ``n_classes``, the others zero."""
+    """Return rows of classes at the positions ``old`` among ``n_classes``; other rows are zero."""
     grown = np.zeros((n_classes, *rows.shape[1:]), dtype=rows.dtype)
     grown[old] = rows
     return grown
 
 
 def sum_by_class(features: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return the sum of each class's features (k, w): a sparse product, 7 to 20 times as fast as ``np.add.at``."""
+    """Return the sum of the features of each class (k, w); 7 to 20 times faster than ``np.add.at``."""
     members = csr_array((np.ones(len(labels)), (labels, np.arange(len(labels)))), shape=(n_classes, len(labels)))
     return members @ features
 
 
 def class_means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the mean of each class (k, w), zero where it has no rows."""
+    """Return the mean of each class (k, w); without rows, it is zero."""
     return sums / np.maximum(counts, 1)[:, None]
 
 
 def unit_length(X: np.ndarray) -> np.ndarray:
-    """Divide each row (n, f) by its Euclidean length, those of length zero by one."""
+    """Divide each row (n, f) by its Euclidean length; zero rows stay zero."""
     length = np.linalg.norm(X, axis=1, keepdims=True)
     return X / np.where(length > 0, length, 1)

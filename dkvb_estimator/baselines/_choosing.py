@@ -1,7 +1,7 @@
-"""A setting that held-out training rows choose, and what is solved with it.
+"""Base class of baselines with a setting that held-out training rows choose.
 
-Enters: embeddings (n, f), labels (n,). Leaves: a solution, made at the first prediction after learning. Must not know:
-what is solved.
+Enters: embeddings (n, f), labels (n,). Leaves: a solution, computed at the first prediction after learning. Must not
+know: what is solved.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from dkvb_estimator._validation import short
+
 from ._additive import Additive
 from ._rows import MAX_SCORED, Rows
 
 
 class Choosing(Additive):
-    """A classifier with one setting, which is given, or ``"auto"``: chosen on held-out rows.
+    """A classifier with one setting, which is given, or chosen on held-out rows with ``"auto"``.
 
-    It is solved at the first prediction after learning: a stream of small batches pays for its statistics alone. Rows
-    are held out by a hash, so that neither their order nor what was forgotten meanwhile can matter.
+    The classifier solves at the first prediction after learning, so small batches cost only their statistics. A hash
+    selects the held-out rows, so the choice does not depend on the order of rows or on forgotten rows.
     """
 
     _held_out: Rows
@@ -31,23 +33,23 @@ class Choosing(Additive):
         return state | {"_solved": {}} if "_solved" in state else state
 
     def _setting(self) -> Any:
-        """Return the setting as given: a value, or ``"auto"``."""
+        """Return the setting: a value, or ``"auto"``."""
         raise NotImplementedError
 
     def _known(self, without: Rows | None = None) -> Any:
-        """Return what is known of all rows, or of all but some."""
+        """Return the statistics of all rows, or of all but some."""
         raise NotImplementedError
 
     def _solve(self, known: Any, value: Any) -> Any:
-        """Return what predicts, for a value of the setting."""
+        """Return the solution for a value of the setting."""
         raise NotImplementedError
 
     def _choose(self, known: Any, rest: Any, held_out: Rows) -> Any:
-        """Return the value of a grid that serves held-out rows best, learned from the rest of all that is known."""
+        """Return the value of a grid with the least loss on held-out rows, solved from the other rows."""
         raise NotImplementedError
 
     def _default(self, known: Any) -> Any:
-        """Return the value where there is nothing to choose by."""
+        """Return the value if no rows can choose."""
         raise NotImplementedError
 
     def _start(self, n_features: int) -> None:
@@ -75,7 +77,7 @@ class Choosing(Additive):
         self.class_counts_ = self.class_counts_ + other.class_counts_
 
     def _solution(self) -> tuple[Any, Any]:
-        """Return the setting's value, and what predicts."""
+        """Return the value of the setting, and the solution."""
         check_is_fitted(self)
         self._check_settings()
         setting = self._setting()
@@ -95,17 +97,16 @@ class Choosing(Additive):
 def check_real(
     name: str, value: object, expected: str, is_valid: Callable[[float], bool], *, other: object = "auto"
 ) -> None:
-    """Refuse what is neither a valid number nor the one other value that is welcome.
+    """Refuse anything but a valid number or one other value.
 
     Raises
     ------
     TypeError, ValueError
-        With the parameter's name, what came and what is expected.
     """
     if value is other or (isinstance(value, str) and value == other):
         return
     expected = f"{expected}, or {other!r}. Set it with set_params({name}=...)."
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected {expected}")
+        raise TypeError(f"{name}={short(value)} is a {type(value).__name__}; expected {expected}")
     if not is_valid(float(value)):
-        raise ValueError(f"{name}={value!r} is not valid; expected {expected}")
+        raise ValueError(f"{name}={short(value)} is not valid; expected {expected}")

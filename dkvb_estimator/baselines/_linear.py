@@ -1,6 +1,6 @@
-"""Linear classifiers of features: solved from additive sums, or from the rows themselves while those are fewer.
+"""Linear classifiers of features, solved from additive sums, or from rows as long as these are few.
 
-Enters: embeddings (n, f), labels (n,). Leaves: scores (n, k). Must not know: how features are made.
+Enters: embeddings (n, f), labels (n,). Leaves: scores (n, k). Must not know: how features are computed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ._systems import Dual, Primal, least
 
 
 class Known(NamedTuple):
-    """What some rows tell: class counts (k,), sums (k, w), the system of their products, the labels behind it."""
+    """Statistics of some rows: class counts (k,), sums (k, w), the system of their products, and their labels."""
 
     counts: np.ndarray
     sums: np.ndarray
@@ -30,12 +30,12 @@ class Known(NamedTuple):
 class Linear(Choosing):
     """Weights and intercepts, solved from sums of features.
 
-    While there are no more rows than ``_max_kept()``, the rows themselves are the state: smaller than products of
-    features, and solved sooner. One row more, and all of them become sums, for good.
+    Up to ``_max_kept()`` rows, the state consists of the rows, which are smaller than products of features and faster
+    to solve. With one more row, the state permanently becomes sums.
     """
 
     _centred: ClassVar[bool]
-    """Whether products of features are taken about class means."""
+    """Whether products of features are centred on class means."""
     _kept: tuple[Rows, ...] | None
     _sums: Sums
 
@@ -50,14 +50,14 @@ class Linear(Choosing):
         raise NotImplementedError
 
     def _freeze(self, rows: Rows) -> None:
-        """Fix what features depend on, before they become sums; ``rows`` are the first ``_max_kept()`` ones."""
+        """Fix what features depend on before they become sums; ``rows`` are the first ``_max_kept()`` rows."""
 
     def _grid(self, known: Known) -> tuple[float, ...]:
-        """Return the values that ``"auto"`` tries."""
+        """Return the candidates of ``"auto"``."""
         raise NotImplementedError
 
     def _loss(self, scores: np.ndarray, labels: np.ndarray) -> float:
-        """Return how badly scores (r, k) tell labels (r,): what ``"auto"`` makes least."""
+        """Return the loss of scores (r, k) for labels (r,), which ``"auto"`` minimises."""
         raise NotImplementedError
 
     @property
@@ -93,7 +93,7 @@ class Linear(Choosing):
             self._stop_keeping()
 
     def _stop_keeping(self) -> None:
-        """Turn the rows kept into sums."""
+        """Turn the kept rows into sums."""
         rows, self._kept = self._kept_rows(), None
         self._freeze(rows.take(slice(self._max_kept())))
         empty = Sums.none(self._width(), centred=self._centred).grown(np.zeros(0, dtype=int), len(self.class_counts_))
@@ -110,9 +110,9 @@ class Linear(Choosing):
             left, n_missing = self._kept_rows().without(rows)
             if n_missing:
                 raise ValueError(
-                    f"{n_missing} of the {len(labels)} samples to forget were never learned, or were forgotten "
-                    "already; expected samples given to fit or partial_fit with the same label. Nothing was changed: "
-                    "forget only those."
+                    f"X holds samples that were never learned or are forgotten already ({n_missing} of {len(labels)}); "
+                    "expected samples given to fit or partial_fit, with the same label. Forget only those; nothing was "
+                    "changed."
                 )
             self._kept = (left,)
         self.class_counts_ = self.class_counts_ - np.bincount(labels, minlength=len(self.class_counts_))
@@ -134,7 +134,7 @@ class Linear(Choosing):
                 self._kept, self._sums = None, other._sums.plus(self._featured(mine.rows, mine.labels))
 
     def _adopt(self, other: Self) -> None:
-        """Take over what another model's features were frozen with."""
+        """Copy what the features of another model depend on."""
 
     def _featured(self, X: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return ((self._features(rows), named) for rows, named in blocks(X, labels))
@@ -152,11 +152,11 @@ class Linear(Choosing):
         return Known(sums.counts, sums.sums, system, np.zeros(0, dtype=int))
 
     def _known_of(self, rows: Rows, *, hasty: bool = False) -> Known:
-        X = rows.rows.astype(np.float64) if self._centred else rows.rows  # a Gram matrix alone bears float32
+        X = rows.rows.astype(np.float64) if self._centred else rows.rows  # float32 suffices without centring
         return self._tell(self._features(X), rows.labels, hasty=hasty)
 
     def _tell(self, features: np.ndarray, labels: np.ndarray, *, hasty: bool) -> Known:
-        """Return what some features (n, w), few of them, and labels (n,) tell."""
+        """Return the statistics of a few features (n, w) and labels (n,)."""
         counts = np.bincount(labels, minlength=len(self.class_counts_))
         sums = sum_by_class(features, labels, len(counts))
         if self._centred:
@@ -189,6 +189,6 @@ class Linear(Choosing):
 
 
 def among_present(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores (r, k) and labels (r,) without the classes that have no rows, neither learned nor scored."""
+    """Return scores (r, k) and labels (r,) without classes that have neither learned nor scored rows."""
     present = (counts > 0) | (np.bincount(labels, minlength=len(counts)) > 0)
     return scores[:, present], (np.cumsum(present) - 1)[labels]

@@ -1,6 +1,6 @@
-"""Rows that are kept as they are: a multiset of samples, by a hash of each.
+"""A multiset of labelled rows, identified by hashes.
 
-Enters: embeddings (n, f), labels (n,). Leaves: some of them. Must not know: what they are kept for.
+Enters: embeddings (n, f), labels (n,). Leaves: some of them. Must not know: their use.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 
 HOLD_OUT_EVERY = 10
 MAX_SCORED = 2000
-"""Held-out rows that a choice is made by: those with the smallest hashes."""
+"""Largest number of held-out rows that choose: those with the smallest hashes."""
 
 
 class Rows(NamedTuple):
-    """Samples kept as they are: hashes (r,) uint64, labels (r,), rows (r, f)."""
+    """Samples: hashes (r,) uint64, labels (r,), rows (r, f)."""
 
     hashes: np.ndarray
     labels: np.ndarray
@@ -34,23 +34,23 @@ class Rows(NamedTuple):
         return cls(hash_rows(X), labels, X)
 
     def take(self, places: Any) -> Rows:
-        """Return the samples at some places: indices, a slice or a mask."""
+        """Return the samples at some places, given as indices, a slice or a mask."""
         return Rows(self.hashes[places], self.labels[places], self.rows[places])
 
     def plus(self, other: Rows) -> Rows:
-        """Return these rows and others."""
+        """Return these rows followed by others."""
         return Rows(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
     def by_hash(self) -> Rows:
-        """Return the rows in the order of their hashes, which is a function of the multiset."""
+        """Return the rows in the order of their hashes, which does not depend on the order of arrival."""
         return self.take(np.lexsort((self.labels, self.hashes)))
 
     def held_out(self) -> Rows:
-        """Return the rows whose hash is a multiple of ``HOLD_OUT_EVERY``; equal rows share a hash."""
+        """Return the rows with a hash that is a multiple of ``HOLD_OUT_EVERY``; equal rows have equal hashes."""
         return self.take(self.hashes % np.uint64(HOLD_OUT_EVERY) == 0)
 
     def without(self, other: Rows) -> tuple[Rows, int]:
-        """Return the rows without one copy of each of another's, and how many of those were not among them."""
+        """Return the rows without one copy of each row of another, and the number of rows that were missing."""
         places = defaultdict(list)
         for place, sample in enumerate(zip(self.hashes.tolist(), self.labels.tolist(), strict=True)):
             places[sample].append(place)
@@ -62,7 +62,7 @@ class Rows(NamedTuple):
 
 
 def hash_rows(X: np.ndarray) -> np.ndarray:
-    """Hash each row (n, f) to uint64; equal numbers give equal hashes, whatever their dtype and sign of zero."""
+    """Hash each row (n, f) to uint64; equal numbers have equal hashes in any dtype and with any sign of zero."""
     rows = np.ascontiguousarray(X, dtype=np.float64) + 0.0
     digests = b"".join(hashlib.blake2b(row, digest_size=8, person=b"held out").digest() for row in rows)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

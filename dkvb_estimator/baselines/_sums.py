@@ -1,7 +1,7 @@
 """Additive statistics of classes: counts, sums of features, and sums of their products.
 
-Enters: features (n, w), labels (n,). Leaves: statistics that add and subtract. Must not know: what is made of them.
-Products are computed in the features' own type, in blocks, and added up in float64.
+Enters: features (n, w), labels (n,). Leaves: statistics that add and subtract. Must not know: their use. Products are
+computed block by block in the type of the features and summed in float64.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from ._additive import class_means, moved, sum_by_class
 
 PANEL = 1024
-"""Columns of a matrix of products that are computed at once."""
+"""Columns of products that are computed at once."""
 
 
 class Sums(NamedTuple):
-    """What a linear classifier needs to know of some rows: class counts (k,), sums (k, w), products (w, w).
+    """Statistics of rows for a linear classifier: class counts (k,), sums (k, w), products (w, w).
 
-    Of the products only the lower triangle counts. They are raw, Σ z zᵀ, or ``centred``: about the mean of each row's
-    class. Raw products would lose the latter by cancellation where features have a large common offset.
+    Only the lower triangle of the products is used. They are raw, Σ z zᵀ, or ``centred`` on the mean of each row's
+    class, which raw products would lose to cancellation if features have a large common offset.
     """
 
     counts: np.ndarray
@@ -35,19 +35,19 @@ class Sums(NamedTuple):
         return cls(np.zeros(0, dtype=np.int64), np.zeros((0, width)), np.zeros((width, width)), centred)
 
     def grown(self, old: np.ndarray, n_classes: int) -> Sums:
-        """Return the same with the classes at the positions ``old`` among ``n_classes``."""
+        """Return the statistics with the classes at the positions ``old`` among ``n_classes``."""
         return self._replace(counts=moved(self.counts, old, n_classes), sums=moved(self.sums, old, n_classes))
 
     def plus(self, arriving: Iterable[tuple[np.ndarray, np.ndarray]]) -> Sums:
-        """Return the statistics with blocks of features and labels."""
+        """Add blocks of features and labels."""
         return self._changed(arriving, +1)
 
     def minus(self, leaving: Iterable[tuple[np.ndarray, np.ndarray]]) -> Sums:
-        """Return the statistics without blocks of features and labels that they hold."""
+        """Subtract blocks of features and labels that were added before."""
         return self._changed(leaving, -1)
 
     def joined(self, other: Sums) -> Sums:
-        """Return the statistics of these rows and another's."""
+        """Add the statistics of other rows."""
         products = self.products + other.products
         if self.centred:
             add_products(products, between(self.counts, self.sums, other.counts, other.sums))
@@ -71,12 +71,12 @@ class Sums(NamedTuple):
 
 
 def centre(features: np.ndarray, labels: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Return features (n, w) less the mean of each row's class, in their own type."""
+    """Return features (n, w) minus the mean of each row's class, in their type."""
     return features - means.astype(features.dtype)[labels]
 
 
 def between(counts: np.ndarray, sums: np.ndarray, others: np.ndarray, other_sums: np.ndarray) -> np.ndarray:
-    """Return rows (r, w) whose products are the scatter of a union of rows beyond that of its two parts.
+    """Return rows (r, w) with products equal to the scatter of a union of rows minus that of its two parts.
 
     References
     ----------
@@ -88,7 +88,7 @@ def between(counts: np.ndarray, sums: np.ndarray, others: np.ndarray, other_sums
 
 
 def add_products(total: np.ndarray, rows: np.ndarray, sign: int = 1) -> None:
-    """Add rowsᵀ rows to the lower triangle of a matrix (w, w), in place, or subtract it."""
+    """Add rowsᵀ rows to the lower triangle of a matrix (w, w) in place, or subtract it."""
     for left in range(0, len(total), PANEL):
         panel = total[left:, left : left + PANEL]
         product = rows[:, left:].T @ rows[:, left : left + PANEL]

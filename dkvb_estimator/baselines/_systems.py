@@ -1,4 +1,4 @@
-"""Solve (A + αI) W = T for one matrix A and several penalties α, whichever way is cheapest.
+"""Solve (A + αI) W = T for one matrix A and several penalties α, in the cheapest way.
 
 Enters: A as products of features (w, w) or as few rows Z (n, w) with A = ZᵀZ. Leaves: W (w, k). Must not know: classes.
 """
@@ -12,16 +12,16 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
 SPECTRAL_WIDTH = 1500
-"""Width up to which one eigendecomposition is cheaper than a Cholesky factor a penalty: 0.7 s, against 0.04 s each.
+"""Width up to which one eigendecomposition is cheaper than one Cholesky factor per penalty: 0.7 s against 0.04 s each.
 
 At 5,000 it takes 20 s against 0.9 s, at 10,000 minutes against 6.5 s (float64, one core).
 """
 
 
 class Primal:
-    """Products A (w, w), of which the lower triangle is read.
+    """Products A (w, w), of which only the lower triangle is used.
 
-    Where the matrix is wide and not positive definite to rounding, ``solve`` takes minutes, or with ``hasty`` gives up.
+    If a wide matrix is numerically not positive definite, ``solve`` takes minutes, or raises with ``hasty``.
     """
 
     def __init__(self, products: np.ndarray, *, hasty: bool = False) -> None:
@@ -43,12 +43,12 @@ class Primal:
         return np.maximum(spread, 0), axes
 
     def solve(self, alpha: float, targets: np.ndarray) -> np.ndarray:
-        """Return (A + αI)⁻¹ T, or with the pseudo-inverse where that is singular to rounding.
+        """Return (A + αI)⁻¹ T, or with the pseudo-inverse if that is numerically singular.
 
         Raises
         ------
         LinAlgError
-            If it is, and this is ``hasty``.
+            If it is singular, and this is ``hasty``.
         """
         if self.width > SPECTRAL_WIDTH and alpha > np.finfo(np.float64).eps * self.trace:
             try:
@@ -64,12 +64,12 @@ class Primal:
     def _solve_definite(self, alpha: float, targets: np.ndarray) -> np.ndarray:
         damped = self.products.copy()
         damped.flat[:: len(damped) + 1] += alpha
-        factor = cho_factor(damped.T, lower=False, overwrite_a=True, check_finite=False)  # in place: Fortran's order
+        factor = cho_factor(damped.T, lower=False, overwrite_a=True, check_finite=False)  # in place, in Fortran order
         return cho_solve(factor, targets, check_finite=False)
 
 
 class Dual:
-    """Rows Z (n, w), fewer than w, with A = ZᵀZ: a system of n unknowns instead of w."""
+    """Rows Z (n, w) with n < w and A = ZᵀZ: a system of n unknowns instead of w."""
 
     def __init__(self, rows: np.ndarray, *, hasty: bool = False) -> None:
         self.rows = rows
@@ -86,7 +86,7 @@ class Dual:
         return self.rows.shape[1]
 
     def solve(self, alpha: float, targets: np.ndarray) -> np.ndarray:
-        """Return (A + αI)⁻¹ T, or with the pseudo-inverse where that is singular to rounding."""
+        """Return (A + αI)⁻¹ T, or with the pseudo-inverse if that is numerically singular."""
         seen = self.rows @ targets
         if alpha <= np.finfo(np.float64).eps * self.trace:
             return self.rows.T @ self.small.solve(0, self.small.solve(0, seen))
@@ -98,9 +98,10 @@ class Dual:
 
 
 def least(loss: Callable[[tuple[int, ...]], float], *sizes: int) -> tuple[tuple[int, ...], float]:
-    """Return the place of the least loss on a grid and that loss, where losses fall and then rise along each axis.
+    """Return the place of the least loss on a grid, and that loss, if losses fall and then rise along each axis.
 
-    It walks down from the middle, along one axis at a time, in steps of four, two and one: a few of the losses.
+    The search starts in the middle and descends along one axis at a time in steps of four, two and one, so it evaluates
+    few of the losses.
     """
     known: dict[tuple[int, ...], float] = {}
 

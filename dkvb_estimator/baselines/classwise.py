@@ -1,4 +1,4 @@
-"""Discriminants with a covariance of each class, shrunk towards the one that all share and towards a sphere."""
+"""Discriminants with a covariance per class, shrunk towards a shared covariance and a multiple of the identity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.linalg import cho_factor, eigh, solve_triangular
 from scipy.linalg.lapack import dpstrf
 from scipy.special import log_softmax, softmax
 
-from dkvb_estimator._validation import check_integer
+from dkvb_estimator._validation import check_integer, short
 
 from ._additive import blocks, class_means, moved, sum_by_class, unit_length
 from ._choosing import Choosing
@@ -20,15 +20,15 @@ from ._systems import least
 
 SPHERES = (0.01, 0.05, 0.15, 0.3, 0.5)
 OWN = (0.0, 0.1, 0.2, 0.35, 0.6)
-"""Grid of ``shares="auto"``: shares of the sphere, and of the rest that of a class's own covariance."""
+"""Grid of ``shares="auto"``: the share of the identity, and the share of the class covariance in the rest."""
 RANK_TOLERANCE = 1e-10
-"""Share of the largest variance below which a direction of a class's covariance counts as zero."""
+"""Variances of a class below this share of the largest count as zero."""
 
 Moments = tuple[np.ndarray | None, ...]
 
 
 class Known(NamedTuple):
-    """What some rows tell: class counts (k,), means (k, f), and of each class a factor (f, r) of its scatter."""
+    """Statistics of some rows: class counts (k,), means (k, f), and a factor (f, r) of the scatter of each class."""
 
     counts: np.ndarray
     means: np.ndarray
@@ -39,7 +39,7 @@ class Known(NamedTuple):
 
 
 class _Gaussian(NamedTuple):
-    """A class as predictions need it: √a C⁻¹L̃ᵀ as (r, f), its product with the mean, and the constant of the score."""
+    """A class for predictions: √a C⁻¹L̃ᵀ (r, f), its product with the mean, and the constant of the score."""
 
     correction: np.ndarray
     centre: np.ndarray
@@ -55,25 +55,23 @@ class Solution(NamedTuple):
 
 
 class ClasswiseLDA(Choosing):
-    """Predict by the likelihood of normal classes, each with a covariance of its own, shrunk.
+    """Quadratic discriminants: normal classes, each with its own shrunk covariance.
 
-    A class's covariance is K_c = a Σ_c + b Σ + g · trace(Σ) / f · I, with Σ_c its own and Σ that within all classes:
-    with a = 0 these are linear discriminants. Scores are log likelihoods, log-determinant and prior included.
+    The covariance of class c is K_c = a Σ_c + b Σ + g · trace(Σ) / f · I, with Σ_c its own covariance and Σ the one
+    within all classes; a = 0 gives linear discriminants. Scores are log likelihoods with log-determinant and prior.
 
     Parameters
     ----------
     shares : tuple of three floats or "auto", default="auto"
-        a, b ≥ 0 and g > 0. ``"auto"``: g of 0.01, 0.05, 0.15, 0.3 and 0.5, and of the rest 1 - g a share of 0, 0.1,
-        0.2, 0.35 or 0.6 for a: the pair with the least log loss on held-out training rows, learned from all others;
-        then all rows are used. A tenth of the rows learned while it is ``"auto"`` is held out, by a hash of each row,
-        and kept; the loss is that of the 2,000 with the smallest hashes. The grid is walked from its middle, g = 0.15
-        and a fifth of the rest for a, downhill along one of the two at a time. Where no row is held out or none is
-        left, it stays there.
+        a, b ≥ 0 and g > 0. ``"auto"`` takes the pair with the least log loss on held-out training rows: g among 0.01,
+        0.05, 0.15, 0.3 and 0.5, and a as a share of 0, 0.1, 0.2, 0.35 or 0.6 of 1 - g. The final solution uses all
+        rows. A hash holds out a tenth of the rows that are learned with ``"auto"``; these are kept, and the loss is
+        that of the 2,000 with the smallest hashes. The search descends from the middle of the grid, g = 0.15 and a
+        share of 0.2, along one axis at a time. It stays there if no row, or every row, is held out.
     normalize : bool, default=False
-        Divide each embedding by its Euclidean length first.
+        Whether each embedding is first divided by its Euclidean length.
     max_state_bytes : int, default=2**31
-        The state holds f (f + 1) / 2 numbers of 8 bytes for each class: 100 classes of 1,280 features are 656 MB. More
-        than this is refused.
+        Largest size of the state, f (f + 1) / 2 numbers of 8 bytes per class: 656 MB for 100 classes of 1,280 features.
 
     Attributes
     ----------
@@ -81,7 +79,7 @@ class ClasswiseLDA(Choosing):
     class_counts_ : ndarray of shape (k,), int64
     sums_ : ndarray of shape (k, f), float64
     class_scatters_ : ndarray of shape (k, f, f), float64
-        Sums over the rows of a class of (x - μ)(x - μ)ᵀ, μ its mean; made when asked for.
+        Sum over the rows of each class of (x - μ)(x - μ)ᵀ, with μ its mean; computed on access.
     shares_ : tuple of three floats
         The shares used.
 
@@ -111,7 +109,7 @@ class ClasswiseLDA(Choosing):
 
     @property
     def shares_(self) -> tuple[float, float, float]:
-        """The shares used, chosen when first asked for after learning."""
+        """The shares used, chosen on first access after learning."""
         return self._solution()[0]
 
     @property
@@ -128,17 +126,17 @@ class ClasswiseLDA(Choosing):
         numbers = shares.shape == (3,) and shares.dtype.kind in "if" and bool(np.isfinite(shares).all())
         if not numbers or shares.min() < 0 or shares[2] <= 0:
             raise ValueError(
-                f"shares={self.shares!r} is not valid; expected three finite numbers a, b ≥ 0 and g > 0, or 'auto'. "
-                "Set it with set_params(shares=...)."
+                f"shares={short(self.shares)} is not valid; expected three finite numbers a, b ≥ 0 and g > 0, or "
+                "'auto'. Set it with set_params(shares=...)."
             )
 
     def _check_room(self, n_features: int, n_classes: int) -> None:
         needed = n_classes * n_features * (n_features + 1) // 2 * 8
         if needed > self.max_state_bytes:
             raise ValueError(
-                f"second moments of {n_classes} classes of {n_features} features take {needed} bytes; expected at "
-                f"most max_state_bytes={self.max_state_bytes}. Raise it with set_params(max_state_bytes=...), or use "
-                "StreamingLDA, whose classes share one covariance."
+                f"max_state_bytes={self.max_state_bytes} is too small for {n_classes} classes of {n_features} "
+                f"features; expected at least {needed}. Raise it with set_params(max_state_bytes=...), or use "
+                "StreamingLDA, which keeps one covariance for all classes."
             )
 
     def _setting(self) -> Any:
@@ -175,7 +173,7 @@ class ClasswiseLDA(Choosing):
         super()._join(other)
 
     def _changed(self, X: np.ndarray, labels: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray, Moments]:
-        """Return class counts, sums and moments with more rows, or without some."""
+        """Return class counts, sums and moments after adding or subtracting rows."""
         X, n_classes = self._features(X), len(self.class_counts_)
         count, summed = np.bincount(labels, minlength=n_classes), sum_by_class(X, labels, n_classes)
         counts, sums, moments = self.class_counts_ + sign * count, self.sums_ + sign * summed, list(self._moments)
@@ -204,7 +202,7 @@ class ClasswiseLDA(Choosing):
         for moment in moments:
             total = _total(total, moment)
         spread, axes = eigh(_unpacked(total, width) / counts.sum(), lower=True, driver="evd", check_finite=False)
-        spread = np.maximum(spread, 0) if spread.max() > 0 else np.ones(width)  # then: the nearest mean
+        spread = np.maximum(spread, 0) if spread.max() > 0 else np.ones(width)  # without spread: the nearest mean
         factors = [
             axes.T @ _factor(_unpacked(moment, width)) / np.sqrt(max(count, 1))
             for moment, count in zip(moments, counts.tolist(), strict=True)
@@ -255,7 +253,7 @@ def _log_likelihoods(solution: Solution, X: np.ndarray) -> np.ndarray:
 
 
 def _factor(scatter: np.ndarray) -> np.ndarray:
-    """Return L (f, r), r the rank of a scatter (f, f), with L Lᵀ equal to it."""
+    """Return L (f, r) with L Lᵀ equal to a scatter (f, f) of rank r."""
     largest = scatter.diagonal().max(initial=0)
     if largest <= 0:
         return np.zeros((len(scatter), 0))
@@ -271,7 +269,7 @@ def _packed(rows: np.ndarray) -> np.ndarray:
 
 
 def _unpacked(packed: np.ndarray | None, width: int) -> np.ndarray:
-    """Return the symmetric matrix (f, f) of a lower triangle, of zeros where there is none."""
+    """Return the symmetric matrix (f, f) of a lower triangle, or zeros for None."""
     full = np.zeros((width, width))
     if packed is not None:
         full[_triangle(width)] = packed

@@ -1,4 +1,4 @@
-"""Linear discriminants: class means, and one covariance within classes."""
+"""Linear discriminants: class means and one covariance within classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHRINKAGES = tuple(np.geomspace(1e-4, 1, 10).tolist())
 
 
 class Discriminant(Linear):
-    """Linear discriminants of any features, their covariance shrunk towards a sphere."""
+    """Linear discriminants of any features, with a covariance shrunk towards a multiple of the identity."""
 
     _centred = True
     shrinkage: float | str
@@ -30,7 +30,7 @@ class Discriminant(Linear):
 
     @property
     def shrinkage_(self) -> float:
-        """The shrinkage used, chosen when first asked for after learning."""
+        """The shrinkage used, chosen on first access after learning."""
         return self._solution()[0]
 
     def _check_settings(self) -> None:
@@ -44,12 +44,12 @@ class Discriminant(Linear):
 
     def _solve(self, known: Known, value: float) -> tuple[np.ndarray, np.ndarray]:
         n_rows, means = known.counts.sum(), class_means(known.sums, known.counts)
-        priors = np.log(np.maximum(known.counts, 1) / n_rows)  # finite for a class held out whole, or the loss is not
+        priors = np.log(np.maximum(known.counts, 1) / n_rows)  # finite even if all rows of a class are held out
         sphere, rest = value * known.system.trace / known.system.width / n_rows, (1 - value) / n_rows
         if rest and known.system.trace:
             weights = known.system.solve(sphere / rest, means.T) / rest
         else:
-            weights = means.T / (sphere or 1)  # rows that do not vary: the nearest mean
+            weights = means.T / (sphere or 1)  # without spread: the nearest mean
         return weights, priors - (means.T * weights).sum(axis=0) / 2
 
     def _loss(self, scores: np.ndarray, labels: np.ndarray) -> float:
@@ -57,19 +57,19 @@ class Discriminant(Linear):
 
 
 class StreamingLDA(Discriminant):
-    """Predict by linear discriminants: class means, and one covariance within classes, exact over any batches.
+    """Linear discriminants, with class means and one covariance within classes that are exact for any batches.
 
     Parameters
     ----------
     shrinkage : float in [0, 1] or "auto", default=1e-4
-        Share s of the shrunk covariance (1 - s) Σ + s · trace(Σ) / f · I that is spherical, as in scikit-learn's
-        ``LinearDiscriminantAnalysis(solver="lsqr")``. ``"auto"``: of ten values from 1e-4 to 1, in equal ratios, the
-        one with the least log loss on held-out training rows, learned from all others; then all rows are used. A
-        tenth of the rows learned while it is ``"auto"`` is held out, by a hash of each row, and kept; the loss is that
-        of the 2,000 with the smallest hashes. The grid is walked from its sixth value, 0.0167, downhill in steps of
-        four, two and one. Where no row is held out or none is left, it stays there.
+        Share s of the identity in the shrunk covariance (1 - s) Σ + s · trace(Σ) / f · I, as in scikit-learn's
+        ``LinearDiscriminantAnalysis(solver="lsqr")``. ``"auto"`` takes the one of ten values from 1e-4 to 1, in equal
+        ratios, with the least log loss on held-out training rows; the final solution uses all rows. A hash holds out a
+        tenth of the rows that are learned with ``"auto"``; these are kept, and the loss is that of the 2,000 with the
+        smallest hashes. The search descends from the sixth value, 0.0167, in steps of four, two and one. It stays there
+        if no row, or every row, is held out.
     normalize : bool, default=False
-        Divide each embedding by its Euclidean length first.
+        Whether each embedding is first divided by its Euclidean length.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class StreamingLDA(Discriminant):
     class_counts_ : ndarray of shape (k,), int64
     sums_ : ndarray of shape (k, f), float64
     scatter_ : ndarray of shape (f, f), float64
-        Sum over rows of (x - μ)(x - μ)ᵀ, μ the mean of the row's class.
+        Sum over rows of (x - μ)(x - μ)ᵀ, with μ the mean of the row's class.
     covariance_ : ndarray of shape (f, f), float64
         scatter_ / n, before shrinkage.
     shrinkage_ : float
@@ -100,9 +100,9 @@ class StreamingLDA(Discriminant):
         self.normalize = normalize
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Return how usual each sample is (n,): minus the squared Mahalanobis distance to the nearest class mean.
+        """Return how typical each sample is (n,): minus the squared Mahalanobis distance to the nearest class mean.
 
-        The covariance is the shrunk one that predictions use, singular directions left out.
+        The covariance is the shrunk one of predictions, without singular directions.
 
         References
         ----------

@@ -10,12 +10,12 @@ from ._additive import Additive, blocks, class_means, moved, sum_by_class, unit_
 
 
 class NearestClassMean(Additive):
-    """Predict the class whose mean embedding is nearest; its score is minus the squared distance.
+    """Predict the class with the nearest mean embedding; scores are minus the squared distances.
 
     Parameters
     ----------
     normalize : bool, default=False
-        Divide each embedding by its Euclidean length first, as :class:`DKVBClassifier` does by default.
+        Whether each embedding is first divided by its Euclidean length, as :class:`KeyEncoder` does by default.
 
     Attributes
     ----------

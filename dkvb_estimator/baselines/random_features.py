@@ -1,7 +1,7 @@
-"""Frozen random features: ridge regression of the classes on them, or linear discriminants.
+"""Ridge regression and linear discriminants of frozen random features.
 
-Features of float32 (or float16) rows are computed and multiplied in float32, those of float64 rows in float64; sums
-are float64 either way.
+Features of float32 and float16 rows are computed and multiplied in float32, those of float64 rows in float64. Sums are
+always float64.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from scipy.spatial.distance import pdist
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from dkvb_estimator._validation import check_integer
+from dkvb_estimator._validation import check_integer, short
 
 from ._additive import unit_length
 from ._choosing import check_real
@@ -31,16 +31,15 @@ RATIOS = np.geomspace(1e-4, 1e3, 15)
 STRONGER_SHRINKAGES = tuple((RATIOS / (1 + RATIOS)).tolist())
 """Grid of the shrinkage of Fourier features, which are many: more of it near one."""
 COOLERS = tuple(np.geomspace(1 / 256, 1, 33).tolist())
-"""Factors of scores that the loss of a width is the least over.
+"""Factors of scores; the loss of a kernel width is the least over these.
 
-With more features than rows, likelihoods are far too sure, and the more so the narrower the kernel.
+With more features than rows, likelihoods are overconfident, in particular with a narrow kernel.
 """
 DENSITY = 0.4
 SAFE = 1e-6, 1e6
-"""Largest magnitudes of a block of rows that float32 can multiply without losing some to its range."""
+"""Range of the largest magnitude in a block of rows in which float32 products neither overflow nor underflow."""
 PAIRED_ROWS, TRIED_ROWS, TRIED_FEATURES = 1000, 3000, 2000
-"""First rows that the median is taken of; those that a width of the kernel is tried on, a third of them scored; and the
-features that it is tried with."""
+"""Number of rows for the median distance, and of rows (a third of them scored) and features for kernel widths."""
 
 
 class _Frozen(Linear):
@@ -66,38 +65,38 @@ class _Frozen(Linear):
         super()._check_mergeable(other)
         if not np.array_equal(self.projection_, other.projection_):
             raise ValueError(
-                f"the other model drew its random features with random_state={other.random_state!r}, this one with "
-                f"{self.random_state!r}; expected the same features. Give both the same whole number."
+                f"other drew its random features with random_state={other.random_state!r}, this model with "
+                f"{self.random_state!r}; expected the same features. Set one whole number in both."
             )
 
 
 class RandomProjectionRidge(_Frozen):
-    """Predict by ridge regression of the classes on frozen random features, max(0, x P).
+    """Ridge regression of the classes on frozen random features, max(0, x P).
 
     Parameters
     ----------
     n_components : int, default=2000
-        Random features, w: 10,000 in both papers below. Up to w rows are kept as they are and solved in the dual
-        (n, n); one row more, and all become sums: the state then holds w² numbers of 8 bytes, and a penalty takes a
-        Cholesky factor of (w, w), at 10,000 some seconds.
+        Number of random features, w; 10,000 in both papers below. Up to w rows are kept and solved in the dual (n, n).
+        With one more row, the state becomes sums of w² numbers of 8 bytes, and each penalty takes a Cholesky factor
+        (w, w), some seconds for 10,000.
     alpha : float > 0 or "auto", default="auto"
-        Penalty, as in scikit-learn's ``Ridge(fit_intercept=False)``. ``"auto"``: of 17 values from 1e-6 to 1e2, in
-        equal ratios and in units of trace(FᵀF) / w for features F (n, w), the one with the least squared error on
-        held-out training rows, learned from all others; then all rows are used. A tenth of the rows learned while
-        it is ``"auto"`` is held out, by a hash of each row, and kept; the error is that of the 2,000 with the smallest
-        hashes. The grid is walked from its middle, 1e-2, downhill in steps of four, two and one. Where no row is held
-        out or none is left, it stays there.
+        Penalty, as in scikit-learn's ``Ridge(fit_intercept=False)``. ``"auto"`` takes the one of 17 values from 1e-6 to
+        1e2, in equal ratios and in units of trace(FᵀF) / w for features F (n, w), with the least squared error on
+        held-out training rows; the final solution uses all rows. A hash holds out a tenth of the rows that are learned
+        with ``"auto"``; these are kept, and the error is that of the 2,000 with the smallest hashes. The search
+        descends from the middle, 1e-2, in steps of four, two and one. It stays there if no row, or every row, is held
+        out.
     normalize : bool, default=False
-        Divide each embedding by its Euclidean length first.
+        Whether each embedding is first divided by its Euclidean length.
     random_state : int, RandomState or None, default=None
-        Draws P, when the first rows are learned.
+        Draws P when the first rows are learned.
     projection : {"gaussian", "sparse"}, default="gaussian"
-        Whether each feature reads all inputs, or the share ``density`` of them; weights are normal.
+        Whether each feature uses all inputs or a share ``density`` of them; weights are normal.
     density : float in (0, 1] or "auto", default="auto"
-        Share of the inputs that a feature reads if ``projection="sparse"``. ``"auto"``: 0.4, as 300 of 768 in Fly-CL.
+        Share of the inputs per feature if ``projection="sparse"``. ``"auto"`` is 0.4, about 300 of 768 as in Fly-CL.
     top_share : float in (0, 1] or None, default=None
-        Instead of max(0, ·), keep this share of a row's features, the largest, and set the others to zero; 0.3 in
-        Fly-CL. A feature at the edge may fall on either side by rounding.
+        If given, keep this share of the largest features per row and set the others to zero, instead of max(0, ·); 0.3
+        in Fly-CL. Rounding decides on features at the threshold.
 
     Attributes
     ----------
@@ -107,7 +106,7 @@ class RandomProjectionRidge(_Frozen):
     sums_ : ndarray of shape (k, w), float64
         Sums of features.
     gram_ : ndarray of shape (w, w), float64
-        Sum over rows of z zᵀ, z the features.
+        Sum over rows of z zᵀ, with z the features.
     alpha_ : float
         The penalty used.
 
@@ -147,7 +146,7 @@ class RandomProjectionRidge(_Frozen):
 
     @property
     def alpha_(self) -> float:
-        """The penalty used, chosen when first asked for after learning."""
+        """The penalty used, chosen on first access after learning."""
         return self._solution()[0]
 
     @property
@@ -162,7 +161,7 @@ class RandomProjectionRidge(_Frozen):
         check_real("alpha", self.alpha, "a finite number > 0", lambda value: 0 < value < np.inf)
         if self.projection not in ("gaussian", "sparse"):
             raise ValueError(
-                f"projection={self.projection!r} is not valid; expected 'gaussian' or 'sparse'. Set it with "
+                f"projection={short(self.projection)} is not valid; expected 'gaussian' or 'sparse'. Set it with "
                 "set_params(projection=...)."
             )
         check_real("density", self.density, "a share above 0, at most 1", lambda value: 0 < value <= 1)
@@ -209,31 +208,31 @@ class RandomProjectionRidge(_Frozen):
 
 
 class RandomFourierDiscriminant(_Frozen, Discriminant):
-    """Predict by linear discriminants of random Fourier features: kernel discriminants with one covariance.
+    """Linear discriminants of random Fourier features, which approximate kernel discriminants with one covariance.
 
-    Features are √(2/w) cos(√(2γ) x P + b), P normal and b uniform in [0, 2π): their products approach the kernel
-    ``exp(-γ ‖x - x'‖²)``. The covariance within classes is exact, whatever the order of rows; the paper's moves with
-    its running means.
+    Features are √(2/w) cos(√(2γ) x P + b) with P normal and b uniform in [0, 2π); their products approximate the kernel
+    ``exp(-γ ‖x - x'‖²)``. The covariance within classes is exact in any order of rows, while that of the paper follows
+    running means.
 
     Parameters
     ----------
     n_components : int, default=5000
-        Random features, w. Up to w rows are kept as they are and solved in the dual (n, n); one row more, and all
-        become sums: the state then holds w² numbers of 8 bytes.
+        Number of random features, w. Up to w rows are kept and solved in the dual (n, n). With one more row, the state
+        becomes sums of w² numbers of 8 bytes.
     gamma : float > 0 or "auto", default="auto"
-        Width of the kernel. ``"auto"``: c / median squared distance between rows, c of 0.05, 0.1, 0.2, 0.5, 1 and 2,
-        from the first w rows learned, and fixed when one more arrives: features of sums cannot change. So the order of
-        rows matters if it decides which are the first w, and forgetting those later leaves the width as it is. The
-        median is that of 1,000 of them, those with the smallest hashes. Of 3,000, two thirds are learned with at most
-        2,000 features and the others scored: each c has the shrinkage that serves it best, and the c is taken whose
-        log loss, at its best temperature, is least.
+        Parameter γ of the kernel. ``"auto"`` takes c / median squared distance between rows, with c among 0.05, 0.1,
+        0.2, 0.5, 1 and 2. It is chosen on the first w rows and fixed with the next row, because features in sums cannot
+        change; so it depends on which rows are the first w, and forgetting these does not change it. The median uses
+        the 1,000 rows with the smallest hashes. The choice uses 3,000 rows and at most 2,000 features: two thirds of
+        the rows are learned and the others scored, and the c with the least log loss is taken, each with its best
+        shrinkage and temperature.
     shrinkage : float in [0, 1] or "auto", default="auto"
-        As in :class:`StreamingLDA`, of fifteen values s with s / (1 - s) from 1e-4 to 1e3, in equal ratios; where no
-        row is held out or none is left, the eighth, 0.24.
+        As in :class:`StreamingLDA`, but with fifteen values s with s / (1 - s) from 1e-4 to 1e3, in equal ratios. If no
+        row, or every row, is held out, it is the eighth value, 0.24.
     normalize : bool, default=False
-        Divide each embedding by its Euclidean length first.
+        Whether each embedding is first divided by its Euclidean length.
     random_state : int, RandomState or None, default=None
-        Draws P and b, when the first rows are learned.
+        Draws P and b when the first rows are learned.
 
     Attributes
     ----------
@@ -242,7 +241,7 @@ class RandomFourierDiscriminant(_Frozen, Discriminant):
     projection_ : ndarray of shape (f, w), float32
     phases_ : ndarray of shape (w,), float32
     gamma_ : float
-        The width used.
+        The kernel parameter used.
     sums_ : ndarray of shape (k, w), float64
         Sums of features.
     shrinkage_ : float
@@ -281,7 +280,7 @@ class RandomFourierDiscriminant(_Frozen, Discriminant):
 
     @property
     def gamma_(self) -> float:
-        """The width of the kernel used, chosen when first asked for after learning, until it is fixed."""
+        """The kernel parameter used, chosen on first access after learning until it is fixed."""
         check_is_fitted(self)
         if self._frozen_gamma is not None:
             return self._frozen_gamma
@@ -313,8 +312,8 @@ class RandomFourierDiscriminant(_Frozen, Discriminant):
         mine, theirs = self._frozen_gamma, other._frozen_gamma
         if mine is not None and theirs is not None and mine != theirs:
             raise ValueError(
-                f"the other model fixed gamma at {theirs:.6g} from its first rows, this one at {mine:.6g}; expected "
-                "the same. Give both the same gamma, a number."
+                f"other fixed gamma at {theirs:.6g} from its first rows, this model at {mine:.6g}; expected the same. "
+                "Set gamma to one number in both."
             )
 
     def _adopt(self, other: Self) -> None:
@@ -324,7 +323,7 @@ class RandomFourierDiscriminant(_Frozen, Discriminant):
         return self._waves(X, self.gamma_, self.n_components)
 
     def _waves(self, X: np.ndarray, gamma: float, width: int) -> np.ndarray:
-        """Return the first ``width`` features (n, width) that a kernel of width ``gamma`` has."""
+        """Return the first ``width`` features (n, width) of a kernel."""
         waves = self._project(X, width)
         waves *= np.sqrt(2 * gamma)
         waves += self.phases_[:width]
@@ -333,7 +332,7 @@ class RandomFourierDiscriminant(_Frozen, Discriminant):
         return waves
 
     def _choose_gamma(self, rows: Rows) -> float:
-        """Return the width that tells a third of some rows best, learned from the others."""
+        """Return the kernel parameter with the least loss on a third of some rows, learned from the others."""
         rows = rows.by_hash().take(slice(TRIED_ROWS))
         X = rows.rows[:PAIRED_ROWS].astype(np.float64)
         distances = pdist(unit_length(X) if self.normalize else X, "sqeuclidean")
@@ -344,7 +343,7 @@ class RandomFourierDiscriminant(_Frozen, Discriminant):
         return min((self._try_gamma(c / scale, learned, scored), c / scale) for c in WIDTHS)[1]
 
     def _try_gamma(self, gamma: float, learned: Rows, scored: Rows) -> float:
-        """Return the log loss on some rows, at their best temperature, with the shrinkage that serves them best."""
+        """Return the log loss on some rows, with their best shrinkage and temperature."""
         width = min(TRIED_FEATURES, self.n_components)
         features, others = (self._waves(part.rows.astype(np.float64), gamma, width) for part in (learned, scored))
         known = self._tell(features, learned.labels, hasty=True)

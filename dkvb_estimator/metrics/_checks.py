@@ -1,4 +1,4 @@
-"""Checks of what metrics are given."""
+"""Checks of the arguments of metrics."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,10 +8,10 @@ def checked_matrix(accuracy_matrix: ArrayLike) -> np.ndarray:
     matrix = np.asarray(accuracy_matrix, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
         raise ValueError(
-            f"the accuracy matrix has shape {matrix.shape}; (tasks, tasks) is expected: pass one row per "
-            f"task learned and one column per task tested"
+            f"accuracy_matrix has shape {matrix.shape}; expected (t, t). Pass one row per task learned and one column "
+            "per task tested."
         )
-    check_fractions(matrix, "the accuracy matrix")
+    check_fractions(matrix, "accuracy_matrix")
     return matrix
 
 
@@ -19,17 +19,19 @@ def checked_curve(values: ArrayLike, name: str, *, length: int | None = None) ->
     curve = np.asarray(values, dtype=np.float64)
     if curve.ndim != 1 or not curve.size or (length is not None and len(curve) != length):
         wanted = "one or more" if length is None else str(length)
-        raise ValueError(f"{name} has shape {curve.shape}; a list of {wanted} numbers is expected: pass one value each")
+        raise ValueError(f"{name} has shape {curve.shape}; expected one axis of {wanted} numbers. Pass a flat list.")
     check_fractions(curve, name)
     return curve
 
 
-def checked_labels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def checked_labels(
+    y_true: ArrayLike, y_pred: ArrayLike, names: tuple[str, str] = ("y_true", "y_pred")
+) -> tuple[np.ndarray, np.ndarray]:
     truth, guess = np.asarray(y_true), np.asarray(y_pred)
     if truth.shape != guess.shape or truth.ndim != 1 or not truth.size:
         raise ValueError(
-            f"the labels have shape {truth.shape} and the predictions {guess.shape}; one of each a sample is "
-            f"expected: pass two lists of one length"
+            f"{names[0]} has shape {truth.shape} and {names[1]} {guess.shape}; expected (n,) for both, n ≥ 1. Pass one "
+            "entry per sample in each."
         )
     return truth, guess
 
@@ -38,13 +40,13 @@ def checked_probabilities(probabilities: ArrayLike, y_true: ArrayLike) -> tuple[
     table, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(y_true)
     if table.ndim != 2 or truth.shape != table.shape[:1] or not table.size:
         raise ValueError(
-            f"probabilities have shape {table.shape} and y_true {truth.shape}; (samples, classes) and (samples,) are "
-            f"expected: pass one row and one label a sample"
+            f"probabilities has shape {table.shape} and y_true {truth.shape}; expected (n, k) and (n,), n ≥ 1. Pass "
+            "one row and one label per sample."
         )
     if truth.min() < -1 or truth.max() >= table.shape[1]:
         raise ValueError(
-            f"y_true runs from {truth.min()} to {truth.max()} for {table.shape[1]} columns; positions of columns are "
-            f"expected, or -1: look the labels up in classes_"
+            f"y_true runs from {truth.min()} to {truth.max()} for {table.shape[1]} columns; expected positions of "
+            "columns, or -1. Pass np.searchsorted(model.classes_, y)."
         )
     check_fractions(table, "probabilities")
     return table, truth
@@ -54,8 +56,8 @@ def checked_scores(values: ArrayLike, name: str) -> np.ndarray:
     scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != 1 or not scores.size or np.isnan(scores).any():
         raise ValueError(
-            f"{name} has shape {scores.shape} and {np.isnan(scores).sum()} NaN; one number or more are expected: pass "
-            f"one score a sample"
+            f"{name} has shape {scores.shape} and {np.isnan(scores).sum()} NaN; expected (n,), n ≥ 1, without NaN. "
+            "Pass one score per sample."
         )
     return scores
 
@@ -63,6 +65,6 @@ def checked_scores(values: ArrayLike, name: str) -> np.ndarray:
 def check_fractions(values: np.ndarray, name: str) -> None:
     if values.size and not bool(((values >= 0) & (values <= 1)).all()):
         raise ValueError(
-            f"{name} runs from {values.min()} to {values.max()}; fractions from 0 to 1 are expected: divide "
-            f"percentages by 100"
+            f"{name} runs from {values.min()} to {values.max()}; expected fractions from 0 to 1. Divide percentages "
+            "by 100."
         )

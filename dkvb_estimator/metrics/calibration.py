@@ -1,4 +1,4 @@
-"""Whether probabilities (n, k) are as frequent as they claim."""
+"""Calibration of probabilities (n, k)."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,28 +9,28 @@ from ._checks import checked_probabilities
 def reliability_curve(
     probabilities: ArrayLike, y_true: ArrayLike, n_bins: int = 15
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return how often predictions of about the same confidence are right.
+    """Return confidence and accuracy of predictions, binned by confidence.
 
     Parameters
     ----------
     probabilities : array_like of float (n,k)
-        Of each class; a row sums to one.
+        Probability of each class; rows sum to one.
     y_true : array_like of int (n,)
-        Position of each sample's class among the columns; −1 where it has none, which is never predicted right.
+        Column of each sample's class, or −1 if it has none; such samples are never predicted correctly.
     n_bins : int
-        Bins of equal width from 0 to 1 for the largest probability; 1 or more.
+        Number of bins of equal width from 0 to 1 for the largest probability, ≥ 1.
 
     Returns
     -------
     confidence, accuracy : ndarray of float64 (n_bins,)
-        Mean largest probability, and share of right predictions, of each bin; NaN where it is empty.
+        Mean largest probability and share of correct predictions in each bin; NaN for empty bins.
     counts : ndarray of int64 (n_bins,)
-        Samples of each bin.
+        Number of samples in each bin.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit, a value leaves 0 to 1, or there is no bin.
+        If the shapes do not match, a value is outside 0 to 1, or ``n_bins`` is less than 1.
 
     References
     ----------
@@ -44,7 +44,7 @@ def reliability_curve(
     """
     table, truth = checked_probabilities(probabilities, y_true)
     if n_bins < 1:
-        raise ValueError(f"n_bins is {n_bins}; 1 or more is expected: raise it")
+        raise ValueError(f"n_bins={n_bins} is not valid; expected a whole number ≥ 1. Raise it.")
     sure, right = table.max(axis=1), table.argmax(axis=1) == truth
     place = np.clip(np.ceil(sure * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     counts = np.bincount(place, minlength=n_bins)
@@ -55,7 +55,7 @@ def reliability_curve(
 
 
 def expected_calibration_error(probabilities: ArrayLike, y_true: ArrayLike, n_bins: int = 15) -> float:
-    """Return the mean distance between confidence and accuracy over bins, weighed by their samples.
+    """Return the mean distance between confidence and accuracy over bins, weighted by their samples.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def expected_calibration_error(probabilities: ArrayLike, y_true: ArrayLike, n_bi
     Returns
     -------
     float
-        From 0 to 1; 0 where predictions are right exactly as often as they claim.
+        From 0 to 1; 0 for perfect calibration.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def brier_score(probabilities: ArrayLike, y_true: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If the shapes do not fit or a value leaves 0 to 1.
+        If the shapes do not match or a value is outside 0 to 1.
 
     References
     ----------
@@ -128,12 +128,12 @@ def negative_log_likelihood(probabilities: ArrayLike, y_true: ArrayLike) -> floa
     Returns
     -------
     float
-        0 or more. A probability below the smallest normal double, or a class without a column, counts as that double.
+        0 or more. A probability below the smallest normal double, or without a column, counts as that double.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit or a value leaves 0 to 1.
+        If the shapes do not match or a value is outside 0 to 1.
 
     References
     ----------

@@ -1,6 +1,6 @@
-"""Accuracy over tasks: matrices R (t, t), where R[i, j] is the accuracy on task j after tasks 0 to i, and curves.
+"""Metrics of matrices R (t, t), with R[i, j] the accuracy on task j after task i, and of curves.
 
-Two libraries give the word *forgetting* two meanings, so :func:`forgetting` asks for its variant by name.
+Libraries define *forgetting* in two ways, so :func:`forgetting` requires the name of its variant.
 """
 
 from collections.abc import Sequence
@@ -43,12 +43,12 @@ def final_accuracy(accuracy_matrix: ArrayLike) -> float:
 
 
 def average_incremental_accuracy(seen_accuracy: ArrayLike) -> float:
-    """Return the mean over stages of the accuracy on all classes seen so far, the first stage counted.
+    """Return the mean over tasks of the accuracy on all classes seen so far, including the first task.
 
     Parameters
     ----------
     seen_accuracy : array_like of float (t,)
-        Accuracy on test samples of every class seen up to and with each stage.
+        After each task, the accuracy on test samples of all classes seen so far.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def average_incremental_accuracy(seen_accuracy: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If the curve is empty, not one-dimensional, or leaves 0 to 1.
+        If the curve is empty, not one-dimensional, or outside 0 to 1.
 
     References
     ----------
@@ -83,7 +83,7 @@ def learning_accuracy(accuracy_matrix: ArrayLike) -> float:
     Returns
     -------
     float
-        From 0 to 1; a head that forgets is fair only if this is high.
+        From 0 to 1.
 
     Raises
     ------
@@ -137,15 +137,15 @@ def backward_transfer(accuracy_matrix: ArrayLike) -> float:
 
 
 def forgetting(accuracy_matrix: ArrayLike, variant: Literal["best", "first"]) -> float:
-    """Return how much accuracy on earlier tasks was lost by the end.
+    """Return how much accuracy on earlier tasks is lost by the end.
 
     Parameters
     ----------
     accuracy_matrix : array_like of float (t,t)
         R[i, j], accuracy on task j after task i.
     variant : {"best", "first"}
-        What the final accuracy on a task is compared with: the best reached at any stage before the last, or
-        the accuracy right after the task was learned.
+        Reference for the final accuracy on a task: the best accuracy after any task but the last, or the accuracy
+        right after the task was learned.
 
     Returns
     -------
@@ -169,7 +169,7 @@ def forgetting(accuracy_matrix: ArrayLike, variant: Literal["best", "first"]) ->
     (0.5, 0.25)
     """
     if variant not in ("best", "first"):
-        raise ValueError(f"variant is {variant!r}; 'best' or 'first' is expected: name one of them")
+        raise ValueError(f"variant={variant!r} is not valid; expected 'best' or 'first'. Pass one of the two.")
     matrix = checked_matrix(accuracy_matrix)
     if variant == "first" or len(matrix) == 1:
         return -backward_transfer(matrix) + 0.0
@@ -179,15 +179,16 @@ def forgetting(accuracy_matrix: ArrayLike, variant: Literal["best", "first"]) ->
 def forgetting_split(accuracy_matrix: ArrayLike, restricted: ArrayLike) -> dict[str, float]:
     """Split the accuracy lost since each task was learned into real forgetting and growth of the label space.
 
-    A class learned early competes with more classes later, so its accuracy falls even where nothing was overwritten.
-    What remains lost when predictions are restricted to the classes known back then is forgetting; the rest is growth.
+    A class learned early competes with more classes later, so its accuracy falls even if nothing is overwritten. The
+    loss that remains when predictions are restricted to the classes known at that time is forgetting; the rest is
+    growth.
 
     Parameters
     ----------
     accuracy_matrix : array_like of float (t,t)
         R[i, j], accuracy on task j after task i, predicting among all classes seen by then.
     restricted : array_like of float (t,)
-        Accuracy on task j after the last task, predicting among the classes seen by task j alone.
+        Accuracy on task j after the last task, predicting only among the classes seen by task j.
 
     Returns
     -------
@@ -202,8 +203,8 @@ def forgetting_split(accuracy_matrix: ArrayLike, restricted: ArrayLike) -> dict[
 
     References
     ----------
-    The definition is ours; it applies the task-aware evaluation of Masana et al., "Class-incremental learning: survey
-    and performance evaluation on image classification", TPAMI 2023, to the classes of all earlier tasks.
+    Defined here; applies the task-aware evaluation of Masana et al., "Class-incremental learning: survey and
+    performance evaluation on image classification", TPAMI 2023, to the classes of all earlier tasks.
 
     Examples
     --------
@@ -227,7 +228,7 @@ def forward_transfer(accuracy_matrix: ArrayLike, reference: ArrayLike) -> float:
     accuracy_matrix : array_like of float (t,t)
         R[i, j], accuracy on task j after task i.
     reference : array_like of float (t,)
-        Accuracy on each task of a model that has learned nothing.
+        Accuracy of an untrained model on each task.
 
     Returns
     -------
@@ -237,7 +238,7 @@ def forward_transfer(accuracy_matrix: ArrayLike, reference: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If an argument leaves 0 to 1 or their lengths differ.
+        If a value is outside 0 to 1 or the lengths differ.
 
     References
     ----------
@@ -256,7 +257,7 @@ def forward_transfer(accuracy_matrix: ArrayLike, reference: ArrayLike) -> float:
 
 
 def intransigence(accuracy_matrix: ArrayLike, joint: ArrayLike) -> float:
-    """Return how far each task, right after it was learned, lies below a model trained on all tasks at once.
+    """Return how far the accuracy right after learning each task lies below that of joint training on all tasks.
 
     Parameters
     ----------
@@ -273,7 +274,7 @@ def intransigence(accuracy_matrix: ArrayLike, joint: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If an argument leaves 0 to 1 or their lengths differ.
+        If a value is outside 0 to 1 or the lengths differ.
 
     References
     ----------
@@ -290,8 +291,7 @@ def intransigence(accuracy_matrix: ArrayLike, joint: ArrayLike) -> float:
 
 
 def anytime_accuracy(samples_seen: ArrayLike, accuracy: ArrayLike) -> float:
-    """Return the area under accuracy against samples seen, divided by the samples between first and last
-    point.
+    """Return the area under the curve of accuracy over samples seen, divided by its length.
 
     Parameters
     ----------
@@ -308,7 +308,7 @@ def anytime_accuracy(samples_seen: ArrayLike, accuracy: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If the lengths differ, the samples do not increase, or an accuracy leaves 0 to 1.
+        If the lengths differ, the samples do not increase, or an accuracy is outside 0 to 1.
 
     References
     ----------
@@ -324,14 +324,17 @@ def anytime_accuracy(samples_seen: ArrayLike, accuracy: ArrayLike) -> float:
     curve = checked_curve(accuracy, "accuracy", length=seen.size)
     steps = np.diff(seen)
     if seen.ndim != 1 or (steps <= 0).any():
-        raise ValueError(f"samples_seen is {seen.tolist()}; an increasing list is expected: order the points")
+        raise ValueError(
+            f"samples_seen has shape {seen.shape} and does not increase; expected increasing numbers (p,). Sort the "
+            "points."
+        )
     if len(curve) == 1:
         return float(curve[0])
     return float((steps * (curve[1:] + curve[:-1]) / 2).sum() / steps.sum())
 
 
 def min_accuracy(accuracy_matrix: ArrayLike) -> float:
-    """Return the mean over earlier tasks of the lowest accuracy each fell to after it had been learned.
+    """Return the mean over earlier tasks of the lowest accuracy after the task was learned.
 
     Parameters
     ----------
@@ -341,7 +344,7 @@ def min_accuracy(accuracy_matrix: ArrayLike) -> float:
     Returns
     -------
     float
-        From 0 to 1; 1 for a single task, which has nothing to lose.
+        From 0 to 1; 1 for a single task.
 
     Raises
     ------
@@ -366,7 +369,7 @@ def min_accuracy(accuracy_matrix: ArrayLike) -> float:
 
 
 def worst_case_accuracy(accuracy_matrix: ArrayLike) -> float:
-    """Return the accuracy on the last task weighed with the lowest that earlier tasks fell to.
+    """Return the weighted mean of the accuracy on the last task and the lowest accuracies on earlier tasks.
 
     Parameters
     ----------
@@ -376,7 +379,7 @@ def worst_case_accuracy(accuracy_matrix: ArrayLike) -> float:
     Returns
     -------
     float
-        From 0 to 1: one t-th of the last task's accuracy, the rest `min_accuracy`.
+        From 0 to 1; the last task has weight 1 / t, and `min_accuracy` the rest.
 
     Raises
     ------
@@ -409,7 +412,7 @@ def mean_class_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     Returns
     -------
     float
-        From 0 to 1; every class counts the same, however many samples it has.
+        From 0 to 1; every class has the same weight.
 
     Raises
     ------
@@ -426,17 +429,17 @@ def mean_class_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def prequential_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Return the share of a stream's samples that were predicted right before they were learned.
+    """Return the share of samples that were predicted correctly before they were learned.
 
     Parameters
     ----------
     y_true, y_pred : array_like (n,)
-        Labels, and what was predicted for each sample by a model that had learned only earlier ones.
+        Labels, and the prediction for each sample by a model that had learned only earlier samples.
 
     Returns
     -------
     float
-        From 0 to 1; every sample counts once, first ones included, of which nothing can be known.
+        From 0 to 1; every sample counts once, including the first.
 
     Raises
     ------
@@ -457,22 +460,22 @@ def prequential_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def class_order_spread(values: Sequence[float]) -> dict[str, float]:
-    """Return mean, standard deviation and worst of one accuracy over several orders of the classes.
+    """Return the mean, standard deviation and minimum of an accuracy over several class orders.
 
     Parameters
     ----------
     values : sequence of float
-        One accuracy per order, each from 0 to 1.
+        Accuracy for each order, from 0 to 1.
 
     Returns
     -------
     dict
-        ``mean``, ``std`` (of the orders given, not of a population they are drawn from) and ``worst``.
+        ``mean``, ``std`` (of the given orders, without Bessel's correction) and ``worst``.
 
     Raises
     ------
     ValueError
-        If there is no value or one leaves 0 to 1.
+        If there is no value, or one is outside 0 to 1.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Whether scores (n,) tell unknown samples from known ones."""
+"""How well scores (n,) separate unknown samples from known ones."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -7,12 +7,12 @@ from ._checks import checked_scores
 
 
 def rejection_auroc(known: ArrayLike, unknown: ArrayLike) -> float:
-    """Return the probability that an unknown sample looks stranger than a known one, ties counted half.
+    """Return the probability that an unknown sample scores higher than a known one; ties count half.
 
     Parameters
     ----------
     known, unknown : array_like of float (n,), (u,)
-        Strangeness of samples of classes that were learned, and of classes that were not; larger is stranger.
+        Novelty scores of samples of learned and of other classes; larger means more novel.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def rejection_auroc(known: ArrayLike, unknown: ArrayLike) -> float:
 
 
 def fpr_at_95_tpr(known: ArrayLike, unknown: ArrayLike) -> float:
-    """Return the share of unknown samples that pass for known where 95 % of the known pass.
+    """Return the share of unknown samples that are accepted at the threshold that accepts 95 % of known samples.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a model still knows of samples that it was asked to forget."""
+"""What a model still knows about samples that it was asked to forget."""
 
 from numpy.typing import ArrayLike
 
@@ -6,7 +6,7 @@ from ._checks import checked_labels
 
 
 def forget_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Return the accuracy on samples that were to be forgotten; that of a retrained model is the aim, not zero.
+    """Return the accuracy on forgotten samples; the target is that of a retrained model, not zero.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def forget_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def retain_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Return the accuracy on samples that were to be kept; arguments, errors and source as `forget_accuracy`.
+    """Return the accuracy on retained samples; arguments, errors and source are those of `forget_accuracy`.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def retain_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def retrain_gap(y_pred: ArrayLike, y_retrained: ArrayLike) -> float:
-    """Return the share of samples on which a model that forgot disagrees with one that never saw the data.
+    """Return the share of samples on which a model that forgot disagrees with one that never learned the data.
 
     Parameters
     ----------
@@ -74,5 +74,5 @@ def retrain_gap(y_pred: ArrayLike, y_retrained: ArrayLike) -> float:
     >>> retrain_gap([0, 1, 1, 2], [0, 1, 2, 2])
     0.25
     """
-    forgot, retrained = checked_labels(y_pred, y_retrained)
+    forgot, retrained = checked_labels(y_pred, y_retrained, ("y_pred", "y_retrained"))
     return float((forgot != retrained).mean())

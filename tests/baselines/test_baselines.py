@@ -544,9 +544,9 @@ def test_more_than_was_learned_is_not_forgotten(overlapping, model):
     X, y = overlapping
     model = clone(model).fit(X[:300], y[:300])
     before, n_learned = model.decision_function(X), int((y[:300] == 0).sum())
-    with pytest.raises(ValueError, match=rf"class 0 are to be forgotten; expected at most the {n_learned} that were"):
+    with pytest.raises(ValueError, match=rf"y holds label 0 too often .*; expected at most the {n_learned} samples"):
         model.forget(X[y == 0], y[y == 0])
-    with pytest.raises(ValueError, match=r"y holds 7, which is not among the learned classes"):
+    with pytest.raises(ValueError, match=r"y holds 7, which is not among the . learned classes"):
         model.forget(X[:1], [7])
     with pytest.raises(ValueError, match="one type of label"):
         model.forget(X[:1], ["0"])
@@ -557,7 +557,9 @@ def test_more_than_was_learned_is_not_forgotten(overlapping, model):
 def test_rows_that_are_the_state_are_forgotten_by_name(overlapping, model):
     X, y = overlapping
     model = clone(model).fit(X, y)
-    with pytest.raises(ValueError, match="1 of the 2 samples to forget were never learned, or were forgotten already"):
+    with pytest.raises(
+        ValueError, match=r"X holds samples that were never learned or are forgotten already \(1 of 2\)"
+    ):
         model.forget(np.vstack([X[:1], X[:1] + 1]), y[[0, 0]])
     assert model.class_counts_.sum() == 900
 
@@ -587,19 +589,19 @@ def test_models_of_other_kinds_settings_or_features_are_not_merged(overlapping, 
     X, y = overlapping
     one = clone(model).fit(X, y)
     other = NearestClassMean() if isinstance(model, StreamingLDA) else StreamingLDA()
-    with pytest.raises(TypeError, match=r"the other model is a .*; expected a .*\. Merge models of one kind"):
+    with pytest.raises(TypeError, match=r"other is a .*; expected a .*\. Merge models of one kind"):
         one.merge(other.fit(X, y))
     other = clone(model).set_params(normalize=not model.normalize).fit(X, y)
-    with pytest.raises(ValueError, match=r"the other model has normalize=.*; expected the same"):
+    with pytest.raises(ValueError, match=r"other has normalize=.*; expected the same"):
         one.merge(other)
-    with pytest.raises(ValueError, match="the other model has 11 features, this one 12; expected the same"):
+    with pytest.raises(ValueError, match="other has 11 features, this model has 12; expected the same"):
         one.merge(clone(model).fit(X[:, 1:], y))
     same(one, clone(model).fit(X, y), X)
 
 
 @pytest.mark.parametrize("model", [RIDGE[0], FOURIER[0]], ids=repr)
 def test_models_of_other_random_features_are_not_merged(overlapping, model):
-    with pytest.raises(ValueError, match="the other model drew its random features with random_state=1, this one with"):
+    with pytest.raises(ValueError, match="other drew its random features with random_state=1, this model with"):
         clone(model).fit(*overlapping).merge(clone(model).set_params(random_state=1).fit(*overlapping))
 
 
@@ -607,9 +609,7 @@ def test_models_of_other_random_features_are_not_merged(overlapping, model):
 def test_what_features_depend_on_may_not_change_after_learning(overlapping, model):
     model = clone(model).fit(*overlapping).set_params(normalize=not model.normalize)
     for call in (model.predict, lambda X: model.forget(X, overlapping[1]), lambda X: model.partial_fit(*overlapping)):
-        with pytest.raises(
-            ValueError, match=r"normalize=.* was set after rows were learned with normalize=.*; expected"
-        ):
+        with pytest.raises(ValueError, match=r"normalize=.* was set after fitting with .*; expected"):
             call(overlapping[0])
     assert model.fit(*overlapping).predict(overlapping[0][:1]).shape == (1,)
 
@@ -721,7 +721,7 @@ def test_models_that_fixed_other_widths_are_not_merged(overlapping):
     X, y = overlapping
     model = RandomFourierDiscriminant(100, random_state=0)
     one, other = clone(model).fit(X[:450], y[:450]), clone(model).fit(2 * X[450:], y[450:])
-    with pytest.raises(ValueError, match=r"the other model fixed gamma at .* from its first rows, this one at"):
+    with pytest.raises(ValueError, match=r"other fixed gamma at .* from its first rows, this model at"):
         one.merge(other)
     early = clone(model).fit(X[450:500], y[450:500])
     assert early.merge(one).gamma_ == one.gamma_
@@ -778,7 +778,9 @@ def test_moments_beyond_a_limit_are_refused_and_change_nothing(overlapping):
     X, y = overlapping
     model = ClasswiseLDA(max_state_bytes=5 * 78 * 8).fit(X, y)
     before = model.decision_function(X)
-    with pytest.raises(ValueError, match=r"moments of 6 classes of 12 features take 3744 bytes; expected at most"):
+    with pytest.raises(
+        ValueError, match=r"max_state_bytes=3120 is too small for 6 classes of 12 features; expected at least 3744"
+    ):
         model.partial_fit(X[:1], [9])
     with pytest.raises(ValueError, match=r"Raise it with set_params\(max_state_bytes=\.\.\.\), or use StreamingLDA"):
         model.merge(ClasswiseLDA(max_state_bytes=5 * 78 * 8).fit(X[:1], [9]))

@@ -7,9 +7,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dkvb_estimator._encoding.nearest import KeySearch, code_dtype, nearest_keys, squared_distances
+from dkvb_estimator._encoding.nearest import KeySearch, nearest_keys, squared_distances
 from dkvb_estimator._encoding.projection import head_limit
 from dkvb_estimator._kernel import native
+from dkvb_estimator._validation import code_dtype
 
 KERNELS = {name: native.open_kernel(name) for name in ("_kernel", "_kernel_v3", "_kernel_v4")}
 LEVELS = {"_kernel": 0, "_kernel_v3": 3, "_kernel_v4": 4}

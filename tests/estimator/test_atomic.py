@@ -19,7 +19,7 @@ STEPS = {  # a function that learning passes through, early and late
     "report": "_encoding.codebook.report_keys",
     "codes": "_encoding.codebook.DeviceEncoder.encode",
     "counts": "_values.statistics.ClassCounts.plus",
-    "size": "_classifier.DKVBClassifier._tell_size",
+    "size": "_classifier.DKVBClassifier._warn_about_size",
     "end": "_classifier.DKVBClassifier._after_change",
 }
 
@@ -115,7 +115,7 @@ def test_pruning_that_is_interrupted_keeps_keys_and_counts_together(blobs, monke
 def test_a_warning_that_is_an_error_undoes_its_call(blobs):
     X, y = blobs
     model = small(n_keys=64)
-    with pytest.raises(UserWarning, match="the first batch has 5 distinct rows for 64 keys"):
+    with pytest.raises(UserWarning, match="X has 5 distinct rows for 64 keys"):
         model.partial_fit(X[:5], y[:5])
     assert not hasattr(model, "n_features_in_")
     assert encoder_of(model.partial_fit(X, y)).key_report_["n_rows"] == 240

@@ -12,7 +12,7 @@ from models import by_codes, codes_of, encoder_of, flat, placed
 from small_cache import write_small
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from dkvb_estimator import _blocks
+from dkvb_estimator import _blocks, distributed
 from dkvb_estimator._blocks import is_lazy, stream_blocks
 from dkvb_estimator._values.code_store import CodeStore
 from pipeline.cache import open_cache
@@ -89,11 +89,11 @@ def test_learning_goes_on_after_blocks_and_with_blocks(blobs, solver):
 def test_codes_of_ridge_stay_where_they_were_made(blobs, monkeypatch):
     X, y = blobs
     lazy = placed(model("ridge"), X)
-    monkeypatch.setattr(_blocks, "_codes_of", None)
+    monkeypatch.setattr(distributed, "_codes_of", None)
     lazy.partial_fit(da.from_array(X[:120], chunks=30), y[:120]).partial_fit(da.from_array(X[120:], chunks=30), y[120:])
     lazy.predict_proba(da.from_array(X, chunks=30)).compute()
     assert lazy._learned.codes.nbytes == codes_of(lazy, X).nbytes
-    assert isinstance(lazy._learned.codes, _blocks.WorkerCodes)
+    assert isinstance(lazy._learned.codes, distributed.WorkerCodes)
 
 
 def test_class_weights_hold_for_codes_on_workers(blobs):
@@ -256,12 +256,18 @@ def test_lazy_rows_are_refused_where_they_would_be_read_whole(blobs):
     assert not hasattr(by_codes(fitted, "forget", codes, y), "_learned")
 
 
+@pytest.mark.parametrize(("solver", "n_iter"), [("joint", 1), ("counts", 1), ("sgd", 10)])
+def test_lazy_rows_count_as_many_epochs_as_rows_in_memory(blobs, solver, n_iter):
+    X, y = blobs
+    assert model(solver).fit(da.from_array(X, chunks=50), y).n_iter_ == model(solver).fit(X, y).n_iter_ == n_iter
+
+
 def test_wrong_lazy_rows_are_refused_with_reasons(blobs):
     X, y = blobs
     fitted, lazy = model().fit(X, y), da.from_array(X, chunks=50)
-    with pytest.raises(ValueError, match=r"y has 239 entries for 240 rows of X; expected one a row. Pass"):
+    with pytest.raises(ValueError, match=r"y has 239 entries for 240 rows of X; expected one per row. Pass"):
         fitted.partial_fit(lazy, y[1:])
-    with pytest.raises(ValueError, match=r"unknown length; expected known ones.*compute_chunk_sizes"):
+    with pytest.raises(ValueError, match=r"unknown length; expected known lengths.*compute_chunk_sizes"):
         fitted.partial_fit(lazy[da.from_array(y, chunks=50) == 1], y)
     with pytest.raises(ValueError, match="X has 11 features, but DKVBClassifier is expecting 12"):
         fitted.partial_fit(lazy[:, 1:], y)
@@ -269,18 +275,22 @@ def test_wrong_lazy_rows_are_refused_with_reasons(blobs):
         fitted.predict(lazy[:, 1:])
     with pytest.raises(ValueError, match=r"shape \(240,\); expected two axes"):
         model().fit(lazy[:, 0], y)
+    for call in (fitted.predict, fitted.encoder_.transform, fitted.score_samples):
+        with pytest.raises(ValueError, match=r"shape \(240,\); expected two axes"):
+            call(lazy[:, 0])
     for rows, weights in ((lazy, np.zeros(240)), (Rows(X, (20, 12)), np.zeros(240))):
         with pytest.raises(ValueError, match="no row with a positive weight; expected at least one"):
             fitted.partial_fit(rows, y, sample_weight=weights)
-        with pytest.raises(ValueError, match="no row with a positive weight came to place keys from; expected"):
+        with pytest.raises(ValueError, match="X has no row with a positive weight to place keys from; expected"):
             model().fit(rows, y, sample_weight=weights)
 
 
 def test_a_model_that_workers_cannot_see_is_explained(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"finds no gone.pickle.*expected a folder that all.*temporary-directory"
+        FileNotFoundError,
+        match=r"gone.pickle.* is missing on a worker; expected a folder that all.*temporary-directory",
     ):
-        _blocks._load(str(tmp_path / "gone.pickle"))
+        distributed._load(str(tmp_path / "gone.pickle"))
 
 
 def test_what_is_in_memory_is_not_lazy(blobs):
@@ -360,7 +370,7 @@ def lazily_wrong(X, y):
         "two columns": (da.stack([lazy, lazy], axis=1), r"has shape \(240, 2\); expected one axis"),
         "a series": (frame["label"], r"is a dask Series, .*expected an array. Pass {}.to_dask_array\(lengths=True"),
         "a table": (frame, r"is a dask DataFrame, .*expected an array. Pass"),
-        "too few": (lazy[1:], r"has 239 entries for 240 rows of X; expected one a row"),
+        "too few": (lazy[1:], r"has 239 entries for 240 rows of X; expected one per row"),
         "a dict": (dict(enumerate(y)), r"is a dict; expected an array-like.*Pass"),
     }
 

@@ -121,7 +121,7 @@ def test_what_cannot_change_is_refused_by_name_at_the_next_call(name):
     for call in calls:
         with pytest.raises(
             ValueError,
-            match=rf"{name}.*was set (after the keys were placed|to one with keys).*expected .*Set it back, or",
+            match=rf"{name}.*was set (after fitting|to one with keys).*expected .*Set it back, or",
         ):
             call(model)
         with pytest.raises(ValueError, match=name):
@@ -226,7 +226,7 @@ def test_what_the_default_encoder_rests_on_is_fixed_too(changed, monkeypatch):
     monkeypatch.setattr(DKVBClassifier, "_default_encoder", small_default)
     model = DKVBClassifier(random_state=0).fit(X, Y)
     expected = model.predict_proba(X)
-    with pytest.raises(ValueError, match=r"encoder__\w+=.* was set after the keys were placed with .*Set it back"):
+    with pytest.raises(ValueError, match=r"encoder__\w+=.* was set after fitting with .*Set it back"):
         model.set_params(**changed).predict(X)
     np.testing.assert_array_equal(model.set_params(encoder=None, random_state=0).predict_proba(X), expected)
     assert model.set_params(**changed).fit(X, Y).predict(X).shape == (60,)

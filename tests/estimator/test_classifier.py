@@ -342,7 +342,7 @@ def test_a_class_of_weight_zero_leaves_everything_finite(blobs, solver):
 def test_classes_all_of_weight_zero_are_refused(blobs, solver):
     X, y = blobs
     model = small(solver=solver, class_weight=dict.fromkeys(range(5), 0.0))
-    with pytest.raises(ValueError, match="every learned class weight zero; expected one positive weight"):
+    with pytest.raises(ValueError, match="every learned class weight zero; expected at least one positive weight"):
         model.fit(X, y).predict(X)
 
 
@@ -394,7 +394,7 @@ def test_a_small_first_batch_warns_once_with_both_numbers(blobs):
     model = small()
     with pytest.warns(
         UserWarning,
-        match=r"first batch has 5 distinct rows for 16 keys .*Fit a KeyEncoder on more .*FrozenEstimator\(encoder\)",
+        match=r"X has 5 distinct rows for 16 keys .*Fit a KeyEncoder on more .*FrozenEstimator\(encoder\)",
     ) as caught:
         model.partial_fit(X[:5], y[:5]).partial_fit(X[5:10], y[5:10])
     assert len(caught) == 1
@@ -416,7 +416,7 @@ def test_every_projection_learns(blobs, projection):
 # Numbers
 
 
-@pytest.mark.filterwarnings("ignore:the first batch has")
+@pytest.mark.filterwarnings("ignore:X has .* distinct rows")
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
@@ -519,7 +519,7 @@ def test_text_labels_after_numbers_are_refused_and_change_nothing(blobs):
     X, y = blobs
     model = small().partial_fit(X, y)
     before = model.predict_proba(X)
-    with pytest.raises(ValueError, match=r"y holds labels such as .*; expected one type of label. Convert y"):
+    with pytest.raises(ValueError, match=r"y holds .*; expected one type of label. Convert y"):
         model.partial_fit(X, y.astype(str))
     np.testing.assert_array_equal(model.predict_proba(X), before)
 
@@ -527,7 +527,7 @@ def test_text_labels_after_numbers_are_refused_and_change_nothing(blobs):
 def test_weights_that_are_all_zero_are_refused(blobs):
     X, y = blobs
     with pytest.raises(
-        ValueError, match=r"all 240 entries of sample_weight are zero; expected at least one.*Pass other"
+        ValueError, match=r"sample_weight is zero for all 240 samples; expected at least one.*Pass other"
     ):
         small().fit(X, y, sample_weight=np.zeros(240))
 
@@ -584,7 +584,7 @@ def test_keys_of_another_encoder_after_learning_are_refused(blobs):
     X, y = blobs
     model = placed(small(), X).fit(X, y)
     placed(model.set_params(encoder=KeyEncoder(6, 16, 3, random_state=1)), X)
-    with pytest.raises(ValueError, match=r"encoder was set to one with keys .*after samples were learned.*Set it back"):
+    with pytest.raises(ValueError, match=r"encoder was set to one with keys .*after fitting with keys .*Set it back"):
         model.partial_fit(X, y)
 
 
@@ -608,9 +608,9 @@ def test_a_solver_changed_after_learning_is_refused_by_name(blobs):
 def test_a_setting_that_keys_or_values_rest_on_is_refused_once_changed(blobs, change):
     X, y = blobs
     model = small().fit(X, y).set_params(**change)
-    with pytest.raises(ValueError, match=r"was set after the keys were placed with .* Set it back, or start anew"):
+    with pytest.raises(ValueError, match=r"was set after fitting with .* Set it back, or start anew"):
         model.partial_fit(X, y)
-    with pytest.raises(ValueError, match="expected the same for a model's life"):
+    with pytest.raises(ValueError, match="expected the same value"):
         model.predict(X)
     assert model._learned.n_samples == 240
 
@@ -620,7 +620,7 @@ def test_a_layout_changed_after_keys_were_placed_is_refused_or_waits_for_new_key
     X, y = blobs
     model = placed(small(), X)
     model.encoder.estimator.set_params(**{name: 99})
-    with pytest.raises(ValueError, match=f"{name}=99 was set after the keys were placed with"):
+    with pytest.raises(ValueError, match=f"{name}=99 was set after fitting with"):
         model.partial_fit(X, y)
     model.encoder.estimator.fit(X)
     assert getattr(model.partial_fit(X, y).encoder_, name) == 99
@@ -651,7 +651,7 @@ def test_a_temperature_goes_with_the_values_it_was_chosen_for(blobs):
 
 def test_calibrating_with_an_unknown_label_is_refused(blobs):
     X, y = blobs
-    with pytest.raises(ValueError, match=r"y holds 9, which is not among the learned classes \[0, 1, 2, 3, 4\]"):
+    with pytest.raises(ValueError, match=r"y holds 9, which is not among the 5 learned classes"):
         small().fit(X, y).calibrate(X, np.where(y == 0, 9, y))
 
 
@@ -692,7 +692,7 @@ ODD = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:the first batch has")
+@pytest.mark.filterwarnings("ignore:X has .* distinct rows")
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", ODD)
 def test_odd_data_is_learned_in_one_or_many_parts_with_finite_answers(solver, name):

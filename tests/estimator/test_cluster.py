@@ -11,7 +11,7 @@ import pytest
 from distributed import Client, LocalCluster
 from models import codes_of, encoder_of, flat, placed
 
-from dkvb_estimator import _blocks
+from dkvb_estimator import distributed
 
 pytestmark = [
     pytest.mark.slow,
@@ -101,9 +101,9 @@ def test_every_worker_reads_the_keys_once(client, rows):
     X, y = rows
     model = placed(flat(**SETTINGS, alpha=0.123), X)  # a model that no worker has seen
     client.wait_for_workers(2, timeout=60)
-    client.run(lambda: _blocks._read.cache_clear())
+    client.run(lambda: distributed._read.cache_clear())
     model.partial_fit(lazily(X), y)
-    assert set(client.run(lambda: _blocks._read.cache_info().misses).values()) <= {0, 1}
+    assert set(client.run(lambda: distributed._read.cache_info().misses).values()) <= {0, 1}
 
 
 def test_codes_do_not_travel(client, rows):

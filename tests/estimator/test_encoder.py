@@ -19,6 +19,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.estimator_checks import check_estimator
 
 from dkvb_estimator import Codes, DKVBClassifier, KeyEncoder, _encoder
+from dkvb_estimator._encoding import DeviceEncoder
 from dkvb_estimator._validation import FROZEN
 
 SOLVERS = ["joint", "counts", "ridge", "sgd"]
@@ -167,7 +168,7 @@ def test_a_setting_that_codes_rest_on_waits_for_the_next_fit(blobs, name):
     X, _ = blobs
     encoder = small().fit(X).set_params(**{name: CHANGED[name]})
     changed = re.escape(f"{name}={CHANGED[name]!r}")
-    with pytest.raises(ValueError, match=f"{changed} was set after the keys were placed with .*Set it"):
+    with pytest.raises(ValueError, match=f"{changed} was set after fitting with .*Set it"):
         encoder.transform(X)
     np.testing.assert_array_equal(encoder.fit_transform(X), clone(encoder).fit_transform(X))
 
@@ -206,7 +207,7 @@ def test_a_clone_has_no_keys_but_a_frozen_one_has(blobs):
 
 def test_a_pickle_of_another_state_version_is_refused(blobs):
     state = small().fit(blobs[0]).__getstate__() | {"_schema_version": 1}
-    with pytest.raises(ValueError, match="state version 1; this dkvb_estimator reads version 2"):
+    with pytest.raises(ValueError, match="_schema_version=1 is stored in the model; expected 2"):
         small().__setstate__(state)
 
 
@@ -215,19 +216,6 @@ def test_tensors_come_in_and_codes_go_out(blobs):
     encoder = small().fit(torch.from_numpy(X))
     assert isinstance(encoder.transform(torch.from_numpy(X)), Codes)
     assert encoder.fingerprint_ == small().fit(X).fingerprint_
-
-
-def test_verbose_reports_progress_on_stderr(blobs, capsys, monkeypatch):
-    monkeypatch.setattr(_encoder, "ROWS_PER_LINE", 100)
-    X, _ = blobs
-    small(verbose=1).fit(X).transform(X)
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    placed_line, *encoded = printed.err.splitlines()
-    assert placed_line.startswith("[KeyEncoder] 6 heads × 16 keys placed from 240 rows in ")
-    assert [line.partition(" rows encoded")[0] for line in encoded] == [
-        f"[KeyEncoder] {n} of 240" for n in (100, 200, 240)
-    ]
 
 
 def test_a_notebook_shows_what_is_stored(blobs):
@@ -260,7 +248,7 @@ def test_weights_of_labelled_rows_go_with_them(blobs):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (np.zeros(240), "all 240 entries of sample_weight are zero; expected at least one"),
+        (np.zeros(240), "sample_weight is zero for all 240 samples; expected at least one"),
         (-np.ones(240), "(?i)negative"),
         (np.ones(3), "sample_weight.shape"),
     ],
@@ -271,7 +259,9 @@ def test_weights_that_mean_nothing_are_refused(blobs, weights, message):
 
 
 def test_weights_beside_blocks_are_refused(blobs):
-    with pytest.raises(TypeError, match=r"sample_weight came with a list_iterator, an iterable of blocks; expected N"):
+    with pytest.raises(
+        TypeError, match=r"sample_weight is given with a list_iterator, an iterable of blocks; expected N"
+    ):
         small().fit(iter([blobs[0]]), sample_weight=np.ones(240))
 
 
@@ -329,7 +319,7 @@ def test_codes_keep_the_keys_they_were_made_with(blobs):
 def counted(monkeypatch):
     """Count encodings and placements of keys."""
     calls = {"encode": 0, "draw": 0}
-    encode, draw = KeyEncoder._encode, _encoder.draw_codebook
+    encode, draw = DeviceEncoder.encode, _encoder.draw_codebook
 
     def counted_encode(*arguments):
         calls["encode"] += 1
@@ -339,7 +329,7 @@ def counted(monkeypatch):
         calls["draw"] += 1
         return draw(*arguments, **options)
 
-    monkeypatch.setattr(KeyEncoder, "_encode", counted_encode)
+    monkeypatch.setattr(DeviceEncoder, "encode", counted_encode)
     monkeypatch.setattr(_encoder, "draw_codebook", counted_draw)
     return calls
 
@@ -434,7 +424,9 @@ def test_a_pruned_model_forgets_as_exactly_as_before(blobs, solver):
     kept = started(X, solver=solver).partial_fit(X[30:90], y[30:90])
     model.forget(X[:30], y[:30])
     np.testing.assert_array_equal(model.predict_proba(X), kept.predict_proba(X))
-    with pytest.raises(ValueError, match=r"30 of the 30 samples to forget were never learned.*Nothing was changed"):
+    with pytest.raises(
+        ValueError, match=r"X holds samples that were never learned .* \(30 of 30\).*nothing was changed"
+    ):
         model.forget(X[:30], y[:30])
 
 
@@ -459,7 +451,7 @@ def test_pruning_twice_is_pruning_once(blobs):
 def test_a_pruned_model_does_not_merge_with_the_whole_one(blobs):
     X, y = blobs
     pruned, whole = (started(X).partial_fit(X[:60], y[:60]) for _ in range(2))
-    with pytest.raises(ValueError, match=r"the other model has .* expected the same.*prune after merging"):
+    with pytest.raises(ValueError, match=r"other has .*, this model has .*; expected the same.*prune after merging"):
         whole.merge(pruned.prune())
 
 
@@ -489,8 +481,32 @@ def test_pruning_leaves_the_frozen_encoder_and_its_other_models_as_they_were(blo
     np.testing.assert_array_equal(other.predict_proba(X), proba)
 
 
+@pytest.mark.parametrize("n_prunes", [1, 2])
+def test_a_pruned_model_refuses_another_frozen_encoder_and_keeps_its_own(blobs, n_prunes):
+    X, y = blobs
+    model, expected = started(X).partial_fit(X[:60], y[:60]), None
+    original = model.encoder
+    for n_rows in (60, 30)[:n_prunes]:
+        expected = (
+            model.forget(X[n_rows:60], y[n_rows:60]).prune().predict(X) if n_rows < 60 else model.prune().predict(X)
+        )
+    for same in (original, FrozenEstimator(model.encoder_), FrozenEstimator(copy.deepcopy(original.estimator))):
+        np.testing.assert_array_equal(model.set_params(encoder=same).predict(X), expected)
+    pruned = model.encoder_.fingerprint_[:12]
+    for other in (
+        clone(original.estimator).set_params(random_state=1),
+        clone(original.estimator).set_params(n_heads=3),
+    ):
+        model.set_params(encoder=FrozenEstimator(other.fit(X)))
+        with pytest.raises(ValueError, match=rf"encoder .* after fitting with keys {pruned}; expected"):
+            model.predict(X)
+    moved = clone(original.estimator).set_params(normalize=not original.estimator.normalize).fit(X)
+    with pytest.raises(ValueError, match="expected the same keys"):
+        model.set_params(encoder=FrozenEstimator(moved)).predict(X)
+
+
 def test_a_model_whose_encoder_changed_its_settings_is_not_pruned(blobs):
     X, y = blobs
     model = flat(6, 16, 3, random_state=0).fit(X, y).set_params(encoder__normalize=False)
-    with pytest.raises(ValueError, match=r"normalize=False was set after the keys were placed.*Set it back"):
+    with pytest.raises(ValueError, match=r"normalize=False was set after fitting.*Set it back"):
         model.prune()

@@ -83,12 +83,14 @@ def test_samples_behind_a_key_are_named_where_the_solver_keeps_them(blobs):
     expected = np.flatnonzero((codes[:, 3] == codes[0, 3, 0]).any(axis=1))
     np.testing.assert_array_equal(model.key_usage().samples_of(3, int(codes[0, 3, 0])), expected)
     for forgetful in ({"solver": "counts"}, {"solver": "joint", "remember": False}):
-        with pytest.raises(ValueError, match="keeps no samples apart; expected 'joint' with remember=True"):
+        with pytest.raises(
+            ValueError, match="keeps no samples apart, which samples_of needs; expected 'joint' with remember=True"
+        ):
             fitted(blobs, **forgetful)[0].key_usage().samples_of(0, 0)
 
 
 def test_a_head_or_key_that_is_not_there_is_refused(blobs):
     usage = fitted(blobs)[0].key_usage()
     for head, key in ((6, 0), (0, 16), (-1, 0)):
-        with pytest.raises(IndexError, match="heads 0 to 5 and keys 0 to 15 are expected"):
+        with pytest.raises(IndexError, match="expected heads 0 to 5 and keys 0 to 15"):
             usage.classes_of(head, key)

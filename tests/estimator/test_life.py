@@ -115,7 +115,7 @@ class Life(RuleBasedStateMachine):
             call()
         else:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "the first batch has")
+                warnings.filterwarnings("ignore", "X has .* distinct rows")
                 call()
             self.books = Books(self.model)
         self.write_down(self.books.entries(batch, weighted), announced, epochs)
@@ -124,7 +124,7 @@ class Life(RuleBasedStateMachine):
     def merged(model, other):
         """Merge two models, which share samples on purpose, and are told so."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"\d+ of the \d+ samples of the other model")
+            warnings.filterwarnings("ignore", r"other shares \d+ of its \d+ samples")
             return model.merge(other)
 
     def write_down(self, entries, announced=None, epochs=1):
@@ -162,7 +162,7 @@ class Life(RuleBasedStateMachine):
                 self.model.predict(POOL)
         else:
             self.model.encoder = clone(self.encoder).set_params(n_keys=N_KEYS + 1)
-            with pytest.raises(ValueError, match=f"encoder__n_keys={N_KEYS + 1} was set after the keys were placed"):
+            with pytest.raises(ValueError, match=f"encoder__n_keys={N_KEYS + 1} was set after fitting"):
                 self.model.predict(POOL)
         self.model.encoder = mine
 
@@ -317,26 +317,28 @@ class AdditiveLife(Life):
         entries = choose(self.books.samples, seed) + self.books.entries(batch, True)
         missing = Counter(map(Sample.name, entries)) - Counter(map(Sample.name, self.books.samples))
         if missing:
-            message = f"{missing.total()} of the {len(entries)} samples to forget were never learned"
+            message = rf"X holds samples that were never learned .* \({missing.total()} of {len(entries)}\)"
             if not self.remember:  # seen where a key would be left with fewer hits than none
                 if {entry.label for entry in entries} <= set(self.books.classes()) and (
                     self.books.times_of_classes(self.books.samples) >= self.books.times_of_classes(entries)
                 ).all():
                     return
                 entries = [replace(entry, weight=1.0) for entry in entries]
-                message = "some of the samples to forget were never learned"
+                message = "X holds samples that were never learned"
             self.refused(message, self.model.forget, *as_given(entries))
 
     @precondition(has_learned)
     @rule(labels=subsets)
     def forget_classes(self, labels):
         if not self.remember:
-            self.refused("forget_classes was called with remember=False", self.model.forget_classes, labels)
+            self.refused(
+                "remember=False keeps sums over samples, while forget_classes needs", self.model.forget_classes, labels
+            )
         elif set(labels) <= set(self.books.classes()):
             self.model.forget_classes(labels)
             self.cross_out([sample for sample in self.books.samples if sample.label in labels])
         else:
-            self.refused("is not among the learned classes", self.model.forget_classes, labels)
+            self.refused("learned classes; expected labels of classes_", self.model.forget_classes, labels)
 
     def cross_out(self, gone):
         left, kept = Counter(map(Sample.name, gone)), []

@@ -60,7 +60,9 @@ def test_forgetting_what_was_never_learned_is_an_error_and_changes_nothing(solve
     model = started(solver).partial_fit(X, y)
     before = copy.deepcopy(model)
     both, both_y = np.concatenate([X[:5], foreign]), np.concatenate([y[:5], foreign_y])
-    with pytest.raises(ValueError, match=r"of the 15 samples to forget were never learned.*Nothing was changed"):
+    with pytest.raises(
+        ValueError, match=r"X holds samples that were never learned or .* \(\d+ of 15\);.*nothing was changed"
+    ):
         model.forget(both, both_y)
     assert_same(model, before)
     assert_same(model.forget(X[:5], y[:5]), started(solver).partial_fit(X[5:], y[5:]))
@@ -91,7 +93,9 @@ def test_a_model_that_has_forgotten_everything_is_not_fitted_and_learns_again():
 
 def test_an_unknown_class_is_an_error_that_names_the_known_ones():
     X, y = data(0)
-    with pytest.raises(ValueError, match=r"label 7 is not among the learned classes \[0, 1, 2\].*Nothing was changed"):
+    with pytest.raises(
+        ValueError, match=r"labels holds 7, which is not among the 3 learned classes.*nothing was changed"
+    ):
         started("counts").partial_fit(X, y).forget_classes([7])
 
 
@@ -138,9 +142,7 @@ def test_models_with_other_keys_are_refused():
 @pytest.mark.parametrize("call", [lambda m: m.merge(m), lambda m: m.forget_classes([0])])
 def test_sgd_refuses_what_it_cannot_do_exactly(call):
     X, y = data(0)
-    with pytest.raises(
-        ValueError, match=r"was called with solver='sgd', where 'joint' or 'counts' is expected.*or choose one"
-    ):
+    with pytest.raises(ValueError, match=r"solver='sgd' .*; expected 'joint' or 'counts'.*or start anew with one"):
         call(started("sgd").partial_fit(X, y))
 
 
@@ -160,7 +162,7 @@ def test_sgd_forgets_by_masking_keys_that_only_the_samples_hit():
 def test_sgd_refuses_samples_that_hit_less_than_asked_to_forget():
     X, y = data(0)
     model = started("sgd").partial_fit(X, y)
-    with pytest.raises(ValueError, match=r"never learned.*Nothing was changed"):
+    with pytest.raises(ValueError, match=r"never learned.*nothing was changed"):
         model.forget(np.concatenate([X, X]), np.concatenate([y, y]))
 
 
@@ -236,9 +238,7 @@ def test_models_that_share_samples_merge_with_a_warning_that_counts_them(solver)
     (X, y), (other, other_y) = data(0), data(1)
     model, partner = started(solver).partial_fit(X, y), started(solver).partial_fit(other, other_y)
     partner.partial_fit(X[:7], y[:7])
-    message = (
-        r"7 of the 67 samples of the other model have the codes.*count twice.*expected models of.*Call forget\(X, y\)"
-    )
+    message = r"other shares 7 of its 67 samples .*count twice; expected models of.*Call forget\(X, y\)"
     with pytest.warns(UserWarning, match=message):
         merged = copy.deepcopy(model).merge(copy.deepcopy(partner))
     assert merged.class_counts_.sum() == 127
@@ -250,7 +250,7 @@ def test_models_that_share_samples_merge_with_a_warning_that_counts_them(solver)
 def test_a_warning_of_shared_samples_that_is_an_error_changes_nothing():
     X, y = data(0)
     model = started("counts").partial_fit(X, y)
-    with pytest.raises(UserWarning, match="60 of the 60 samples of the other model"):
+    with pytest.raises(UserWarning, match="other shares 60 of its 60 samples"):
         model.merge(model)
     assert_same(model, started("counts").partial_fit(X, y))
 
@@ -267,7 +267,7 @@ def test_samples_are_shared_as_often_as_both_hold_them_with_one_weight():
 def test_pruned_models_know_shared_samples_by_the_keys_they_had():
     X, y = data(0)
     model = started("counts").partial_fit(X, y).prune()
-    with pytest.warns(UserWarning, match="10 of the 10 samples of the other model"):
+    with pytest.warns(UserWarning, match="other shares 10 of its 10 samples"):
         model.merge(DKVBClassifier(FrozenEstimator(model.encoder_), solver="counts").fit(X[:10], y[:10]))
 
 

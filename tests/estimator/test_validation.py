@@ -204,7 +204,7 @@ def test_settings_of_steps_are_a_dict(given):
 
 
 def test_unknown_settings_of_steps_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"solver_params=.* expected names among learning_rate.*without 'rate'"):
+    with pytest.raises(ValueError, match="solver_params has no setting 'rate'; expected names among learning_rate"):
         gradient_settings({"rate": 1.0})
 
 
@@ -219,7 +219,7 @@ def test_classes_merge_sorted():
 
 @pytest.mark.parametrize(("known", "new"), [([0, 1], ["a"]), (["a", "b"], [1])])
 def test_text_and_numbers_do_not_merge(known, new):
-    message = "y holds labels such as .*, but the classes learned so far are such as .*; expected one type.*Convert y"
+    message = "y holds .*, but the learned classes have another type, such as .*; expected one type.*Convert y"
     with pytest.raises(ValueError, match=message):
         merge_classes(np.array(known), np.array(new))
 

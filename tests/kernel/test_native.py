@@ -19,7 +19,7 @@ def test_without_a_kernel_a_log_line_says_so_once(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         assert native.load_kernel(tmp_path) is None
     assert [record.message for record in caplog.records] == [
-        "dkvb_estimator was installed without its compiled kernel: nearest keys are found by torch, several times "
+        "dkvb_estimator was installed without its compiled kernel, so torch searches nearest keys several times "
         "slower. Install a C++ compiler, then install the package again."
     ]
 
@@ -63,7 +63,7 @@ def test_the_package_works_without_a_kernel(monkeypatch):
     [np.zeros((4, 3)), np.zeros((4, 3), "f2"), np.zeros((3, 4), "f4").T, np.zeros((4, 6), "f4")[:, ::2]],
 )
 def test_the_kernel_is_given_no_array_of_another_type_or_order(array):
-    with pytest.raises(TypeError, match=r"the kernel was given float\d\d in .*; expected float32 in C order. Convert"):
+    with pytest.raises(TypeError, match=r"array holds float\d\d in .*; expected float32 in C order. Convert"):
         native.addresses(array)
     assert native.addresses(np.ascontiguousarray(array, dtype=np.float32))
 

@@ -65,9 +65,9 @@ def test_first_variant_of_forgetting_is_minus_backward_transfer():
 )
 def test_matrix_functions_refuse_what_is_no_accuracy_matrix(name):
     function = getattr(metrics, name)
-    with pytest.raises(ValueError, match=r"shape \(1, 2\); \(tasks, tasks\) is expected: pass one row"):
+    with pytest.raises(ValueError, match=r"shape \(1, 2\); expected \(t, t\)\. Pass one row"):
         function([[0.5, 0.5]])
-    with pytest.raises(ValueError, match=r"runs from 50.0 to 90.0; fractions .* divide percentages by 100"):
+    with pytest.raises(ValueError, match=r"runs from 50.0 to 90.0; expected fractions .* Divide percentages by 100"):
         function([[50.0, 90.0], [50.0, 90.0]])
     with pytest.raises(ValueError, match="fractions"):
         function([[np.nan]])
@@ -76,15 +76,15 @@ def test_matrix_functions_refuse_what_is_no_accuracy_matrix(name):
 @pytest.mark.parametrize(
     ("call", "problem"),
     [
-        (lambda: metrics.forgetting(R, "worst"), "variant is 'worst'; 'best' or 'first' is expected"),
-        (lambda: metrics.average_incremental_accuracy([]), "a list of one or more numbers"),
+        (lambda: metrics.forgetting(R, "worst"), "variant='worst' is not valid; expected 'best' or 'first'"),
+        (lambda: metrics.average_incremental_accuracy([]), "expected one axis of one or more numbers"),
         (lambda: metrics.average_incremental_accuracy([1.2]), "fractions from 0 to 1"),
-        (lambda: metrics.forward_transfer(R, [0.1]), "a list of 3 numbers"),
-        (lambda: metrics.intransigence(R, [0.1] * 4), "a list of 3 numbers"),
-        (lambda: metrics.anytime_accuracy([0, 0], [0.1, 0.2]), "an increasing list is expected"),
-        (lambda: metrics.anytime_accuracy([0, 1], [0.1]), "a list of 2 numbers"),
-        (lambda: metrics.mean_class_accuracy([0], [0, 1]), "pass two lists of one length"),
-        (lambda: metrics.mean_class_accuracy([], []), "pass two lists of one length"),
+        (lambda: metrics.forward_transfer(R, [0.1]), "expected one axis of 3 numbers"),
+        (lambda: metrics.intransigence(R, [0.1] * 4), "expected one axis of 3 numbers"),
+        (lambda: metrics.anytime_accuracy([0, 0], [0.1, 0.2]), "expected increasing numbers"),
+        (lambda: metrics.anytime_accuracy([0, 1], [0.1]), "expected one axis of 2 numbers"),
+        (lambda: metrics.mean_class_accuracy([0], [0, 1]), r"expected \(n,\) for both"),
+        (lambda: metrics.mean_class_accuracy([], []), r"expected \(n,\) for both"),
         (lambda: metrics.class_order_spread([]), "one or more"),
     ],
 )
@@ -150,13 +150,16 @@ def test_prequential_accuracy_counts_every_sample_once():
 @pytest.mark.parametrize(
     ("call", "problem"),
     [
-        (lambda: metrics.prequential_accuracy([], []), "pass two lists of one length"),
-        (lambda: metrics.retrain_gap([1], [1, 2]), "pass two lists of one length"),
-        (lambda: metrics.reliability_curve([[0.5, 0.5]], [0, 1]), "one row and one label a sample"),
-        (lambda: metrics.reliability_curve([[0.5, 0.5]], [2]), "positions of columns are expected, or -1"),
+        (lambda: metrics.prequential_accuracy([], []), r"expected \(n,\) for both"),
+        (lambda: metrics.retrain_gap([1], [1, 2]), r"expected \(n,\) for both"),
+        (lambda: metrics.reliability_curve([[0.5, 0.5]], [0, 1]), "one row and one label per sample"),
+        (lambda: metrics.reliability_curve([[0.5, 0.5]], [2]), "expected positions of columns, or -1"),
         (lambda: metrics.reliability_curve([[1.5, -0.5]], [0]), "fractions from 0 to 1"),
-        (lambda: metrics.reliability_curve([[0.5, 0.5]], [0], n_bins=0), "n_bins is 0; 1 or more"),
-        (lambda: metrics.rejection_auroc([], [1.0]), "known has shape .* pass one score a sample"),
+        (
+            lambda: metrics.reliability_curve([[0.5, 0.5]], [0], n_bins=0),
+            "n_bins=0 is not valid; expected a whole number ≥ 1",
+        ),
+        (lambda: metrics.rejection_auroc([], [1.0]), "known has shape .* Pass one score per sample"),
         (lambda: metrics.fpr_at_95_tpr([1.0], [np.nan]), "unknown has shape .* 1 NaN"),
     ],
 )

@@ -18,20 +18,25 @@ ARROWS = {  # package, or module of a half: what it may import of its own half
     "dkvb_estimator": {
         "_version": set(),
         "_device": set(),
+        "_progress": set(),
         "_validation": set(),
         "_labels": {"_validation"},
         "_atomic": {"_device"},
         "_kernel": set(),
-        "_encoding": {"_device", "_kernel", "_labels", "_validation"},
-        "_values": {"_device", "_labels", "_validation"},
+        "_encoding": {"_device", "_kernel", "_labels", "_progress", "_validation"},
+        "_values": {"_device", "_labels", "_progress", "_validation"},
         "_persistence": {"_classifier", "_encoder", "_validation", "_values", "_version"},
-        "_blocks": {"_values"},
+        "_blocks": {"_validation"},
+        "distributed": {"_blocks", "_progress", "_validation", "_values"},
         "inspection": set(),
-        "_encoder": {"_atomic", "_blocks", "_device", "_encoding", "_labels", "_persistence", "_validation"},
+        "_encoder": {
+            "_atomic", "_blocks", "_device", "_encoding", "_labels", "_persistence", "_progress", "_validation",
+            "distributed",
+        },
         "plotting": set(),
         "_classifier": {
-            "_atomic", "_blocks", "_device", "_encoder", "_encoding", "_labels", "_persistence", "_validation",
-            "_values", "inspection",
+            "_atomic", "_blocks", "_device", "_encoder", "_encoding", "_labels", "_persistence", "_progress",
+            "_validation", "_values", "distributed", "inspection",
         },
         "metrics": set(),
         "baselines": {"_labels", "_validation"},
@@ -129,7 +134,9 @@ def test_there_is_no_cycle_among_packages(half):
 @pytest.mark.parametrize("path", FILES["dkvb_estimator"], ids=lambda path: path.name)
 def test_the_estimator_needs_four_libraries_and_joblib(path):
     others = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"dkvb_estimator"}
-    assert others <= LIBRARIES | {"_blocks": {"dask"}, "plotting": {"matplotlib"}}.get(path.stem, set())
+    assert others <= LIBRARIES | {"distributed": {"dask"}, "_progress": {"tqdm"}, "plotting": {"matplotlib"}}.get(
+        path.stem, set()
+    )
 
 
 @pytest.mark.parametrize("path", FILES["pipeline"], ids=lambda path: path.name)

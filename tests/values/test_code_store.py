@@ -79,6 +79,6 @@ def test_much_memory_for_codes_is_warned_of_once(blobs, monkeypatch):
     X, y = blobs
     monkeypatch.setattr("dkvb_estimator._classifier.MUCH_STATE_BYTES", 6_000)
     model = placed(DKVBClassifier(KeyEncoder(6, 32, 4, random_state=0), solver="ridge"), X).partial_fit(X[:20], y[:20])
-    with pytest.warns(UserWarning, match=r"ridge holds .* for 220 samples.*Pass codes_dir"):
+    with pytest.warns(UserWarning, match=r"solver='ridge' holds .* for 220 samples.*Pass codes_dir"):
         model.partial_fit(X[20:220], y[20:220])
     model.partial_fit(X[220:], y[220:])

@@ -81,7 +81,7 @@ def test_a_pair_without_hits_is_gone_whatever_rounding_left():
 
 def test_taking_back_more_than_there_is_is_refused(coded):
     codes, labels, _ = coded
-    with pytest.raises(ValueError, match="more hits are taken back than there are"):
+    with pytest.raises(ValueError, match="codes hold more hits than were counted"):
         counted(codes[:5], labels[:5]).minus(codes, labels, None)
 
 
