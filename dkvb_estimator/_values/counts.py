@@ -17,6 +17,8 @@ from dkvb_estimator._values.normals import ClassNormals
 
 GROUP_ENTRIES = 2**22
 """Pairs and hits processed at once, in whole heads: at most 256 MiB."""
+VALUE_ENTRIES = 2**20
+"""Values computed at once: less than 64 MiB."""
 FEW_HITS = 8
 """With fewer than one hit per so many cells of the dense table, sorting is faster than a bincount of all cells."""
 
@@ -314,15 +316,11 @@ class Likelihoods:
 
     def values(self) -> np.ndarray:
         """Return the values (c, j, k), float32."""
-        table = np.empty(self.counts.shape, dtype=np.float32)
-        base, floor, n_keys = self._base(), self._log_floor().reshape(self.counts.shape[:2]), self.counts.shape[1]
-        for head in range(len(table)):
-            shared = self._shared(np.arange(head * n_keys, (head + 1) * n_keys)).toarray()
-            expected = floor[head][:, None] + (0 if self._normals is None else self._normals.logs(head))
-            with np.errstate(divide="ignore"):
-                table[head] = np.logaddexp(np.log(shared), expected) + base
-        table[~self.counts.used()] = 0
-        return table
+        n_heads, n_keys, n_classes = self.counts.shape
+        table, used = np.zeros((n_heads * n_keys, n_classes), dtype=np.float32), self.counts.used().ravel()
+        for cells in self._groups(np.flatnonzero(used)):
+            table[cells] = self._of_keys(cells)
+        return table.reshape(self.counts.shape)
 
     def read(self, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Pool the values of selected keys without building the whole table, which is large for many classes.
@@ -331,27 +329,34 @@ class Likelihoods:
         ----------
         codes : ndarray of shape (n, c, m), integers
         weights : ndarray of shape (n, c, m)
-            Weight of each key in the pooled value; they sum to one per sample.
+            Of each key in the pooled value; a sample's sum to one.
 
         Returns
         -------
         ndarray of shape (n, k), float32
         """
-        n, n_classes, floor = len(codes), self.counts.shape[2], self._log_floor()
-        cells = (codes + self.counts.shape[1] * np.arange(codes.shape[1])[None, :, None]).ravel()
-        shared, each = self._shared(cells), weights.ravel().astype(np.float64)
-        lengths = np.diff(shared.indptr)
-        expected = floor[cells].repeat(lengths)
+        cells = codes + self.counts.shape[1] * np.arange(codes.shape[1])[None, :, None]
+        known, places = np.unique(cells, return_inverse=True)
+        rows = np.arange(0, codes.size + 1, codes[0].size)
+        shares = csr_array((weights.ravel(), places.ravel(), rows), shape=(len(codes), len(known))).tocsc()
+        pooled, start = np.zeros((len(codes), self.counts.shape[2])), 0
+        for group in self._groups(known):
+            pooled += shares[:, start : start + len(group)] @ self._of_keys(group)
+            start += len(group)
+        return pooled.astype(np.float32)
+
+    def _groups(self, cells: np.ndarray) -> Iterator[np.ndarray]:
+        """Cut keys into groups whose values may be held at once."""
+        size = max(1, VALUE_ENTRIES // max(1, self.counts.shape[2]))
+        return (cells[start : start + size] for start in range(0, len(cells), size))
+
+    def _of_keys(self, cells: np.ndarray) -> np.ndarray:
+        """Return the values of some keys (len, k), counted through all heads, in ascending order."""
+        expected = self._log_floor[cells, None]
         if self._normals is not None:
-            expected += self._normals.at(cells.repeat(lengths), shared.indices)
-        with np.errstate(divide="ignore"):  # a class of weight zero
-            lift = (np.logaddexp(np.log(shared.data), expected) - expected) * each.repeat(lengths)
-        places = (np.arange(n).repeat(codes[0].size).repeat(lengths)) * n_classes + shared.indices
-        pooled = np.bincount(places, weights=lift, minlength=n * n_classes).reshape(n, n_classes)
-        pooled += (floor[cells] * each).reshape(n, -1).sum(axis=1)[:, None]
-        if self._normals is not None:
-            pooled += self._normals.pooled(codes, weights)
-        return (pooled + self._base()).astype(np.float32)
+            expected = expected + self._normals.logs(cells)
+        with np.errstate(divide="ignore"):
+            return np.logaddexp(np.log(self._shared(cells).toarray()), expected) + self._base
 
     @cached_property
     def _weighted(self) -> csr_array:
@@ -383,6 +388,7 @@ class Likelihoods:
             return None
         return ClassNormals.of_counts(self._weighted, self.n_selected * self._class_counts(), self.keys)
 
+    @cached_property
     def _log_floor(self) -> np.ndarray:
         """Return the logarithm of the smoothing term of each key (c · j,), without the ratios of the classes."""
         per_key = self._weighted.sum(axis=1)
@@ -390,6 +396,7 @@ class Likelihoods:
         total = self._class_counts().sum() * self.n_selected
         return np.log(self.smoothing) + np.log(np.where(shares > 0, shares, total) / total)
 
+    @cached_property
     def _base(self) -> np.ndarray:
         """Return the term that each class adds to all its values (k,)."""
         per_class = self._class_counts()

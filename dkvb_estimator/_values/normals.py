@@ -7,14 +7,10 @@ codes, class labels, how counts are stored.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import logsumexp
-
-GROUP_CELLS = 2**20
-"""Ratios of keys and classes that are worked on at a time, as many whole heads as hold them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +33,7 @@ class ClassNormals:
     --------
     >>> counts = csr_array(np.array([[3.0, 0.0], [1.0, 1.0], [0.0, 3.0]]))
     >>> normals = ClassNormals.of_counts(counts, np.array([4.0, 4.0]), np.array([[[-1], [0], [1]]], dtype=np.int8))
-    >>> np.exp(normals.logs(0)).round(2).tolist()
+    >>> np.exp(normals.logs(np.arange(3))).round(2).tolist()
     [[1.98, 0.02], [1.0, 1.0], [0.02, 1.98]]
 
     References
@@ -81,47 +77,15 @@ class ClassNormals:
         means[:, per_class == 0] = 0
         return cls(places, means, per_class / total)
 
-    def logs(self, head: int) -> np.ndarray:
-        """Return the logs of the ratios of a head (j, k)."""
-        scores = self.places[head] @ self.means[head].T - self._halves[head]
-        return np.where(self.shares > 0, scores - self._norms[head][:, None], 0)
-
-    def at(self, cells: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Return the logs of the ratios of pairs (p,): keys, counted through all heads, and their classes."""
-        n_keys, heads = self.places.shape[1], cells // self.places.shape[1]
-        scores = np.einsum("pd,pd->p", self.places[heads, cells % n_keys], self.means[heads, classes])
-        return np.where(
-            self.shares[classes] > 0, scores - self._halves[heads, classes] - self._norms[heads, cells % n_keys], 0
-        )
-
-    def pooled(self, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the weighted sums of logs over the keys that samples select (n, k): one product of matrices.
-
-        Parameters
-        ----------
-        codes, weights : ndarrays of shape (n, c, m)
-        """
-        heads = np.arange(codes.shape[1])[None, :, None]
-        places = (self.places[heads, codes] * weights[..., None]).sum(axis=2)
-        pooled = places.reshape(len(codes), -1) @ self.means.transpose(0, 2, 1).reshape(-1, len(self.shares))
-        pooled -= weights.sum(axis=2) @ self._halves + (self._norms[heads, codes] * weights).sum(axis=(1, 2))[:, None]
-        return np.where(self.shares > 0, pooled, 0)
-
-    @cached_property
-    def _halves(self) -> np.ndarray:
-        """Half the squared lengths of means (c, k)."""
-        return np.square(self.means).sum(axis=2) / 2
-
-    @cached_property
-    def _norms(self) -> np.ndarray:
-        """Logs of what the ratios would add up to (c, j), weighted by the shares of classes."""
+    def logs(self, cells: np.ndarray) -> np.ndarray:
+        """Return the logarithms of the ratios of some keys (len, k), counted through all heads, in ascending order."""
+        n_keys = self.places.shape[1]
+        scores = np.empty((len(cells), len(self.shares)))
+        heads, starts = np.unique(cells // n_keys, return_index=True)
+        for head, part in zip(heads, np.split(np.arange(len(cells)), starts[1:]), strict=True):
+            scores[part] = -np.square(self.means[head]).sum(axis=1) / 2
+            for place, mean in zip(self.places[head, cells[part] % n_keys].T, self.means[head].T, strict=True):
+                scores[part] += place[:, None] * mean  # unlike a product of matrices the same bits, pruned or not
         with np.errstate(divide="ignore"):
-            shares = np.log(self.shares)
-        n_heads, n_keys, _ = self.places.shape
-        size = max(1, GROUP_CELLS // (n_keys * len(shares)))
-        found = np.empty((n_heads, n_keys))
-        for start in range(0, n_heads, size):
-            part = slice(start, start + size)
-            scores = self.places[part] @ self.means[part].transpose(0, 2, 1)
-            found[part] = logsumexp(scores + (shares - self._halves[part])[:, None], axis=2)
-        return found
+            scores -= logsumexp(scores + np.log(self.shares), axis=1, keepdims=True)
+        return np.where(self.shares > 0, scores, 0)

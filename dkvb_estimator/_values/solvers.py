@@ -33,8 +33,8 @@ FEW_ROWS = 0.6
 """With fewer rows per feature than this, values are solved from the rows, else from sums; here both take as long."""
 TABLE_LIMIT_BYTES = 2**30
 """Above this size of the table of values, ``counts`` reads values from the counts instead."""
-SPARSE_READ_ROWS = 64
-"""Samples whose pairs are gathered at once: some 100,000 each with 1,000 classes and 256 heads."""
+READ_SCORES = 2**23
+"""Scores computed at once without a table, 64 MiB: values of the keys that these samples select are computed once."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def make_reader(
     def read(codes: torch.Tensor) -> torch.Tensor:
         parts = [
             likelihoods.read(part.cpu().numpy(), pool_weights(part, usable).cpu().numpy())
-            for part in codes.split(SPARSE_READ_ROWS)
+            for part in codes.split(max(1, READ_SCORES // learned.counts.shape[2]))
         ]
         return torch.from_numpy(np.concatenate(parts))
 
