@@ -863,6 +863,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         light = type(self)(**self.get_params(deep=False) | {"verbose": 0})  # workers share no screen
         for name in ("n_features_in_", "encoder_", "_learned_with", "_keys_were_frozen"):
             setattr(light, name, getattr(self, name))
+        light.encoder_ = self.encoder_._light(method)
         light._scratch = DeviceCache()
         if method == "score_samples" and self.solver in JOINT:
             light._learned = copy.copy(self._learned)  # distances are computed from its rows

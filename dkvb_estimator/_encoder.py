@@ -358,7 +358,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return state | {"_schema_version": SCHEMA_VERSION}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
+        state = {"feature_blocks": None} | dict(state)  # which older releases did not have
         check_schema(state.pop("_schema_version", 0))
         check_encoder_state(state)
         if "_codebook" in state:

@@ -82,7 +82,8 @@ def _check_feature_blocks(params: Mapping[str, Any]) -> None:
     blocks = params["feature_blocks"]
     if blocks is None:
         return
-    if isinstance(blocks, str) or not isinstance(blocks, Sequence | np.ndarray) or not len(blocks):
+    listed = isinstance(blocks, Sequence | np.ndarray) and not isinstance(blocks, str) and np.ndim(blocks) == 1
+    if not listed or not len(blocks):
         _refuse("feature_blocks", blocks, "None or the widths of blocks, such as (96, 1280)")
     for width in blocks:
         check_integer("feature_blocks", width)

@@ -216,7 +216,7 @@ class ClassCounts:
             classes.append(_narrow(part.indices[kept], max(0, self.shape[2] - 1)))
             found = part.data[kept]
             hits.append(_narrow(found.real.astype(np.int64), int(found.real.max(initial=0))))
-            weights.append(found.imag.copy())
+            weights.append(np.maximum(found.imag, 0.0))  # a small weight may be less than the rounding of large ones
         return replace(
             self,
             pointers=_pointers(np.concatenate(pointers)),
@@ -402,8 +402,9 @@ class Likelihoods:
         per_class = self._class_counts()
         total, seen = per_class.sum(), per_class > 0
         expected = per_class if self.class_weights is None else per_class * self.class_weights
-        shares = expected / expected.sum()
-        prior = np.log(np.where(seen, shares, 1 / (1 + total))) / np.sqrt(self.counts.shape[0])
+        shares = np.maximum(expected / expected.sum(), np.finfo(np.float64).tiny)
+        unseen = shares[seen].min(initial=1) / (1 + total)
+        prior = np.log(np.where(seen, shares, unseen)) / np.sqrt(self.counts.shape[0])
         # a class without samples scores below all others
         return prior - np.log(self.n_selected * np.where(seen, per_class, total) + self.smoothing)
 

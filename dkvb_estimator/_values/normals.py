@@ -12,6 +12,9 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import logsumexp
 
+ROUNDING = 1e-12
+"""Below this share of the second moments, a variance is rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class ClassNormals:
@@ -27,7 +30,7 @@ class ClassNormals:
     means : ndarray of shape (c, k, d), float64
         Of each class, in the same coordinates.
     shares : ndarray of shape (k,), float64
-        Of each class among all samples. A class without samples has ratios of one.
+        Of each class among all samples. A class without samples has the smallest ratio of any class.
 
     Examples
     --------
@@ -70,11 +73,12 @@ class ClassNormals:
             second = here[used].T @ (here[used] * hits[used, None]) / total
             between = means[head].T @ (means[head] * per_class[:, None]) / total
             centre = per_class @ means[head] / total
-            spread = max((np.trace(second) - centre @ centre) / key_dim, 0.0) or 1.0
-            within = (free * (second - between) + (key_dim + 1) * spread * np.eye(key_dim)) / (free + key_dim + 1)
+            whole = np.trace(second) - centre @ centre
+            spread = whole / key_dim if whole > ROUNDING * np.trace(second) else 1.0
+            more = max(key_dim + 1, 1e-9 * free)  # so that the sum is positive definite in floats
+            within = (free * (second - between) + more * spread * np.eye(key_dim)) / (free + more)
             whiten = np.linalg.inv(np.linalg.cholesky(within)).T
             places[head], means[head] = (here - centre) @ whiten, (means[head] - centre) @ whiten
-        means[:, per_class == 0] = 0
         return cls(places, means, per_class / total)
 
     def logs(self, cells: np.ndarray) -> np.ndarray:
@@ -86,6 +90,7 @@ class ClassNormals:
             scores[part] = -np.square(self.means[head]).sum(axis=1) / 2
             for place, mean in zip(self.places[head, cells[part] % n_keys].T, self.means[head].T, strict=True):
                 scores[part] += place[:, None] * mean  # unlike a product of matrices the same bits, pruned or not
+        seen = self.shares > 0
+        scores[:, ~seen] = scores[:, seen].min(axis=1, keepdims=True)
         with np.errstate(divide="ignore"):
-            scores -= logsumexp(scores + np.log(self.shares), axis=1, keepdims=True)
-        return np.where(self.shares > 0, scores, 0)
+            return scores - logsumexp(scores + np.log(self.shares), axis=1, keepdims=True)

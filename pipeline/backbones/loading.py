@@ -144,7 +144,7 @@ class Tapped(nn.Module):
 
     def __init__(self, network: nn.Module, library: str, layers: str | Sequence[str]) -> None:
         super().__init__()
-        self.library = library
+        self.library, self.layers = library, as_layers(layers)
         if library == "timm":
             network.reset_classifier(0)  # type: ignore[operator]
             self.network = network
@@ -154,9 +154,10 @@ class Tapped(nn.Module):
             from torchvision.models.feature_extraction import create_feature_extractor
 
             # train and evaluation graphs may differ, and only the latter is used
-            names = {layer: layer for layer in as_layers(layers)}
+            names = {layer: layer for layer in self.layers}
             extractor = create_feature_extractor(network.eval(), names, suppress_diff_warning=True)
             if len(names) > 1:
+                _check_apart(network, self.layers)
                 _copy_what_is_read(extractor.eval())
             self.network = extractor
 
@@ -164,9 +165,26 @@ class Tapped(nn.Module):
         """Return the embeddings of images."""
         found = self.network(images)
         if isinstance(found, dict):
-            found = [part.mean(dim=(2, 3)) if part.ndim == 4 else part for part in found.values()]
+            parts = (found[layer] for layer in self.layers)  # the extractor has an order of its own
+            found = [part.mean(dim=(2, 3)) if part.ndim == 4 else part for part in parts]
             return torch.cat(found, dim=1) if len(found) > 1 else found[0]
         return found
+
+
+def _check_apart(network: nn.Module, layers: Sequence[str]) -> None:
+    """Raise ValueError if two layers are one: a layer and the part that is computed last in it."""
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    seen = dict[str, str]()
+    for layer in layers:
+        alone = create_feature_extractor(network, [layer], suppress_diff_warning=True).eval()
+        (output,) = (node for node in alone.graph.nodes if node.op == "output")
+        other = seen.setdefault(output.args[0][layer].name, layer)
+        if other != layer:
+            raise ValueError(
+                f"layers holds {other} and {layer}, which give the same features; expected different layers. Leave one "
+                "out."
+            )
 
 
 def _copy_what_is_read(network: GraphModule) -> None:

@@ -257,7 +257,8 @@ class _Course:
         self.clock["prequential"] = round(met.seconds, 3)
         if scores is None:  # interrupted after its last task
             _, scores = answer(model, self.bench.X_test)
-        return (outcome_of(self.bench.orders[0], np.stack(tested), self.bench.y_test, scores), model), met.met
+        bench = self.bench
+        return (outcome_of(bench.orders[0], np.stack(tested), bench.y, bench.y_test, scores), model), met.met
 
     def _learn_and_test(self, model: Any, task: Task, learn: Callable[..., None]) -> tuple[np.ndarray, Scores | None]:
         with timed(self.clock, "fit"):

@@ -181,7 +181,7 @@ class Life(RuleBasedStateMachine):
         elif any(weights_of(batch)):
             self.teach(call, batch, announced, weighted=True)
         elif has_keys(self):
-            self.refused("sample_weight are zero", call)
+            self.refused("sample_weight is zero for all", call)
 
     @precondition(has_keys)
     @rule(batch=batches, epochs=st.integers(1, 2))

@@ -132,7 +132,13 @@ def test_answers_from_scores_are_predictions_whatever_the_number_of_classes(labe
 def test_restricted_to_one_class_everything_of_it_is_right():
     tasks = [Task((4,), np.array([0])), Task((2,), np.array([1]))]
     scores = Scores(np.array([2, 4]), np.array([[1.0, 0.0], [1.0, 0.0]]))
-    assert restricted_accuracy(tasks, scores, np.array([4, 2])).tolist() == [1.0, 1.0]
+    assert restricted_accuracy(tasks, scores, np.array([4, 2]), np.array([4, 2])).tolist() == [1.0, 1.0]
+
+
+def test_rows_of_other_classes_in_a_blurry_task_are_known_from_then_on():
+    tasks = [Task((4,), np.array([0, 1])), Task((2,), np.array([2]))]
+    scores = Scores(np.array([2, 4]), np.array([[1.0, 0.0], [1.0, 0.0]]))
+    assert restricted_accuracy(tasks, scores, np.array([4, 2, 2]), np.array([4, 2])).tolist() == [0.0, 1.0]
 
 
 def meet(given):

@@ -254,3 +254,19 @@ def test_whatever_the_store_knows_a_cache_has_the_bytes_of_one_from_nothing(mani
         assert not rows  # nothing was computed that was known
         blocks = sorted((tmp_path / "shared/store").rglob("*.rows"))
         blocks[rng.integers(len(blocks))].unlink()
+
+
+@pytest.mark.parametrize("layers", [["layer2", "avgpool"], ["avgpool", "layer2"], ["avgpool", "conv1", "layer2"]])
+def test_columns_follow_the_order_of_the_settings(layers):
+    """The network's own order is another: torchvision gives layers as they are computed."""
+    network = resnet18(weights=None).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        together = loading.Tapped(network, "torchvision", layers)(images)
+        alone = [loading.Tapped(network, "torchvision", layer)(images) for layer in layers]
+    assert torch.equal(together, torch.cat(alone, dim=1))
+
+
+def test_two_names_of_one_layer_are_refused():
+    with pytest.raises(ValueError, match="layers holds layer4 and layer4.1, which give the same features; expected"):
+        loading.Tapped(resnet18(weights=None).eval(), "torchvision", ["layer4", "layer4.1"])

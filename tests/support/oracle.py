@@ -88,6 +88,7 @@ def class_ratios(table, keys):
             gaps = np.array([here[j] - means[k] for k in known])
             densities = -0.5 * np.einsum("kd,kd->k", gaps, np.linalg.solve(within, gaps.T).T)
             relative = np.exp(densities - densities.max())
+            ratios[c, j] = relative.min() / (shares @ relative)  # of classes without samples
             ratios[c, j, known] = relative / (shares @ relative)
     return ratios
 
@@ -106,7 +107,8 @@ def counts_to_values(table, class_counts, n_selected, smoothing, ratios=None):
                 known = class_counts[k] or total
                 expected = smoothing * share * (1 if ratios is None else ratios[c, j, k])
                 likely = (table[c, j, k] + expected) / (known * n_selected + smoothing)
-                part = class_counts[k] / total or 1 / (1 + total)
+                part = class_counts[k] or min(n for n in class_counts if n) / (1 + total)
+                part /= total
                 values[c, j, k] = np.log(likely) + np.log(part) / np.sqrt(n_heads)
     return values
 

@@ -7,6 +7,7 @@ from models import placed
 from scipy.sparse import csr_array
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.frozen import FrozenEstimator
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder
 from dkvb_estimator._values.normals import ClassNormals
@@ -63,11 +64,11 @@ def test_some_keys_have_the_ratios_that_they_have_among_all():
     np.testing.assert_array_equal(np.exp(normals.logs(some)), ratios(normals).reshape(45, 4)[some])
 
 
-def test_a_class_without_samples_selects_as_all_classes_do():
+def test_a_class_without_samples_has_the_smallest_ratios():
     table, keys = drawn(n_classes=3)
     wider = np.concatenate([table, np.zeros((3, 9, 1))], axis=2)
     np.testing.assert_allclose(ratios(normals_of(wider, keys))[:, :, :3], ratios(normals_of(table, keys)))
-    np.testing.assert_array_equal(ratios(normals_of(wider, keys))[:, :, 3], np.ones((3, 9)))
+    np.testing.assert_allclose(ratios(normals_of(wider, keys))[:, :, 3], ratios(normals_of(table, keys)).min(axis=2))
 
 
 def test_weights_count_by_their_ratios_once_there_are_many():
@@ -102,3 +103,41 @@ def test_counts_are_above_the_nearest_class_mean_with_few_samples_and_with_many(
         mean = NearestClassMean(normalize=True).fit(X[rows], Y[rows])
         gaps.append(model.score(X[rest], Y[rest]) - mean.score(X[rest], Y[rest]))
     assert np.mean(gaps) > -0.005
+
+
+def test_classes_without_samples_are_never_predicted():
+    """Declared, or left out by a weight of zero: they have the smallest ratio of any class, and the smallest share."""
+    encoder = FrozenEstimator(KeyEncoder(64, 64, 2, random_state=0).fit(X[:900]))
+    rows = np.concatenate([np.flatnonzero(Y[:900] == label)[:5] for label in (0, 1)])
+    for weight in (1.0, 1e-3):
+        model = DKVBClassifier(encoder, solver="counts")
+        model.partial_fit(X[rows], Y[rows], classes=range(10), sample_weight=np.full(len(rows), weight))
+        assert set(model.predict(X)) == {0, 1}
+        alone = DKVBClassifier(encoder, solver="counts").partial_fit(X[rows], Y[rows], sample_weight=[weight] * 10)
+        np.testing.assert_array_equal(model.predict(X), alone.predict(X))
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 6])
+def test_fractional_weights_of_rows_in_one_place_are_no_variance(n_rows):
+    rng = np.random.default_rng(0)
+    encoder = FrozenEstimator(KeyEncoder(16, 32, 3, random_state=0).fit(X))
+    for _ in range(10):
+        model = DKVBClassifier(encoder, solver="counts")
+        model.fit(X[:1].repeat(n_rows, axis=0), np.arange(n_rows) % 2, sample_weight=rng.uniform(0.1, 3, n_rows))
+        assert np.isfinite(model.decision_function(X[:50])).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 3e14, 1e15])
+def test_large_weights_leave_covariances_positive(scale):
+    model = DKVBClassifier(KeyEncoder(4, 16, 32, random_state=0), solver="counts")
+    model.fit(X[:200], Y[:200], sample_weight=np.full(200, scale))
+    assert np.isfinite(model.decision_function(X)).all()
+
+
+def test_small_weights_survive_the_rounding_of_large_ones_that_are_forgotten():
+    encoder = FrozenEstimator(KeyEncoder(16, 32, 3, random_state=0).fit(X))
+    weights, rows = np.array([1e-12, 30000.3, 20000.2, 10000.1]), X[:1].repeat(4, axis=0)
+    model = DKVBClassifier(encoder, solver="counts").fit(X[5:9], [0, 1, 1, 0])
+    model.partial_fit(rows, [0] * 4, sample_weight=weights).forget(rows[:0:-1], [0] * 3, sample_weight=weights[:0:-1])
+    assert model.key_counts_.min() >= 0
+    assert np.isfinite(model.decision_function(X)).all()
