@@ -21,8 +21,8 @@ TITLES = {
 }
 HOW = """# Reliability
 
-This page lists the attempts to break this project and their outcomes. These commands write the whole page. The number of
-fuzzing inputs depends on the machine. The numbers of tests do not, except for how far a killed run had come.
+This page lists the attempts to break this project and their outcomes. These commands write the whole page. The number
+of fuzzing inputs depends on the machine. The numbers of tests do not, except for how far a killed run had come.
 
 ```
 export DKVB_RELIABILITY=reliability.jsonl DKVB_KILLS=20
@@ -76,8 +76,8 @@ def bad_inputs(records: list[dict[str, Any]]) -> str:
             kinds.update(record["outcomes"])
     said = ", ".join(f"{n} × `{kind}`" for kind, n in kinds.most_common())
     return (
-        f"{sum(kinds.values())} wrong inputs to estimator, pipeline and files. Each raises an exception whose message says "
-        f"what is wrong, what is expected and what to do: {said}. The list is `tests/support/bad_inputs.py`.\n"
+        f"{sum(kinds.values())} wrong inputs to estimator, pipeline and files. Each raises an exception whose message "
+        f"says what is wrong, what is expected and what to do: {said}. The list is `tests/support/bad_inputs.py`.\n"
     )
 
 

@@ -131,8 +131,8 @@ def _of_timm(described: Mapping[str, Any], side: int) -> Backbone:
     data = resolve_data_config(pretrained_cfg=known.to_dict())
     if data["crop_mode"] not in ("center", "squash"):
         raise ValueError(
-            f"timm prepares images for {name} with crop_mode {data['crop_mode']!r}; expected center or squash. Take "
-            "other weights."
+            f"timm prepares images for {name} with crop_mode {data['crop_mode']!r}; expected center or squash. "
+            "Choose other weights."
         )
     return _library_record(
         described,
@@ -160,8 +160,8 @@ def _of_open_clip(described: Mapping[str, Any], side: int) -> Backbone:
     if bool(known.get("quick_gelu")) != bool(settings.get("quick_gelu")):
         wanted = "QuickGELU" if known.get("quick_gelu") else "GELU"
         raise ValueError(
-            f"{model} computes with another activation than its weights {tag!r}; expected {wanted}. Take the model "
-            f"whose name {'ends' if known.get('quick_gelu') else 'does not end'} in -quickgelu."
+            f"{model} has another activation function than its weights {tag!r}; expected {wanted}. Choose the "
+            f"model whose name {'ends' if known.get('quick_gelu') else 'does not end'} in -quickgelu."
         )
     repository, _, file = known["hf_hub"].rpartition("/")
     return _library_record(
@@ -201,9 +201,9 @@ def _check_weights(described: Mapping[str, Any], names: Iterable[str]) -> None:
     if described["weights"] not in names:
         files = f"a file ending in {', '.join(CHECKPOINTS)}"
         raise ValueError(
-            f"{described['library']} knows no weights {described['weights']!r} of {described['model']}; expected one "
-            f"of {', '.join(names) or '(none)'}, or {files}{_nearest(described['weights'], names)} Correct it in "
-            "params.yaml."
+            f"{described['library']} has no weights {described['weights']!r} for {described['model']}; expected "
+            f"one of {', '.join(names) or '(none)'}, or {files}{_nearest(described['weights'], names)} Correct it "
+            "in params.yaml."
         )
 
 
@@ -222,8 +222,8 @@ def _width(network: torch.nn.Module, record: Backbone, layer: str, side: int, ex
             found = tapped.network(torch.zeros(1, 3, side, side))  # before places are averaged
     except Exception as error:  # a network that cannot read this side raises nearly anything
         raise ValueError(
-            f"{record.model} of {record.id} cannot read images of {side} × {side} pixels ({first_sentence(error)}); "
-            "expected a side that suits it. Set image_side in params.yaml."
+            f"{record.model} of {record.id} cannot read images of {side} × {side} pixels "
+            f"({first_sentence(error)}); expected a supported side. Set image_side in params.yaml."
         ) from error
     found = found[layer] if isinstance(found, dict) else found
     shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__

@@ -48,8 +48,8 @@ def _build_open_clip(record: Backbone) -> nn.Module:
     activation = (open_clip.get_model_config(record.model) or {}).get("quick_gelu")
     if record.id == "clip_vit_b32" and not activation:
         raise ValueError(
-            f"model {record.model} of {record.id} computes with GELU; expected QuickGELU, with which OpenAI trained "
-            f"these weights. Take the model whose name ends in -quickgelu."
+            f"model {record.model} of {record.id} uses GELU; expected QuickGELU, because OpenAI trained these "
+            "weights with it. Choose the model whose name ends in -quickgelu."
         )
     root = logging.getLogger()
     root.addFilter(_is_worth_saying)
@@ -117,7 +117,7 @@ def _load_by_timm(record: Backbone, state: Mapping[str, torch.Tensor]) -> nn.Mod
     except (RuntimeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"the weights of {record.id} do not fit {record.model} ({first_sentence(error)}); expected "
-            f"{record.weights_file} of {record.weights_url}. Get it again from there."
+            f"{record.weights_file} of {record.weights_url}. Download it again from there."
         ) from error
     for name in ("pretrained_cfg", "default_cfg"):  # where timm keeps the weights a second time
         vars(network).pop(name, None)
@@ -213,7 +213,7 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], record:
 def _way_out(network: nn.Module, record: Backbone, missing: list[str], extra: list[str]) -> str:
     """Return what makes a network and a file agree whose names or shapes differ, of what is not set already."""
     if record.id in BACKBONES:
-        return f"take the file {record.weights_file} as its publisher gives it"
+        return f"use the original file {record.weights_file} of its publisher"
     beginnings = sorted({*record.extra_keys, *(name.partition(".")[0] + "." for name in extra)})
     lists = f"extra_keys: [{', '.join(beginnings)}]"
     if not missing:
@@ -224,7 +224,7 @@ def _way_out(network: nn.Module, record: Backbone, missing: list[str], extra: li
     longer = next((name for name in extra if name.endswith(f".{missing[0]}")), None)
     if longer is not None:
         return f"set prefix: {longer.removesuffix(missing[0])}"
-    return f"name the model that wrote {record.weights_file}, or take a file of {record.model}"
+    return f"name the model that wrote {record.weights_file}, or use a file of {record.model}"
 
 
 def _upper(text: str) -> str:
@@ -246,8 +246,9 @@ def rename_weights(record: Backbone, state: Mapping[str, torch.Tensor]) -> dict[
         new = rename(name.removeprefix(record.prefix))
         if new in renamed:
             raise ValueError(
-                f"{record.weights_file} holds the weight {new} twice, as {origin[new]} and as {name}; expected one "
-                f"network. Correct the prefix, which is {record.prefix!r}, or leave the other network out of the file."
+                f"{record.weights_file} contains the weight {new} twice, as {origin[new]} and as {name}; expected "
+                f"one network. Correct the prefix, which is {record.prefix!r}, or leave the other network out of "
+                "the file."
             )
         renamed[new], origin[new] = tensor, name
     return renamed

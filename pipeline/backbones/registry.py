@@ -220,7 +220,7 @@ def find_backbone(name: str, layers: str | Sequence[str] = ()) -> Backbone:
         nearest = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0)[0]
         raise ValueError(
             f"backbone {name!r} is unknown; expected one of {', '.join(BACKBONES)}. Did you mean {nearest!r}? Correct "
-            "the name."
+            "it."
         )
     check_layers(BACKBONES[name], layers)
     return BACKBONES[name]
@@ -320,8 +320,8 @@ def preprocess(record: Backbone, side: int) -> Preprocessing:
     only = record.fixed_input_size or (_CLIP_SIDE if record.id == "clip_vit_b32" else side)
     if side != only:
         raise ValueError(
-            f"image_side={side} does not suit {record.id}; expected {only}, since its positions are learned. "
-            f"Set image_side: {only} in params.yaml."
+            f"image_side={side} does not suit {record.id}; expected {only}, because its position embeddings are "
+            f"learned. Set image_side: {only} in params.yaml."
         )
     edge = max(side, round(side / record.crop_pct))
     mode = InterpolationMode(record.interpolation)

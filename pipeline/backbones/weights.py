@@ -57,7 +57,7 @@ def find_weights(source: Source, path: str | Path | None = None) -> Path:
     if found is None and path is not None and not source.weights_url:
         raise FileNotFoundError(
             f"the weights of {source.id} are not in {path}; expected a checkpoint file there. Correct weights in "
-            "params.yaml (a path is relative to where the command runs), or place the file there."
+            "params.yaml (paths are relative to the working directory), or place the file there."
         )
     if found is None:
         raise FileNotFoundError(
@@ -111,13 +111,13 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
             raise
         raise ValueError(
             f"{path.name} is not a weight file that can be read without running code ({first_sentence(error)}); "
-            "expected tensors by name. Take the file from its publisher, or convert it to .safetensors."
+            "expected named tensors. Get the file from its publisher, or convert it to .safetensors."
         ) from error
     state = _unwrap(content)
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
         wrong = next(name for name, value in state.items() if not isinstance(value, torch.Tensor))
         raise ValueError(
-            f"{path.name} holds {wrong!r}, which is no tensor; expected tensors by name. Take the file that holds a "
+            f"{path.name} contains {wrong!r}, which is not a tensor; expected named tensors. Use the file of a "
             "network's weights, or save its state_dict() again."
         )
     return dict(state)
@@ -188,8 +188,9 @@ def _check_sha256(source: Source, path: Path) -> None:
     found = weights_sha256(path)
     if source.sha256 is not None and not found.startswith(source.sha256):
         raise ValueError(
-            f"{path.name} has sha256 {found}; expected {source.sha256} of {source.id}. The file is damaged or another "
-            f"one: get it again from {source.weights_url or 'its publisher, or correct sha256 in params.yaml'}."
+            f"{path.name} has sha256 {found}; expected {source.sha256} of {source.id}. The file is damaged or a "
+            "different one: download it again from "
+            f"{source.weights_url or 'its publisher, or correct sha256 in params.yaml'}."
         )
 
 
@@ -202,7 +203,7 @@ def _unwrap(content: Any) -> Mapping[str, Any]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
         raise ValueError(
-            f"the weight file holds a {type(content).__name__}; expected tensors by name. Take another file."
+            f"the weight file contains a {type(content).__name__}; expected named tensors. Use another file."
         )
     networks = {outer: part for outer, part in content.items() if isinstance(part, Mapping) and _is_state(part)}
     if networks:

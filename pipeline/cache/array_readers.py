@@ -56,7 +56,7 @@ def read_array(value: str, role: str) -> np.ndarray:
             raise
         raise ValueError(
             f"{path.name} cannot be read without running code, or is damaged ({first_sentence(error)}); expected "
-            "arrays of numbers or text. Save arrays by np.savez, or tensors by torch.save."
+            "arrays of numbers or text. Save arrays with np.savez, or tensors with torch.save."
         ) from error
 
 
@@ -96,7 +96,7 @@ def path_and_name(value: str) -> tuple[Path, str | None]:
 
 def _refuse_name(path: Path, name: str | None) -> None:
     if name is not None:
-        raise _ChoiceError(f"{path.name} holds one array, which has no name; expected none. Remove :{name}.")
+        raise _ChoiceError(f"{path.name} contains one unnamed array; expected no name. Remove :{name}.")
 
 
 def _choose(path: Path, names: Sequence[str], name: str | None, role: str) -> str:
@@ -106,8 +106,8 @@ def _choose(path: Path, names: Sequence[str], name: str | None, role: str) -> st
         name = names[0] if len(names) == 1 else called[0] if called else None
     if name not in names:
         raise _ChoiceError(
-            f"{path.name} holds {', '.join(names) or 'nothing'}, but no {name or role}; expected the name of one. "
-            f"Write {path}:NAME."
+            f"{path.name} contains {', '.join(names) or 'nothing'}, but no {name or role}; expected the name of "
+            f"one array. Write {path}:NAME."
         )
     return str(name)
 
@@ -129,7 +129,7 @@ def _of_checkpoint(path: Path, name: str | None, role: str) -> np.ndarray:
         _refuse_name(path, name)
         return _numpy(content)
     if not isinstance(content, Mapping):
-        raise ValueError(f"it holds a {type(content).__name__}, no tensors")
+        raise ValueError(f"it contains a {type(content).__name__}, no tensors")
     found = {str(key): array for key, value in content.items() if (array := _numpy(value)) is not None}
     if name in {str(key) for key in content} - set(found):
         raise _ChoiceError(
@@ -160,7 +160,7 @@ def _parquet_column(path: Path, name: str | None, role: str) -> np.ndarray:
         if system_error(error) is not None:
             raise
         raise ValueError(
-            f"{path.name} is no Parquet file ({first_sentence(error)}); expected one. Write it again."
+            f"{path.name} is not a Parquet file ({first_sentence(error)}); expected one. Write it again."
         ) from error
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
@@ -169,8 +169,8 @@ def _parquet_column(path: Path, name: str | None, role: str) -> np.ndarray:
     lengths = np.diff(column.offsets.to_numpy()) if lists else np.array([width])
     if column.null_count or values.null_count or ragged or (lengths != width).any():
         raise ValueError(
-            f"column {name!r} of {path.name} lacks values, or its lists differ in length; expected a whole column. "
-            "Fill it."
+            f"column {name!r} of {path.name} has missing values, or lists of different lengths; expected a "
+            "complete column. Fill it."
         )
     found = values.to_numpy(zero_copy_only=False)
     return found if values is column else found.reshape(len(column), width)
@@ -189,6 +189,7 @@ def import_pyarrow() -> tuple[Any, Any]:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError(
-            "Parquet needs pyarrow, which is not installed; expected it. Run `pip install pyarrow`, or take .npz."
+            "Parquet needs pyarrow, which is not installed; expected the package. Run `pip install pyarrow`, or "
+            "use .npz."
         ) from error
     return pa, pq

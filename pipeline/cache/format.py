@@ -184,14 +184,14 @@ def read_structure(file: h5py.File) -> tuple[CacheHeader, dict[str, Split]]:
     if meta_sha256(file) != _attribute(file, "meta_sha256"):
         raise OSError("attributes, labels, ids or checksums differ from meta_sha256")
     if _attribute(file, "complete") != 1:
-        raise OSError("it was never completed")
+        raise OSError("its attribute complete is not 1")
     header = _read_header(file)
     splits = {name: _read_split(file[name]) for name in split_names(file)}
     for name, split in splits.items():
         _check_split(name, split, file[name]["embeddings"], header)
     widths = {split.n_features for split in splits.values() if len(split.labels)}
     if not splits or len(widths) > 1:
-        raise OSError("its splits differ in their number of features, or there is none")
+        raise OSError("its splits have different numbers of features, or there are none")
     if header.layers and widths - {header.layers[-1].stop}:
         raise OSError(f"its layers end at column {header.layers[-1].stop} of {max(widths)}")
     return header, splits
@@ -207,8 +207,8 @@ def _check_format(file: h5py.File) -> None:
     found = file.attrs.get_id("format") if "format" in file.attrs else None
     if found is None or found.dtype.kind != "S" or _attribute(file, "format") != FORMAT:
         raise NotACacheError(
-            f"{name} is an HDF5 file, but not a {FORMAT}; expected one that `dvc repro extract` wrote. Name such "
-            "a file, usually in caches/."
+            f"{name} is an HDF5 file, but not a {FORMAT}; expected one that `dvc repro extract` wrote. Pass such "
+            "a file, usually from caches/."
         )
     version = _attribute(file, "version")
     if version not in (VERSION, VERSION_OF_LAYERS):
@@ -226,7 +226,7 @@ def _check_members(file: h5py.File) -> None:
     for name in split_names(file):
         group = file[name]
         if not isinstance(group, h5py.Group) or set(group) != set(DATASETS):
-            raise OSError(f"split {name} does not hold exactly {', '.join(DATASETS)}")
+            raise OSError(f"split {name} does not consist of exactly {', '.join(DATASETS)}")
         _check_hard_links(group)
         for member in DATASETS:
             _check_array(f"{name}/{member}", group[member], length)
@@ -264,7 +264,7 @@ def _read_header(file: h5py.File) -> CacheHeader:
     if not all(isinstance(values[name], str | dict) for name in ATTRIBUTES):
         raise OSError("an attribute that should be text is a number")
     if ("layers" in file.attrs) != (_attribute(file, "version") == VERSION_OF_LAYERS):
-        raise OSError("a file of one layer is of version 1 and names no layers, one of several is of version 2")
+        raise OSError("a file of one layer has version 1 and names no layers, a file of several layers has version 2")
     layers = _read_layers(_attribute(file, "layers"), values["tap"]) if "layers" in file.attrs else ()
     return CacheHeader(**values, class_names=tuple(_decode(file["class_names"][()])), layers=layers)
 
@@ -277,7 +277,7 @@ def _read_layers(text: Any, tap: str) -> tuple[LayerColumns, ...]:
         raise OSError("attribute layers is not a list of names and bounds of columns")
     names, starts, stops = zip(*found, strict=True) if len(found) > 1 else ((), (), ())
     if len(set(names)) < 2 or len(set(names)) < len(names) or starts != (0, *stops[:-1]) or tap_of(names) != tap:
-        raise OSError("its layers do not follow each other, repeat a name, or are not those that tap names")
+        raise OSError("its layers do not follow each other, repeat a name, or differ from those in tap")
     return tuple(LayerColumns(*one) for one in found)
 
 
@@ -343,11 +343,13 @@ def fixed_text(values: Iterable[str]) -> np.ndarray:
         encoded = [value.encode() for value in values]
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"an id or a class name, {error.object!a}, holds what UTF-8 cannot encode; expected text. Rename it."
+            f"an id or a class name, {error.object!a}, contains invalid Unicode; expected text that UTF-8 can "
+            "encode. Rename it."
         ) from error
     if any(b"\0" in value for value in encoded):
         raise ValueError(
-            "an id or a class name holds the character NUL, which ends a text here; expected none. Rename it."
+            "an id or a class name contains the character NUL, which ends a text here; expected text without it. "
+            "Rename it."
         )
     length = max(1, max(map(len, encoded), default=1))
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", length))

@@ -30,10 +30,10 @@ _BLOCK_ROWS = 4096
 _LARGEST_LABEL = 2**16 - 1
 _OPTIONS = {
     "--embeddings": "embeddings (n, f)",
-    "--labels": "labels (n,): integers from 0, −1 where there is none, or text",
-    "--ids": "names of the samples (n,), distinct",
-    "--splits": "the split of each sample (n,): text, such as train and test",
-    "--test-embeddings": "embeddings of test samples, where they lie apart",
+    "--labels": "labels (n,): integers from 0 (−1: unlabelled), or text",
+    "--ids": "distinct names of the samples (n,)",
+    "--splits": "the split of each sample (n,), such as train or test",
+    "--test-embeddings": "embeddings of test samples, if they are in a separate file",
     "--test-labels": "their labels",
     "--test-ids": "their names",
 }
@@ -44,19 +44,21 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     for option, text in _OPTIONS.items():
         parser.add_argument(option, metavar="FILE[:NAME]", required=option == "--embeddings", help=text)
     parser.add_argument("--output", required=True, help="cache to write, such as imported/mine.h5")
-    parser.add_argument("--backbone", required=True, help="a name for the network; keys and samples must share it")
+    parser.add_argument(
+        "--backbone", required=True, help="a name for the network; must be the same for keys and samples"
+    )
     layers = parser.add_mutually_exclusive_group()
-    layers.add_argument("--tap", default="imported", help="the layer that was read (default: imported)")
+    layers.add_argument("--tap", default="imported", help="the layer of the network (default: imported)")
     layers.add_argument(
         "--layers",
         nargs="+",
         metavar="NAME:WIDTH",
-        help="several layers, and how many columns come from each, in order",
+        help="several layers, each with its number of columns, in order",
     )
-    parser.add_argument("--dataset", help="a name for the data (default: that of the embeddings' file)")
-    parser.add_argument("--class-names", metavar="FILE", help="text file, a class a line; label 0 is the first")
-    parser.add_argument("--test-fraction", type=float, help="draw this share of every class for the test")
-    parser.add_argument("--seed", type=int, default=0, help="of that draw (default: 0)")
+    parser.add_argument("--dataset", help="a name for the data (default: the name of the embeddings file)")
+    parser.add_argument("--class-names", metavar="FILE", help="text file, one class per line; label 0 is the first")
+    parser.add_argument("--test-fraction", type=float, help="draw this share of every class as test samples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of that draw (default: 0)")
     parser.add_argument("--storage-dtype", choices=("float32", "float16"), default="float32", help="(default: float32)")
 
 
@@ -152,15 +154,15 @@ def _check_options(args: argparse.Namespace) -> None:
     ways = {"--test-embeddings": args.test_embeddings, "--splits": args.splits, "--test-fraction": args.test_fraction}
     given = [way for way, value in ways.items() if value is not None]
     if len(given) > 1:
-        raise ValueError(
-            f"{' and '.join(given)} both say which samples are for the test; expected one. Drop the other."
-        )
+        raise ValueError(f"{' and '.join(given)} both choose the test samples; expected one of them. Drop the other.")
     if not args.test_embeddings and (args.test_labels or args.test_ids):
-        raise ValueError("--test-labels or --test-ids came without --test-embeddings; expected them too. Add them.")
+        raise ValueError(
+            "--test-labels or --test-ids came without --test-embeddings; expected that option too. Add it."
+        )
     if args.test_fraction is not None and (args.labels is None or not 0 < args.test_fraction < 1):
         raise ValueError(
-            f"--test-fraction {args.test_fraction} was given; expected a share between 0 and 1, and --labels, since "
-            "every class gives its share. Correct it."
+            f"--test-fraction {args.test_fraction} was given; expected a share between 0 and 1, together with "
+            "--labels, because the share is drawn from every class. Correct it."
         )
 
 
@@ -171,9 +173,9 @@ def _layers(given: Sequence[str], n_features: int) -> tuple[LayerColumns, ...]:
     widths = {name: int(width) for name, width in pairs} if whole else {}
     if len(widths) < max(2, len(given)) or sum(widths.values()) != n_features:
         raise ValueError(
-            f"--layers {' '.join(given)} was given for {n_features} features; expected two or more different names, "
-            f"each with its number of columns, adding up to {n_features}, such as layer3:1024 avgpool:2048. Correct "
-            "it, or say --tap for one layer."
+            f"--layers {' '.join(given)} was given for {n_features} features; expected two or more different "
+            f"names, each with its number of columns, adding up to {n_features}, such as layer3:1024 "
+            "avgpool:2048. Correct it, or use --tap for one layer."
         )
     return layers_in_order(widths)
 
@@ -207,10 +209,10 @@ def _column(value: str, field: str, n: int) -> np.ndarray:
     """Return one value for each of n samples, whole numbers or text."""
     found = read_array(value, field)
     if found.shape != (n,) or found.dtype.kind not in "iuUSO" or (field != "labels" and found.dtype.kind in "iu"):
-        kinds = "integers from 0, −1 where there is none, or text" if field == "labels" else "text"
+        kinds = "integers from 0 (−1: unlabelled), or text" if field == "labels" else "text"
         raise ValueError(
-            f"the {field} in {value} have shape {found.shape} and type {found.dtype} beside {n} embeddings; expected "
-            f"({n},), {kinds}. Give those of these samples."
+            f"the {field} in {value} have shape {found.shape} and type {found.dtype} beside {n} embeddings; "
+            f"expected ({n},), {kinds}. Pass those of these samples."
         )
     return found if found.dtype.kind in "iu" else found.astype(str)
 
@@ -225,8 +227,8 @@ def _number(class_names: str | None, given: Sequence[np.ndarray]) -> tuple[tuple
         unknown = next((name for labels in texts for name in labels.tolist() if name not in numbers), None)
         if unknown is not None:
             raise ValueError(
-                f"label {unknown!r} is none of the {len(named)} class names in {class_names}; expected one of them. "
-                "Add a line for it, or correct the label."
+                f"label {unknown!r} is not among the {len(named)} class names in {class_names}; expected one of "
+                "them. Add a line for it, or correct the label."
             )
         given = [np.array([numbers[x] for x in y.tolist()]) if y.dtype.kind == "U" else y for y in given]
     largest, smallest = max(int(labels.max()) for labels in given), min(int(labels.min()) for labels in given)
@@ -254,8 +256,8 @@ def _checked_names(splits: np.ndarray, file: str) -> np.ndarray:
     wrong = next((name for name in np.unique(splits).tolist() if not name.isidentifier()), None)
     if wrong is not None:
         raise ValueError(
-            f"the splits in {file} hold {wrong!r}; expected names of letters, digits and underscores, such as train. "
-            "Rename it."
+            f"the splits in {file} contain {wrong!r}; expected names of letters, digits and underscores, such as "
+            "train. Rename it."
         )
     return splits
 
@@ -300,8 +302,8 @@ def _check_ids(rows: Mapping[str, SplitRows]) -> None:
         for sample_id in part.sample_ids:
             if home.setdefault(sample_id, split) != split:
                 raise ValueError(
-                    f"id {sample_id!r} stands in split {home[sample_id]!r} and in split {split!r}; expected ids that "
-                    "name one sample each. Correct --ids or --splits, or name the file of the test otherwise."
+                    f"id {sample_id!r} stands in split {home[sample_id]!r} and in split {split!r}; expected "
+                    "distinct ids. Correct --ids or --splits, or rename the file of test samples."
                 )
 
 
@@ -326,7 +328,9 @@ def _export_npz(reader: CacheReader, names: Sequence[str], output: Path) -> list
 
 def _export_npy(reader: CacheReader, names: Sequence[str], output: Path) -> list[Path]:
     if len(names) != 1:
-        raise ValueError(f".npy holds one split, the cache has {', '.join(names)}; expected one. Say --split.")
+        raise ValueError(
+            f".npy holds one split, but the cache has {', '.join(names)}; expected one split. Choose it with --split."
+        )
     name, n = names[0], reader.n_rows(names[0])
     beside = dict(zip(_BESIDE_NPY, (reader.labels(name), np.array(reader.sample_ids(name), dtype=str))))
     with replaced(output) as neighbour, neighbour.open("wb") as file:

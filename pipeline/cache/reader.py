@@ -287,13 +287,13 @@ def check_cache(reader: CacheReader, *, backbone: str | None = None, manifest_sh
     found = header.backbone.get("id")
     if backbone is not None and found != backbone:
         raise ValueError(
-            f"cache {reader.path.name} holds {reader.n_features} features an image of backbone {found!r}; expected "
-            f"backbone {backbone!r}. {remedy}"
+            f"cache {reader.path.name} holds {reader.n_features} features per image of backbone {found!r}; "
+            f"expected backbone {backbone!r}. {remedy}"
         )
     if manifest_sha256 is not None and header.manifest_sha256 != manifest_sha256:
         raise ValueError(
             f"cache {reader.path.name} was written from manifest {header.manifest_sha256[:12]}; expected manifest "
-            f"{manifest_sha256[:12]}, so the images have changed. {remedy}"
+            f"{manifest_sha256[:12]}, because the images have changed. {remedy}"
         )
 
 
@@ -337,6 +337,8 @@ def check_everything(path: str | Path) -> list[str]:
         for name in reader.split_names:
             for start in range(0, reader.n_rows(name), 4096):
                 if not np.isfinite(reader.read(name, slice(start, start + 4096))).all():
-                    raise OSError(f"cache {reader.path.name} holds NaN or infinity in split {name!r}; expected none.")
+                    raise OSError(
+                        f"cache {reader.path.name} holds NaN or infinity in split {name!r}; expected finite numbers."
+                    )
             facts.append(f"{name}: {reader.n_rows(name):,} rows of {reader.n_features:,} features, finite, as written")
     return facts

@@ -54,8 +54,8 @@ def check_in_child(path: str | Path) -> list[str]:
         if done.returncode in _CRASHES:
             raise OSError(_broken(path, f"reading it {ended}")) from error
         raise RuntimeError(
-            f"cache {path.name} could not be checked, since the process for it {ended}; expected it to end by itself. "
-            "Look at the memory that is left, then try again."
+            f"cache {path.name} could not be checked, because the checking process {ended}; expected it to finish "
+            "normally. Check the free memory, then try again."
         ) from error
     if found.get("number"):
         raise OSError(found["number"], found["error"])

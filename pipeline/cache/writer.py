@@ -171,8 +171,8 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
     for block in _reblock(first, _alike(name, blocks, n_features), block_rows):
         if start + len(block) > len(labels):
             raise ValueError(
-                f"split {name!r} got more rows of embeddings than its {len(labels)} labels; expected as many. Extract "
-                "again."
+                f"split {name!r} got more rows of embeddings than its {len(labels)} labels; expected the same "
+                "number. Extract again."
             )
         _check_finite(name, block, ids[start : start + len(block)])
         with np.errstate(over="ignore"):
@@ -185,7 +185,8 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
         file.flush()
     if start != len(labels):
         raise ValueError(
-            f"split {name!r} got {start} rows of embeddings for {len(labels)} labels; expected as many. Extract again."
+            f"split {name!r} got {start} rows of embeddings for {len(labels)} labels; expected the same number. "
+            "Extract again."
         )
     group.create_dataset("labels", data=labels)
     group.create_dataset("sample_ids", data=fixed_text(ids))
@@ -197,7 +198,7 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
 def _check_widths(widths: dict[str, int], header: CacheHeader) -> None:
     if len(set(widths.values())) > 1:
         raise ValueError(
-            f"the splits differ in their number of features: {widths}; expected one for all. Extract again."
+            f"the splits have different numbers of features: {widths}; expected the same for all. Extract again."
         )
     if header.layers and set(widths.values()) - {header.layers[-1].stop}:
         raise ValueError(
@@ -221,8 +222,8 @@ def _reblock(first: np.ndarray, rest: Iterator[np.ndarray], block_rows: int) -> 
 def _check_split(name: str, labels: np.ndarray, ids: tuple[str, ...], n_classes: int) -> None:
     if len(ids) != len(labels):
         raise ValueError(
-            f"split {name!r} has {len(ids)} sample ids for {len(labels)} labels; expected as many. Write the manifest "
-            "again."
+            f"split {name!r} has {len(ids)} sample ids for {len(labels)} labels; expected the same number. Write "
+            "the manifest again."
         )
     if len(labels) and (labels.min() < -1 or labels.max() >= n_classes):
         wrong = labels[(labels < -1) | (labels >= n_classes)][0]
@@ -247,8 +248,8 @@ def _alike(name: str, blocks: Iterator[np.ndarray], n_features: int) -> Iterator
 def _check_name(name: str) -> None:
     if not name.isidentifier() or name == "class_names":
         raise ValueError(
-            f"split {name!r} has a name that the file keeps for itself or cannot hold; expected letters, digits and "
-            "underscores, as in train. Rename it in the manifest."
+            f"split {name!r} has a reserved or invalid name; expected letters, digits and underscores, as in "
+            "train. Rename it in the manifest."
         )
 
 
@@ -281,7 +282,7 @@ def _check_finite(name: str, block: np.ndarray, ids: tuple[str, ...]) -> None:
     if bad.any():
         raise ValueError(
             f"the embedding of sample {ids[int(bad.argmax())]!r} (split {name!r}) holds NaN or infinity; expected "
-            "finite numbers. Look at that image and the weights, then extract again."
+            "finite numbers. Check that image and the weights, then extract again."
         )
 
 
@@ -291,5 +292,5 @@ def _check_overflow(name: str, stored: np.ndarray, ids: tuple[str, ...]) -> None
         raise ValueError(
             f"the embedding of sample {ids[int(bad.argmax())]!r} (split {name!r}) overflows {stored.dtype}; expected "
             f"magnitudes up to {np.finfo(stored.dtype).max:g}. "
-            + ("Set storage_dtype: float32." if stored.dtype == np.float16 else "Look at that image and the weights.")
+            + ("Set storage_dtype: float32." if stored.dtype == np.float16 else "Check that image and the weights.")
         )

@@ -950,7 +950,7 @@ def test_where_a_checkpoint_lies_is_no_part_of_the_fingerprint(squeezenet, manif
     [
         ({"weights": "gone.pth"}, "the weights of torchvision:squeezenet1_1:gone are not in gone.pth; expected"),
         ({"weights": "IMAGENET1K_V1"}, "expected the file from https://download.pytorch.org/models/squeezenet1_1-b8a52"),
-        ({"weights": "IMAGENET1K"}, "torchvision knows no weights 'IMAGENET1K' of squeezenet1_1; expected one of IMAG"),
+        ({"weights": "IMAGENET1K"}, "torchvision has no weights 'IMAGENET1K' for squeezenet1_1; expected one of IMAG"),
         ({"model": "squeezenet1_0"}, "the weights of torchvision:squeezenet1_0:mine do not fit squeezenet1_0: "),
         ({"without_classifier": True}, "2 unexpected (first: ['classifier.1.weight'])"),
         ({"layer": "featurs"}, "has no layer 'featurs'; expected one of x, features, classifier, "),
