@@ -97,7 +97,9 @@ def add_new_options(parser: argparse.ArgumentParser) -> None:
     kinds.add_argument("--embeddings", metavar="FILE[:NAME]", help="embeddings (n, f): .npy, .npz, .pt or Parquet")
     parser.add_argument("--labels", metavar="FILE[:NAME]", help="labels (n,) of the embeddings")
     parser.add_argument("--backbone", metavar="NAME", help=f"network for images (default: {DEFAULT_BACKBONE})")
-    parser.add_argument("--image-side", type=int, metavar="PIXELS", help="side of what it reads (default: 224)")
+    parser.add_argument(
+        "--image-side", type=int, metavar="PIXELS", help="side of the images that it reads, in pixels (default: 224)"
+    )
 
 
 def new_project(args: argparse.Namespace) -> Path:
@@ -135,12 +137,14 @@ def new_project(args: argparse.Namespace) -> Path:
 
 def _check_place(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder.name} exists and is not empty; expected a new or an empty folder. Name another one.")
+        raise ValueError(
+            f"{folder.name} exists and is not empty; expected a new or an empty folder. Choose another one."
+        )
     for parent in folder.parents:
         if (parent / ".dvc").is_dir():
             raise ValueError(
-                f"{folder.name} lies in {parent.name}, which is a DVC project already; expected a folder outside. Name "
-                "one outside of it."
+                f"{folder.name} lies in {parent.name}, which is a DVC project already; expected a folder outside "
+                "of it. Choose another one."
             )
 
 
@@ -151,9 +155,7 @@ def _check_options(args: argparse.Namespace) -> None:
     for name in strange:
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
-            raise ValueError(
-                f"{option} came with {kind}, which has no use for it; expected {kind} alone. Leave it out."
-            )
+            raise ValueError(f"{option} came with {kind}, which does not use it; expected {kind} alone. Leave it out.")
 
 
 def _check_settings(path: Path) -> None:
@@ -213,8 +215,7 @@ def _embeddings(args: argparse.Namespace, place: Path) -> int:
 def _check_classes(n_classes: int, source: str) -> None:
     if n_classes < 2:
         raise ValueError(
-            f"{source} has {n_classes} class; expected two at least, for there is nothing to tell apart. Put each "
-            "class's samples under a name of its own."
+            f"{source} has {n_classes} class; expected at least two. Give the samples of each class a separate name."
         )
 
 

@@ -21,7 +21,7 @@ from pipeline.io import replaced
 
 FOLDER = Path("forgotten")
 LIST, KEY, PENDING = "list.txt", "key", "pending"
-_HEADER = "# Samples that are not to be taken in again, by keyed hashes; `python -m pipeline forget` writes it.\n"
+_HEADER = "# Keyed hashes of samples that must not come back; `python -m pipeline forget` writes this file.\n"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read_suppression(folder: str | Path = FOLDER) -> Suppression:
     folder = Path(folder)
     if (folder / PENDING / "journal.json").exists():
         raise RuntimeError(
-            f"a deletion was interrupted (in {folder / PENDING}); expected it to be finished first. Run `python -m "
+            f"a deletion was interrupted (in {folder / PENDING}); expected it to be finished. Run `python -m "
             "pipeline forget --resume`."
         )
     hashes = read_hashes(folder)
@@ -90,8 +90,8 @@ def read_suppression(folder: str | Path = FOLDER) -> Suppression:
         return Suppression(b"", frozenset())
     if not (folder / KEY).is_file():
         raise FileNotFoundError(
-            f"there is no key in {folder / KEY} for the {len(hashes)} samples in {folder / LIST}; expected the one "
-            "that the list was written with. Restore it from a backup."
+            f"there is no key in {folder / KEY} for the {len(hashes)} samples in {folder / LIST}; expected the "
+            "key that wrote the list. Restore it from a backup."
         )
     return Suppression((folder / KEY).read_bytes(), hashes)
 
@@ -104,7 +104,7 @@ def read_hashes(folder: Path) -> frozenset[str]:
     wrong = next((line for line in hashes if len(line) != 64 or not set(line) <= set("0123456789abcdef")), None)
     if wrong is not None:
         raise ValueError(
-            f"{path} holds the line {wrong!r:.80}; expected 64 hexadecimal digits. Restore the file, as from Git."
+            f"{path} contains the line {wrong!r:.80}; expected 64 hexadecimal digits. Restore the file, as from Git."
         )
     return frozenset(hashes)
 

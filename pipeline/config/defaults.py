@@ -33,8 +33,8 @@ def with_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
     for table, settings in defaults.items() if isinstance(defaults, Mapping) else [(None, None)]:
         if table not in TABLES or not isinstance(settings, Mapping | None):
             raise ValueError(
-                f"defaults holds {table or defaults!r}; expected settings of {', '.join(TABLES)}: name the table that "
-                f"they belong to, and below it the settings of every entry"
+                f"defaults contains {table or defaults!r}; expected settings of {', '.join(TABLES)}. Name the "
+                "table, and below it the settings that its entries share."
             )
         entries = tables.get(table)
         if isinstance(entries, Mapping) and settings:

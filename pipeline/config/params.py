@@ -146,8 +146,8 @@ def load_params(path: str | Path) -> Params:
     tree = {} if tree is None else tree
     if not isinstance(tree, Mapping):
         raise ValueError(
-            f"{path} holds {tree!r:.60}; tables such as datasets, embeddings and runs are expected: start from the "
-            f"shipped file"
+            f"{path} contains {tree!r:.60}; expected tables such as datasets, embeddings and runs. Start from the "
+            "shipped file."
         )
     try:
         return Params.model_validate(tree)
@@ -159,7 +159,7 @@ def _entry(table: Mapping[str, Any], table_name: str, name: str) -> Any:
     if name not in table:
         raise ValueError(
             f"{name!r} is not an entry of {table_name}{nearest(name, table)}; expected one of "
-            f"{', '.join(sorted(table)) or '(none)'}: correct the name or add the entry"
+            f"{', '.join(sorted(table)) or '(none)'}. Correct the name, or add the entry."
         )
     return table[name]
 
@@ -179,7 +179,7 @@ def _check_apart(table: str, entries: Mapping[str, Any], other: str, others: Map
     # both tables make files of their entries' names
     if shared := sorted(set(entries) & set(others)):
         raise ValueError(
-            f"{shared[0]!r} is an entry of both {table} and {other}; names that differ are expected, so rename one"
+            f"{shared[0]!r} is an entry of both {table} and {other}; expected different names. Rename one."
         )
 
 
@@ -187,8 +187,8 @@ def _check_run_id(name: str) -> None:
     # metrics/<run>.json stands beside metrics/train_<run>.json and metrics/toy.json: no path may mean two.
     if name == "toy" or name.startswith("train_"):
         raise ValueError(
-            f"runs.{name}: this id would share metrics/{name}.json with another file; an id is expected "
-            f"that is not 'toy' and does not start with 'train_', so rename the run"
+            f"runs.{name}: this id would share metrics/{name}.json with another file; expected an id that is not "
+            "'toy' and does not start with 'train_'. Rename the run."
         )
 
 
@@ -198,9 +198,9 @@ def _check_one_space(place: str, run: Run | Baselines | Search, embeddings: Mapp
     for field, of_keys, of_samples in (("backbone", keys.network, own.network), ("layer", *layers)):
         if of_keys != of_samples:
             raise ValueError(
-                f"{place}: keys come from {run.keys!r} with {field} {_as_written(of_keys)}, samples "
-                f"from {run.embeddings!r} with {field} {_as_written(of_samples)}; one embedding space is "
-                f"expected, so make the two entries agree"
+                f"{place}: keys come from {run.keys!r} with {field} {_as_written(of_keys)}, samples from "
+                f"{run.embeddings!r} with {field} {_as_written(of_samples)}; expected one embedding space. Make "
+                "the two entries agree."
             )
 
 
@@ -221,8 +221,8 @@ def _check_same_conditions(name: str, run: Run, baselines: Baselines) -> None:
     for field, (own, theirs) in both.items():
         if own != theirs:
             raise ValueError(
-                f"runs.{name}: {field} is {own!r}, that of its baselines {run.baselines!r} is {theirs!r}; the same is "
-                f"expected for all methods, so make the two entries agree or name other baselines"
+                f"runs.{name}: {field} is {own!r}, but {theirs!r} in its baselines {run.baselines!r}; expected "
+                "the same for all methods. Make the two entries agree, or name other baselines."
             )
 
 

@@ -55,8 +55,8 @@ def load_plain(path: str | Path) -> Any:
         n_values = _n_values(root, {}) if root is not None else 0
     if n_values > MAX_VALUES:
         raise ValueError(
-            f"{path} holds more than {MAX_VALUES:,} values once its aliases are written out; expected a file of "
-            f"settings: remove the aliases that hold aliases"
+            f"{path} contains more than {MAX_VALUES:,} values once its aliases are expanded; expected a file of "
+            "settings. Remove the nested aliases."
         )
     if root is None:
         return None
@@ -76,7 +76,7 @@ class _Loader(yaml.SafeLoader):
         for source in [value for key, value in node.value if key.tag == _TAG + "merge"]:
             for merged in source.value if isinstance(source, yaml.SequenceNode) else [source]:
                 if not isinstance(merged, yaml.MappingNode):
-                    raise yaml.constructor.ConstructorError(None, None, "<< wants a mapping", merged.start_mark)
+                    raise yaml.constructor.ConstructorError(None, None, "<< needs a mapping", merged.start_mark)
                 self.flatten_mapping(merged)
                 for key, value in merged.value:
                     pairs.setdefault(key.value, (key, value))
@@ -89,7 +89,9 @@ def _naming_the_line(path: str | Path) -> Iterator[None]:
         yield
     except Exception as error:  # PyYAML lets through whatever its conversions raise, RecursionError too
         detail = f"{path} is not valid YAML ({' '.join(str(error).split())})"
-        raise ValueError(f"{detail}; expected tables of plain values in UTF-8: mend the line it names") from error
+        raise ValueError(
+            f"{detail}; expected tables of plain values in UTF-8. Correct the line that is named."
+        ) from error
 
 
 def _n_values(node: yaml.Node, known: dict[int, int]) -> int:
@@ -123,7 +125,7 @@ def _check_tree(root: yaml.Node) -> None:
         elif isinstance(node, yaml.ScalarNode) and _is_text_here_alone(node):
             raise ValueError(
                 f"{'.'.join(path)}: {node.value!r} is text to one YAML reader and a number to another; expected a "
-                f"plain number, or text in quotes, so write {_plain(node.value)} or '{node.value}'"
+                f"plain number, or text in quotes. Write {_plain(node.value)} or '{node.value}'."
             )
         waiting.extend((child, (*path, name)) for child, name in zip(_children(node), names))
 
@@ -133,24 +135,24 @@ def _check_keys(node: yaml.MappingNode, path: tuple[str, ...]) -> None:
     for key, _ in node.value:
         where = f"line {key.start_mark.line + 1} of {key.start_mark.name}"
         if not isinstance(key, yaml.ScalarNode):
-            raise ValueError(f"{where}: a key is no text; expected plain values. Name it with letters")
+            raise ValueError(f"{where}: a key is not text; expected a plain name. Use letters.")
         if key.value in seen:
-            raise ValueError(f"{where}: key {key.value!r} is given twice; expected it once, so remove one")
+            raise ValueError(f"{where}: key {key.value!r} is given twice; expected it once. Remove one.")
         seen.add(key.value)
         if key.tag == _TAG + "merge":
             continue
         place = ".".join((*path, key.value))
         if key.tag != _TAG + "str" or _is_text_here_alone(key):
             kind = _READ_AS.get(key.tag.removeprefix(_TAG), "a number")
-            advice = f"quote it: '{key.value}'" if re.fullmatch(r"\w+", key.value) else "rename it"
+            advice = f"Quote it: '{key.value}'" if re.fullmatch(r"\w+", key.value) else "Rename it"
             raise ValueError(
                 f"{place}: YAML reads the name {key.value} as {kind}; expected text of letters, digits and "
-                f"underscores, so {advice}"
+                f"underscores. {advice}."
             )
         if key.value in BANNED_KEYS:
             raise ValueError(
-                f"{place}: DVC leaves keys named {key.value!r} out of its hash, so a change would be missed; any other "
-                f"name is expected, so rename it"
+                f"{place}: DVC leaves keys named {key.value!r} out of its hash, so it would miss a change; "
+                "expected any other name. Rename it."
             )
 
 

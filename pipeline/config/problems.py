@@ -31,22 +31,25 @@ def first_sentence(error: ValidationError, whole: type[BaseModel]) -> str:
         valid = _valid_keys(first["loc"], whole)
         return (
             f"{place} is not a setting{nearest(str(first['loc'][-1]), valid)}; expected one of "
-            f"{', '.join(valid)}: rename or remove it{more}"
+            f"{', '.join(valid)}. Rename or remove it{more}."
         )
     if first["type"] == "missing":
-        return f"{place} is missing; expected a value for it, so add the key{more}"
+        return f"{place} is missing; expected a value. Add the key{more}."
     if first["type"] == "union_tag_invalid":
         given = str(first["ctx"]["tag"])
         return (
-            f"{place}.kind is {given!r}{nearest(given, DATASET_KINDS)}; expected one of {', '.join(DATASET_KINDS)}: "
-            f"correct the kind{more}"
+            f"{place}.kind is {given!r}{nearest(given, DATASET_KINDS)}; expected one of "
+            f"{', '.join(DATASET_KINDS)}. Correct the kind{more}."
         )
     if first["type"] == "value_error":
-        return f"{place + ': ' if place else ''}{first['ctx']['error']}{more}"
+        return f"{place + ': ' if place else ''}{str(first['ctx']['error']).removesuffix('.')}{more}."
     if first["type"] == "string_type" and not isinstance(first["input"], Mapping | list):
-        return f"{place} is {first['input']!r}; expected text, so write it, in quotes if YAML reads it otherwise{more}"
+        return (
+            f"{place} is {first['input']!r}; expected text. Correct it, with quotes if YAML reads it as another "
+            f"type{more}."
+        )
     message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{place} is {first['input']!r}; {message}: correct the value{more}"
+    return f"{place} is {first['input']!r}; {message}. Correct the value{more}."
 
 
 def _valid_keys(location: tuple[int | str, ...], whole: type[BaseModel]) -> list[str]:

@@ -35,8 +35,7 @@ class Run(Record):
     def _first_task_is_of_this_run(self) -> "Run":
         if self.key_rows == "first_task" and self.keys != self.embeddings:
             raise ValueError(
-                f"key_rows is 'first_task', but keys names {self.keys!r} and embeddings "
-                f"{self.embeddings!r}; one entry is expected for both, so name the same one twice or write "
-                f"key_rows: all"
+                f"key_rows is 'first_task', but keys names {self.keys!r} and embeddings {self.embeddings!r}; "
+                "expected the same entry for both. Name the same entry twice, or write key_rows: all."
             )
         return self

@@ -43,10 +43,10 @@ class Search(Record):
     def _settings_stand_once(self) -> "Search":
         encoder, rest = encoder_and_rest(self.method)
         for name in sorted(({f"encoder__{name}" for name in encoder} | set(rest)) & set(self.grid)):
-            raise ValueError(f"{name} stands under method and under grid; one place is expected, so remove the other")
+            raise ValueError(f"{name} is under method and under grid; expected it in one place. Remove the other.")
         for axis in (self.axes() or {}).values():
             if axis not in self.grid:
                 raise ValueError(
-                    f"heat_map names {axis!r}; expected one of {', '.join(self.grid)}, which are in grid: correct it"
+                    f"heat_map names {axis!r}; expected one of {', '.join(self.grid)}, which are in grid. Correct it."
                 )
         return self

@@ -31,13 +31,13 @@ class Stream(Record):
     @model_validator(mode="after")
     def _orders_are_distinct(self) -> "Stream":
         if len(set(self.order_seeds)) < len(self.order_seeds):
-            raise ValueError(
-                f"order_seeds {self.order_seeds} names a seed twice; distinct seeds are expected: give each once"
-            )
+            raise ValueError(f"order_seeds {self.order_seeds} names a seed twice; expected distinct seeds. Remove one.")
         if self.class_orders is not None and "order_seeds" in self.model_fields_set:
-            raise ValueError("order_seeds and class_orders both say the order of classes; keep one of them")
+            raise ValueError(
+                "order_seeds and class_orders both give the order of classes; expected one of them. Remove the other."
+            )
         if self.class_orders is not None and not self.class_orders:
-            raise ValueError("class_orders is an empty list; give at least one order, or leave it out")
+            raise ValueError("class_orders is an empty list; expected at least one order. Add one, or leave it out.")
         return self
 
     def orders(self) -> list[tuple[int, list[int] | None]]:

@@ -136,8 +136,8 @@ def _without_forgotten(manifest: Manifest, suppression: Suppression) -> Manifest
         return manifest
     if len(forgotten) == len(manifest.digests):
         raise ValueError(
-            f"all {len(forgotten)} images of dataset {manifest.dataset} were forgotten; expected one at least. Remove "
-            "the dataset from params.yaml, or add other images."
+            f"all {len(forgotten)} images of dataset {manifest.dataset} were forgotten; expected at least one "
+            "that was not. Remove the dataset from params.yaml, or add other images."
         )
     named = some([manifest.sample_ids[row] for row in forgotten])
     note = f"warning: {len(forgotten)} images were forgotten and are left out: {named}. Delete their files."
@@ -203,7 +203,7 @@ Value = TypeVar("Value", int, str, dict, list)
 def _of(kind: type[Value], value: Any) -> Value:
     """Return a value that is of a type already: nothing is rounded, or spelled out, to fit."""
     if type(value) is not kind:
-        raise ValueError(f"{value!r:.80} is no {kind.__name__}")
+        raise ValueError(f"{value!r:.80} is not a {kind.__name__}")
     return value
 
 
@@ -226,12 +226,12 @@ def _check_rows(manifest: Manifest) -> None:
         raise ValueError(f"label {wrong[0]} of {n_classes} classes")
     if len(set(manifest.sample_ids)) < len(manifest.sample_ids):
         twice = Counter(manifest.sample_ids).most_common(1)[0][0]
-        raise ValueError(f"id {twice!r} stands twice")
+        raise ValueError(f"id {twice!r} occurs twice")
     if foreign := set(manifest.splits) - {"train", "test"}:
         raise ValueError(f"split {min(foreign)!r:.80}, which is neither train nor test")
     for text in (*manifest.sample_ids, *manifest.class_names):
         if b"\0" in text.encode():  # an error of its own where UTF-8 cannot encode it
-            raise ValueError(f"{text!r:.80} holds the character NUL")
+            raise ValueError(f"{text!r:.80} contains the character NUL")
 
 
 def remarks(manifest: Manifest) -> list[str]:
@@ -249,10 +249,13 @@ def remarks(manifest: Manifest) -> list[str]:
     said = [f"{len(manifest.labels):,} images ({counts})"]
     if repeated := repeated_images(manifest):
         named = some([f"{one} = {other}" for one, other in repeated], "; ")
-        said.append(f"{len(repeated)} images repeat another of their split and are computed once: {named}.")
+        said.append(
+            f"{len(repeated)} images have the same content as another of their split; each content is embedded once: "
+            f"{named}."
+        )
     if pairs := shared_images(manifest):
         named = some([f"{one} = {other}" for one, other in pairs], "; ")
-        said.append(f"warning: {len(pairs)} images stand in two splits: {named}. Remove one of each pair.")
+        said.append(f"warning: {len(pairs)} images are in two splits: {named}. Remove one of each pair.")
     if skipped := manifest.skipped:
         said.append(f"warning: {len(skipped)} images cannot be decoded and were skipped: {some(skipped)}.")
     return [*said, *manifest.notes]
@@ -327,8 +330,9 @@ class Images(Sequence[Image.Image]):
             image, digest = to_rgb(Image.fromarray(pixels)), _pixels_sha256(pixels)
         if digest != self.manifest.digests[row]:
             raise OSError(
-                f"image {sample_id} has sha256 {digest[:12]}, the manifest lists {self.manifest.digests[row][:12]}; "
-                "expected an unchanged image. Run `dvc repro` to list the images anew."
+                f"image {sample_id} has sha256 {digest[:12]}, the manifest lists "
+                f"{self.manifest.digests[row][:12]}; expected an unchanged image. Run `dvc repro` to list the "
+                "images again."
             )
         return image
 
@@ -401,8 +405,8 @@ def _check_no_class_vanished(
     gone = sorted(set(range(len(class_names))) - set(labels.tolist()))
     if gone:
         raise ValueError(
-            f"dataset {name} keeps no image of class {class_names[gone[0]]!r} once {len(skipped)} that cannot be "
-            f"decoded are skipped (first: {skipped[0]}); expected one at least. Replace those files, or remove "
+            f"dataset {name} has no image of class {class_names[gone[0]]!r} left after skipping {len(skipped)} "
+            f"that cannot be decoded (first: {skipped[0]}); expected at least one. Replace those files, or remove "
             "the folder."
         )
 
@@ -440,10 +444,10 @@ def stratified_splits(name: str, labels: np.ndarray, test_fraction: float, seed:
     except ValueError as error:
         counts = np.unique(labels, return_counts=True)[1]
         raise ValueError(
-            f"dataset {name} cannot be split into train and test: {len(labels)} images of {len(counts)} classes, the "
-            f"smallest of {counts.min(initial=len(labels))}, with test_fraction={test_fraction}; expected at least two "
-            "images a class, and one a class on both sides. Add images, change test_fraction, or make folders train "
-            "and test."
+            f"dataset {name} cannot be split into train and test: {len(labels)} images of {len(counts)} classes, "
+            f"the smallest of {counts.min(initial=len(labels))}, with test_fraction={test_fraction}; expected at "
+            "least two images per class, and one per class in each split. Add images, change test_fraction, or "
+            "make folders train and test."
         ) from error
     in_test = np.isin(rows, test)
     return tuple(np.where(in_test, "test", "train").tolist())
@@ -490,8 +494,8 @@ def _cifar(kind: str, root: str, split: str) -> Any:
                 for file in (Path(root) / source.base_folder).iterdir():
                     file.stat()
             raise FileNotFoundError(
-                f"{kind} is not whole in {root}; expected the extracted folder of its Python version. Download it from "
-                "https://www.cs.toronto.edu/~kriz/cifar.html and extract it there."
+                f"{kind} is incomplete in {root}; expected the extracted folder of its Python version. Download "
+                "it from https://www.cs.toronto.edu/~kriz/cifar.html and extract it there."
             ) from error
 
 

@@ -67,8 +67,8 @@ def check_root(name: str, root: Path) -> None:
             if error.errno not in _LEADS_NOWHERE:
                 raise
     raise FileNotFoundError(
-        f"dataset {name} looks for images in {root}, which is no folder; expected one sub-folder a class, or train "
-        "and test with one each. Correct its root in params.yaml."
+        f"dataset {name} looks for images in {root}, which is not a folder; expected one sub-folder per class, or "
+        "train and test with one per class each. Correct its root in params.yaml."
     )
 
 
@@ -136,8 +136,8 @@ def _mode(root: Path, path: str) -> int:
             if error.errno not in _LEADS_NOWHERE or not (root / path).is_symlink():
                 raise
     raise FileNotFoundError(
-        f"link {path} in {root} leads to {(root / path).readlink()}, which is not there; expected a file or a folder. "
-        "Fetch it (`dvc pull`, `git annex get`), or remove the link."
+        f"link {path} in {root} leads to {(root / path).readlink()}, which is not there; expected a file or a "
+        "folder. Fetch it (`dvc pull`, `git annex get`), or remove the link."
     )
 
 
@@ -145,7 +145,7 @@ def _check_inside(root: Path, path: str, target: str, top: str) -> None:
     if not Path(target).is_relative_to(top):
         raise ValueError(
             f"link {path} in {root} leads to {target}, which lies outside; expected links that stay inside. Set "
-            "follow_links: true in params.yaml to read what they lead to, or copy that to the place of the link."
+            "follow_links: true in params.yaml to follow them, or replace the link with a copy."
         )
 
 
@@ -156,7 +156,7 @@ def _check_text(images: Sequence[str]) -> None:
             image.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"the name of image {image!a} is not UTF-8; expected one that is. Rename the file."
+                f"the name of image {image!a} is not UTF-8; expected a UTF-8 name. Rename the file."
             ) from error
 
 

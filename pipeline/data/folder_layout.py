@@ -67,8 +67,8 @@ def list_images(name: str, root: Path, *, follow_links: bool = False) -> Listing
         _check_class_folders(name, root, part, found)
         if split == "test" and not members[part]:
             raise ValueError(
-                f"dataset {name} has no images in the class folders of {root / part}; expected some to test on. Add "
-                "images, or remove the folder: then a share of the training images is drawn."
+                f"dataset {name} has no images in the class folders of {root / part}; expected test images. Add "
+                "some, or remove the folder: then a share of the training images is held out."
             )
         for class_name in class_names if split != "test" else ():
             if class_name not in members[part]:
@@ -182,7 +182,7 @@ def _layout_of_splits(name: str, root: Path, splits: Mapping[str, str]) -> Layou
     notes = []
     if not test and validation:
         test, validation = validation, []
-        notes.append(f"{test[0]} is used as the test split, since there is no folder test.")
+        notes.append(f"{test[0]} is used as the test split, because there is no folder test.")
     for tops, split in ((train, "train"), (test, "test")):
         if len(tops) > 1:
             raise ValueError(
@@ -191,11 +191,11 @@ def _layout_of_splits(name: str, root: Path, splits: Mapping[str, str]) -> Layou
             )
     if not train:
         raise ValueError(
-            f"dataset {name} has the splits {some(list(splits))} in {root} and none to train on; expected a folder "
-            "train. Add it, or rename the folders if they are classes."
+            f"dataset {name} has the splits {some(list(splits))} in {root} but none for training; expected a "
+            "folder train. Add it, or rename the folders if they are classes."
         )
     if not test:
-        notes.append(f"the test split is drawn from {train[0]}, since there is no folder test.")
+        notes.append(f"the test split is drawn from {train[0]}, because there is no folder test.")
         return Layout({train[0]: None}, notes=tuple(notes))
     return Layout({train[0]: "train", test[0]: "test"}, tuple(validation), tuple(notes))
 
@@ -216,9 +216,9 @@ def _check_nested(name: str, root: Path, inner: Mapping[str, set[str]]) -> None:
         splits = {child: split for child in sorted(children) if (split := split_of(child))}
         if place and splits and (len(splits) == len(children) or len(set(splits.values())) > 1):
             raise ValueError(
-                f"dataset {name} has folders that are named like splits ({some(list(splits))}) inside {root / place}; "
-                "expected splits directly below the root, with one folder per class each. Set root to the folder that "
-                "holds the splits, or rename the folders."
+                f"dataset {name} has folders that are named like splits ({some(list(splits))}) inside "
+                f"{root / place}; expected splits directly below the root, with one folder per class each. Set "
+                "root to the parent folder of the splits, or rename the folders."
             )
 
 
@@ -268,14 +268,14 @@ def _check_class_folders(name: str, root: Path, part: str, found: Found) -> None
         loose = [image for image in found.images if image.rpartition("/")[0] == part]
         instead = f", only images ({some(loose)})" if loose else ""
         raise ValueError(
-            f"dataset {name} has no class folders in {root / part}{instead}; expected one a class. Add them, with the "
-            f"images inside{', or move this folder out of the root' if part else ''}."
+            f"dataset {name} has no class folders in {root / part}{instead}; expected one per class. Add them, "
+            f"with the images inside{', or move this folder out of the root' if part else ''}."
         )
 
 
 def _empty_class(name: str, root: Path, folder: str, found: Found) -> ValueError:
     others = [path for path in found.others if path.startswith(f"{folder}/")]
-    instead = f", only files of formats that are not read ({some(others)})," if others else ""
+    instead = f", only files in unsupported formats ({some(others)})," if others else ""
     return ValueError(
         f"dataset {name} has no images{instead} in {root / folder}; expected some for class "
         f"{folder.rpartition('/')[2]!r}. Add images or remove the folders of this name."
@@ -285,15 +285,19 @@ def _empty_class(name: str, root: Path, folder: str, found: Found) -> ValueError
 def _left_out(found: Found, left: Mapping[str, Sequence[str]]) -> list[str]:
     """Say what lies below the root and is not in the data set, a sentence for each reason."""
     said = [
-        f"warning: {len(images):,} images of {split} are left out: they are neither training nor test images. Move "
-        "them to train or test to use them."
+        f"warning: {len(images):,} images of {split} are left out: they are neither training nor test images. "
+        "Move them to train or test to use them."
         for split, images in sorted(left.items())
         if split
     ]
     reasons = (
-        (left.get("", ()), "warning: images left out, in no class folder", "Move them into one."),
-        (found.repeated, "warning: links left out, to folders listed already", "Copy the folder to list it here too."),
-        (found.others, "files left out, of formats that are not read", "Convert images among them to PNG or JPEG."),
-        (found.hidden, "hidden and system entries left out", "Rename what belongs to the data."),
+        (left.get("", ()), "warning: images outside the class folders, left out", "Move them into one."),
+        (
+            found.repeated,
+            "warning: links to folders that are already listed, left out",
+            "Copy the folder to list it here too.",
+        ),
+        (found.others, "files in unsupported formats, left out", "Convert images among them to PNG or JPEG."),
+        (found.hidden, "hidden and system entries left out", "Rename any that belong to the data."),
     )
     return said + [f"{reason}: {len(paths):,} ({some(paths)}). {remedy}" for paths, reason, remedy in reasons if paths]

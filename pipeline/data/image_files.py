@@ -135,21 +135,21 @@ def read_image(root: Path, sample_id: str, *, follow_links: bool = False) -> tup
                 return to_rgb(image), hashlib.sha256(content).hexdigest()
         except PixelTypeError as error:
             raise CorruptImageError(
-                f"image {sample_id} in {root} has {error}; expected pixels of 8 bits, or of 16 without a sign. Convert "
-                "or remove it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
+                f"image {sample_id} in {root} has {error}; expected 8-bit or unsigned 16-bit pixels. Convert or "
+                "remove it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
             ) from error
         except MemoryError:
             raise
         except Exception as error:  # decoders of damaged files raise errors of any kind
             raise CorruptImageError(
-                f"image {sample_id} in {root} cannot be decoded ({_reason(error)}); expected a whole image. Replace or "
-                "remove it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
+                f"image {sample_id} in {root} cannot be decoded ({_reason(error)}); expected an intact image. "
+                "Replace or remove it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
             ) from error
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "its content is of no image format that is read"
+        return "its content is not in a supported image format"
     return str(error) or type(error).__name__
 
 
@@ -167,8 +167,8 @@ def _content(root: Path, sample_id: str, follow_links: bool) -> bytes:
         except (FileNotFoundError, NotADirectoryError):
             pass
     raise FileNotFoundError(
-        f"image {sample_id} is missing in {root}; expected every image of the manifest. Restore it, or run "
-        "`dvc repro` to list the images anew."
+        f"image {sample_id} is missing in {root}; expected every image of the manifest. Restore it, or run `dvc "
+        "repro` to list the images again."
     )
 
 
@@ -186,10 +186,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     (255, 255, 255)
     """
     if image.mode == "F":
-        raise PixelTypeError("pixels that are floating-point numbers, of which nobody says what white is")
+        raise PixelTypeError("floating-point pixels, of which nobody says what white is")
     tags = getattr(image, "tag_v2", {})
     if (image.mode == "I" and image.format not in _NEVER_BEYOND_16_BITS) or _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
-        raise PixelTypeError("pixels that are integers of 32 bits or with a sign, of which nobody says what white is")
+        raise PixelTypeError("32-bit or signed integer pixels, of which nobody says what white is")
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):  # 16-bit greyscale; a plain conversion would clip it to white
         upright = _grey(np.asarray(upright), tags)

@@ -255,7 +255,7 @@ def make_baseline(name: str, bench: Bench, scale: list[np.ndarray], *, normalize
         return Baseline(lambda order: _Neighbours(normalize=normalize))
     if name == "gaussian_naive_bayes":
         return Baseline(lambda order: _NaiveBayes(bench.classes, normalize=normalize), needs_classes=True)
-    raise ValueError(f"{name!r} is no baseline; one of pipeline.config.BASELINES is expected: correct the name")
+    raise ValueError(f"{name!r} is not a baseline; expected one of pipeline.config.BASELINES. Correct the name.")
 
 
 def _discriminant(name: str, bench: Bench, *, normalize: bool) -> Baseline:

@@ -37,9 +37,9 @@ __all__ = [
 
 _ELSEWHERE = {
     "device": "the environment variable DKVB_DEVICE",
-    "feature_blocks": "the cache: its layers are the blocks",
-    "memory": "nothing: stages keep codes themselves",
-    "verbose": "nothing: stages report one line each",
+    "feature_blocks": "the cache, whose layers are the blocks",
+    "memory": "nowhere, since stages keep codes themselves",
+    "verbose": "nowhere, since stages report one line each",
 }
 """Settings that the pipeline sets itself, and the place where a user says them."""
 N_BUSIEST = 8
@@ -196,11 +196,11 @@ def _check_names(place: str, settings: Mapping[str, Any], valid: tuple[str, ...]
     for name in settings:
         if name in _ELSEWHERE:
             raise ValueError(
-                f"{place}.{name} came from the settings of a method; it is expected from {_ELSEWHERE[name]}: remove it"
+                f"{place}.{name} is among the settings of a method; expected it from {_ELSEWHERE[name]}. Remove it."
             )
         if name not in valid:
             close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
             hint = f", did you mean {close[0]!r}?" if close else ""
             raise ValueError(
-                f"{place}.{name} is not a setting{hint}; expected one of {', '.join(valid)}: correct params.yaml"
+                f"{place}.{name} is not a setting{hint}; expected one of {', '.join(valid)}. Correct params.yaml."
             )

@@ -203,8 +203,8 @@ def make_bench(reader: CacheReader, stream: Stream) -> Bench:
     """
     if "test" not in reader.split_names:
         raise ValueError(
-            f"the cache of dataset {reader.header.dataset} has the splits {', '.join(reader.split_names)}; a "
-            f"split named test is expected: choose embeddings of a dataset with test images"
+            f"the cache of dataset {reader.header.dataset} has the splits {', '.join(reader.split_names)}; "
+            "expected a split named test. Choose embeddings of a dataset with test images."
         )
     X, y = reader.as_numpy("train")
     X_test, y_test = reader.as_numpy("test")
@@ -512,8 +512,8 @@ def _check_one_space(reader: CacheReader, keys: CacheReader) -> None:
     ):
         if own != other:
             raise ValueError(
-                f"the key cache of dataset {keys.header.dataset} has {what} {other}, the run's cache has "
-                f"{own}; one embedding space is expected: extract both with the same backbone and layer"
+                f"the key cache of dataset {keys.header.dataset} has {what} {other}, the run's cache has {own}; "
+                "expected one embedding space. Extract both with the same backbone and layer."
             )
 
 
@@ -523,8 +523,8 @@ def check_tasks(tasks: Sequence[Task], y_test: np.ndarray) -> list[np.ndarray]:
     for task, mask in zip(tasks, masks):
         if not mask.any():
             raise ValueError(
-                f"no test row carries a class of {task.classes}; one at least is expected for each task: "
-                f"use a split that holds test images of every class"
+                f"no test row has a class of {task.classes}; expected at least one for each task. Use a split "
+                "with test images of every class."
             )
     return masks
 

@@ -165,7 +165,7 @@ def _check_folds(labels: np.ndarray, n_folds: int) -> None:
     if not len(classes) or counts.min() < n_folds:
         fewest = f"class {classes[counts.argmin()]} has {counts.min()} rows" if len(classes) else "no row is labelled"
         raise ValueError(
-            f"folds is {n_folds}, but {fewest}; expected a row of every class in each fold. Ask for fewer folds, or "
+            f"folds is {n_folds}, but {fewest}; expected a row of every class in each fold. Lower folds, or "
             "extract more rows."
         )
 

@@ -124,8 +124,7 @@ def shuffled(labels: np.ndarray, n_tasks: int, seed: int) -> list[Task]:
     rows = np.flatnonzero(np.asarray(labels) >= 0)
     if not 1 <= n_tasks <= len(rows):
         raise ValueError(
-            f"n_tasks is {n_tasks} for {len(rows)} labelled rows; a number from 1 to the number of rows is "
-            f"expected: lower n_tasks"
+            f"n_tasks is {n_tasks} for {len(rows)} labelled rows; expected 1 to the number of rows. Lower n_tasks."
         )
     mixed = np.random.default_rng((seed, 2)).permutation(rows)
     return [Task(tuple(classes), part) for part in np.array_split(mixed, n_tasks)]
@@ -160,7 +159,7 @@ def blurry(
     100
     """
     if not 0.0 <= blur <= 1.0:
-        raise ValueError(f"blur is {blur}; a share from 0 to 1 is expected: correct it")
+        raise ValueError(f"blur is {blur}; expected a share from 0 to 1. Correct it.")
     plain = class_incremental(labels, classes_per_task, seed, order=order)
     rng = np.random.default_rng((seed, 3))
     rows = np.concatenate([task.rows for task in plain])
@@ -210,9 +209,7 @@ def make_tasks(
         return blurry(labels, classes_per_task, seed, blur=blur, order=order)
     if kind == "shuffled":
         return shuffled(labels, n_tasks, seed)
-    raise ValueError(
-        f"the stream's kind is {kind!r}; class_incremental, shuffled or blurry is expected: name one of them"
-    )
+    raise ValueError(f"the stream's kind is {kind!r}; expected class_incremental, shuffled or blurry. Correct it.")
 
 
 def _class_groups(
@@ -220,11 +217,11 @@ def _class_groups(
 ) -> list[tuple[int, ...]]:
     classes = _labelled_classes(labels)
     if classes_per_task < 1:
-        raise ValueError(f"classes_per_task is {classes_per_task}; 1 or more is expected: raise it")
+        raise ValueError(f"classes_per_task is {classes_per_task}; expected 1 or more. Raise it.")
     if order is not None and sorted(order) != classes:
         raise ValueError(
-            f"the class order {list(order)} does not match the classes {classes} of the training rows; each "
-            f"class is expected exactly once: correct the order"
+            f"the class order {list(order)} does not match the classes {classes} of the training rows; expected "
+            "each class exactly once. Correct the order."
         )
     ordered = list(order) if order is not None else class_order(classes, seed)
     starts = range(0, len(ordered), classes_per_task)
@@ -236,7 +233,7 @@ def _labelled_classes(labels: np.ndarray) -> list[int]:
     classes = np.unique(labels[labels >= 0])
     if not len(classes):
         raise ValueError(
-            f"none of {len(labels)} training rows carries a label; labels are expected: choose embeddings "
-            f"of a labelled dataset"
+            f"none of {len(labels)} training rows carries a label; expected labels. Choose embeddings of a "
+            "labelled dataset."
         )
     return [int(label) for label in classes]

@@ -109,8 +109,8 @@ class Tables:
             own, theirs = self.matrices[name], others.matrices[name]
             if own != theirs:
                 raise ValueError(
-                    f"the baselines' {name} are {theirs}, the run's {own}; the same stream is expected: run "
-                    f"`dvc repro` to measure both again"
+                    f"the baselines' {name} are {theirs}, the run's {own}; expected the same stream. Run `dvc "
+                    "repro` to measure both again."
                 )
         by_method = {
             name: self.matrices[name] | others.matrices[name] for name in ("methods", "confusion", "class_accuracy")

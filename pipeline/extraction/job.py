@@ -196,14 +196,14 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
             try:
                 _assemble(output, header, job, store, images)
             except LostRowsError as error:
-                console.say(f"extract {job.manifest.dataset}", f"{error}: computed again.")
+                console.say(f"extract {job.manifest.dataset}", f"{error}; computing them again.")
                 store.mend(error)
             else:
                 claims.clear()
                 return _computed(computed)
     raise OSError(
-        f"rows of the store in {scratch} were lost {ATTEMPTS} times after they had been computed; expected them to "
-        "stay as written. Check the disk, and that nothing deletes them meanwhile, then run the same command again."
+        f"rows of the store in {scratch} were lost {ATTEMPTS} times after they were computed; expected them to "
+        "stay unchanged. Check the disk, and that no other program deletes them, then run the same command again."
     )
 
 
@@ -282,7 +282,7 @@ def _telling_of_full_disks(scratch: str | Path) -> Iterator[None]:
         raise OSError(
             error.errno,
             f"the disk is full ({os.strerror(error.errno)}); expected room for the store in {scratch} and for the "
-            "cache. What was finished is kept: free some space, then run the same command again.",
+            "cache. Finished rows are kept. Free some space, then run the same command again.",
         ) from error
 
 
@@ -463,7 +463,7 @@ def _assemble(output: str | Path, header: CacheHeader, job: Job, store: SideBySi
     """Write the cache from rows of the store, each read once."""
     found = store.look_up(images)
     if len(found.missing):
-        raise LostRowsError(store.folder, f"{len(found.missing)} rows of the store are gone")
+        raise LostRowsError(store.folder, f"{len(found.missing)} rows of the store are missing")
     rounding, in_split = found.rounding, np.array(job.manifest.splits)
     splits = {}
     for name in sorted(set(job.manifest.splits)):
@@ -481,7 +481,7 @@ def _device(name: str) -> torch.device:
     usable = torch.cuda.device_count() if kind == "cuda" else int(kind == "cpu")
     if (number or "0") not in map(str, range(usable)):
         raise ValueError(
-            f"DKVB_DEVICE is {name!r}; expected auto, cpu or cuda (this machine has {torch.cuda.device_count()} CUDA "
-            "devices). Set it to one that is there, or unset it."
+            f"DKVB_DEVICE is {name!r}; expected auto, cpu or cuda (this machine has {torch.cuda.device_count()} "
+            "CUDA devices). Set it to an existing device, or unset it."
         )
     return torch.device(name)

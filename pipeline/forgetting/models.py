@@ -79,7 +79,7 @@ def forget_in_model(path: Path, changes: dict[str, Change], staged: Path) -> dic
 
 
 def _again(why: str) -> dict[str, Any]:
-    return {"how": "trained again", "why": f"{why}: the file is deleted, and `dvc repro` makes it anew"}
+    return {"how": "trained again", "why": f"{why}: the file is deleted, and `dvc repro` trains it again"}
 
 
 def _gap(model: DKVBClassifier, cache: CacheReader) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _gap(model: DKVBClassifier, cache: CacheReader) -> dict[str, Any]:
     return {
         "gap": {
             "measured": True,
-            "to": f"a model with the same keys that learned the other {len(rows)} rows alone",
+            "to": f"a model with the same keys that learned only the other {len(rows)} rows",
             "bits_of_values": bits,
             "largest_difference_of_scores": float(difference),
             "n_rows_compared": len(X),

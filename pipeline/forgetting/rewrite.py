@@ -177,9 +177,10 @@ class _Work:
             staged = after.get(str(self.project / file["path"]))
             file["sha256_after"] = file_sha256(staged) if staged is not None else None
         touched = [] if not self._changes else [
-            "results were measured with these samples, and the report shows them; `dvc repro` measures them anew: "
+            "results that were measured with these samples, and are in the report; `dvc repro` measures them again: "
             + (", ".join(_measured_with(self.project, self._caches)) or "none are here"),
-            "temperatures and held-out shares that saw them go with their models; `dvc repro` chooses them anew",
+            "temperatures and held-out shares that saw them are deleted with their models; `dvc repro` chooses "
+                "them again",
         ]  # fmt: skip
         touched += [f"the name of class {name} stays in class_names" for name in self.samples.emptied]
         if "trained again" in models:
@@ -204,17 +205,17 @@ class _Work:
     def _not_reached(self) -> list[dict[str, Any]]:
         unreached: list[dict[str, Any]] = [
             {
-                "what": "objects of DVC's cache that hold the files as they were",
+                "what": "objects of DVC's cache that contain the old files",
                 "files": self.objects,
                 "command": "dvc repro && dvc gc --workspace",
             },
             {
-                "what": "arrays that were exported, or imported from, which are not looked into",
+                "what": "exported arrays, and source files of imports, which are not searched",
                 "files": self._plain_arrays(),
                 "command": "delete them by hand",
             },
             {"what": "remotes of DVC", "command": "dvc gc --workspace --cloud --remote NAME"},
-            {"what": "commits of Git and earlier runs, where they name such objects", "command": "git log -- dvc.lock"},
+            {"what": "commits of Git and earlier runs that refer to such objects", "command": "git log -- dvc.lock"},
             {"what": "the image files themselves, copies elsewhere, and backups", "command": "delete them by hand"},
             {"what": "a backbone that was trained on the images", "command": "none"},
         ]
@@ -336,6 +337,7 @@ def _check_unused(paths: Sequence[Path]) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RuntimeError(
-                    f"{path.parent.name[:12]}/{path.name} is in use by another process; expected nobody to work here "
-                    "while samples are forgotten. Wait until it has finished, then start again; nothing was changed."
+                    f"{path.parent.name[:12]}/{path.name} is in use by another process; expected no other process "
+                    "to use it while samples are forgotten. Wait until it finishes, then start again; nothing "
+                    "was changed."
                 ) from error

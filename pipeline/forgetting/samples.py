@@ -124,7 +124,8 @@ def _check_one_meant(named: Mapping[str, set[str]]) -> None:
     holders = [name for name, ids in named.items() if ids]
     if len(holders) > 1:
         raise ValueError(
-            f"what was named is in {' and '.join(holders)}; expected samples of one dataset. Say which with --dataset."
+            f"the named samples are in {' and '.join(holders)}; expected samples of one dataset. Choose it with "
+            "--dataset."
         )
 
 
@@ -144,8 +145,8 @@ def _with_copies(listed: Sequence[Listed], named: Mapping[str, set[str]]) -> Sam
         stays = {c for i, c in zip(one.ids, one.classes, strict=True) if i not in goes[one.dataset]}
         if set(one.ids) <= goes[one.dataset]:
             raise ValueError(
-                f"dataset {one.dataset} would keep none of its {len(one.ids)} samples; expected one at least. Remove "
-                "the dataset from params.yaml, and its files, instead."
+                f"dataset {one.dataset} would keep none of its {len(one.ids)} samples; expected at least one. "
+                "Remove the dataset from params.yaml, and its files, instead."
             )
         gone = {c for i, c in zip(one.ids, one.classes, strict=True) if i in goes[one.dataset]} - stays - {""}
         emptied += [f"{name} of {one.dataset}" for name in sorted(gone)]

@@ -51,8 +51,8 @@ def lock_folder(folder: Path, work: str) -> IO[str]:
         if error.errno not in (errno.EAGAIN, errno.EACCES):  # a file system may have no locks
             raise
         raise RuntimeError(
-            f"another process is {work} (lock in {folder.name[:12]}); expected one at a time. Wait until it has "
-            "finished, then start again."
+            f"another process is {work} (lock in {folder.name[:12]}); expected one at a time. Wait until it "
+            "finishes, then start again."
         ) from error
     return lock
 
@@ -68,7 +68,7 @@ def check_files(reads: Iterable[str | Path], writes: Iterable[str | Path]) -> No
     inputs, seen = [Path(path) for path in reads], set[str]()
     for target in map(Path, writes):
         if target.is_dir():
-            raise ValueError(f"the output {target} is a folder; expected a file. Add a file's name.")
+            raise ValueError(f"the output {target} is a folder; expected a file. Add a file name.")
         if is_special(target):
             continue
         for other in inputs:
@@ -78,7 +78,7 @@ def check_files(reads: Iterable[str | Path], writes: Iterable[str | Path]) -> No
                 )
         place = os.path.realpath(target)
         if place in seen:
-            raise ValueError(f"the output {target} is named twice; expected a file for each. Rename one.")
+            raise ValueError(f"the output {target} is named twice; expected different files. Rename one.")
         seen.add(place)
 
 

@@ -13,11 +13,11 @@ _LONGEST = 300
 """Characters of a foreign sentence."""
 _TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
 
-_ROOM = "expected room for what is written. Free some, or name a folder on another disk."
-_PERMISSION = "expected a folder and a file that this user may use. Change its permissions, or name another."
+_ROOM = "expected free space for the output. Free some, or name a folder on another disk."
+_PERMISSION = "expected permission to use it. Change its permissions, or name another."
 _HANDLES = "expected fewer open files. Close some, or raise the limit (`ulimit -n`)."
-_DEVICE = "expected a disk and a network that answer. Look at them, then try again."
-_FOLDER = "expected a folder on the way to the file. Name another place."
+_DEVICE = "expected the disk and the network to respond. Check them, then try again."
+_FOLDER = "expected a folder on the path to the file. Name another path."
 _NO_LOCKS = (
     "expected a file system with locks. Set HDF5_USE_FILE_LOCKING=FALSE to read and write caches without them, and "
     "DKVB_SCRATCH to a folder on a disk that has them."
@@ -83,8 +83,8 @@ def describe_lock(error: BaseException) -> str:
     text = str(error)
     if "already open for" in text:  # HDF5's own mark in the file, which outlasts a killed writer
         return (
-            "is open for writing, or was when its writer was killed; expected one that is closed. Wait until the "
-            "writer has finished, or run `h5clear -s` on the file."
+            "is open for writing, or its writer was killed; expected a closed file. Wait until the writer has "
+            "finished, or run `h5clear -s` on the file."
         )
     if "unable to lock file" not in text and not isinstance(error, BlockingIOError):
         return ""

@@ -57,12 +57,12 @@ def read_names(path: str | Path, what: str) -> tuple[str, ...]:
     while names and not names[-1]:
         names.pop()
     if not names:
-        raise ValueError(f"{path} holds no name; expected a {what} on each line. Write them.")
+        raise ValueError(f"{path} contains no name; expected a {what} on each line. Add them.")
     if "" in names:
         raise ValueError(
             f"line {names.index('') + 1} of {path} is empty; expected a {what} on each line. Name it, or remove it."
         )
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
-        raise ValueError(f"{path} holds the {what} {twice!r} twice; expected distinct names. Remove or rename one.")
+        raise ValueError(f"{path} contains the {what} {twice!r} twice; expected distinct names. Remove or rename one.")
     return tuple(names)

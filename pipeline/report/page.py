@@ -109,7 +109,7 @@ def beyond_accuracy(run: RunResult) -> list[tuple[str, str]]:
     lines = [(str(name), written(value)) for name, value in run.guarantees.items()]
     if lost := next((row for row in losses(run) if row["method"] == "dkvb"), None):
         total, real, growth = (written(lost[part], "points") for part in ("total", "real", "growth"))
-        said = f"{real} are forgotten, {growth} come from more classes to choose among."
+        said = f"{real} are real forgetting, {growth} come from having more classes to choose from."
         lines.append(("Points lost since each class was learned", f"{total}, of which {said}"))
     if run.audit:
         shares = fmean(run.audit["used_share"]), run.audit["classes_per_key"][1]

@@ -78,15 +78,15 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line; what follows ``--`` are options of the stage."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.stages",
-        description="Run a stage for every entry of its table that has changed. "
-        "Words may hold {name} and settings of the entry in braces; an option whose setting is empty is left out.",
+        description="Run a stage for every entry of its table that has changed. Options may contain {name} and "
+        "settings of the entry in braces; an option with an empty setting is left out.",
         usage="%(prog)s STAGE --entries FILE --record FILE [--inputs FILE ...] [--always KEY=VALUE] -- OPTIONS",
     )
     parser.add_argument("stage", help="module of pipeline.stages")
-    parser.add_argument("--entries", required=True, help="JSON file to read: the table")
-    parser.add_argument("--record", required=True, help="JSON file to read and write: what entries were made from")
-    parser.add_argument("--inputs", nargs="*", default=[], help="files whose content an entry is made from")
-    parser.add_argument("--always", default="", help="run entries with this setting whatever is recorded")
+    parser.add_argument("--entries", required=True, help="JSON file to read: the table of entries")
+    parser.add_argument("--record", required=True, help="JSON file to read and write: what each entry was made from")
+    parser.add_argument("--inputs", nargs="*", default=[], help="input files of an entry")
+    parser.add_argument("--always", default="", help="always run entries with this setting")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Measure other methods on the same stream.",
         {
             "--cache": "cache to read",
-            "--key-cache": "cache to read the rows for the scale of features from; may be the same",
+            "--key-cache": "cache to read rows from that give the scale of features; may be the same",
             "--output": "JSON file to write: all tables",
             "--timings": "JSON file to write: seconds",
         },

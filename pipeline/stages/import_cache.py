@@ -21,10 +21,10 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     return console.stage_parser(
         "import_cache",
-        "Take in a cache made elsewhere.",
+        "Copy a cache that was imported or made elsewhere.",
         {
             "--output": "cache to write (.h5)",
-            "--card": "JSON file to write: where the cache comes from, and its sha256",
+            "--card": "JSON file to write: the origin of the cache, and its sha256",
         },
         table="imports",
     )

@@ -38,23 +38,23 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     parser = console.stage_parser(
         "run",
-        "Measure one run, keep its model.",
+        "Measure one run and save its model.",
         {
             "--cache": "the run's own cache to read",
             "--key-cache": "cache to read the rows for keys from; may be the same",
             "--model": "model file to write (.npz)",
-            "--training": "JSON file to write: what became of the model and its keys",
+            "--training": "JSON file to write: facts about the model and its keys",
             "--metrics": "JSON file to write: metrics by method",
             "--curves": "CSV file to write: accuracy after every task",
-            "--prequential": "CSV file to write: share predicted right before it was learned, after every batch",
+            "--prequential": "CSV file to write: prequential accuracy after every batch",
             "--matrices": "JSON file to write: accuracy and confusion matrices",
-            "--confidence": "JSON file to write: how sure methods are, what they notice",
-            "--audit": "JSON file to write: what keys are used for",
+            "--confidence": "JSON file to write: calibration, and detection of unseen classes",
+            "--audit": "JSON file to write: key usage",
             "--timings": "JSON file to write: seconds",
         },
         table="runs",
     )
-    parser.add_argument("--baselines", help="tables to read, where the run names baselines (JSON)")
+    parser.add_argument("--baselines", help="tables to read, if the run names baselines (JSON)")
     return parser
 
 

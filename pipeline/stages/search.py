@@ -32,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     return console.stage_parser(
         "search_settings",
-        "Compare settings by cross-validation. DKVB_WORKERS says how many processes work on it, DKVB_DASK "
-        "the address of a dask cluster instead.",
+        "Compare settings by cross-validation. DKVB_WORKERS is the number of processes, or DKVB_DASK the address "
+        "of a dask cluster.",
         {
             "--cache": "the cache to learn from",
             "--key-cache": "cache to read the rows for keys from; may be the same",

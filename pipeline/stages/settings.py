@@ -26,7 +26,7 @@ TABLES = ("datasets", "embeddings", "imports", "baselines", "runs", "searches")
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    return cli.stage_parser("settings", "Check the settings file.", {"--output": "folder to write: a file per table"})
+    return cli.stage_parser("settings", "Check the settings file.", {"--output": "folder to write, one file per table"})
 
 
 def main(args: argparse.Namespace) -> None:
@@ -66,8 +66,8 @@ class _Digests:
             stat = file.stat()
         except OSError as error:
             raise FileNotFoundError(
-                f"imports.{name}.cache names {file}, which cannot be read ({error.strerror}); a cache that `python -m "
-                f"pipeline import` made is expected: make it, or correct the path"
+                f"imports.{name}.cache names {file}, which cannot be read ({error.strerror}); expected a cache "
+                "that `python -m pipeline import` made. Make it, or correct the path."
             ) from error
         state = [str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         known = self.before.get(name, [None])

@@ -143,7 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this task."""
     return console.stage_parser(
         "toy",
-        "Show the idea in the plane.",
+        "Draw the example in the plane.",
         {
             "--metrics": "JSON file to write: accuracy after every task",
             "--figure": "PNG file to write: decision regions",
@@ -229,13 +229,13 @@ def _draw_panel(panel: Any, rows: tuple[np.ndarray, np.ndarray], course: Course,
     X, y = rows
     shown = {"cmap": ListedColormap(colours), "vmin": -0.5, "vmax": N_CLASSES - 0.5}
     panel.imshow(course.regions[task], origin="lower", extent=(0, 1, 0, 1), alpha=0.55, **shown)
-    panel.scatter(*X.T, c=y, s=14, edgecolors="black", linewidths=0.5, label="this task's samples", **shown, zorder=3)
+    panel.scatter(*X.T, c=y, s=14, edgecolors="black", linewidths=0.5, label="samples of this task", **shown, zorder=3)
     for label, centre in enumerate(CENTRES):
         panel.annotate(str(label), (centre[0], centre[1] + 0.115), ha="center", va="center", fontsize=9)
     if course.keys is not None:
         last = task == len(TASKS) - 1
         used = course.used[task]
-        free = ("#b00020", 3.2, "keys never used, pruned at the end") if last else ("#777777", 1.4, "")
+        free = ("#b00020", 3.2, "unused keys, pruned at the end") if last else ("#777777", 1.4, "")
         for chosen, (shade, width, name) in ((used, ("#111111", 3.6, "keys in use")), (~used, free)):
             panel.plot(*course.keys[chosen].T, ".", color=shade, markersize=width, label=name, zorder=2)
     share = f"{100 * course.accuracy[task]:.0f}% of all eight"

@@ -111,7 +111,7 @@ def read_head(path: Path) -> Head:
         size = os.fstat(file.fileno()).st_size
         beginning = file.read(_BEGINNING.size)
         if len(beginning) < _BEGINNING.size or not beginning.startswith(MAGIC):
-            raise DamagedBlockError(f"block {path.name} does not begin as a block does")
+            raise DamagedBlockError(f"block {path.name} does not begin like a block")
         _, version, length = _BEGINNING.unpack(beginning)
         if version != VERSION:
             raise OtherFormatError(f"block {path.name} has format version {version}; this release reads {VERSION}")
@@ -128,7 +128,7 @@ def read_head(path: Path) -> Head:
         raise DamagedBlockError(f"the head of block {path.name} differs from its checksum")
     head = Head(about["network"], dtype, n_features, records, _BEGINNING.size + len(text) + len(kept) + _CHECK.size)
     if size != head.offset + n_rows * head.row_bytes:
-        raise DamagedBlockError(f"block {path.name} has {size} bytes, which is not what its head says")
+        raise DamagedBlockError(f"block {path.name} has {size} bytes, but its head says otherwise")
     return head
 
 

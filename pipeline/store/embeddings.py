@@ -205,16 +205,16 @@ class EmbeddingStore:
             except FileNotFoundError:
                 continue
             except OtherFormatError as error:
-                self.remarks.append(f"{error}: left alone, and its rows are computed again.")
+                self.remarks.append(f"{error}: left as it is; its rows are computed again.")
                 continue
             except DamagedBlockError as error:
-                self.remarks.append(f"{error}: deleted, and its rows are computed again.")
+                self.remarks.append(f"{error}: deleted; its rows are computed again.")
                 path.unlink(missing_ok=True)
                 continue
             if head.network == self.network:
                 self._heads[path] = head
             else:
-                self.remarks.append(f"block {path.name} is of another network: left alone, and none of its rows used.")
+                self.remarks.append(f"block {path.name} is of another network: left as it is, and not used.")
 
 
 def network_name(network: Mapping[str, Any]) -> str:
