@@ -38,8 +38,8 @@ __all__ = [
 _ELSEWHERE = {
     "device": "the environment variable DKVB_DEVICE",
     "feature_blocks": "the cache, whose layers are the blocks",
-    "memory": "nowhere, since stages keep codes themselves",
-    "verbose": "nowhere, since stages report one line each",
+    "memory": "the stage, which keeps codes itself",
+    "verbose": "the stage, which reports one line each",
 }
 """Settings that the pipeline sets itself, and the place where a user says them."""
 N_BUSIEST = 8

@@ -85,7 +85,7 @@ def test_skipped_and_shared_images_are_lines_of_their_own(project, capsys):
     write_settings(project, {"pets": {"root": str(project / "both"), "skip_corrupt": True}})
     assert run(project) == 0
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "[manifest pets] warning: 1 images stand in two splits: train/ant/0.png = test/ant/0.png. "
+        "[manifest pets] warning: 1 images are in two splits: train/ant/0.png = test/ant/0.png. "
         "Remove one of each pair.",
         "[manifest pets] warning: 1 images cannot be decoded and were skipped: train/ant/4.png.",
     ]
@@ -172,7 +172,7 @@ def test_a_disk_that_fails_is_one_sentence_and_leaves_the_old_manifest(project, 
     assert (project / "out/m.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize(("name", "text"), [("pet", "did you mean 'pets'"), ("gone", "which is no folder")])
+@pytest.mark.parametrize(("name", "text"), [("pet", "did you mean 'pets'"), ("gone", "which is not a folder")])
 def test_a_mistake_is_one_sentence_and_leaves_no_file(project, capsys, name, text):
     assert run(project, name) == 1
     printed = capsys.readouterr().err

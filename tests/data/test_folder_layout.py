@@ -80,7 +80,7 @@ def test_validation_images_beside_train_and_test_are_left_out_and_told(put, val)
 def test_validation_images_serve_as_test_where_there_are_no_others(put, train, val):
     listing = list_images("pets", put(*layout(train, val)))
     assert counts(listing) == {(train, "train"): 4, (val, "test"): 4}
-    assert listing.notes == (f"{val} is used as the test split, since there is no folder test.",)
+    assert listing.notes == (f"{val} is used as the test split, because there is no folder test.",)
 
 
 @pytest.mark.parametrize("train", ["train", "Train", "training_set"])
@@ -88,14 +88,14 @@ def test_of_train_alone_a_share_is_to_be_drawn(put, train):
     listing = list_images("pets", put(*layout(train)))
     assert counts(listing) == {(train, None): 4}
     assert listing.class_names == ("ant", "bee")
-    assert listing.notes == (f"the test split is drawn from {train}, since there is no folder test.",)
+    assert listing.notes == (f"the test split is drawn from {train}, because there is no folder test.",)
 
 
 @pytest.mark.parametrize(
     ("splits", "text"),
     [
-        (("test",), "none to train on"),
-        (("val", "test"), "none to train on"),
+        (("test",), "but none for training"),
+        (("val", "test"), "but none for training"),
         (("train", "Train", "test"), "2 folders for the split train (Train, train)"),
         (("train", "test", "testing"), "2 folders for the split test (test, testing)"),
         (("train", "val", "dev"), "2 folders for the split test (dev, val)"),

@@ -335,7 +335,7 @@ def test_a_damaged_row_is_computed_again_with_a_line_that_says_so(job, tmp_path,
     flip(path, -20)
     assert extract(job, tmp_path, "a") == (1, expected)
     said = capsys.readouterr().err
-    assert f"1 rows of block {path.name} in the store are damaged: computed again." in said
+    assert f"1 rows of block {path.name} in the store are damaged; computing them again." in said
     assert extract(job, tmp_path, "a") == (0, expected)
 
 
@@ -344,7 +344,7 @@ def test_a_block_with_a_damaged_head_is_computed_again_with_a_line_that_says_so(
     path = blocks(scratch(tmp_path, "a"))[0]
     flip(path, 100)
     assert extract(job, tmp_path, "a")[1] == expected
-    assert re.search(rf"block {path.name}.*: deleted, and its rows are computed again\.", capsys.readouterr().err)
+    assert re.search(rf"block {path.name}.*: deleted; its rows are computed again\.", capsys.readouterr().err)
     assert extract(job, tmp_path, "a") == (0, expected)
 
 
@@ -357,7 +357,7 @@ def test_a_block_of_another_format_is_left_alone_and_said(job, tmp_path, capsys)
     later.write_bytes(content)
     path.unlink()
     assert extract(job, tmp_path, "a")[1] == expected
-    assert "block later.rows has format version 2; this release reads 1: left alone" in capsys.readouterr().err
+    assert "block later.rows has format version 2; this release reads 1: left as it is" in capsys.readouterr().err
     assert later.read_bytes() == content
 
 
@@ -371,7 +371,7 @@ def test_a_block_in_the_folder_of_another_network_is_not_believed(job, tmp_path,
     for path in blocks(scratch(tmp_path, "a")):
         (folder / path.name).write_bytes(path.read_bytes())
     assert extract(job, tmp_path, "b") == (N, other)
-    assert "is of another network: left alone, and none of its rows used" in capsys.readouterr().err
+    assert "is of another network: left as it is, and not used" in capsys.readouterr().err
     assert other != expected
 
 
@@ -391,7 +391,7 @@ def test_a_store_that_is_deleted_while_it_is_used_is_filled_again_or_the_disk_is
     monkeypatch.setattr(extraction, "write_cache", deleting)
     if n_times == 1:
         assert extract(job, tmp_path, "a") == (2 * N, expected)
-        assert "of the store is gone: computed again." in capsys.readouterr().err
+        assert "of the store is gone; computing them again." in capsys.readouterr().err
     else:
         with pytest.raises(OSError, match=r"were lost 3 times.*; expected them to stay as written\. Check the disk"):
             extract(job, tmp_path, "a")

@@ -163,7 +163,7 @@ def test_a_damaged_row_of_one_layer_is_computed_again(job, tmp_path, capsys):
     again, n = extract(job(["layer3", "avgpool"]), tmp_path, "a", "shared")
     assert sha256(again) == digest
     assert 0 < n < N
-    assert "are damaged: computed again." in capsys.readouterr().err
+    assert "are damaged; computing them again." in capsys.readouterr().err
 
 
 def test_the_fingerprint_follows_layers_and_their_order(job):

@@ -231,7 +231,7 @@ def test_the_receipt_names_every_result_that_was_measured_with_the_samples(proje
             if not (project / path).exists() and "gone" not in path:
                 console.write_json(project / path, {})
     told = json.loads(forget(project, project / ".scratch", ids=train_ids(project), reason="asked").read_text())
-    assert told["what_saw_them"][0].endswith("anew: baselines/r.json, metrics/a.json, searches/s.csv")
+    assert told["what_saw_them"][0].endswith("again: baselines/r.json, metrics/a.json, searches/s.csv")
 
 
 def test_twice_in_a_row_works(project):
