@@ -1,6 +1,6 @@
 """Projects, caches and the store from the command line: ``python -m pipeline VERB``.
 
-Enters: paths. Leaves: text on standard output, a project, a cache, plain files. Must not know: how any of it is made.
+Enters: paths. Leaves: text on standard output, a project, a cache, plain files. Must not know: how they are made.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Do what the verb says."""
+    """Run the given verb."""
     if arguments.verb == "new":
         folder = new_project(arguments)
         print(f"{folder}: params.yaml, dvc.yaml. Next: cd {folder} && dvc repro")
@@ -184,12 +184,12 @@ def _described(stored: Stored) -> str:
 
 
 def _named_by_manifests(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what tells which images a manifest names.
+    """Return a function that says which images the manifests name.
 
     Raises
     ------
     FileNotFoundError
-        If there is no manifest: everything would be freed.
+        If there is no manifest: all rows would be deleted.
     """
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:

@@ -1,7 +1,7 @@
-"""Read one array from a file of NumPy, torch or Parquet, without running what the file holds.
+"""Read one array from a NumPy, torch or Parquet file, without running code from the file.
 
 Enters: ``FILE``, or ``FILE:NAME`` where it holds several arrays, as in ``data.npz:train_embeddings``. Leaves: an array.
-Must not know: what the array is for, but for the names that such arrays usually have.
+Must not know: what the array is for, except the usual names of such arrays.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ READABLE = (".npy", ".npz", ".pt", ".pth", ".ckpt", ".parquet")
 
 
 def read_array(value: str, role: str) -> np.ndarray:
-    """Return the array that ``FILE`` or ``FILE:NAME`` means; ``.npy`` stays on the disk until rows are asked for.
+    """Return the array at ``FILE`` or ``FILE:NAME``; ``.npy`` is memory-mapped.
 
     Raises
     ------
     ValueError
-        If the suffix is unknown, the file would run code or is damaged, or it is not clear which array is meant.
+        If the suffix is unknown, the file would run code or is damaged, or the choice of array is ambiguous.
     OSError
         If there is no such file.
     ImportError
@@ -51,7 +51,7 @@ def read_array(value: str, role: str) -> np.ndarray:
         return _of_checkpoint(path, name, role)
     except (_ChoiceError, MemoryError):
         raise
-    except Exception as error:  # a damaged file makes NumPy, and what it unpacks with, raise nearly anything
+    except Exception as error:  # NumPy and its decompressors raise almost any error on a damaged file
         if system_error(error) is not None:
             raise
         raise ValueError(
@@ -61,7 +61,7 @@ def read_array(value: str, role: str) -> np.ndarray:
 
 
 def _npz_array(path: Path, name: str | None, role: str) -> np.ndarray:
-    """Read an array of an archive that claims as many bytes as are there for it."""
+    """Read an array of an archive, after checking that its claimed size matches its bytes."""
     with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as found:
         chosen = _choose(path, list(found), name, role)
         if f"{chosen}.npy" in archive.namelist():
@@ -76,11 +76,11 @@ def _npz_array(path: Path, name: str | None, role: str) -> np.ndarray:
 
 
 class _ChoiceError(ValueError):
-    """It is not clear which array of a file is meant."""
+    """The choice of an array in a file is ambiguous."""
 
 
 def path_and_name(value: str) -> tuple[Path, str | None]:
-    """Divide ``FILE:NAME`` at the first colon that follows a file; one elsewhere belongs to the file's name.
+    """Split ``FILE:NAME`` at the first colon that follows an existing file; other colons belong to the file name.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def _refuse_name(path: Path, name: str | None) -> None:
 
 
 def _choose(path: Path, names: Sequence[str], name: str | None, role: str) -> str:
-    """Return the name that was said, or the only one, or the one that is called like its part."""
+    """Return the given name, or the only one, or the one that matches the role."""
     if name is None:
         called = [known for known in _CALLED[role] if known in names]
         name = names[0] if len(names) == 1 else called[0] if called else None
@@ -121,7 +121,7 @@ _CALLED = {
 
 
 def _of_checkpoint(path: Path, name: str | None, role: str) -> np.ndarray:
-    """Return a tensor of torch, or a list of whole numbers or of text beside it."""
+    """Return a torch tensor, or a list of integers or text stored with it."""
     import torch
 
     content = torch.load(path, map_location="cpu", weights_only=True)
@@ -140,7 +140,7 @@ def _of_checkpoint(path: Path, name: str | None, role: str) -> np.ndarray:
 
 
 def _numpy(value: Any) -> Any:
-    """Return a tensor, or a list of whole numbers or of text, as an array; None for anything else."""
+    """Return a tensor, or a list of integers or text, as an array; None for anything else."""
     import torch
 
     if isinstance(value, torch.Tensor):

@@ -1,6 +1,6 @@
-"""Embeddings that a user has already become a cache, and a cache becomes plain files again.
+"""Turn existing embeddings into a cache, and a cache into plain files.
 
-Enters: arrays in ``.npy``, ``.npz``, ``.pt`` or Parquet files. Leaves: a cache that says which files it was made of; or
+Enters: arrays in ``.npy``, ``.npz``, ``.pt`` or Parquet files. Leaves: a cache that records its source files; or
 such files. Must not know: images, networks, settings files, HDF5.
 """
 
@@ -40,7 +40,7 @@ _OPTIONS = {
 
 
 def add_import_options(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`import_arrays` is told on the command line."""
+    """Add the command-line options of :func:`import_arrays`."""
     for option, text in _OPTIONS.items():
         parser.add_argument(option, metavar="FILE[:NAME]", required=option == "--embeddings", help=text)
     parser.add_argument("--output", required=True, help="cache to write, such as imported/mine.h5")
@@ -73,8 +73,8 @@ def import_arrays(args: argparse.Namespace) -> Path:
     Raises
     ------
     ValueError
-        If an array has another shape or type than its part needs, lengths differ, a label is out of range, ids repeat,
-        a value is not finite, the split is said in two ways, or layers do not add up to the features.
+        If an array has a wrong shape or type, lengths differ, a label is out of range, ids repeat, a value is not
+        finite, the split is given in two ways, or layers do not add up to the features.
     OSError
         If a file is missing or damaged.
     ImportError
@@ -109,7 +109,7 @@ def import_arrays(args: argparse.Namespace) -> Path:
 
 
 def export_cache(path: str | Path, output: str | Path, split: str | None = None) -> list[Path]:
-    """Write a cache's embeddings, labels and ids as plain files, each whole or not at all; return their paths.
+    """Write a cache's embeddings, labels and ids as plain files, each completely or not at all; return their paths.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def export_cache(path: str | Path, output: str | Path, split: str | None = None)
     with open_cache(path) as reader:
         names = reader.split_names if split is None else (split,)
         for name in names:
-            reader.n_rows(name)  # an unknown split is named before anything is written
+            reader.n_rows(name)  # an unknown split is an error before anything is written
         return _WRITERS[output.suffix](reader, names, output)
 
 
@@ -167,7 +167,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _layers(given: Sequence[str], n_features: int) -> tuple[LayerColumns, ...]:
-    """Return the columns of two or more layers, each given as its name and its number of columns."""
+    """Return the columns of two or more layers, each given by name and number of columns."""
     pairs = [text.rpartition(":")[::2] for text in given]
     whole = all(name and width.isdecimal() and int(width) for name, width in pairs)
     widths = {name: int(width) for name, width in pairs} if whole else {}
@@ -181,7 +181,7 @@ def _layers(given: Sequence[str], n_features: int) -> tuple[LayerColumns, ...]:
 
 
 def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
-    """Read embeddings, labels and ids of the given, or of the test samples, all of one length."""
+    """Read embeddings, labels and ids of the main or of the test samples, all of the same length."""
     named = {field: vars(args)[prefix + field] for field in ("embeddings", "labels", "ids")}
     X = read_array(named["embeddings"], "embeddings")
     if X.ndim != 2 or X.dtype.kind not in "fiu" or 0 in X.shape:
@@ -191,7 +191,7 @@ def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
         )
     given = [path_and_name(value)[0].stem for value in (args.embeddings, args.test_embeddings) if value]
     stem = path_and_name(named["embeddings"])[0].stem
-    if len(set(given)) < len(given):  # files of one name, as train/X.npy and test/X.npy
+    if len(set(given)) < len(given):  # files with the same name, as train/X.npy and test/X.npy
         stem = f"{'test' if prefix else 'train'}/{stem}"
     part = {
         "file": named["embeddings"],
@@ -206,7 +206,7 @@ def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
 
 
 def _column(value: str, field: str, n: int) -> np.ndarray:
-    """Return one value for each of n samples, whole numbers or text."""
+    """Return one value, an integer or text, for each of n samples."""
     found = read_array(value, field)
     if found.shape != (n,) or found.dtype.kind not in "iuUSO" or (field != "labels" and found.dtype.kind in "iu"):
         kinds = "integers from 0 (−1: unlabelled), or text" if field == "labels" else "text"
@@ -218,7 +218,7 @@ def _column(value: str, field: str, n: int) -> np.ndarray:
 
 
 def _number(class_names: str | None, given: Sequence[np.ndarray]) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    """Return class names, and labels (n,), int64, of each part: text is numbered in sorted order."""
+    """Return class names, and labels (n,), int64, of each part; text labels are numbered in sorted order."""
     named = read_names(class_names, "class name") if class_names else ()
     texts = [labels for labels in given if labels.dtype.kind == "U"]
     if texts:
@@ -284,7 +284,7 @@ def _rows_of(
 
 
 def _check_values(block: np.ndarray, rows: np.ndarray, file: str, dtype: str) -> None:
-    """Refuse what the cache cannot hold, by its row in the file that it was read from."""
+    """Refuse values that the cache cannot store, naming their row in the source file."""
     with np.errstate(over="ignore"):
         for values, what in ((block, "NaN or infinity"), (block.astype(dtype), f"a number too large for {dtype}")):
             bad = ~np.isfinite(values).all(axis=1)
@@ -296,7 +296,7 @@ def _check_values(block: np.ndarray, rows: np.ndarray, file: str, dtype: str) ->
 
 
 def _check_ids(rows: Mapping[str, SplitRows]) -> None:
-    """Refuse one id in two splits: one of the two is taken for the other, in the test of what learned it."""
+    """Refuse an id in two splits: a learned sample could be used for testing."""
     home: dict[str, str] = {}
     for split, part in rows.items():
         for sample_id in part.sample_ids:
@@ -308,7 +308,7 @@ def _check_ids(rows: Mapping[str, SplitRows]) -> None:
 
 
 def listing_sha256(class_names: Sequence[str], rows: Mapping[str, SplitRows]) -> str:
-    """Return the sha256 of what a manifest would say: the samples, their splits and labels, in order."""
+    """Return the sha256 of a manifest's content: the samples, their splits and labels, in order."""
     listed = {split: [list(part.sample_ids), part.labels.tolist()] for split, part in rows.items()}
     return hashlib.sha256(json.dumps([list(class_names), listed], sort_keys=True).encode()).hexdigest()
 
@@ -334,7 +334,7 @@ def _export_npy(reader: CacheReader, names: Sequence[str], output: Path) -> list
     name, n = names[0], reader.n_rows(names[0])
     beside = dict(zip(_BESIDE_NPY, (reader.labels(name), np.array(reader.sample_ids(name), dtype=str))))
     with replaced(output) as neighbour, neighbour.open("wb") as file:
-        # not a memory map, whose process a full disk ends without a word
+        # not a memory map: a full disk would kill the process without a message
         header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": (n, reader.n_features)}
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, n, _BLOCK_ROWS):
@@ -347,7 +347,7 @@ def _export_npy(reader: CacheReader, names: Sequence[str], output: Path) -> list
 
 def _export_parquet(reader: CacheReader, names: Sequence[str], output: Path) -> list[Path]:
     pa, pq = import_pyarrow()
-    classes = [*reader.header.class_names, None]  # the last one, at −1, is that of unlabelled samples
+    classes = [*reader.header.class_names, None]  # the last one, at index −1, is that of unlabelled samples
     kinds = {"id": pa.string(), "split": pa.string(), "label": pa.int64(), "class_name": pa.string()}
     schema = pa.schema(kinds | {"embeddings": pa.list_(pa.float32(), reader.n_features)})
     with replaced(output) as neighbour, pq.ParquetWriter(neighbour, schema) as writer:

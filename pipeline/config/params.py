@@ -1,6 +1,5 @@
 """The settings of a pipeline, read once and checked as a whole.
 
-Room: a leaf, and the only reader of ``params.yaml``.
 Enters: the path of a settings file with the tables ``datasets``, ``embeddings``, ``imports``, ``streams``,
 ``baselines``, ``runs``, ``searches`` and ``toy``, and ``defaults`` of their entries.
 Leaves: a frozen `Params` whose every name and number has been checked.

@@ -1,6 +1,5 @@
 """YAML that two readers understand alike: PyYAML, which the pipeline uses, and the reader of DVC.
 
-Room: a leaf, below `params`.
 Enters: a file. Leaves: mappings, lists and plain values. Must not know: what the settings mean.
 
 PyYAML reads YAML 1.1, where ``no`` is false; DVC reads YAML 1.2, where ``1e3`` is a number. DVC passes over an entry

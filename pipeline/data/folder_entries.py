@@ -1,6 +1,5 @@
 """What lies below a folder of images: files, folders, links, and what is not the user's own.
 
-Room: above `image_files`, which decodes what is found here.
 Enters: a root. Leaves: the path of every entry, in one of five lists; an error where one cannot be read.
 Must not know: classes, splits, data sets.
 """

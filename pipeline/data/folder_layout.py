@@ -1,6 +1,5 @@
 """Which images of a folder are of which class and split, and a sentence on everything that is left out.
 
-Room: above `folder_entries`, which looks at the disk; nothing here does but for the root.
 Enters: a root with one folder per class, or with splits that hold one folder per class each.
 Leaves: class names, each image's path with its label and split.
 Must not know: recipes, manifests, networks.

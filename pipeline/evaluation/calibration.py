@@ -1,6 +1,5 @@
 """How far probabilities can be trusted, and whether a method notices what it has never learned.
 
-Room: between the leaves and the stages.
 Enters: probabilities (n,k) or scores (n,) with labels.
 Leaves: plain numbers and lists, rounded to six digits.
 Must not know: methods, streams, files.

@@ -1,6 +1,5 @@
 """From outcomes to tables: what baselines and runs write down in the same form, and how the two are put together.
 
-Room: between the leaves and the tasks.
 Enters: a bench and what each method achieved on it.
 Leaves: one `Tables` of plain numbers and lists; the same read back from JSON; files.
 Must not know: methods, caches, settings.

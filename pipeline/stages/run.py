@@ -1,6 +1,5 @@
 """The stage that measures one run, keeps its model, and puts it beside its baselines.
 
-Room: a stage.
 Enters: the settings of a run, its cache, the cache that its keys come from, and the tables of its baselines.
 Leaves: the model of the first order; metrics by method (JSON), curves by method, order and task, and by method and
 batch (CSV), accuracy and confusion matrices of the first order, confidence, what keys serve (JSON), seconds (JSON).

@@ -1,6 +1,5 @@
 """The stage that compares settings of a method by cross-validation.
 
-Room: a stage.
 Enters: an entry of ``searches``, the cache that it learns from, and the cache that its keys come from.
 Leaves: a table of candidates as CSV, the best as JSON, seconds as JSON.
 Must not know: how a method or a cache works inside; where files lie, beyond its arguments.
