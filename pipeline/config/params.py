@@ -3,7 +3,7 @@
 Enters: the path of a settings file with the tables ``datasets``, ``embeddings``, ``imports``, ``streams``,
 ``baselines``, ``runs``, ``searches`` and ``toy``, and ``defaults`` of their entries.
 Leaves: a frozen `Params` whose every name and number has been checked.
-Must not know: where any other file lies, what a backbone or a method is, what a stage does.
+Must not know: paths of other files, what a backbone or a method is, what a stage does.
 """
 
 from collections.abc import Mapping
@@ -34,11 +34,11 @@ class Params(Record):
     Attributes
     ----------
     datasets, embeddings, imports, streams, baselines, runs, searches : dict of str to record
-        The tables by entry name; runs and baselines hold the stream that they name. The accessors `dataset`,
-        `embedding`, `imported`, `baseline`, `run` and `search` look up the same with a message that names the nearest
-        entry. A run learns from one of `embeddings` or `imports`.
+        The tables by entry name; runs and baselines contain the stream that they name. The accessors `dataset`,
+        `embedding`, `imported`, `baseline`, `run` and `search` look up an entry; their error names the nearest one. A
+        run learns from an entry of `embeddings` or `imports`.
     toy : Toy or None
-        Settings of the example in the plane, where it is wanted.
+        Settings of the example in the plane, if any.
     """
 
     datasets: dict[Id, Dataset] = Field(default_factory=dict)
@@ -81,9 +81,9 @@ class Params(Record):
     @model_validator(mode="before")
     @classmethod
     def _defaults_and_streams_are_put_in_place(cls, tree: Any) -> Any:
-        """Give entries what ``defaults`` says of their table, and replace the name of a stream by what it names.
+        """Fill in the ``defaults`` of each table, and replace the name of a stream by the stream.
 
-        A table with nothing after its name is as empty as one that is left out.
+        A table without a value counts as empty, like a missing one.
         """
         tree = with_defaults({table: entries for table, entries in tree.items() if entries is not None})
         refuse_old_names(tree)
@@ -112,11 +112,11 @@ class Params(Record):
         return self
 
     def _check_caches(self, entry: str, reader: Run | Baselines | Search) -> None:
-        """Check that the caches exist that an entry learns from and places keys by, and hold one space."""
+        """Check that the caches for learning and for keys exist and hold the same embedding space."""
         for field in ("embeddings", "keys"):
             table = _either("embeddings", "imports", self.imports)
             _check_reference(self.embeddings | self.imports, table, getattr(reader, field), f"{entry}.{field}")
-        if reader.embeddings in self.embeddings and reader.keys in self.embeddings:  # else the caches are compared
+        if reader.embeddings in self.embeddings and reader.keys in self.embeddings:  # otherwise the caches are compared
             _check_one_space(entry, reader, self.embeddings)
 
 
@@ -175,7 +175,7 @@ def _either(table: str, other: str, entries: Mapping[str, Any]) -> str:
 
 
 def _check_apart(table: str, entries: Mapping[str, Any], other: str, others: Mapping[str, Any]) -> None:
-    # both tables make files of their entries' names
+    # both tables name files after their entries
     if shared := sorted(set(entries) & set(others)):
         raise ValueError(
             f"{shared[0]!r} is an entry of both {table} and {other}; expected different names. Rename one."
@@ -183,7 +183,7 @@ def _check_apart(table: str, entries: Mapping[str, Any], other: str, others: Map
 
 
 def _check_run_id(name: str) -> None:
-    # metrics/<run>.json stands beside metrics/train_<run>.json and metrics/toy.json: no path may mean two.
+    # metrics/<run>.json must not collide with metrics/train_<run>.json or metrics/toy.json
     if name == "toy" or name.startswith("train_"):
         raise ValueError(
             f"runs.{name}: this id would share metrics/{name}.json with another file; expected an id that is not "
@@ -211,7 +211,7 @@ def _with_stream(entry: Any, streams: Any, where: str) -> Any:
 
 
 def _check_same_conditions(name: str, run: Run, baselines: Baselines) -> None:
-    """Numbers may stand side by side only where all methods saw the same."""
+    """Numbers are comparable only if all methods saw the same rows."""
     both = {
         field: (getattr(run, field), getattr(baselines, field))
         for field in ("embeddings", "keys", "key_rows", "stream")

@@ -1,9 +1,9 @@
-"""YAML that two readers understand alike: PyYAML, which the pipeline uses, and the reader of DVC.
+"""YAML that two readers interpret alike: PyYAML, which the pipeline uses, and the reader of DVC.
 
 Enters: a file. Leaves: mappings, lists and plain values. Must not know: what the settings mean.
 
-PyYAML reads YAML 1.1, where ``no`` is false; DVC reads YAML 1.2, where ``1e3`` is a number. DVC passes over an entry
-whose name is no text without a word.
+PyYAML reads YAML 1.1, where ``no`` is false; DVC reads YAML 1.2, where ``1e3`` is a number. DVC silently skips an
+entry whose name is not text.
 """
 
 import re
@@ -18,26 +18,26 @@ from pipeline.io import encoding_of, read_text
 
 __all__ = ["BANNED_KEYS", "load_plain"]
 
-# DVC leaves keys of these names out of the hash by which it finds earlier results: a change goes unnoticed.
+# DVC leaves keys of these names out of the hash by which it finds earlier results: it would miss a change.
 BANNED_KEYS = ("size", "nfiles")
 
 MAX_VALUES = 100_000
-"""Values of a settings file, aliases written out."""
+"""Largest number of values of a settings file, with aliases expanded."""
 
 _NUMBER = re.compile(r"[+-]?(0o[0-7_]+|\d[\d_]*|(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][+-]?\d+)")
-"""What YAML 1.2 takes for a number, though YAML 1.1 need not."""
+"""Numbers of YAML 1.2 that YAML 1.1 may read as text."""
 _TAG = "tag:yaml.org,2002:"
 _READ_AS = {"bool": "true or false", "int": "a number", "float": "a number", "null": "nothing", "timestamp": "a date"}
 
 
 def load_plain(path: str | Path) -> Any:
-    """Read a file whose keys and values mean the same to both readers.
+    """Read a file whose keys and values both readers interpret alike.
 
     Raises
     ------
     ValueError
-        If it is not YAML in UTF-8, a key is given twice, banned or no text, a value is text to one reader and a number
-        to the other, or aliases make it endless.
+        If it is not YAML in UTF-8, a key is given twice, banned or not text, a value is text to one reader and a number
+        to the other, or aliases expand without end.
     OSError
         If the file cannot be read.
     """
@@ -65,9 +65,9 @@ def load_plain(path: str | Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that builds no objects, and whose merge keys mean what they do to DVC.
+    """A loader that builds no objects, and that interprets merge keys as DVC does.
 
-    A mapping's own keys count most, then the first of several that are merged; PyYAML 6.0.4 may take any of these.
+    A mapping's own keys take precedence, then the first of several merged ones; PyYAML 6.0.4 may take any of these.
     """
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
@@ -86,7 +86,7 @@ class _Loader(yaml.SafeLoader):
 def _naming_the_line(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # PyYAML lets through whatever its conversions raise, RecursionError too
+    except Exception as error:  # PyYAML passes on any error of its conversions, including RecursionError
         detail = f"{path} is not valid YAML ({' '.join(str(error).split())})"
         raise ValueError(
             f"{detail}; expected tables of plain values in UTF-8. Correct the line that is named."
@@ -94,7 +94,7 @@ def _naming_the_line(path: str | Path) -> Iterator[None]:
 
 
 def _n_values(node: yaml.Node, known: dict[int, int]) -> int:
-    """Count the values below a node, aliases written out; one that holds itself has more than any limit."""
+    """Count the values below a node, with aliases expanded; a recursive node exceeds any limit."""
     if id(node) not in known:
         known[id(node)] = MAX_VALUES + 1  # until it is counted
         below = _children(node)
@@ -109,7 +109,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _check_tree(root: yaml.Node) -> None:
-    """Raise for what the two readers, or the two halves of a mapping, disagree about."""
+    """Raise for keys and values that the two readers interpret differently, and for duplicate keys."""
     waiting: list[tuple[yaml.Node, tuple[str, ...]]] = [(root, ())]
     seen: set[int] = set()
     while waiting:

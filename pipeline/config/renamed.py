@@ -1,4 +1,4 @@
-"""Names that settings had before: an old file is answered with the new name instead of the nearest one.
+"""Former names of settings: an error for an old file gives the new name instead of the nearest one.
 
 Enters: tables as they were read. Leaves: nothing, or an error. Must not know: records, values.
 """
@@ -28,13 +28,13 @@ ENCODER = (
     "key_init",
     "random_state",
 )
-"""What a method's encoder is told."""
+"""Settings of a method's encoder."""
 STEPS = ("learning_rate", "batch_size", "label_smoothing", "clip_norm", "max_iter")
-"""What gradient steps are told."""
+"""Settings of gradient steps."""
 
 
 def refuse_old_names(tree: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first table or setting that has another name now."""
+    """Raise ValueError for the first table or setting that has been renamed."""
     for old, new in TABLES.items():
         if old in tree:
             raise ValueError(f"{old} is now {new}; expected the new name. Rename the table.")

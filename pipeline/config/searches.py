@@ -13,18 +13,18 @@ __all__ = ["HeatMap", "Search"]
 
 
 class HeatMap(Record):
-    """Which two searched settings the report draws against each other."""
+    """The two searched settings that the report draws against each other."""
 
     x: str
     y: str
 
 
 class Search(Record):
-    """Which settings of the method are compared, on which rows: every combination of the values in `grid`.
+    """A grid search over settings of the method: every combination of the values in `grid`.
 
-    `method` holds what all candidates share. `grid` names its settings, those of the encoder as
-    ``encoder__n_keys``. Accuracy is the mean over `folds` of the training rows, divided by
-    `seed`; test rows are not looked at.
+    `method` contains the settings that all candidates share. `grid` names settings, those of the encoder as
+    ``encoder__n_keys``. Accuracy is the mean over `folds` of the training rows, drawn with `seed`; test rows are not
+    used.
     """
 
     embeddings: Id
@@ -36,7 +36,7 @@ class Search(Record):
     heat_map: HeatMap | None = None
 
     def axes(self) -> dict[str, str] | None:
-        """Return the settings of the heat map by axis; None where none is wanted."""
+        """Return the settings of the heat map by axis; None without a heat map."""
         return None if self.heat_map is None else self.heat_map.model_dump()
 
     @model_validator(mode="after")

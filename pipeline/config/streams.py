@@ -15,9 +15,9 @@ __all__ = ["Stream"]
 class Stream(Record):
     """The order in which training rows arrive.
 
-    ``class_incremental`` and ``blurry`` divide the classes into tasks of `classes_per_task`, in the order
-    that a seed of `order_seeds` gives (0: sorted) or that `class_orders` spells out; ``shuffled`` mixes all
-    classes in `n_tasks` tasks. `blur` is the share of rows that ``blurry`` scatters over all tasks.
+    ``class_incremental`` and ``blurry`` divide the classes into tasks of `classes_per_task`, in the order of each seed
+    in `order_seeds` (0: sorted) or as listed in `class_orders`; ``shuffled`` mixes all classes in `n_tasks` tasks. `blur`
+    is the share of rows that ``blurry`` scatters over all tasks.
     """
 
     kind: Literal["class_incremental", "shuffled", "blurry"]
@@ -41,7 +41,7 @@ class Stream(Record):
         return self
 
     def orders(self) -> list[tuple[int, list[int] | None]]:
-        """Return a seed, and the order of classes where it is spelled out, for each repetition of the run."""
+        """Return a seed, and the listed order of classes if there is one, for each repetition of the run."""
         if self.class_orders is not None:
             return [(position, list(order)) for position, order in enumerate(self.class_orders)]
         return [(seed, None) for seed in self.order_seeds]

@@ -1,7 +1,7 @@
-"""Images by name, in an order and a split that anyone can reproduce.
+"""Images by name, in a reproducible order and split.
 
 Enters: a recipe (the settings of one data set). Leaves: a manifest, which lists every image with the sha256 of its
-content, and the images themselves. Must not know: networks, embeddings, who learns from them.
+content, and the images themselves. Must not know: networks, embeddings, learning.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipeline.suppression import Suppression
 UNLABELLED = -1
 _PHOTOS = ("china.jpg", "flower.jpg")
 _CROP_SHARE = (0.12, 0.75)
-"""Side of a crop as a share of the photograph's shorter side, drawn on a logarithmic scale."""
+"""Side of a crop as a share of the photograph's shorter side; drawn on a logarithmic scale."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Manifest:
     ----------
     dataset : str
     recipe : mapping, JSON-able
-        What the images are made from again.
+        The settings from which the images are made.
     class_names : tuple of str
         Label 0 is the first.
     sample_ids : tuple of n str
@@ -52,10 +52,10 @@ class Manifest:
     digests : tuple of n str
         The sha256 of each file's bytes, or of an array's pixels.
     skipped : tuple of str
-        Files that cannot be decoded and were left out, since the recipe says so.
+        Files that cannot be decoded and were skipped, as the recipe allows.
     notes : tuple of str
-        What else was left out of the folder, a sentence each. It is told, not written: embeddings do not change with
-        a file beside the images.
+        What else was left out of the folder, one sentence each. They are printed, not written: embeddings do not depend
+        on other files beside the images.
     """
 
     dataset: str
@@ -95,11 +95,11 @@ def build_manifest(
         ``folder`` (``root``, ``test_fraction``, ``seed``, ``skip_corrupt``, ``follow_links``), ``cifar10`` or
         ``cifar100`` (``root``).
     index : str or Path or None
-        A scratch file: of a folder seen before, only what changed since is read again.
+        A scratch file: only changed files of a known folder are read again.
     rehash : bool, default=False
-        Whether all of it is read again.
+        Whether to read all files again.
     suppression : Suppression or None
-        Images that were forgotten, and are left out; the others keep their splits.
+        Forgotten images, which are left out; the others keep their splits.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def _without_forgotten(manifest: Manifest, suppression: Suppression) -> Manifest
 
 
 def without_rows(manifest: Manifest, rows: Sequence[int]) -> Manifest:
-    """Return a manifest without some of its rows; the others keep their splits, and all classes their names."""
+    """Return a manifest without some of its rows; the others keep their splits, and all class names stay."""
     kept = np.setdiff1d(np.arange(len(manifest.sample_ids)), rows)
     ids, splits, digests = (
         tuple(values[row] for row in kept) for values in (manifest.sample_ids, manifest.splits, manifest.digests)
@@ -154,7 +154,7 @@ def without_rows(manifest: Manifest, rows: Sequence[int]) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
-    """Write a manifest as JSON lines, whole or not at all: a header, then one line an image."""
+    """Write a manifest as JSON lines, completely or not at all: a header, then one line per image."""
     with replaced(path) as neighbour, neighbour.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(_lines(manifest))
 
@@ -173,7 +173,7 @@ def read_manifest(path: str | Path) -> Manifest:
     if not path.is_file():
         raise FileNotFoundError(f"there is no manifest {path}; expected one. Run `dvc repro`.")
     try:
-        # not splitlines(), which also splits at signs that JSON leaves in file names
+        # not splitlines(), which also splits at characters that may occur in file names
         with path.open(encoding="utf-8", newline="\n") as file:
             header = json.loads(file.readline())
             ids, labels, splits, digests = _rows(map(json.loads, file))
@@ -201,7 +201,7 @@ Value = TypeVar("Value", int, str, dict, list)
 
 
 def _of(kind: type[Value], value: Any) -> Value:
-    """Return a value that is of a type already: nothing is rounded, or spelled out, to fit."""
+    """Return a value if it has the given type; nothing is converted."""
     if type(value) is not kind:
         raise ValueError(f"{value!r:.80} is not a {kind.__name__}")
     return value
@@ -219,7 +219,7 @@ def _rows(lines: Iterable[Any]) -> tuple[list[str], list[int], list[str], list[s
 
 
 def _check_rows(manifest: Manifest) -> None:
-    """Refuse, before hours of extraction, what the cache would refuse after them."""
+    """Refuse rows before hours of extraction that the cache would refuse afterwards."""
     labels, n_classes = manifest.labels, len(manifest.class_names)
     wrong = labels[(labels < UNLABELLED) | (labels >= n_classes)]
     if len(wrong):
@@ -230,14 +230,14 @@ def _check_rows(manifest: Manifest) -> None:
     if foreign := set(manifest.splits) - {"train", "test"}:
         raise ValueError(f"split {min(foreign)!r:.80}, which is neither train nor test")
     for text in (*manifest.sample_ids, *manifest.class_names):
-        if b"\0" in text.encode():  # an error of its own where UTF-8 cannot encode it
+        if b"\0" in text.encode():  # raises if UTF-8 cannot encode it
             raise ValueError(f"{text!r:.80} contains the character NUL")
 
 
 def remarks(manifest: Manifest) -> list[str]:
-    """Return what a user should know of a manifest, a sentence each; the first one counts its images.
+    """Return remarks on a manifest for the user, one sentence each; the first gives the number of images.
 
-    One image in two splits makes a test easier than it should be: equal bytes (of arrays: equal pixels) are named.
+    An image in two splits makes the test too easy: images with equal bytes (of arrays: equal pixels) are named.
 
     Examples
     --------
@@ -262,7 +262,7 @@ def remarks(manifest: Manifest) -> list[str]:
 
 
 def shared_images(manifest: Manifest) -> list[tuple[str, str]]:
-    """Return pairs of ids whose content is the same, although they stand in different splits."""
+    """Return pairs of ids with the same content in different splits."""
     return [
         (manifest.sample_ids[other], manifest.sample_ids[row])
         for row, other in _copies(manifest.digests)
@@ -271,13 +271,13 @@ def shared_images(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def repeated_images(manifest: Manifest) -> list[tuple[str, str]]:
-    """Return each id whose content stands in the same split already, after the id that it repeats."""
+    """Return each id that repeats the content of an earlier one in its split, after that earlier id."""
     named = [f"{split} {digest}" for split, digest in zip(manifest.splits, manifest.digests, strict=True)]
     return [(manifest.sample_ids[other], manifest.sample_ids[row]) for row, other in _copies(named)]
 
 
 def _copies(names: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield the position of each name that stood there before, and where it stood first."""
+    """Yield the position of each repeated name, and its first position."""
     first: dict[str, int] = {}
     for row, name in enumerate(names):
         if (other := first.setdefault(name, row)) != row:
@@ -289,7 +289,9 @@ def _lines(manifest: Manifest) -> Iterable[str]:
         "dataset": manifest.dataset,
         "recipe": dict(manifest.recipe),
         "class_names": list(manifest.class_names),
-        "n_samples": len(manifest.sample_ids),  # a file that was cut between two lines must not pass for a smaller one
+        "n_samples": len(
+            manifest.sample_ids
+        ),  # a file that was truncated between two lines must not pass for a smaller one
     }
     if manifest.skipped:
         header["skipped"] = list(manifest.skipped)
@@ -320,7 +322,7 @@ class Images(Sequence[Image.Image]):
         Raises
         ------
         OSError
-            If it is missing, cannot be decoded, or differs from what the manifest lists.
+            If it is missing, cannot be decoded, or differs from the manifest.
         """
         sample_id, recipe = self.manifest.sample_ids[row], self.manifest.recipe
         if recipe["kind"] == "folder":
@@ -338,7 +340,7 @@ class Images(Sequence[Image.Image]):
 
 
 def open_images(manifest: Manifest) -> Images:
-    """Return the images of a manifest: lazy, and able to travel to worker processes."""
+    """Return the images of a manifest: lazy, and picklable for worker processes."""
     return Images(manifest)
 
 
@@ -385,7 +387,7 @@ def _digests(
                 skipped.append(sample_id)
     except OSError:
         with suppress(OSError):
-            index.save(forget=False)  # what was read before the error is not read again
+            index.save(forget=False)  # files that were read before the error are not read again
         raise
     index.save()
     return digests, tuple(skipped)
@@ -424,7 +426,7 @@ def _cifar_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
 
 
 def stratified_splits(name: str, labels: np.ndarray, test_fraction: float, seed: int) -> tuple[str, ...]:
-    """Give each class its share of test samples, drawn by a seed: ``train`` or ``test`` for each of n samples.
+    """Draw a share of test samples from each class by a seed: ``train`` or ``test`` for each of n samples.
 
     Raises
     ------
@@ -471,7 +473,7 @@ def _photo(name: str) -> np.ndarray:
 
 
 def _photo_crop(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
-    """Cut the crop that an id stands for: place and scale follow from the seed and the id's number alone."""
+    """Cut the crop of an id: its place and scale follow from the seed and the id's number alone."""
     row = int(sample_id.rsplit("/", 1)[1])
     rng = np.random.default_rng([recipe["seed"], row])
     photo = _photo(_PHOTOS[row % len(_PHOTOS)])
@@ -490,7 +492,7 @@ def _cifar(kind: str, root: str, split: str) -> Any:
         try:
             return source(root, train=split == "train", download=False)
         except RuntimeError as error:
-            with suppress(FileNotFoundError, NotADirectoryError):  # torchvision takes for absent what may not be read
+            with suppress(FileNotFoundError, NotADirectoryError):  # torchvision reports an unreadable file as absent
                 for file in (Path(root) / source.base_folder).iterdir():
                     file.stat()
             raise FileNotFoundError(

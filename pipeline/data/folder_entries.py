@@ -1,6 +1,6 @@
-"""What lies below a folder of images: files, folders, links, and what is not the user's own.
+"""The entries below a folder of images: files, folders, links, and system files.
 
-Enters: a root. Leaves: the path of every entry, in one of five lists; an error where one cannot be read.
+Enters: a root. Leaves: the path of every entry, in one of five lists; an error if one cannot be read.
 Must not know: classes, splits, data sets.
 """
 
@@ -16,19 +16,19 @@ from pathlib import Path
 from pipeline.data.image_files import reading, suffixes
 
 _NAMED = 5
-"""How many entries a sentence names."""
+"""Number of entries that a sentence names."""
 _SYSTEM = frozenset({
     "__macosx", "__pycache__", "@eadir", "@recently-snapshot", "@recycle", "#recycle", "#snapshot", "$recycle.bin",
     "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db", "found.000", "icon\r", "lost+found", "lost.dir",
     "network trash folder", "system volume information", "temporary items", "thumbs.db", "~snapshot",
 })  # fmt: skip
-"""What file managers, archives, network drives and file systems leave beside a user's files, in lower case."""
+"""Files that file managers, archives, network drives and file systems leave beside a user's files, in lower case."""
 _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 @dataclass
 class Found:
-    """Hold paths below a root, as text: every entry that was seen is in one of the lists.
+    """Paths below a root, as text: every entry is in one of the lists.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ class Found:
         Files with and without the suffix of an image.
     folders : list of str
     hidden : list of str
-        Hidden and system entries, into which nobody looks.
+        Hidden and system entries, which are not searched.
     repeated : list of str
-        Linked folders that lead to a folder listed already.
+        Links to folders that are already listed.
     """
 
     images: list[str] = field(default_factory=list)
@@ -49,14 +49,14 @@ class Found:
 
 
 def check_root(name: str, root: Path) -> None:
-    """Refuse a root that is no folder.
+    """Refuse a root that is not a folder.
 
     Raises
     ------
     FileNotFoundError
         If it is absent or a file.
     OSError
-        If it cannot be looked at.
+        If it cannot be read.
     """
     with reading(f"folder {root}"):
         try:
@@ -72,14 +72,14 @@ def check_root(name: str, root: Path) -> None:
 
 
 def walk(root: Path, *, follow_links: bool = False) -> Found:
-    """Look at every entry below a root; each folder is listed once, whatever links lead to it.
+    """Visit every entry below a root; each folder is listed once, even if several links lead to it.
 
     Raises
     ------
     OSError
         If a folder cannot be read, or a link leads nowhere.
     ValueError
-        If a link leads out of the root and is not to be followed there, or an image's name is not text.
+        If a link leads out of the root and may not, or an image's name is not text.
     """
     found, known, top = Found(), suffixes(), os.path.realpath(root)
     seen, waiting, linked = set[str](), [("", top)], list[tuple[str, str]]()
@@ -111,7 +111,7 @@ def walk(root: Path, *, follow_links: bool = False) -> Found:
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether an entry belongs to a program or the system, not to the data.
+    """Return whether an entry belongs to a program or the system, not to the data.
 
     Examples
     --------
@@ -127,7 +127,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _mode(root: Path, path: str) -> int:
-    """Return the type of an entry, or of what a link leads to."""
+    """Return the type of an entry, or of a link's target."""
     with reading(f"{path} in {root}"):
         try:
             return (root / path).stat().st_mode
@@ -149,7 +149,7 @@ def _check_inside(root: Path, path: str, target: str, top: str) -> None:
 
 
 def _check_text(images: Sequence[str]) -> None:
-    """Refuse what no manifest holds: on Linux a file's name may be bytes that no text encodes."""
+    """Refuse names that a manifest cannot store: on Linux a file name may contain invalid Unicode."""
     for image in images:
         try:
             image.encode()
@@ -160,7 +160,7 @@ def _check_text(images: Sequence[str]) -> None:
 
 
 def some(names: Sequence[str], separator: str = ", ") -> str:
-    """Name the first few and count the rest; a name that a terminal cannot show is escaped.
+    """Name the first few and count the rest; unprintable characters are escaped.
 
     Examples
     --------
