@@ -16,8 +16,8 @@ class Stream(Record):
     """The order in which training rows arrive.
 
     ``class_incremental`` and ``blurry`` divide the classes into tasks of `classes_per_task`, in the order of each seed
-    in `order_seeds` (0: sorted) or as listed in `class_orders`; ``shuffled`` mixes all classes in `n_tasks` tasks. `blur`
-    is the share of rows that ``blurry`` scatters over all tasks.
+    in `order_seeds` (0: sorted) or as listed in `class_orders`; ``shuffled`` mixes all classes in `n_tasks` tasks.
+    `blur` is the share of rows that ``blurry`` scatters over all tasks.
     """
 
     kind: Literal["class_incremental", "shuffled", "blurry"]

@@ -1,6 +1,6 @@
 """Orders in which training rows arrive.
 
-Index arithmetic only, and the only module that decides an order of samples.
+Index arithmetic only; no other module decides an order of samples.
 Enters: the labels of all training rows (n,) and a seed or a written order of classes.
 Leaves: a list of `Task`, each with its classes and the row positions (n_task,) in order of arrival.
 Must not know: embeddings, caches, models, paths.
@@ -17,7 +17,7 @@ __all__ = ["Task", "blurry", "class_incremental", "class_order", "make_tasks", "
 
 @dataclass(frozen=True)
 class Task:
-    """Rows that arrive together, and the classes that the task is about.
+    """Rows that arrive together, and the classes of the task.
 
     Attributes
     ----------
@@ -64,11 +64,11 @@ def class_incremental(
     labels : ndarray of int (n,)
         Class of each training row; rows with −1 carry no label and are left out.
     classes_per_task : int
-        1 or more; the last task has fewer where the number of classes is no multiple of it.
+        1 or more; the last task has fewer if the number of classes is not a multiple.
     seed : int
         Decides the order of classes (0: sorted) and of the rows within a task.
     order : sequence of int, optional
-        Classes in the order wanted, instead of the seed's; each class of `labels` exactly once.
+        The order of classes, instead of the seed's; each class of `labels` exactly once.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def class_incremental(
 
 
 def shuffled(labels: np.ndarray, n_tasks: int, seed: int) -> list[Task]:
-    """Divide the rows into tasks of equal length that hold all classes, in random order.
+    """Divide the rows into tasks of equal length with all classes, in random order.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def shuffled(labels: np.ndarray, n_tasks: int, seed: int) -> list[Task]:
     Returns
     -------
     list of Task
-        Each labelled row once; every task is about all classes.
+        Each labelled row once; every task has all classes.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def blurry(
     labels, classes_per_task, seed, order
         As for `class_incremental`.
     blur : float
-        Share of rows from 0 (the same as `class_incremental`) to 1 that are dealt to tasks at random.
+        Share of rows from 0 (the same as `class_incremental`) to 1 that are assigned to tasks at random.
 
     Returns
     -------
@@ -181,12 +181,12 @@ def make_tasks(
     blur: float = 0.0,
     order: Sequence[int] | None = None,
 ) -> list[Task]:
-    """Return the tasks of a named kind of stream; settings of the other kinds are not looked at.
+    """Return the tasks of a named kind of stream; settings of the other kinds are ignored.
 
     Parameters
     ----------
     kind : {"class_incremental", "shuffled", "blurry"}
-        Which of this module's functions decides.
+        The function of this module to use.
     labels : ndarray of int (n,)
         Class of each training row.
     seed, classes_per_task, n_tasks, blur, order
