@@ -26,9 +26,9 @@ from pipeline.data import build_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("pipeline/", "dkvb_estimator")
-"""How dependencies on code begin."""
+"""Prefixes of dependencies on code."""
 DEFAULT_BACKBONE = "efficientnet_lite0"
-"""Its weights come with a package that is installed anyway."""
+"""Its weights come with an installed package."""
 
 IMAGES = """\
 # Images in one folder per class, or train/ and test/ with such folders each. Every `dvc repro` looks for changes.
@@ -39,7 +39,7 @@ datasets:
     test_fraction: 0.2     # only where there is no test/
     seed: 0
 
-# What is extracted once: which images, through which network. See docs/guide/backbones.md for others.
+# Embeddings to extract once: the images and the network. See docs/guide/backbones.md for others.
 embeddings:
   mine:
     dataset: mine
@@ -50,7 +50,7 @@ embeddings:
     storage_dtype: float16
 """
 EMBEDDINGS = """\
-# Embeddings that `python -m pipeline new` took in. `python -m dkvb_pipeline import --help` takes in others.
+# Embeddings that `python -m pipeline new` imported. See `python -m dkvb_pipeline import --help` for others.
 imports:
   mine:
     cache: imported/mine.h5
@@ -72,7 +72,7 @@ baselines:
     stream: by_class
     methods: [nearest_class_mean, streaming_lda, random_projection_ridge_2000]
 
-# What is learned. method: {{}} is the package's default.
+# Models to train. method: {{}} uses the package's defaults.
 runs:
   joint:
     embeddings: mine
@@ -90,7 +90,7 @@ runs:
 
 
 def add_new_options(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`new_project` is told on the command line."""
+    """Add the command-line options of :func:`new_project`."""
     parser.add_argument("folder", type=Path, help="folder to make")
     kinds = parser.add_mutually_exclusive_group(required=True)
     kinds.add_argument("--images", type=Path, metavar="FOLDER", help="images, one folder per class")
@@ -103,7 +103,7 @@ def add_new_options(parser: argparse.ArgumentParser) -> None:
 
 
 def new_project(args: argparse.Namespace) -> Path:
-    """Make the project that the arguments describe, whole or not at all, and return its folder.
+    """Make the project that the arguments describe, completely or not at all, and return its folder.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def _check_settings(path: Path) -> None:
 
 @contextmanager
 def _neighbour(folder: Path) -> Iterator[Path]:
-    """Give a folder beside ``folder`` that takes its place where all went well."""
+    """Yield a folder beside ``folder``, which replaces it on success."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

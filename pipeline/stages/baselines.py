@@ -1,8 +1,8 @@
 """The stage that measures other methods, once for all runs on the same embeddings and stream.
 
-Enters: an entry of ``baselines``, its cache, and the cache whose rows tell probes the scale of features.
+Enters: an entry of ``baselines``, its cache, and the cache whose rows give probes the scale of features.
 Leaves: tables of all its methods (JSON), seconds (JSON).
-Must not know: the bottleneck; how a cache works inside; where files lie, beyond its arguments.
+Must not know: the bottleneck; internals of caches; paths beyond its arguments.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""The stage that takes in a cache which was made elsewhere: imported embeddings, or another checkout's cache.
+"""The stage that copies a cache made elsewhere: imported embeddings, or another checkout's cache.
 
-Enters: an entry of ``imports`` and the file that it names. Leaves: the same cache where runs look for it, and its card.
-Must not know: images, networks, estimators.
+Enters: an entry of ``imports`` and the file that it names. Leaves: the same cache in the folder of caches, and its
+card. Must not know: images, networks, estimators.
 """
 
 from __future__ import annotations

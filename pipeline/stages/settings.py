@@ -1,8 +1,8 @@
 """The stage that checks ``params.yaml`` as a whole and writes its tables one by one, so that DVC sees which changed.
 
-Enters: the settings file. Leaves: a JSON file per table, with the default of everything that was left out, streams in
-the place of their names, and the sha256 of imported caches; or a refusal while a deletion is interrupted. Must not
-know: what any stage does with its table.
+Enters: the settings file. Leaves: a JSON file per table, with all defaults filled in, streams in
+place of their names, and the sha256 of imported caches; or a refusal while a deletion is interrupted. Must not
+know: how stages use their tables.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Write the tables of the settings file that the arguments name."""
-    read_suppression()  # refuses half a deletion, before any stage looks at files
+    read_suppression()  # refuses to run during an interrupted deletion, before any stage reads files
     params = load_params(args.params)
     for table, entries in _plain(params).items():
         cli.write_json(Path(args.output) / f"{table}.json", entries)
@@ -52,7 +52,7 @@ def _plain(params: Params) -> dict[str, dict[str, Any]]:
 
 
 class _Digests:
-    """Digests of files, remembered as long as size and times stay: a large cache is not read by every command."""
+    """Digests of files, remembered while size and times are unchanged, so that large caches are read once."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.now = path, dict[str, list[Any]]()
