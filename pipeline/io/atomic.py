@@ -68,7 +68,7 @@ def check_files(reads: Iterable[str | Path], writes: Iterable[str | Path]) -> No
     inputs, seen = [Path(path) for path in reads], set[str]()
     for target in map(Path, writes):
         if target.is_dir():
-            raise ValueError(f"the output {target} is a folder; expected a file. Add a file name.")
+            raise ValueError(f"the output {target} is a folder; expected a file. Add a file's name.")
         if is_special(target):
             continue
         for other in inputs:

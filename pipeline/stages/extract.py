@@ -109,7 +109,7 @@ def _report(args: argparse.Namespace, job: Job, computed: Computed, seconds: flo
     console.write_json(args.card, card)
     console.write_json(args.timings, {"seconds": round(seconds, 3), "images": computed.images})
     known = len(job.manifest.sample_ids) - computed.images
-    note = f" ({known:,} already in the store)" if known else ""
+    note = f" ({known:,} already known)" if known else ""
     rate = f", {computed.images / seconds:.0f} images/s" if computed.images else ""
     if len(computed.blocks) > 1:
         *most, last = map(str, computed.blocks)

@@ -212,24 +212,24 @@ def test_everything_that_is_left_out_is_counted_and_named(put):
     (root / "ant/0.heic").write_bytes(b"ftypheic")
     (root / "ant/again").symlink_to(".")
     assert list_images("pets", root).notes == (
-        "warning: images left out, in no class folder: 1 (loose.png). Move them into one.",
-        "warning: links left out, to folders listed already: 1 (ant/again). Copy the folder to list it here too.",
-        "files left out, of formats that are not read: 2 (ant/0.heic, ant/README). Convert images among them to PNG or "
-        "JPEG.",
-        "hidden and system entries left out: 1 (.ipynb_checkpoints). Rename what belongs to the data.",
+        "warning: images outside the class folders, left out: 1 (loose.png). Move them into one.",
+        "warning: links to folders that are already listed, left out: 1 (ant/again). "
+        "Copy the folder to list it here too.",
+        "files in unsupported formats, left out: 2 (ant/0.heic, ant/README). Convert images among them to PNG or JPEG.",
+        "hidden and system entries left out: 1 (.ipynb_checkpoints). Rename any that belong to the data.",
     )
 
 
 def test_loose_images_beside_class_folders_of_a_split_are_told(put):
     listing = list_images("pets", put(*layout("train", "test"), "train/loose.png"))
     assert len(listing.rows) == 8
-    assert listing.notes[0].startswith("warning: images left out, in no class folder: 1 (train/loose.png)")
+    assert listing.notes[0].startswith("warning: images outside the class folders, left out: 1 (train/loose.png)")
 
 
 def test_a_class_of_formats_that_are_not_read_is_refused_with_their_names(put):
     root = put("ant", "bee/0.heic", "bee/1.svg")
     text = refusal(root)
-    assert "no images, only files of formats that are not read (bee/0.heic, bee/1.svg), in" in text
+    assert "no images, only files in unsupported formats (bee/0.heic, bee/1.svg), in" in text
     assert "expected some for class 'bee'" in text
 
 

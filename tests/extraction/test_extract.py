@@ -393,7 +393,7 @@ def test_a_store_that_is_deleted_while_it_is_used_is_filled_again_or_the_disk_is
         assert extract(job, tmp_path, "a") == (2 * N, expected)
         assert "of the store is gone; computing them again." in capsys.readouterr().err
     else:
-        with pytest.raises(OSError, match=r"were lost 3 times.*; expected them to stay as written\. Check the disk"):
+        with pytest.raises(OSError, match=r"were lost 3 times.*; expected them to stay unchanged\. Check the disk"):
             extract(job, tmp_path, "a")
         assert not (tmp_path / "a.h5").exists()
 
@@ -652,7 +652,7 @@ def test_a_resumed_command_says_what_was_finished(command, network, tmp_path, ca
     assert last_line(capsys) == "error: the machine lost its accelerator"
     network.fail_after = None
     assert command() == 0
-    assert f"{N - 16} images (16 were known already)" in last_line(capsys)
+    assert f"{N - 16} images (16 already known)" in last_line(capsys)
     assert json.loads((tmp_path / "out/seconds.json").read_text())["images"] == N - 16
 
 
@@ -670,10 +670,10 @@ def test_a_helping_command_adds_to_the_store_alone(command, tmp_path, capsys):
     (tmp_path / "out/a.h5").unlink()
     shutil.rmtree(tmp_path / "scratch")
     assert console.run(stage.main, stage.build_parser(), [*arguments(tmp_path), "--store-only"]) == 0
-    assert last_line(capsys) == f"[extract digits] {N} images in the store, for the process that writes the cache"
+    assert last_line(capsys) == f"[extract digits] {N} images added to the store, for the process that writes the cache"
     assert not (tmp_path / "out/a.h5").exists()
     assert command() == 0
-    assert f"0 images ({N} were known already)" in last_line(capsys)
+    assert f"0 images ({N} already known)" in last_line(capsys)
     assert (tmp_path / "out/a.h5").read_bytes() == before
 
 
@@ -809,7 +809,7 @@ def test_absent_weights_are_one_sentence_with_the_address(command, tmp_path, cap
         ("DKVB_WORKERS", "many", "DKVB_WORKERS is 'many'; expected a number, 1 or more. Correct it, or unset"),
         ("DKVB_WORKERS", "0", "DKVB_WORKERS is '0'; expected a number, 1 or more. Correct it, or unset"),
         ("DKVB_PROCESSES", "-1", "DKVB_PROCESSES is '-1'; expected a number, 1 or more. Correct it, or unset"),
-        ("DKVB_DEVICE", "cuda:99", "Set it to one that is there, or unset it."),
+        ("DKVB_DEVICE", "cuda:99", "Set it to an existing device, or unset it."),
         ("DKVB_DEVICE", "gpu", "DKVB_DEVICE is 'gpu'; expected auto, cpu or cuda"),
     ],
 )
@@ -1008,7 +1008,7 @@ def test_a_killed_extraction_with_the_real_network_goes_on_to_the_same_bytes(tmp
     assert not (tmp_path / "out/a.h5").exists()
     assert not (tmp_path / "out/a.json").exists()
     resumed, printed = finish(tmp_path, tmp_path / "scratch")
-    assert any(f"{520 - done} images ({done} were known already)" in printed for done in (256, 512)), printed
+    assert any(f"{520 - done} images ({done} already known)" in printed for done in (256, 512)), printed
     whole, printed = finish(tmp_path, tmp_path / "other")
     assert "520 images, " in printed
     assert resumed == whole
