@@ -12,7 +12,8 @@ def main():
     X, y = load_digits(return_X_y=True)
     rows, labels = da.from_array(X, chunks=(300, 64)), da.from_array(y, chunks=300)  # yours would come from files
 
-    # Any cluster will do: Client("tcp://…:8786"). Workers on other machines need one folder that all of them see:
+    # Any cluster works: Client("tcp://…:8786"). Workers on other machines need one shared folder:
+
     # set dask's `temporary-directory` to it.
     cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR")
     with cluster, Client(cluster):

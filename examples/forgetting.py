@@ -1,24 +1,24 @@
-"""What forgetting leaves behind: five questions of reviewers, answered with numbers.
+"""What forgetting leaves behind: numbers for five questions of reviewers.
 
 Reviewers of "Unlearning via sparse representations" (Shah et al. 2023, arXiv 2311.15268), which masks keys of a trained
 Discrete Key-Value Bottleneck, asked for (a) run times, (b) a comparison with masking the logit of the class, (c) single
-samples, (d) how often classes share keys, and (e) the distance to a model trained anew. Each answer is a table.
+samples, (d) how often classes share keys, and (e) the distance to a retrained model. Each answer is a table.
 Accuracies and probes are means over all ten digits, each forgotten in turn; differences are the largest.
 
 Data: scikit-learn's digits, the 64 pixels as embeddings; two thirds are learned, one third is for testing. Keys come
-from crops of scikit-learn's two sample photographs, so no digit has shaped a key (Pillow reads the photographs).
+from crops of scikit-learn's two sample photographs, so no digit has influenced a key (Pillow reads the photographs).
 ``forget`` of ``sgd`` drops the values of keys that the forgotten samples hit more often than all others together, which
 is close to the masks of the paper. ``sgd`` makes its default of ten passes; the paper makes many more, on far larger
 codebooks: read its rows as a warning about masks, not as the numbers of the paper.
 
-What is *not* promised, whatever the tables say:
+What is *not* guaranteed, whatever the tables say:
 
-- Keys placed on data that is to be forgotten keep its shape. ``forget`` changes what was learned, not the keys; only
-  keys from other data, as here, leave nothing. ``forgetting_is_exact_`` says whether they were placed before; that
-  none of those rows was learned too is for you to check.
+- Keys that are placed on the forgotten data still reflect it. ``forget`` changes the learned state, not the keys; only
+  keys from other data, as here, leave no trace. ``forgetting_is_exact_`` says whether keys were placed before; check
+  yourself that none of those rows was also learned.
 - Caches of embeddings, models saved earlier and DVC's own cache keep their traces until you delete them.
-- The frozen network is not touched: a network that saw such images in training still tells them apart. The tables say
-  so too: a model that never saw a digit is less certain about it than about the others.
+- The frozen network is not changed: a network that saw such images in training still distinguishes them. The tables
+  show this too: a model that never saw a digit is less certain about it than about the others.
 - "0.0" holds within one process and for weights of 1. Elsewhere the last bits of ``joint`` may differ.
 
 Run it with ``python examples/forgetting.py``.

@@ -1,7 +1,6 @@
 """Search the codebook and the objective with scikit-learn's grid search.
 
-``memory`` keeps keys in a folder: each encoder places its keys once per fold, however many settings of the classifier
-are tried with it.
+``memory`` keeps keys in a folder: each encoder places its keys once per fold, for any number of classifier settings.
 """
 
 import tempfile

@@ -1,4 +1,4 @@
-"""Train on two machines and merge: the model is the one that had seen everything."""
+"""Train on two machines and merge: the result equals a model that learned everything."""
 
 import tempfile
 from pathlib import Path
@@ -18,7 +18,7 @@ with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / f"{solver}.npz"
         save_model(DKVBClassifier(FrozenEstimator(encoder), solver=solver), start)
 
-        # Each machine starts from the same keys and sees its own rows, even classes of its own.
+        # Each machine starts from the same keys and learns its own rows, even its own classes.
         first = load_model(start).partial_fit(X[y < 6], y[y < 6])
         second = load_model(start).partial_fit(X[y >= 6], y[y >= 6])
         merged = first.merge(second)

@@ -13,7 +13,7 @@ X, y = load_digits(return_X_y=True)
 parts = {"train": slice(0, 1200), "test": slice(1200, None)}
 
 with tempfile.TemporaryDirectory() as folder:
-    # Where the pipeline has embedded your images this file is there already: open_cache("caches/digits.h5").
+    # If the pipeline has embedded your images, this file exists already: open_cache("caches/digits.h5").
     blocks = {name: (rows for rows in np.array_split(X[part].astype(np.float32), 10)) for name, part in parts.items()}
     ids = {name: [f"{name}-{number}" for number in range(len(y[part]))] for name, part in parts.items()}
     header = CacheHeader(

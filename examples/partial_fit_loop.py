@@ -1,4 +1,4 @@
-"""Learn from a stream whose batches come and go, and ask for predictions at any time."""
+"""Learn from a stream of batches, and predict at any time."""
 
 import numpy as np
 from sklearn.datasets import load_digits

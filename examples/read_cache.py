@@ -1,7 +1,7 @@
 """Read an embedding cache with h5py alone: ``python examples/read_cache.py [FILE]``.
 
-Blocks are checked, ``meta_sha256`` is not: fine for a look, or for a file that ``python -m pipeline verify`` has
-passed. The format is described in ``docs/cache_format.md``.
+It checks blocks, but not ``meta_sha256``: use it for a quick look, or for a file that has passed ``python -m pipeline
+verify``. ``docs/cache_format.md`` describes the format.
 """
 
 import struct
@@ -15,8 +15,8 @@ import h5py
 def read_split(path, split):
     with h5py.File(path, "r") as file:
         if (file.attrs["format"], file.attrs["complete"]) != (b"dkvb-embedding-cache", 1):
-            raise ValueError(f"{path} is not a whole cache")
-        if file.attrs["version"] not in (1, 2):  # version 2 adds file.attrs["layers"]: whose columns are whose
+            raise ValueError(f"{path} is not a complete cache")
+        if file.attrs["version"] not in (1, 2):  # version 2 adds file.attrs["layers"]: the columns of each layer
             raise ValueError(f"{path} has version {file.attrs['version']}, which is neither 1 nor 2")
         group = file[split]
         X, y, rows = group["embeddings"][()], group["labels"][()], int(group.attrs["block_rows"])

@@ -16,14 +16,13 @@ CORPUS = Path(__file__).parent / "corpus"
 TITLES = {
     "faults": "Faults",
     "caches": "Damaged files",
-    "attacks": "Files made to do harm",
-    "concurrency": "Several at once",
+    "attacks": "Malicious files",
+    "concurrency": "Concurrency",
 }
 HOW = """# Reliability
 
-What was tried to break this project, and what happened. The page is made by these commands, and nothing in it is
-written by hand. Counts of fuzzing depend on the machine; those of tests do not, except for what a killed run had done
-by then.
+This page lists the attempts to break this project and their outcomes. These commands write the whole page. The number
+of fuzzing inputs depends on the machine. The numbers of tests do not, except for how far a killed run had come.
 
 ```
 export DKVB_RELIABILITY=reliability.jsonl DKVB_KILLS=20
@@ -37,10 +36,11 @@ python -m fuzz.sanitize --record reliability.jsonl
 python -m fuzz.report fuzz/records.jsonl reliability.jsonl --output docs/reliability.md
 ```
 
-"Error" and "refused" are what is wanted of damaged and of forged files. "Same" and "equal" are a byte that means
-nothing: everything that is read is as it was; or a file of scratch that is made again, as one is that is "taken for
-none". "Stopped" is HDF5 crashing or not ending, in a process of its own that the test reads in. "From what was kept" is
-a run that did not do again what was finished; "refused by DVC" is a file that DVC writes in place (see SECURITY.md).
+"Error" and "refused" are the intended outcomes for damaged and forged files. "Same" and "equal" mean that the changed
+byte has no meaning and everything is read unchanged, or that a scratch file was made again. "Taken for none" means that
+a damaged scratch file was ignored and made again. "Stopped" means that HDF5 crashed or hung, in the separate process in
+which the test reads. "From what was kept" means that a run did not repeat finished work. "Refused by DVC" concerns a
+file that DVC writes in place (see SECURITY.md).
 """
 
 
@@ -76,8 +76,8 @@ def bad_inputs(records: list[dict[str, Any]]) -> str:
             kinds.update(record["outcomes"])
     said = ", ".join(f"{n} × `{kind}`" for kind, n in kinds.most_common())
     return (
-        f"{sum(kinds.values())} wrong inputs over estimator, pipeline and files, each with its exception and a message "
-        f"that says what came, what is expected and what to do: {said}. The list is `tests/support/bad_inputs.py`.\n"
+        f"{sum(kinds.values())} wrong inputs to estimator, pipeline and files. Each raises an exception whose message "
+        f"says what is wrong, what is expected and what to do: {said}. The list is `tests/support/bad_inputs.py`.\n"
     )
 
 
@@ -118,10 +118,10 @@ def page(records: list[dict[str, Any]]) -> str:
     """Return the whole page."""
     parts = [HOW, *(f"## {title}\n\n{tested(records, group)}" for group, title in TITLES.items())]
     fuzzing = (
-        "Coverage-guided by atheris, for the Python side; the kernel's inner loops are compiled, so its shapes and "
-        "numbers are drawn rather than guided. A target stops at its first finding. Each finding is settled by mending "
-        "what was wrong or by stating the promise more exactly, and its input is kept and tried in every run of the "
-        "tests (`tests/kernel/test_fuzz.py`); kept are those of shorter runs too, which are not counted here."
+        "The Python side is fuzzed with atheris, guided by coverage. The kernel's inner loops are compiled, so its "
+        "shapes and numbers are drawn at random. A target stops at its first finding. Each finding is resolved by "
+        "a fix or by a more exact promise. Its input is kept, and every run of the tests tries it again "
+        "(`tests/kernel/test_fuzz.py`). The kept inputs include those of shorter runs, which are not counted here."
     )
     parts += [f"## Bad input\n\n{bad_inputs(records)}", f"## Fuzzing\n\n{fuzzing}\n\n{fuzzed(records)}"]
     return "\n".join([*parts, f"## The kernel\n\n{sanitized(records)}"])

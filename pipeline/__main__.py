@@ -1,6 +1,6 @@
 """Projects, caches and the store from the command line: ``python -m pipeline VERB``.
 
-Enters: paths. Leaves: text on standard output, a project, a cache, plain files. Must not know: how any of it is made.
+Enters: paths. Leaves: text on standard output, a project, a cache, plain files. Must not know: how they are made.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ stages, each as python -m pipeline.stages.STAGE (--help: arguments); dvc.yaml ha
   settings      check params.yaml and write its tables one by one
   manifest      list the images of a dataset with their hashes, labels and splits
   extract       embed them once with a frozen network, into a cache
-  import_cache  take in a cache made elsewhere, or of imported embeddings
+  import_cache  copy a cache that was imported or made elsewhere
   baselines     measure other methods on a stream
-  run           measure a run over all its orders of classes, and keep its model
-  toy           draw who still knows the first classes, in the plane
-  search        try a grid of settings, keys and codes made once
+  run           measure a run over all its orders of classes, and save its model
+  toy           draw the example in the plane
+  search        try a grid of settings
   report        draw report/index.html
-settings: params.yaml says what is computed; DKVB_DEVICE (cuda, cpu), DKVB_WORKERS, DKVB_WEIGHTS
-(a folder of weight files) how. Only another kind of device changes results, in their last bits."""
+settings: params.yaml says what to compute; DKVB_DEVICE (cuda, cpu), DKVB_WORKERS and DKVB_WEIGHTS
+(a folder of weight files) say how. Only another kind of device changes results, in their last bits."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,12 +74,12 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument("--manifest", help="also check that it was written from this manifest")
         if verb == "export":
             command.add_argument("--output", required=True, help="file to write, ending in .npz, .npy or .parquet")
-            command.add_argument("--split", help="the one split to write (default: all)")
+            command.add_argument("--split", help="split to write (default: all)")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Do what the verb says."""
+    """Run the given verb."""
     if arguments.verb == "new":
         folder = new_project(arguments)
         print(f"{folder}: params.yaml, dvc.yaml. Next: cd {folder} && dvc repro")
@@ -105,7 +105,7 @@ def _export(arguments: argparse.Namespace) -> None:
     with open_cache(arguments.file) as reader:
         layers = [f"{layer.name}:{layer.stop - layer.start}" for layer in reader.header.layers]
     if layers:
-        console.say("export", f"plain files do not say where layers lie: import them with --layers {' '.join(layers)}")
+        console.say("export", f"plain files do not record the layers: import them with --layers {' '.join(layers)}")
     for path in paths:
         print(path)
 
@@ -113,11 +113,11 @@ def _export(arguments: argparse.Namespace) -> None:
 def _add_forget_options(command: argparse.ArgumentParser) -> None:
     scratch = os.environ.get("DKVB_SCRATCH", ".scratch")
     what = command.add_mutually_exclusive_group(required=True)
-    what.add_argument("--ids", help="file with the id of one sample on each line")
-    what.add_argument("--class", dest="class_name", help="name of a class, all of whose samples are forgotten")
-    what.add_argument("--resume", action="store_true", help="finish a deletion that was interrupted")
-    command.add_argument("--dataset", help="where ids or the class are looked for (default: all)")
-    command.add_argument("--reason", help="why, for the receipt")
+    what.add_argument("--ids", help="text file with one sample id per line")
+    what.add_argument("--class", dest="class_name", help="name of a class; all its samples are forgotten")
+    what.add_argument("--resume", action="store_true", help="finish an interrupted deletion")
+    command.add_argument("--dataset", help="dataset of the ids or the class (default: all)")
+    command.add_argument("--reason", help="the reason, for the receipt")
     command.add_argument("--scratch", default=scratch, help="scratch folder (default: %(default)s)")
 
 
@@ -129,7 +129,9 @@ def _forget(arguments: argparse.Namespace) -> None:
         print(f"{finished}: finished" if finished else "no deletion was interrupted")
         return
     if not arguments.reason:
-        raise ValueError("no --reason was given; expected one for the receipt. Add it, as --reason 'asked by letter'.")
+        raise ValueError(
+            "no --reason was given; expected one for the receipt. Add one, such as --reason 'asked by letter'."
+        )
     ids = read_names(arguments.ids, "sample id") if arguments.ids else None
     receipt = forget(
         Path(),
@@ -150,9 +152,7 @@ def _forget(arguments: argparse.Namespace) -> None:
 
 def _add_store_options(command: argparse.ArgumentParser) -> None:
     scratch = os.environ.get("DKVB_SCRATCH", ".scratch")
-    command.add_argument(
-        "--scratch", default=scratch, help="scratch folder that the store lies in (default: %(default)s)"
-    )
+    command.add_argument("--scratch", default=scratch, help="scratch folder of the store (default: %(default)s)")
     command.add_argument("--manifests", default="manifests", help="folder of the manifests (default: %(default)s)")
     command.add_argument("--free", action="store_true", help="delete the rows of images that no manifest names")
 
@@ -184,18 +184,19 @@ def _described(stored: Stored) -> str:
 
 
 def _named_by_manifests(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what tells which images a manifest names.
+    """Return a function that says which images the manifests name.
 
     Raises
     ------
     FileNotFoundError
-        If there is no manifest: everything would be freed.
+        If there is no manifest: all rows would be deleted.
     """
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:
         raise FileNotFoundError(
-            f"there is no manifest in {folder}; expected those of the datasets whose rows stay. Run `dvc repro "
-            "manifest`, or name their folder with --manifests; to free all rows, delete the store's folder."
+            f"there is no manifest in {folder}; expected the manifests of all datasets whose rows to keep. Run "
+            "`dvc repro manifest`, or name their folder with --manifests; to free all rows, delete the store's "
+            "folder."
         )
     named = np.concatenate([image_names(read_manifest(path).digests) for path in paths])
     return lambda images: is_among(images, named)
@@ -211,7 +212,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     sha256 = read_manifest(arguments.manifest).sha256 if arguments.manifest else None
     with open_cache(arguments.file) as reader:
         check_cache(reader, backbone=arguments.backbone, manifest_sha256=sha256)
-    print(f"{arguments.file} is whole (sha256 {file_sha256(arguments.file)})")
+    print(f"{arguments.file} is intact (sha256 {file_sha256(arguments.file)})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every stage does at its outer edge: parse, run, say one line, write a record, turn a mistake into a sentence.
+"""The command line of every stage: parse, run, print one line, write a record, turn an error into one sentence.
 
 Enters: a stage's ``main`` and its parser. Leaves: an exit code. Must not know: what any stage does.
 """
@@ -15,9 +15,9 @@ from typing import Any
 from pipeline.io import check_files, remedy, replaced
 
 READ = ("--params", "--manifest", "--cache", "--key-cache", "--baselines")
-"""The files that stages read; every other file that one names is written."""
+"""Options for files that stages read; all other files are written."""
 USER_ERRORS = (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportError)
-"""What a wrong file, setting or machine raises; anything else is a defect of ours and keeps its traceback."""
+"""Errors of files, settings or the machine; any other error is a bug and keeps its traceback."""
 
 
 def say(stage: str, *texts: str) -> None:
@@ -27,7 +27,7 @@ def say(stage: str, *texts: str) -> None:
 
 
 def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
-    """Write a record as indented JSON, keys in the order given, whole or not at all; make a missing folder."""
+    """Write a record as indented JSON, keys in the given order, completely or not at all; create a missing folder."""
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with replaced(path) as neighbour:
         neighbour.write_text(text, encoding="utf-8")
@@ -36,7 +36,7 @@ def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
 def stage_parser(
     stage: str, description: str, files: Mapping[str, str], *, table: str | None = None
 ) -> argparse.ArgumentParser:
-    """Return the command line of a stage: an entry of its table, the settings file, and the files that it names.
+    """Return the command line of a stage: an entry of its table, the settings file, and its input and output files.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def stage_parser(
     files : mapping of str to str
         Options, all of them required, and what each file is.
     table : str or None
-        The table of the settings file that the stage has one command an entry of.
+        The table of the settings file; the stage runs once per entry.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def stage_parser(
 
 
 def guarded(parser: argparse.ArgumentParser, reads: Iterable[str], writes: Iterable[str]) -> argparse.ArgumentParser:
-    """Let :func:`run` refuse to write a file that is read, before anything is done; return the parser."""
+    """Let :func:`run` refuse an output that is also an input, before any work; return the parser."""
     parser.set_defaults(reads=_attributes(reads), writes=_attributes(writes))
     return parser
 
@@ -80,7 +80,7 @@ def run(
     main : callable
         Takes the parsed arguments.
     parser : argparse.ArgumentParser
-        Gains ``--debug``, which lets errors through with their traceback. A parser with verbs gives it to each by
+        Gains ``--debug``, which shows errors with their traceback. A parser with verbs adds it to each with
         :func:`add_debug`.
     argv : sequence of str or None
         Arguments; None: those of the process.
@@ -99,7 +99,7 @@ def run(
 
 
 def add_debug(parser: argparse.ArgumentParser, default: bool | str = argparse.SUPPRESS) -> None:
-    """Add ``--debug``; where it is not given, a verb's parser leaves what was said before the verb."""
+    """Add ``--debug``; without it, a verb's parser keeps the value given before the verb."""
     parser.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
 
 

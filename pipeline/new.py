@@ -26,9 +26,9 @@ from pipeline.data import build_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("pipeline/", "dkvb_estimator")
-"""How dependencies on code begin."""
+"""Prefixes of dependencies on code."""
 DEFAULT_BACKBONE = "efficientnet_lite0"
-"""Its weights come with a package that is installed anyway."""
+"""Its weights come with an installed package."""
 
 IMAGES = """\
 # Images in one folder per class, or train/ and test/ with such folders each. Every `dvc repro` looks for changes.
@@ -39,7 +39,7 @@ datasets:
     test_fraction: 0.2     # only where there is no test/
     seed: 0
 
-# What is extracted once: which images, through which network. See docs/guide/backbones.md for others.
+# Embeddings to extract once: the images and the network. See docs/guide/backbones.md for others.
 embeddings:
   mine:
     dataset: mine
@@ -50,7 +50,7 @@ embeddings:
     storage_dtype: float16
 """
 EMBEDDINGS = """\
-# Embeddings that `python -m pipeline new` took in. `python -m dkvb_pipeline import --help` takes in others.
+# Embeddings that `python -m pipeline new` imported. See `python -m dkvb_pipeline import --help` for others.
 imports:
   mine:
     cache: imported/mine.h5
@@ -72,7 +72,7 @@ baselines:
     stream: by_class
     methods: [nearest_class_mean, streaming_lda, random_projection_ridge_2000]
 
-# What is learned. method: {{}} is the package's default.
+# Models to train. method: {{}} uses the package's defaults.
 runs:
   joint:
     embeddings: mine
@@ -90,18 +90,20 @@ runs:
 
 
 def add_new_options(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`new_project` is told on the command line."""
+    """Add the command-line options of :func:`new_project`."""
     parser.add_argument("folder", type=Path, help="folder to make")
     kinds = parser.add_mutually_exclusive_group(required=True)
     kinds.add_argument("--images", type=Path, metavar="FOLDER", help="images, one folder per class")
     kinds.add_argument("--embeddings", metavar="FILE[:NAME]", help="embeddings (n, f): .npy, .npz, .pt or Parquet")
     parser.add_argument("--labels", metavar="FILE[:NAME]", help="labels (n,) of the embeddings")
     parser.add_argument("--backbone", metavar="NAME", help=f"network for images (default: {DEFAULT_BACKBONE})")
-    parser.add_argument("--image-side", type=int, metavar="PIXELS", help="side of what it reads (default: 224)")
+    parser.add_argument(
+        "--image-side", type=int, metavar="PIXELS", help="side of the images that it reads, in pixels (default: 224)"
+    )
 
 
 def new_project(args: argparse.Namespace) -> Path:
-    """Make the project that the arguments describe, whole or not at all, and return its folder.
+    """Make the project that the arguments describe, completely or not at all, and return its folder.
 
     Raises
     ------
@@ -135,12 +137,14 @@ def new_project(args: argparse.Namespace) -> Path:
 
 def _check_place(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder.name} exists and is not empty; expected a new or an empty folder. Name another one.")
+        raise ValueError(
+            f"{folder.name} exists and is not empty; expected a new or an empty folder. Choose another one."
+        )
     for parent in folder.parents:
         if (parent / ".dvc").is_dir():
             raise ValueError(
-                f"{folder.name} lies in {parent.name}, which is a DVC project already; expected a folder outside. Name "
-                "one outside of it."
+                f"{folder.name} lies in {parent.name}, which is a DVC project already; expected a folder outside "
+                "of it. Choose another one."
             )
 
 
@@ -151,9 +155,7 @@ def _check_options(args: argparse.Namespace) -> None:
     for name in strange:
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
-            raise ValueError(
-                f"{option} came with {kind}, which has no use for it; expected {kind} alone. Leave it out."
-            )
+            raise ValueError(f"{option} came with {kind}, which does not use it; expected {kind} alone. Leave it out.")
 
 
 def _check_settings(path: Path) -> None:
@@ -165,7 +167,7 @@ def _check_settings(path: Path) -> None:
 
 @contextmanager
 def _neighbour(folder: Path) -> Iterator[Path]:
-    """Give a folder beside ``folder`` that takes its place where all went well."""
+    """Yield a folder beside ``folder``, which replaces it on success."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -213,8 +215,7 @@ def _embeddings(args: argparse.Namespace, place: Path) -> int:
 def _check_classes(n_classes: int, source: str) -> None:
     if n_classes < 2:
         raise ValueError(
-            f"{source} has {n_classes} class; expected two at least, for there is nothing to tell apart. Put each "
-            "class's samples under a name of its own."
+            f"{source} has {n_classes} class; expected at least two. Give the samples of each class a separate name."
         )
 
 

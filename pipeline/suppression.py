@@ -1,10 +1,10 @@
-"""What is not to be taken in again: keyed hashes of samples that were forgotten.
+"""The suppression list: keyed hashes of forgotten samples, which must not come back.
 
-Enters: what names a sample (the sha256 of its image, or its id). Leaves: whether it was forgotten. Must not know: data
-sets, caches, who asks.
+Enters: the name of a sample (the sha256 of its image, or its id). Leaves: whether it was forgotten. Must not know: data
+sets, caches, callers.
 
-The list holds HMAC-SHA256 of names under a key of the project, which Git ignores: who has the list alone cannot try
-which images are on it.
+The list holds HMAC-SHA256 of names under a key of the project, which Git ignores: the list alone does not
+allow testing which images are on it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pipeline.io import replaced
 
 FOLDER = Path("forgotten")
 LIST, KEY, PENDING = "list.txt", "key", "pending"
-_HEADER = "# Samples that are not to be taken in again, by keyed hashes; `python -m pipeline forget` writes it.\n"
+_HEADER = "# Keyed hashes of samples that must not come back; `python -m pipeline forget` writes this file.\n"
 
 
 @dataclass(frozen=True)
 class Suppression:
-    """Hold what was forgotten.
+    """The forgotten samples.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Suppression:
     hashes: frozenset[str]
 
     def hash_of(self, name: str) -> str:
-        """Return the keyed hash of what names a sample."""
+        """Return the keyed hash of a sample's name."""
         return hmac.new(self.key, name.encode(), hashlib.sha256).hexdigest()
 
     def __contains__(self, name: object) -> bool:
@@ -47,12 +47,12 @@ class Suppression:
 
 
 def id_name(dataset: str, sample_id: str) -> str:
-    """Return what names a sample that no image is known of, as in imported caches."""
+    """Return the name of a sample without a known image, as in imported caches."""
     return f"id {dataset} {sample_id}"
 
 
 def refuse_forgotten(dataset: str, sample_ids: Iterable[str]) -> None:
-    """Refuse samples that no image is known of and that were forgotten.
+    """Refuse forgotten samples without a known image.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def read_suppression(folder: str | Path = FOLDER) -> Suppression:
     folder = Path(folder)
     if (folder / PENDING / "journal.json").exists():
         raise RuntimeError(
-            f"a deletion was interrupted (in {folder / PENDING}); expected it to be finished first. Run `python -m "
+            f"a deletion was interrupted (in {folder / PENDING}); expected it to be finished. Run `python -m "
             "pipeline forget --resume`."
         )
     hashes = read_hashes(folder)
@@ -90,8 +90,8 @@ def read_suppression(folder: str | Path = FOLDER) -> Suppression:
         return Suppression(b"", frozenset())
     if not (folder / KEY).is_file():
         raise FileNotFoundError(
-            f"there is no key in {folder / KEY} for the {len(hashes)} samples in {folder / LIST}; expected the one "
-            "that the list was written with. Restore it from a backup."
+            f"there is no key in {folder / KEY} for the {len(hashes)} samples in {folder / LIST}; expected the "
+            "key that wrote the list. Restore it from a backup."
         )
     return Suppression((folder / KEY).read_bytes(), hashes)
 
@@ -104,13 +104,13 @@ def read_hashes(folder: Path) -> frozenset[str]:
     wrong = next((line for line in hashes if len(line) != 64 or not set(line) <= set("0123456789abcdef")), None)
     if wrong is not None:
         raise ValueError(
-            f"{path} holds the line {wrong!r:.80}; expected 64 hexadecimal digits. Restore the file, as from Git."
+            f"{path} contains the line {wrong!r:.80}; expected 64 hexadecimal digits. Restore the file, as from Git."
         )
     return frozenset(hashes)
 
 
 def make_key(folder: Path) -> bytes:
-    """Return the key of a project, made where there is none."""
+    """Return the key of a project; make it if there is none."""
     path = folder / KEY
     if not path.is_file():
         if read_hashes(folder):
@@ -123,7 +123,7 @@ def make_key(folder: Path) -> bytes:
 
 
 def add_hashes(folder: Path, hashes: Iterable[str]) -> None:
-    """Add keyed hashes to the list; those that stand there stay once."""
+    """Add keyed hashes to the list, without duplicates."""
     together = sorted(read_hashes(folder) | set(hashes))
     with replaced(folder / LIST) as neighbour:
         neighbour.write_text(_HEADER + "".join(f"{line}\n" for line in together), encoding="utf-8")

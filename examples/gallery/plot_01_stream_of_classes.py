@@ -2,7 +2,7 @@
 A stream of classes
 ===================
 
-Ten digits arrive two at a time, and what has passed is never shown again. A linear classifier trained by
+Ten digits arrive two at a time, and earlier ones are never shown again. A linear classifier trained by
 gradient steps forgets. The bottleneck does not, because a new class adds to what was learned and overwrites nothing.
 Accuracy is over all ten digits, so the best that two known classes allow is about a fifth.
 """
@@ -38,7 +38,7 @@ for task in tasks:
         accuracy[name].append(model.score(X_test, y_test))
 
 # %%
-# The dashed line is what a model could reach that knows the classes seen so far perfectly.
+# The dashed line is the accuracy of a model that knows the classes seen so far perfectly.
 figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
 ideal = [np.isin(y_test, range(last + 1)).mean() for _, last in tasks]
 axes.plot(ideal, "--", color="0.6", label="all classes so far, without error")

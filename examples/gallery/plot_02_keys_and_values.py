@@ -2,8 +2,7 @@
 Heads, keys and values
 ======================
 
-What a bottleneck is made of, in the plane, where it can be drawn: one head that reads both coordinates, 60
-keys, three classes.
+The parts of a bottleneck, drawn in the plane: one head that reads both coordinates, 60 keys, three classes.
 """
 
 import matplotlib.pyplot as plt
@@ -26,7 +25,7 @@ keys = encoder.keys_[0]
 
 # %%
 # A row selects its nearest key. ``values_`` of the keys, (c, j, k), are what learns: with ``counts``, as here, each
-# says how likely each class selects that key. At prediction a row goes to the nearest key that
+# says how likely each class is to select that key. At prediction a row goes to the nearest key that
 # learning has *used*, so keys far from all data say nothing.
 model.fit(X, y)
 used = model.key_counts_[0] > 0
@@ -57,5 +56,5 @@ plt.show()
 
 # %%
 # With embeddings, many heads read a few random directions each, and the values of their nearest keys are
-# averaged. One head errs often, all of them together seldom.
+# averaged. A single head is often wrong, all heads together rarely.
 print(f"{used.sum()} of {len(used)} keys used, accuracy on what was learned {model.score(X, y):.3f}")

@@ -3,8 +3,8 @@ The toy experiment: what forgets
 ================================
 
 Eight classes in the plane, two per task, as in figure 2 of the paper that introduced the bottleneck. Colours show the
-class that is predicted for each point of the square after each task. A linear model and a small network know the last
-two classes only; the bottlenecks keep what they learned.
+class that is predicted for each point of the square after each task. A linear model and a small network know only
+the last two classes; the bottlenecks keep what they learned.
 """
 
 import matplotlib.pyplot as plt
@@ -26,9 +26,8 @@ def draw(classes, n):
     return CENTRES[y] + 0.035 * rng.standard_normal((n, 2)), y
 
 
-# %%
-# Both bottlenecks have 400 keys in all, placed on points spread evenly over the square. The projection of the second is
-# gaussian: rotations of a plane would give each head the same keys.
+# %% Both bottlenecks have 400 keys in total, placed on points spread evenly over the square. The projection of the
+# second is gaussian: rotations of a plane would give each head the same keys.
 square = rng.uniform(size=(10_000, 2))
 
 

@@ -20,8 +20,8 @@ X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_state=0)
 
 # %%
-# ``joint`` likes many heads of two coordinates, the others fewer and wider ones. Learning rate 30 is for ten passes;
-# the paper's 0.3 is meant for two thousand.
+# ``joint`` works best with many heads of two coordinates, the others with fewer and wider ones. The learning rate of 30
+# suits ten passes; the paper's 0.3 suits two thousand.
 methods = {
     "joint": DKVBClassifier(KeyEncoder(256, 64, random_state=0)),
     "counts": DKVBClassifier(KeyEncoder(128, 256, 8, random_state=0), solver="counts"),
@@ -40,8 +40,8 @@ for method in methods.values():
 accuracy, learn, predict = np.array(rows).T
 
 # %%
-# The last panel is the memory of what the three solvers learned; keys and projection come on top and are fixed. Seconds
-# to learn include placing keys.
+# The last panel is the memory of the learned state of the three solvers, without keys and projection, whose size is
+# fixed. Seconds to learn include placing keys.
 solvers = ["joint", "counts", "sgd"]
 state = np.array([methods[name].state_bytes_ for name in solvers]) / 2**20
 figure, panels = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")

@@ -2,9 +2,9 @@
 Choose a codebook: heads, keys and selected keys
 ================================================
 
-More heads average over more views of an embedding; more keys make each view finer, and need more samples to
-be hit. ``joint`` has heads of two coordinates here, ``counts`` of eight, of which it reads several keys.
-Accuracy on the pixels of scikit-learn's digits.
+More heads average over more views of an embedding; more keys make each view finer, and need more samples to be
+selected. ``joint`` has heads of two coordinates here, ``counts`` of eight, of which it reads several keys. Accuracy on
+the pixels of scikit-learn's digits.
 """
 
 from time import perf_counter
@@ -20,7 +20,7 @@ X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_state=0)
 
 # %%
-# The grid, for both solvers. ``state_bytes_`` is the size of what was learned; projection and keys come on top.
+# The grid, for both solvers. ``state_bytes_`` is the size of the learned state, without projection and keys.
 HEADS, KEYS, DIMS = (4, 16, 64, 256), (16, 64, 256), {"joint": 2, "counts": 8}
 accuracy, seconds, megabytes = (np.zeros((2, len(HEADS), len(KEYS))) for _ in range(3))
 for s, solver in enumerate(DIMS):
@@ -52,7 +52,7 @@ plt.show()
 
 # %%
 # How many keys ``counts`` should read of each head, at 64 heads and 256 keys: ``n_selected="auto"`` reads one, since
-# near keys share what samples teach anyway. On these pixels one or two are best: try it on your data.
+# nearby keys share hits anyway. On these pixels one or two are best: try it on your data.
 selected = (1, 2, 4, 8, 16)
 scores = [
     DKVBClassifier(KeyEncoder(64, 256, 8, n_selected=m, random_state=0), solver="counts")

@@ -2,8 +2,8 @@
 Place keys well: they never move
 ================================
 
-Keys are placed once. A small first batch costs some accuracy for good, and the model warns. The remedy is an encoder
-that was fitted on unlabelled data beforehand. That data may even show something else altogether.
+Keys are placed once. A small first batch permanently costs some accuracy, and the model warns. The remedy is an encoder
+that is fitted on unlabelled data beforehand. That data may even show something else entirely.
 """
 
 import warnings
@@ -20,7 +20,7 @@ X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_state=0)
 
 # %%
-# First, keys from the first n rows of the stream. Where there are fewer rows than keys, the rest are drawn
+# First, keys from the first n rows of the stream. If there are fewer rows than keys, the rest are drawn
 # from a normal with the rows' mean and shrunk covariance, so that even one row gives a usable codebook.
 sizes = (1, 8, 32, 128, 512, len(X))
 small = []

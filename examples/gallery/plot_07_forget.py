@@ -3,8 +3,8 @@ Forget a class, or some samples
 ===============================
 
 ``forget_classes`` and ``forget`` subtract what was learned. The figure compares with the model that never saw
-those rows: the difference of all values is zero, bit for bit, where hiding a class from the output leaves
-everything in place.
+those rows: the difference of all values is zero, bit for bit. Hiding a class from the output
+leaves everything in place.
 """
 
 import copy
@@ -27,14 +27,14 @@ full = clone(blank).fit(X, y)
 print("exact:", full.forgetting_is_exact_)
 
 # %%
-# A class goes. Its column leaves the probabilities, and its test rows are given other labels.
+# Forget a class. Its column disappears from the probabilities, and its test rows get other labels.
 without = copy.deepcopy(full).forget_classes([3])
 anew = clone(blank).fit(X[y != 3], y[y != 3])
 print("classes:", without.classes_.tolist())
 print("largest difference of a value to a model that never saw a 3:", np.abs(without.values_ - anew.values_).max())
 
 # %%
-# A person's samples go: here every 20th row. What was never learned cannot be forgotten, and is refused.
+# Forget a person's samples: here every 20th row. Rows that were never learned are refused.
 person = np.arange(len(y)) % 20 == 0
 fewer = copy.deepcopy(full).forget(X[person], y[person])
 again = clone(blank).fit(X[~person], y[~person])
@@ -45,8 +45,7 @@ except ValueError as error:
     print("refused:", error)
 
 # %%
-# To hide the class is not to forget it: the largest score among the nine others still tells whether a row is
-# a 3.
+# Hiding the class does not forget it: the largest score among the nine others still reveals whether a row is a 3.
 kept = full.classes_ != 3
 hidden = full.decision_function(X_test)[:, kept].max(axis=1)
 forgotten = without.decision_function(X_test).max(axis=1)

@@ -1,10 +1,10 @@
 """
-Covariate shift: the same classes, seen otherwise
-=================================================
+Covariate shift: the same classes, other inputs
+===============================================
 
 Digits are learned upright; then the camera turns, a little more with each task, and labelled rows keep
-arriving. The model learns the new view and keeps the old one. ``score_samples`` tells how unusual a view is before it
-is learned.
+arriving. The model learns the new view and keeps the old one. ``score_samples`` shows how unusual a view is before
+it is learned.
 """
 
 import matplotlib.pyplot as plt
@@ -29,7 +29,7 @@ def turned(pictures, angle):
 
 
 # %%
-# Keys are placed on upright digits alone. Each task has a quarter of the training rows, so no image
+# Keys are placed on upright digits only. Each task has a quarter of the training rows, so no image
 # is seen twice.
 parts = np.arange(len(y)) % len(ANGLES)
 encoder = KeyEncoder(128, 64, random_state=0).fit(turned(train[parts == 0], 0))
@@ -49,7 +49,7 @@ for task, angle in enumerate(ANGLES):
         accuracy[name][task] = [model.score(turned(test, seen), y_test) for seen in ANGLES]
 
 # %%
-# Rows: the last angle learned. Columns: the angle of the test digits. What was learned earlier lies below the
+# Rows: the last angle learned. Columns: the angle of the test digits. Earlier tasks are below the
 # diagonal.
 figure, panels = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained")
 for axes, (name, matrix) in zip(panels, accuracy.items(), strict=True):
@@ -62,6 +62,6 @@ for axes, (name, matrix) in zip(panels, accuracy.items(), strict=True):
 plt.show()
 
 # %%
-# Before a view was learned, its rows were less usual than those of the view learned last:
+# Before a view is learned, its rows are less usual than those of the previous view:
 for angle, (known, new) in zip(ANGLES[1:], usual, strict=True):
     print(f"{angle}°: mean score {new:.2f}, the view before {known:.2f}")

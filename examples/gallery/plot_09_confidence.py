@@ -1,9 +1,9 @@
 """
-Confidence, and samples of no known class
-=========================================
+Confidence, and samples of unknown classes
+==========================================
 
 ``calibrate`` fits a temperature on held-out rows, so that about 80 % of the rows predicted with 0.8 are right.
-``score_samples`` is larger for more usual rows: it tells rows of classes that were never learned.
+``score_samples`` is higher for more usual rows: it detects rows of classes that were never learned.
 """
 
 import matplotlib.pyplot as plt
@@ -26,7 +26,7 @@ joint = DKVBClassifier(KeyEncoder(128, 64, random_state=0)).fit(X_train, y_train
 
 # %%
 # Top probabilities of ``counts`` before and after; ``calibrate`` changes no prediction. ``joint`` chooses its mixture
-# by how likely it makes rows that it holds out, and needs no temperature.
+# by the likelihood of held-out rows, and needs no temperature.
 before = model.predict_proba(X_test)
 after = model.calibrate(X_held, y_held).predict_proba(X_test)
 curves = {

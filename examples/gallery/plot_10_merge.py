@@ -2,8 +2,8 @@
 Learn in two places, and merge
 ==============================
 
-What ``joint`` and ``counts`` learn adds up. Two copies of one model with keys learn different classes in
-different places; merged, they equal a model that learned everything, bit for bit.
+``joint`` and ``counts`` learn sums. Two copies of one model with the same keys learn different classes in different
+places; merged, they equal a model that learned everything, bit for bit.
 """
 
 import copy
@@ -23,7 +23,7 @@ X, X_test, y, y_test = train_test_split(X, y, test_size=0.4, stratify=y, random_
 blank = DKVBClassifier(FrozenEstimator(KeyEncoder(128, 64, random_state=0).fit(X)))
 
 # %%
-# One place sees even digits, the other odd ones.
+# One copy learns even digits, the other odd ones.
 even = clone(blank).fit(X[y % 2 == 0], y[y % 2 == 0])
 odd = clone(blank).fit(X[y % 2 == 1], y[y % 2 == 1])
 merged = copy.deepcopy(even).merge(odd)

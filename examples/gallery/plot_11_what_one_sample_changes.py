@@ -2,8 +2,8 @@
 What one sample changes
 =======================
 
-Real codes, drawn: the heads of a bottleneck on scikit-learn's handwritten digits, which keys one more digit selects,
-and what changes there.
+This example draws real codes: the heads of a bottleneck on scikit-learn's handwritten digits, the keys that one more
+digit selects, and what changes there.
 """
 
 import matplotlib.pyplot as plt
@@ -18,25 +18,23 @@ sample, label = X[1000:1001], y[1000]
 
 # %%
 # Each of 64 heads maps the 64 pixels to two coordinates and selects the nearest of its 48 keys. The keys are placed on
-# digits without their labels, and stay.
+# unlabelled digits, and never move.
 encoder = KeyEncoder(64, 48, 2, random_state=0).fit(X[:1000])
 model = DKVBClassifier(FrozenEstimator(encoder), solver="counts").fit(X[:1000], y[:1000])
 codes = np.asarray(encoder.transform(sample)).reshape(64)
 print(f"the sample is a {label}; its code is {codes[:6]} ... in 64 numbers")
 
-# %%
-# One more digit is learned. In each head it adds one to the count of one key: 64 of 3,072 counts change. ``counts``
-# reads the values from these counts, shared between near keys: the value of the digit's class rises around the selected
-# key, and sinks a little elsewhere, because a class's values are the logarithms of shares that sum to one.
+# %% One more digit is learned. In each head it adds one to the count of one key: 64 of 3,072 counts change. ``counts``
+# computes the values from these counts, shared between nearby keys: the value of the digit's class rises around the
+# selected key, and falls a little elsewhere, because a class's values are the logarithms of shares that sum to one.
 hits, values = model.key_counts_.copy(), model.values_.copy()
 model.partial_fit(sample, [label])
 added = model.key_counts_ - hits
 change = (model.values_ - values)[:, :, label]
 
-# %%
-# On the left, a head: where it sees the digits, its keys, and the borders between them. In the middle, the same head
-# when the digit arrives (cross): the key that it selects (ring), and how the value of its class changes at each key.
-# On the right, all heads: the keys whose count changed.
+# %% On the left, one head with its view of the digits, its keys, and the borders between them. In the middle, the same
+# head when the digit arrives (cross): the key that it selects (ring), and how the value of its class changes at each
+# key. On the right, all heads: the keys whose count changed.
 head = 0
 keys = encoder.keys_[head]
 rows = X / np.linalg.norm(X, axis=1, keepdims=True)
@@ -74,6 +72,6 @@ panels[2].set_title(f"{int((added > 0).sum()):,} of {added.size:,} counts change
 plt.show()
 
 # %%
-# ``forget`` takes the digit back, and every bit is as it was.
+# ``forget`` removes the digit, and restores every bit.
 model.forget(sample, [label])
 print("values as before:", np.array_equal(model.values_, values))

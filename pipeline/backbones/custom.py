@@ -1,10 +1,10 @@
-"""Networks that a settings file describes: a library's architecture with a file of weights, or with the library's own.
+"""Networks described in a settings file: a library's architecture with a weight file or the library's own weights.
 
-Enters: a description, layers to read, the side of the images. Leaves: the immutable record that every other module
-knows. Must not know: settings files, data sets, caches.
+Enters: a description, layers to read, the side of the images. Leaves: the immutable record that other modules use.
+Must not know: settings files, data sets, caches.
 
-What a description of a checkpoint file leaves out is: mean and standard deviation of ImageNet, bilinear interpolation,
-a crop ratio of 1, no prefix, a classifier that is there. Of weights that a library knows by name it says all this.
+Defaults for a checkpoint file: mean and standard deviation of ImageNet, bilinear interpolation, a crop ratio of 1, no
+prefix, with classifier. For weights that a library knows by name, the library provides all of this.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _LAYER_OF = {"timm": "avgpool", "open_clip": "projected"}
 
 
 def describe_backbone(described: Mapping[str, Any], layers: str | Sequence[str], image_side: int) -> Backbone:
-    """Return the record of a network that has no name of its own, the number of its features measured.
+    """Return the record of a described network, and measure its number of features.
 
     Parameters
     ----------
     described : mapping
-        ``id``, ``file`` (None: the library's own weights), ``library``, ``model``, ``weights``, and what else
+        ``id``, ``file`` (None: the library's own weights), ``library``, ``model``, ``weights``, and other fields that
         `pipeline.params.InlineBackbone` lists.
     layers : str or sequence of str
         ``avgpool`` of timm's models, ``projected`` of open_clip's, any nodes of torchvision's.
@@ -90,7 +90,7 @@ def _of_file(described: Mapping[str, Any]) -> Backbone:
 
 
 _TRANSFORMED = ("googlenet", "inception_v3")
-"""torchvision's own weights of these want pixels from −1 to 1 and convert ImageNet's scale by ``transform_input``."""
+"""torchvision's weights of these expect pixels from −1 to 1; ``transform_input`` converts ImageNet's scale."""
 
 
 def _of_torchvision(described: Mapping[str, Any], side: int) -> Backbone:
@@ -131,8 +131,8 @@ def _of_timm(described: Mapping[str, Any], side: int) -> Backbone:
     data = resolve_data_config(pretrained_cfg=known.to_dict())
     if data["crop_mode"] not in ("center", "squash"):
         raise ValueError(
-            f"timm prepares images for {name} with crop_mode {data['crop_mode']!r}; expected center or squash. Take "
-            "other weights."
+            f"timm prepares images for {name} with crop_mode {data['crop_mode']!r}; expected center or squash. "
+            "Choose other weights."
         )
     return _library_record(
         described,
@@ -160,8 +160,8 @@ def _of_open_clip(described: Mapping[str, Any], side: int) -> Backbone:
     if bool(known.get("quick_gelu")) != bool(settings.get("quick_gelu")):
         wanted = "QuickGELU" if known.get("quick_gelu") else "GELU"
         raise ValueError(
-            f"{model} computes with another activation than its weights {tag!r}; expected {wanted}. Take the model "
-            f"whose name {'ends' if known.get('quick_gelu') else 'does not end'} in -quickgelu."
+            f"{model} has another activation function than its weights {tag!r}; expected {wanted}. Choose the "
+            f"model whose name {'ends' if known.get('quick_gelu') else 'does not end'} in -quickgelu."
         )
     repository, _, file = known["hf_hub"].rpartition("/")
     return _library_record(
@@ -187,7 +187,7 @@ _OF_LIBRARY: Mapping[str, Callable[[Mapping[str, Any], int], Backbone]] = {
 
 
 def _library_record(described: Mapping[str, Any], **said: Any) -> Backbone:
-    """Return a record from what a library says; a license, a paper and a sha256 of the description count more."""
+    """Return a record from a library's data; license, paper and sha256 of the description take precedence."""
     file = said.pop("weights_file", None) or Path(said["weights_url"]).name
     digits = re.search(r"-([0-9a-f]{8,64})\.", file)
     pinned = {"sha256": digits[1] if digits else None}
@@ -201,9 +201,9 @@ def _check_weights(described: Mapping[str, Any], names: Iterable[str]) -> None:
     if described["weights"] not in names:
         files = f"a file ending in {', '.join(CHECKPOINTS)}"
         raise ValueError(
-            f"{described['library']} knows no weights {described['weights']!r} of {described['model']}; expected one "
-            f"of {', '.join(names) or '(none)'}, or {files}{_nearest(described['weights'], names)} Correct it in "
-            "params.yaml."
+            f"{described['library']} has no weights {described['weights']!r} for {described['model']}; expected "
+            f"one of {', '.join(names) or '(none)'}, or {files}{_nearest(described['weights'], names)} Correct it "
+            "in params.yaml."
         )
 
 
@@ -220,10 +220,10 @@ def _width(network: torch.nn.Module, record: Backbone, layer: str, side: int, ex
     try:
         with torch.inference_mode():
             found = tapped.network(torch.zeros(1, 3, side, side))  # before places are averaged
-    except Exception as error:  # a network that cannot read this side raises nearly anything
+    except Exception as error:  # a network that does not support this side may raise almost any error
         raise ValueError(
-            f"{record.model} of {record.id} cannot read images of {side} × {side} pixels ({first_sentence(error)}); "
-            "expected a side that suits it. Set image_side in params.yaml."
+            f"{record.model} of {record.id} cannot read images of {side} × {side} pixels "
+            f"({first_sentence(error)}); expected a supported side. Set image_side in params.yaml."
         ) from error
     found = found[layer] if isinstance(found, dict) else found
     shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
@@ -267,7 +267,7 @@ def _check_model(library: str, model: str) -> None:
 def _torchvision_models() -> list[str]:
     from torchvision import models
 
-    return models.list_models(module=models)  # classifiers; the builders of detectors would fetch weights unasked
+    return models.list_models(module=models)  # classifiers; builders of detectors download weights unasked
 
 
 def _timm_models() -> list[str]:

@@ -1,4 +1,4 @@
-"""Networks built by their library, loaded strictly or not at all, read at one layer or several.
+"""Build networks by their library, load them strictly, and read one layer or several.
 
 Enters: a backbone's record, weights by name. Leaves: a frozen module, images (n, 3, s, s) → embeddings (n, f).
 Must not know: where weights come from, data sets, caches, estimators.
@@ -19,7 +19,7 @@ from pipeline.backbones.registry import BACKBONES, Backbone, as_layers, check_la
 from pipeline.io import first_sentence
 
 _WITHOUT_CLASSIFIER = frozenset({"swav_resnet50w2", "dino_resnet50"})
-"""Published without the last layer; the others must have theirs, or the file is another one."""
+"""Published without the last layer; all others must contain theirs, or the file is the wrong one."""
 
 
 def build_network(record: Backbone) -> nn.Module:
@@ -38,18 +38,18 @@ def build_network(record: Backbone) -> nn.Module:
 
 
 def _build_open_clip(record: Backbone) -> nn.Module:
-    """Build a CLIP model, and refuse one whose activation is not that of OpenAI's weights.
+    """Build a CLIP model, and refuse it if its activation differs from that of OpenAI's weights.
 
-    open_clip itself compares the two only when it fetches the weights, and then warns and computes on: names and shapes
-    agree, the embeddings do not.
+    open_clip compares the two only when it downloads the weights, and then only warns: names and shapes agree, but the
+    embeddings differ.
     """
     import open_clip
 
     activation = (open_clip.get_model_config(record.model) or {}).get("quick_gelu")
     if record.id == "clip_vit_b32" and not activation:
         raise ValueError(
-            f"model {record.model} of {record.id} computes with GELU; expected QuickGELU, with which OpenAI trained "
-            f"these weights. Take the model whose name ends in -quickgelu."
+            f"model {record.model} of {record.id} uses GELU; expected QuickGELU, because OpenAI trained these "
+            "weights with it. Choose the model whose name ends in -quickgelu."
         )
     root = logging.getLogger()
     root.addFilter(_is_worth_saying)
@@ -60,7 +60,7 @@ def _build_open_clip(record: Backbone) -> nn.Module:
 
 
 def _is_worth_saying(entry: logging.LogRecord) -> bool:
-    """Drop open_clip's remark that a model is random: its weights are loaded right after."""
+    """Drop open_clip's remark that a model is random: its weights are loaded immediately afterwards."""
     return "No pretrained weights" not in entry.getMessage()
 
 
@@ -89,14 +89,14 @@ def load_backbone(record: Backbone, layers: str | Sequence[str], state: Mapping[
     ----------
     record : Backbone
     layers : str or sequence of str
-        Of several, the columns follow each other in this order.
+        The columns of several layers follow each other in this order.
     state : mapping from name to Tensor
         As :func:`pipeline.weights.read_weights` returns it.
 
     Raises
     ------
     ValueError
-        If a weight is missing, one too many, or of another shape.
+        If a weight is missing, unexpected, or of another shape.
     """
     check_layers(record, layers)
     if record.converted:
@@ -109,7 +109,7 @@ def load_backbone(record: Backbone, layers: str | Sequence[str], state: Mapping[
 
 
 def _load_by_timm(record: Backbone, state: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Let timm load weights of its own, which it converts for some architectures, and as strictly as we do."""
+    """Let timm load its own weights, which it converts for some architectures, as strictly as :func:`load_strictly`."""
     import timm
 
     try:
@@ -117,15 +117,15 @@ def _load_by_timm(record: Backbone, state: Mapping[str, torch.Tensor]) -> nn.Mod
     except (RuntimeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"the weights of {record.id} do not fit {record.model} ({first_sentence(error)}); expected "
-            f"{record.weights_file} of {record.weights_url}. Get it again from there."
+            f"{record.weights_file} of {record.weights_url}. Download it again from there."
         ) from error
-    for name in ("pretrained_cfg", "default_cfg"):  # where timm keeps the weights a second time
+    for name in ("pretrained_cfg", "default_cfg"):  # where timm keeps a second copy of the weights
         vars(network).pop(name, None)
     return network
 
 
 def remove_classifier(network: nn.Module, library: str) -> None:
-    """Take the last layer out of a network: timm knows which that is, in torchvision it is the last with weights."""
+    """Remove the last layer of a network: timm names it; in torchvision it is the last layer with weights."""
     if library == "timm":
         network.reset_classifier(0)  # type: ignore[operator]
         return
@@ -188,7 +188,7 @@ def _check_apart(network: nn.Module, layers: Sequence[str]) -> None:
 
 
 def _copy_what_is_read(network: GraphModule) -> None:
-    """Copy each layer the moment it is computed: what comes after it may write into it, as `relu` in place does."""
+    """Copy each layer as soon as it is computed: a later layer may write into it, as an in-place `relu` does."""
     graph = network.graph
     (output,) = (node for node in graph.nodes if node.op == "output")
     copies = {}
@@ -200,12 +200,12 @@ def _copy_what_is_read(network: GraphModule) -> None:
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], record: Backbone) -> None:
-    """Load weights into a network where names and shapes agree one to one.
+    """Load weights into a network if names and shapes match exactly.
 
     Raises
     ------
     ValueError
-        With the first names that are missing, too many or of another shape, and the setting that mends it.
+        With the first names that are missing, unexpected or of another shape, and the setting that fixes it.
     """
     wanted = network.state_dict()
     missing = [name for name in wanted if name not in state]
@@ -229,9 +229,9 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], record:
 
 
 def _way_out(network: nn.Module, record: Backbone, missing: list[str], extra: list[str]) -> str:
-    """Return what makes a network and a file agree whose names or shapes differ, of what is not set already."""
+    """Return the advice that makes the names or shapes of a network and a file agree, beyond what is already set."""
     if record.id in BACKBONES:
-        return f"take the file {record.weights_file} as its publisher gives it"
+        return f"use the original file {record.weights_file} of its publisher"
     beginnings = sorted({*record.extra_keys, *(name.partition(".")[0] + "." for name in extra)})
     lists = f"extra_keys: [{', '.join(beginnings)}]"
     if not missing:
@@ -242,7 +242,7 @@ def _way_out(network: nn.Module, record: Backbone, missing: list[str], extra: li
     longer = next((name for name in extra if name.endswith(f".{missing[0]}")), None)
     if longer is not None:
         return f"set prefix: {longer.removesuffix(missing[0])}"
-    return f"name the model that wrote {record.weights_file}, or take a file of {record.model}"
+    return f"name the model that wrote {record.weights_file}, or use a file of {record.model}"
 
 
 def _upper(text: str) -> str:
@@ -250,7 +250,7 @@ def _upper(text: str) -> str:
 
 
 def rename_weights(record: Backbone, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Bring a checkpoint's names to the architecture's.
+    """Translate the names of a checkpoint into those of the architecture.
 
     Raises
     ------
@@ -264,8 +264,9 @@ def rename_weights(record: Backbone, state: Mapping[str, torch.Tensor]) -> dict[
         new = rename(name.removeprefix(record.prefix))
         if new in renamed:
             raise ValueError(
-                f"{record.weights_file} holds the weight {new} twice, as {origin[new]} and as {name}; expected one "
-                f"network. Correct the prefix, which is {record.prefix!r}, or leave the other network out of the file."
+                f"{record.weights_file} contains the weight {new} twice, as {origin[new]} and as {name}; expected "
+                f"one network. Correct the prefix, which is {record.prefix!r}, or leave the other network out of "
+                "the file."
             )
         renamed[new], origin[new] = tensor, name
     return renamed
@@ -280,7 +281,7 @@ def _renaming(record: Backbone) -> Callable[[str], str]:
 
 
 def _densenet_name(name: str) -> str:
-    """Translate a name of torchvision's published DenseNet weights, which are older than its present names.
+    """Translate a name of torchvision's published DenseNet weights, which use older names.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """Frozen networks: one immutable record each.
 
-Enters: a name, RGB images. Leaves: a record, images as its network reads them. The only module that names a model, a
-mean, a standard deviation. Must not know: what a network is built of, data sets, caches, estimators.
+Enters: a name, RGB images. Leaves: a record, images as its network reads them. Only this module
+names models, means and standard deviations. Must not know: how a network is built, data sets, caches, estimators.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Backbone:
-    """Describe a frozen network: where its weights come from, what it reads and what it gives.
+    """Describe a frozen network: its weights, its preprocessing and its layers.
 
     Parameters
     ----------
     id : str
     library, model : str
-        Who builds the architecture, under which name.
+        The library that builds the architecture, and its name there.
     weights_file, weights_url : str
-        The file's name, and where it can be had.
+        The file's name, and its download address.
     sha256 : str or None
-        Of the file, or its first eight digits; None where none is published.
+        Of the file, or its first eight digits; None if none is published.
     layers : mapping from str to int
         Layers that can be read, with the number of features each gives.
     mean, std : tuple of three floats
@@ -41,21 +41,21 @@ class Backbone:
         Side of the centre crop divided by the side that the shorter edge is resized to.
     license, paper : str
     prefix : str
-        What the checkpoint writes before every name.
+        Prefix of every name in the checkpoint.
     extra_keys : tuple of str
-        Beginnings of names that the checkpoint may hold beyond the network's.
+        Prefixes of names that the checkpoint may contain in addition to the network's.
     package : str or None
         The Python distribution that ships the weights, if one does.
     without_classifier : bool
-        Whether the checkpoint ends before the classifier.
+        Whether the checkpoint lacks the classifier.
     resize : {"shorter_edge", "squash"}
-        What is resized before the crop: the shorter edge, or both to the same length.
+        Resizing before the crop: the shorter edge, or both edges to the same length.
     fixed_input_size : int or None
-        The one side that images may have, where positions are learned.
+        The only side that images may have, for learned position embeddings.
     options : mapping from str to int, float or bool
-        What the library sets when it builds the architecture for these weights.
+        Options with which the library builds the architecture for these weights.
     converted : bool
-        Whether the library itself converts these weights of its own while it loads them.
+        Whether the library converts these weights while loading them.
     """
 
     id: str
@@ -99,7 +99,7 @@ _USUAL = {
     "options": {},
     "converted": False,
 }
-"""Fields younger than the first caches: recorded only where they say something, so that fingerprints stay."""
+"""Fields that are newer than the first caches: recorded only if set, so that old fingerprints stay valid."""
 
 
 _RESNET_LAYERS = {"avgpool": 2048, "layer3": 1024}
@@ -204,12 +204,12 @@ BACKBONES: Mapping[str, Backbone] = {
 
 
 def find_backbone(name: str, layers: str | Sequence[str] = ()) -> Backbone:
-    """Return the record of a backbone, after looking for the layers that are to be read, if any.
+    """Return the record of a backbone, and check that it has the given layers.
 
     Raises
     ------
     ValueError
-        If there is none of that name, or it has no such layer; with the nearest names.
+        If there is no backbone of that name, or it has no such layer; the message names the nearest ones.
 
     Examples
     --------
@@ -220,7 +220,7 @@ def find_backbone(name: str, layers: str | Sequence[str] = ()) -> Backbone:
         nearest = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0)[0]
         raise ValueError(
             f"backbone {name!r} is unknown; expected one of {', '.join(BACKBONES)}. Did you mean {nearest!r}? Correct "
-            "the name."
+            "it."
         )
     check_layers(BACKBONES[name], layers)
     return BACKBONES[name]
@@ -238,7 +238,7 @@ def as_layers(layers: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def check_layers(record: Backbone, layers: str | Sequence[str]) -> None:
-    """Raise ValueError for the first layer that a backbone does not have, with those that it has."""
+    """Raise ValueError for the first layer that a backbone does not have; the message lists its layers."""
     for layer in as_layers(layers):
         if layer not in record.layers:
             nearest = difflib.get_close_matches(layer, record.layers, n=1, cutoff=0)[0]
@@ -252,17 +252,17 @@ def check_layers(record: Backbone, layers: str | Sequence[str]) -> None:
 class Preprocessing:
     """Turn RGB images into a network's input: one at a time by a call, or in batches, in two steps.
 
-    The first step takes what any thread can do image by image; the second costs a batch less than its images one by
-    one, and a device less than the processor. Both ways give the same bits.
+    Any thread can do the first step, image by image. The second step is cheaper for a batch than for single images, and
+    cheaper on a device than on the processor. Both ways give the same bits.
 
     Parameters
     ----------
     cut : callable
-        Resizes an image and cuts the centre out.
+        Resizes an image and crops the centre.
     mean, std : tuple of three floats
         Per channel, of pixels in 0…1.
     side : int
-        Pixels on each side of what the network sees.
+        Side of the network's input in pixels.
 
     Examples
     --------
@@ -281,19 +281,19 @@ class Preprocessing:
         return self.scale(torch.from_numpy(self.pixels(image)[None]))[0]
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """Return the pixels that a network sees of an image (side, side, 3), uint8."""
+        """Return the pixels of an image that the network reads (side, side, 3), uint8."""
         return np.array(self.cut(image))
 
     def scale(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the input of a batch (n, 3, side, side), float32, channels last in memory, where its pixels are.
+        """Return the input of a batch (n, 3, side, side), float32, channels last, on the device of its pixels.
 
         Parameters
         ----------
         pixels : Tensor of shape (n, side, side, 3), uint8
         """
         n, height, width, _ = pixels.shape
-        # rows of pixels, so that the inner loops run over a row and not over three channels; tensors and not numbers,
-        # by which a CUDA device would multiply the reciprocal instead of dividing
+        # rows of pixels, so that inner loops run over a row instead of three channels; tensors instead of numbers,
+        # since a CUDA device would multiply by the reciprocal of a number instead of dividing
         full, mean, std = (
             torch.tensor(value, dtype=torch.float32, device=pixels.device).repeat(width)
             for value in ((255.0,) * 3, self.mean, self.std)
@@ -303,12 +303,12 @@ class Preprocessing:
 
 
 def preprocess(record: Backbone, side: int) -> Preprocessing:
-    """Return what turns RGB images into the network's input of side × side pixels.
+    """Return the preprocessing from RGB images to the network's input of side × side pixels.
 
     Raises
     ------
     ValueError
-        If the network reads images of one side only, and this is another.
+        If the network supports only one side, and this is another one.
 
     Examples
     --------
@@ -320,8 +320,8 @@ def preprocess(record: Backbone, side: int) -> Preprocessing:
     only = record.fixed_input_size or (_CLIP_SIDE if record.id == "clip_vit_b32" else side)
     if side != only:
         raise ValueError(
-            f"image_side={side} does not suit {record.id}; expected {only}, since its positions are learned. "
-            f"Set image_side: {only} in params.yaml."
+            f"image_side={side} does not suit {record.id}; expected {only}, because its position embeddings are "
+            f"learned. Set image_side: {only} in params.yaml."
         )
     edge = max(side, round(side / record.crop_pct))
     mode = InterpolationMode(record.interpolation)

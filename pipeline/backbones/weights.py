@@ -1,4 +1,4 @@
-"""Find and read weight files, without a network where that is possible and never running what is in them.
+"""Find and read weight files, offline if possible, and without running code from them.
 
 Enters: a backbone's record. Leaves: a checked file, its tensors by name. Must not know: architectures, images.
 """
@@ -20,11 +20,11 @@ from pipeline.io import first_sentence, system_error
 
 _HUB = "https://huggingface.co/"
 _SECONDS = 30.0
-"""How long a server may be silent."""
+"""Seconds to wait for a silent server."""
 
 
 class Source(Protocol):
-    """What this module needs to know of a backbone."""
+    """The fields of a backbone that this module uses."""
 
     @property
     def id(self) -> str: ...  # noqa: D102
@@ -39,14 +39,14 @@ class Source(Protocol):
 
 
 def find_weights(source: Source, path: str | Path | None = None) -> Path:
-    """Return the weight file: at the path given, in its package, in torch's or Hugging Face's cache, or downloaded.
+    """Return the weight file: from the given path, its package, the cache of torch or Hugging Face, or a download.
 
     Downloads need ``DKVB_ALLOW_DOWNLOAD=1``; ``DKVB_WEIGHTS`` names a folder to look in first.
 
     Raises
     ------
     FileNotFoundError
-        With the address, the folders that were looked in, and what to type.
+        With the address, the folders that were searched, and the command to run.
     ValueError
         If the file's sha256 is not the pinned one.
     """
@@ -57,7 +57,7 @@ def find_weights(source: Source, path: str | Path | None = None) -> Path:
     if found is None and path is not None and not source.weights_url:
         raise FileNotFoundError(
             f"the weights of {source.id} are not in {path}; expected a checkpoint file there. Correct weights in "
-            "params.yaml (a path is relative to where the command runs), or place the file there."
+            "params.yaml (paths are relative to the working directory), or place the file there."
         )
     if found is None:
         raise FileNotFoundError(
@@ -79,7 +79,7 @@ def _folders(source: Source, places: list[Path]) -> list[str]:
 
 
 def _address(source: Source) -> str:
-    """Return where the file itself is, not the page of its repository."""
+    """Return the address of the file itself, not of its repository's page."""
     of_hub = source.weights_url.startswith(_HUB)
     return f"{source.weights_url}/resolve/main/{source.weights_file}" if of_hub else source.weights_url
 
@@ -97,7 +97,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     ValueError
-        If the file would run code, is damaged, or holds something else than named tensors.
+        If the file would run code, is damaged, or contains anything but named tensors.
     """
     path = Path(path)
     try:
@@ -106,18 +106,18 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the readers raise nearly anything
+    except Exception as error:  # readers raise almost any error on a damaged file
         if system_error(error) is not None or isinstance(error, MemoryError):
             raise
         raise ValueError(
             f"{path.name} is not a weight file that can be read without running code ({first_sentence(error)}); "
-            "expected tensors by name. Take the file from its publisher, or convert it to .safetensors."
+            "expected named tensors. Get the file from its publisher, or convert it to .safetensors."
         ) from error
     state = _unwrap(content)
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
         wrong = next(name for name, value in state.items() if not isinstance(value, torch.Tensor))
         raise ValueError(
-            f"{path.name} holds {wrong!r}, which is no tensor; expected tensors by name. Take the file that holds a "
+            f"{path.name} contains {wrong!r}, which is not a tensor; expected named tensors. Use the file of a "
             "network's weights, or save its state_dict() again."
         )
     return dict(state)
@@ -140,7 +140,7 @@ def _places(source: Source) -> Iterator[Path]:
 
 
 def _own_name(source: Source) -> Path:
-    """Return the file's place in a folder of many: Hugging Face calls the files of all models alike."""
+    """Return the file's path below a shared folder: Hugging Face uses the same file name for all models."""
     repository = source.weights_url.removeprefix(_HUB) if source.weights_url.startswith(_HUB) else ""
     return Path(repository) / source.weights_file
 
@@ -164,16 +164,16 @@ def _in_hugging_face(source: Source) -> list[Path]:
 def _download(source: Source) -> Path:
     target = Path(torch.hub.get_dir()) / "checkpoints" / _own_name(source)
     usual = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_SECONDS)  # torch's download would wait for a silent server for ever
+    socket.setdefaulttimeout(_SECONDS)  # torch's download would wait for a silent server forever
     try:
         if source.weights_url.startswith(_HUB):
             from huggingface_hub import hf_hub_download
 
             return Path(hf_hub_download(source.weights_url.removeprefix(_HUB), source.weights_file))
         target.parent.mkdir(parents=True, exist_ok=True)
-        # the digest is checked before the file takes its place
+        # the digest is checked before the file is moved into place
         torch.hub.download_url_to_file(source.weights_url, str(target), source.sha256, progress=True)
-    except Exception as error:  # whatever the transport raises
+    except Exception as error:  # the transport may raise any error
         raise OSError(
             f"the weights of {source.id} could not be downloaded ({first_sentence(error)}); expected "
             f"{source.weights_file} at {_address(source)}. Try again, or get the file elsewhere. "
@@ -188,21 +188,22 @@ def _check_sha256(source: Source, path: Path) -> None:
     found = weights_sha256(path)
     if source.sha256 is not None and not found.startswith(source.sha256):
         raise ValueError(
-            f"{path.name} has sha256 {found}; expected {source.sha256} of {source.id}. The file is damaged or another "
-            f"one: get it again from {source.weights_url or 'its publisher, or correct sha256 in params.yaml'}."
+            f"{path.name} has sha256 {found}; expected {source.sha256} of {source.id}. The file is damaged or a "
+            "different one: download it again from "
+            f"{source.weights_url or 'its publisher, or correct sha256 in params.yaml'}."
         )
 
 
 def _unwrap(content: Any) -> Mapping[str, Any]:
-    """Step into the ``state_dict`` that some publishers nest weights in; name student's and teacher's by their network.
+    """Unwrap a nested ``state_dict``; prefix the weights of student and teacher with their network.
 
-    A training checkpoint of two networks holds numbers and an optimiser's state beside them, which are left out.
+    A training checkpoint of two networks also contains numbers and an optimiser's state, which are ignored.
     """
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
         raise ValueError(
-            f"the weight file holds a {type(content).__name__}; expected tensors by name. Take another file."
+            f"the weight file contains a {type(content).__name__}; expected named tensors. Use another file."
         )
     networks = {outer: part for outer, part in content.items() if isinstance(part, Mapping) and _is_state(part)}
     if networks:

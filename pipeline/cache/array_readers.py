@@ -1,7 +1,7 @@
-"""Read one array from a file of NumPy, torch or Parquet, without running what the file holds.
+"""Read one array from a NumPy, torch or Parquet file, without running code from the file.
 
 Enters: ``FILE``, or ``FILE:NAME`` where it holds several arrays, as in ``data.npz:train_embeddings``. Leaves: an array.
-Must not know: what the array is for, but for the names that such arrays usually have.
+Must not know: what the array is for, except the usual names of such arrays.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ READABLE = (".npy", ".npz", ".pt", ".pth", ".ckpt", ".parquet")
 
 
 def read_array(value: str, role: str) -> np.ndarray:
-    """Return the array that ``FILE`` or ``FILE:NAME`` means; ``.npy`` stays on the disk until rows are asked for.
+    """Return the array at ``FILE`` or ``FILE:NAME``; ``.npy`` is memory-mapped.
 
     Raises
     ------
     ValueError
-        If the suffix is unknown, the file would run code or is damaged, or it is not clear which array is meant.
+        If the suffix is unknown, the file would run code or is damaged, or the choice of array is ambiguous.
     OSError
         If there is no such file.
     ImportError
@@ -51,17 +51,17 @@ def read_array(value: str, role: str) -> np.ndarray:
         return _of_checkpoint(path, name, role)
     except (_ChoiceError, MemoryError):
         raise
-    except Exception as error:  # a damaged file makes NumPy, and what it unpacks with, raise nearly anything
+    except Exception as error:  # NumPy and its decompressors raise almost any error on a damaged file
         if system_error(error) is not None:
             raise
         raise ValueError(
             f"{path.name} cannot be read without running code, or is damaged ({first_sentence(error)}); expected "
-            "arrays of numbers or text. Save arrays by np.savez, or tensors by torch.save."
+            "arrays of numbers or text. Save arrays with np.savez, or tensors with torch.save."
         ) from error
 
 
 def _npz_array(path: Path, name: str | None, role: str) -> np.ndarray:
-    """Read an array of an archive that claims as many bytes as are there for it."""
+    """Read an array of an archive, after checking that its claimed size matches its bytes."""
     with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as found:
         chosen = _choose(path, list(found), name, role)
         if f"{chosen}.npy" in archive.namelist():
@@ -76,11 +76,11 @@ def _npz_array(path: Path, name: str | None, role: str) -> np.ndarray:
 
 
 class _ChoiceError(ValueError):
-    """It is not clear which array of a file is meant."""
+    """The choice of an array in a file is ambiguous."""
 
 
 def path_and_name(value: str) -> tuple[Path, str | None]:
-    """Divide ``FILE:NAME`` at the first colon that follows a file; one elsewhere belongs to the file's name.
+    """Split ``FILE:NAME`` at the first colon that follows an existing file; other colons belong to the file name.
 
     Examples
     --------
@@ -96,18 +96,18 @@ def path_and_name(value: str) -> tuple[Path, str | None]:
 
 def _refuse_name(path: Path, name: str | None) -> None:
     if name is not None:
-        raise _ChoiceError(f"{path.name} holds one array, which has no name; expected none. Remove :{name}.")
+        raise _ChoiceError(f"{path.name} contains one unnamed array; expected no name. Remove :{name}.")
 
 
 def _choose(path: Path, names: Sequence[str], name: str | None, role: str) -> str:
-    """Return the name that was said, or the only one, or the one that is called like its part."""
+    """Return the given name, or the only one, or the one that matches the role."""
     if name is None:
         called = [known for known in _CALLED[role] if known in names]
         name = names[0] if len(names) == 1 else called[0] if called else None
     if name not in names:
         raise _ChoiceError(
-            f"{path.name} holds {', '.join(names) or 'nothing'}, but no {name or role}; expected the name of one. "
-            f"Write {path}:NAME."
+            f"{path.name} contains {', '.join(names) or 'nothing'}, but no {name or role}; expected the name of "
+            f"one array. Write {path}:NAME."
         )
     return str(name)
 
@@ -121,7 +121,7 @@ _CALLED = {
 
 
 def _of_checkpoint(path: Path, name: str | None, role: str) -> np.ndarray:
-    """Return a tensor of torch, or a list of whole numbers or of text beside it."""
+    """Return a torch tensor, or a list of integers or text stored with it."""
     import torch
 
     content = torch.load(path, map_location="cpu", weights_only=True)
@@ -129,7 +129,7 @@ def _of_checkpoint(path: Path, name: str | None, role: str) -> np.ndarray:
         _refuse_name(path, name)
         return _numpy(content)
     if not isinstance(content, Mapping):
-        raise ValueError(f"it holds a {type(content).__name__}, no tensors")
+        raise ValueError(f"it contains a {type(content).__name__}, no tensors")
     found = {str(key): array for key, value in content.items() if (array := _numpy(value)) is not None}
     if name in {str(key) for key in content} - set(found):
         raise _ChoiceError(
@@ -140,7 +140,7 @@ def _of_checkpoint(path: Path, name: str | None, role: str) -> np.ndarray:
 
 
 def _numpy(value: Any) -> Any:
-    """Return a tensor, or a list of whole numbers or of text, as an array; None for anything else."""
+    """Return a tensor, or a list of integers or text, as an array; None for anything else."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -160,7 +160,7 @@ def _parquet_column(path: Path, name: str | None, role: str) -> np.ndarray:
         if system_error(error) is not None:
             raise
         raise ValueError(
-            f"{path.name} is no Parquet file ({first_sentence(error)}); expected one. Write it again."
+            f"{path.name} is not a Parquet file ({first_sentence(error)}); expected one. Write it again."
         ) from error
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
@@ -169,8 +169,8 @@ def _parquet_column(path: Path, name: str | None, role: str) -> np.ndarray:
     lengths = np.diff(column.offsets.to_numpy()) if lists else np.array([width])
     if column.null_count or values.null_count or ragged or (lengths != width).any():
         raise ValueError(
-            f"column {name!r} of {path.name} lacks values, or its lists differ in length; expected a whole column. "
-            "Fill it."
+            f"column {name!r} of {path.name} has missing values, or lists of different lengths; expected a "
+            "complete column. Fill it."
         )
     found = values.to_numpy(zero_copy_only=False)
     return found if values is column else found.reshape(len(column), width)
@@ -189,6 +189,7 @@ def import_pyarrow() -> tuple[Any, Any]:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError(
-            "Parquet needs pyarrow, which is not installed; expected it. Run `pip install pyarrow`, or take .npz."
+            "Parquet needs pyarrow, which is not installed; expected the package. Run `pip install pyarrow`, or "
+            "use .npz."
         ) from error
     return pa, pq

@@ -1,6 +1,6 @@
-"""The cache's format, versions 1 and 2: what lies where in the file, and what proves it. See ``docs/cache_format.md``.
+"""The cache's format, versions 1 and 2: the layout of the file, and its checksums. See ``docs/cache_format.md``.
 
-Enters: an open HDF5 file. Leaves: its structure, once it is shown to be whole. Must not know: who writes or reads.
+Enters: an open HDF5 file. Leaves: its structure, once verified. Must not know: who writes or reads it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from pipeline.io import describe_lock, system_error
 
 FORMAT, VERSION, VERSION_OF_LAYERS = "dkvb-embedding-cache", 1, 2
-"""A cache of one layer is of the first version, as ever; one of several is of the second."""
+"""A cache of one layer has version 1, a cache of several layers version 2."""
 STORAGE_DTYPES = ("float16", "float32")
 DATASETS = ("embeddings", "labels", "sample_ids", "block_crc32")
 ATTRIBUTES = (
@@ -36,14 +36,14 @@ ATTRIBUTES = (
     "dataset",
 )
 _LARGEST_INFLATION = 1024
-"""Compressed embeddings may claim at most this many times the file's length: deflate cannot do better."""
+"""Compressed embeddings may claim at most this many times the file's length: deflate cannot compress more."""
 _LARGEST_ATTRIBUTE = 2**16
-"""Bytes of an attribute: HDF5 keeps none above this beside its object."""
+"""Largest size of an attribute in bytes: HDF5 stores larger ones elsewhere."""
 
 
 @dataclass(frozen=True)
 class LayerColumns:
-    """Say which columns of the embeddings come from a layer: from ``start`` to, not including, ``stop``.
+    """The columns of a layer in the embeddings: from ``start`` up to, not including, ``stop``.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class LayerColumns:
 
 
 def layers_in_order(widths: Mapping[str, int]) -> tuple[LayerColumns, ...]:
-    """Return where the columns of layers lie, from the number of each, in order.
+    """Return the columns of each layer, from their numbers of columns, in order.
 
     Examples
     --------
@@ -69,24 +69,24 @@ def layers_in_order(widths: Mapping[str, int]) -> tuple[LayerColumns, ...]:
 
 
 def tap_of(names: Iterable[str]) -> str:
-    """Return the text that stands for one layer, or for several."""
+    """Return the text that names one layer or several."""
     return "+".join(names)
 
 
 @dataclass(frozen=True)
 class CacheHeader:
-    """Say where a cache's embeddings come from.
+    """The origin of a cache's embeddings.
 
     Parameters
     ----------
     fingerprint : str
-        Of everything that decides the embeddings.
+        Of everything that determines the embeddings.
     backbone, preprocessing : mapping, JSON-able
     tap, compute_dtype, storage_dtype, manifest_sha256, dataset : str
     class_names : tuple of str
         Label 0 is the first.
     layers : tuple of LayerColumns
-        Of several layers, in order; empty where ``tap`` names the only one.
+        Of several layers, in order; empty if ``tap`` names the only one.
     """
 
     fingerprint: str
@@ -102,7 +102,7 @@ class CacheHeader:
 
 
 def fingerprint_of(origin: Mapping[str, Any]) -> str:
-    """Return the fingerprint of everything that decides the embeddings: what a header holds beside it and the names."""
+    """Return the fingerprint of everything that determines the embeddings: the header without itself and the names."""
     named = {name: origin[name] for name in ATTRIBUTES if name != "fingerprint"}
     if layers := origin.get("layers"):
         named["layers"] = [one if isinstance(one, Mapping) else asdict(one) for one in layers]
@@ -111,17 +111,17 @@ def fingerprint_of(origin: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class SplitRows:
-    """Hold what one split of a cache is written from.
+    """The data from which one split of a cache is written.
 
     Parameters
     ----------
     blocks : iterable of ndarray (rows, f)
-        Of any numbers of rows, in order.
+        In order, with any number of rows each.
     labels : ndarray of shape (n,), integers
-        −1 where there is none.
+        −1: unlabelled.
     sample_ids : sequence of n distinct str
     rounding_error : float, default=0
-        The largest difference that rounding made before, where blocks come in the type that they are stored in.
+        The largest rounding error so far, if blocks already have the storage type.
     """
 
     blocks: Iterable[np.ndarray]
@@ -132,7 +132,7 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class Split:
-    """Hold everything about a split but its embeddings."""
+    """Everything about a split except its embeddings."""
 
     labels: np.ndarray
     sample_ids: list[str]
@@ -143,7 +143,7 @@ class Split:
 
 
 class NamingDamage:
-    """Turn what HDF5 raises about a damaged file into a sentence about that file."""
+    """Turn errors that HDF5 raises for a damaged file into a sentence about that file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -166,32 +166,32 @@ class NamingDamage:
 
 
 class NotACacheError(ValueError):
-    """A file that is whole, but not what this release reads."""
+    """An intact file that this release does not read."""
 
 
 def read_structure(file: h5py.File) -> tuple[CacheHeader, dict[str, Split]]:
-    """Read everything but the embeddings, after checking that nothing is linked, claimed too large or changed.
+    """Read everything except the embeddings, after checking for links, excessive size claims and changes.
 
     Raises
     ------
     NotACacheError
         If the file is something else, or of another version.
     OSError, ValueError, KeyError
-        If it is damaged; :class:`NamingDamage` makes one sentence of them.
+        If it is damaged; :class:`NamingDamage` turns them into one sentence.
     """
     _check_format(file)
     _check_members(file)
     if meta_sha256(file) != _attribute(file, "meta_sha256"):
         raise OSError("attributes, labels, ids or checksums differ from meta_sha256")
     if _attribute(file, "complete") != 1:
-        raise OSError("it was never completed")
+        raise OSError("its attribute complete is not 1")
     header = _read_header(file)
     splits = {name: _read_split(file[name]) for name in split_names(file)}
     for name, split in splits.items():
         _check_split(name, split, file[name]["embeddings"], header)
     widths = {split.n_features for split in splits.values() if len(split.labels)}
     if not splits or len(widths) > 1:
-        raise OSError("its splits differ in their number of features, or there is none")
+        raise OSError("its splits have different numbers of features, or there are none")
     if header.layers and widths - {header.layers[-1].stop}:
         raise OSError(f"its layers end at column {header.layers[-1].stop} of {max(widths)}")
     return header, splits
@@ -207,8 +207,8 @@ def _check_format(file: h5py.File) -> None:
     found = file.attrs.get_id("format") if "format" in file.attrs else None
     if found is None or found.dtype.kind != "S" or _attribute(file, "format") != FORMAT:
         raise NotACacheError(
-            f"{name} is an HDF5 file, but not a {FORMAT}; expected one that `dvc repro extract` wrote. Name such "
-            "a file, usually in caches/."
+            f"{name} is an HDF5 file, but not a {FORMAT}; expected one that `dvc repro extract` wrote. Pass such "
+            "a file, usually from caches/."
         )
     version = _attribute(file, "version")
     if version not in (VERSION, VERSION_OF_LAYERS):
@@ -219,14 +219,14 @@ def _check_format(file: h5py.File) -> None:
 
 
 def _check_members(file: h5py.File) -> None:
-    """Accept only hard links to the arrays that the format names, none larger than the file can hold."""
+    """Accept only hard links to the arrays of the format, none larger than the file can hold."""
     length = Path(file.filename).stat().st_size
     _check_hard_links(file)
     _check_array("class_names", file["class_names"], length)
     for name in split_names(file):
         group = file[name]
         if not isinstance(group, h5py.Group) or set(group) != set(DATASETS):
-            raise OSError(f"split {name} does not hold exactly {', '.join(DATASETS)}")
+            raise OSError(f"split {name} does not consist of exactly {', '.join(DATASETS)}")
         _check_hard_links(group)
         for member in DATASETS:
             _check_array(f"{name}/{member}", group[member], length)
@@ -239,7 +239,7 @@ def _check_hard_links(group: h5py.Group) -> None:
 
 
 def _check_array(name: str, array: h5py.Dataset, length: int) -> None:
-    """Compare what an array claims with the format and the file's length, before any memory is taken for it."""
+    """Compare the claims of an array with the format and the file's length, before memory is allocated for it."""
     if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual:
         raise OSError(f"{name} is not an array inside the file")
     member = name.rpartition("/")[2]
@@ -264,20 +264,20 @@ def _read_header(file: h5py.File) -> CacheHeader:
     if not all(isinstance(values[name], str | dict) for name in ATTRIBUTES):
         raise OSError("an attribute that should be text is a number")
     if ("layers" in file.attrs) != (_attribute(file, "version") == VERSION_OF_LAYERS):
-        raise OSError("a file of one layer is of version 1 and names no layers, one of several is of version 2")
+        raise OSError("a file of one layer has version 1 and names no layers, a file of several layers has version 2")
     layers = _read_layers(_attribute(file, "layers"), values["tap"]) if "layers" in file.attrs else ()
     return CacheHeader(**values, class_names=tuple(_decode(file["class_names"][()])), layers=layers)
 
 
 def _read_layers(text: Any, tap: str) -> tuple[LayerColumns, ...]:
-    """Read the bounds of layers: distinct names, and columns that follow each other from the first."""
+    """Read the columns of layers: distinct names, and contiguous columns from the first on."""
     found = json.loads(text)
     triples = isinstance(found, list) and all(isinstance(one, list) and len(one) == 3 for one in found)
     if not triples or not all(type(n) is str and type(a) is int and type(b) is int and b > a for n, a, b in found):
         raise OSError("attribute layers is not a list of names and bounds of columns")
     names, starts, stops = zip(*found, strict=True) if len(found) > 1 else ((), (), ())
     if len(set(names)) < 2 or len(set(names)) < len(names) or starts != (0, *stops[:-1]) or tap_of(names) != tap:
-        raise OSError("its layers do not follow each other, repeat a name, or are not those that tap names")
+        raise OSError("its layers do not follow each other, repeat a name, or differ from those in tap")
     return tuple(LayerColumns(*one) for one in found)
 
 
@@ -293,7 +293,7 @@ def _read_split(group: h5py.Group) -> Split:
 
 
 def _check_split(name: str, split: Split, embeddings: h5py.Dataset, header: CacheHeader) -> None:
-    """Compare the parts of a split with each other: the file may come from another program."""
+    """Check that the parts of a split agree: the file may come from another program."""
     n = len(split.labels)
     n_blocks = -(-n // split.block_rows) if split.block_rows > 0 else -1
     if not n == len(embeddings) == len(split.sample_ids) or len(split.crcs) != n_blocks:
@@ -307,7 +307,7 @@ def _check_split(name: str, split: Split, embeddings: h5py.Dataset, header: Cach
 
 
 def meta_sha256(file: h5py.File) -> str:
-    """Return the sha256 of everything but the embeddings, in canonical JSON."""
+    """Return the sha256 of everything except the embeddings, as canonical JSON."""
     attributes = {
         name: _attribute(file, name) for name in sorted(file.attrs) if name not in ("meta_sha256", "complete")
     }
@@ -323,7 +323,7 @@ def meta_sha256(file: h5py.File) -> str:
 
 
 def _attribute(holder: h5py.Group, name: str) -> str | int | float:
-    """Return a scalar attribute, after looking at what it claims to be."""
+    """Return a scalar attribute, after checking its claimed type and size."""
     identifier = holder.attrs.get_id(name)
     kind, size = identifier.dtype.kind, identifier.dtype.itemsize
     if identifier.shape != () or kind not in "Siuf" or size > _LARGEST_ATTRIBUTE:
@@ -333,21 +333,23 @@ def _attribute(holder: h5py.Group, name: str) -> str | int | float:
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one way to write a value as JSON: sorted, without spaces, in ASCII."""
+    """Return a value as canonical JSON: sorted keys, no spaces, ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
 
 
 def fixed_text(values: Iterable[str]) -> np.ndarray:
-    """Encode text as UTF-8 of fixed length: variable-length text lies in a heap that no checksum reaches."""
+    """Encode text as UTF-8 of fixed length: variable-length text is in a heap that the checksums do not cover."""
     try:
         encoded = [value.encode() for value in values]
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"an id or a class name, {error.object!a}, holds what UTF-8 cannot encode; expected text. Rename it."
+            f"an id or a class name, {error.object!a}, contains invalid Unicode; expected text that UTF-8 can "
+            "encode. Rename it."
         ) from error
     if any(b"\0" in value for value in encoded):
         raise ValueError(
-            "an id or a class name holds the character NUL, which ends a text here; expected none. Rename it."
+            "an id or a class name contains the character NUL, which ends a text here; expected text without it. "
+            "Rename it."
         )
     length = max(1, max(map(len, encoded), default=1))
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", length))
@@ -358,5 +360,5 @@ def _decode(values: np.ndarray) -> list[str]:
 
 
 def block_crc(block: int, stored: np.ndarray) -> int:
-    """Return the crc32 of a block's position and bytes: blocks that changed places are noticed too."""
+    """Return the crc32 of a block's position and bytes, which also detects swapped blocks."""
     return zlib.crc32(np.ascontiguousarray(stored), zlib.crc32(struct.pack("<q", block)))

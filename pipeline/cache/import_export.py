@@ -1,6 +1,6 @@
-"""Embeddings that a user has already become a cache, and a cache becomes plain files again.
+"""Turn existing embeddings into a cache, and a cache into plain files.
 
-Enters: arrays in ``.npy``, ``.npz``, ``.pt`` or Parquet files. Leaves: a cache that says which files it was made of; or
+Enters: arrays in ``.npy``, ``.npz``, ``.pt`` or Parquet files. Leaves: a cache that records its source files; or
 such files. Must not know: images, networks, settings files, HDF5.
 """
 
@@ -30,33 +30,35 @@ _BLOCK_ROWS = 4096
 _LARGEST_LABEL = 2**16 - 1
 _OPTIONS = {
     "--embeddings": "embeddings (n, f)",
-    "--labels": "labels (n,): integers from 0, −1 where there is none, or text",
-    "--ids": "names of the samples (n,), distinct",
-    "--splits": "the split of each sample (n,): text, such as train and test",
-    "--test-embeddings": "embeddings of test samples, where they lie apart",
+    "--labels": "labels (n,): integers from 0 (−1: unlabelled), or text",
+    "--ids": "distinct names of the samples (n,)",
+    "--splits": "the split of each sample (n,), such as train or test",
+    "--test-embeddings": "embeddings of test samples, if they are in a separate file",
     "--test-labels": "their labels",
     "--test-ids": "their names",
 }
 
 
 def add_import_options(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`import_arrays` is told on the command line."""
+    """Add the command-line options of :func:`import_arrays`."""
     for option, text in _OPTIONS.items():
         parser.add_argument(option, metavar="FILE[:NAME]", required=option == "--embeddings", help=text)
     parser.add_argument("--output", required=True, help="cache to write, such as imported/mine.h5")
-    parser.add_argument("--backbone", required=True, help="a name for the network; keys and samples must share it")
+    parser.add_argument(
+        "--backbone", required=True, help="a name for the network; must be the same for keys and samples"
+    )
     layers = parser.add_mutually_exclusive_group()
-    layers.add_argument("--tap", default="imported", help="the layer that was read (default: imported)")
+    layers.add_argument("--tap", default="imported", help="the layer of the network (default: imported)")
     layers.add_argument(
         "--layers",
         nargs="+",
         metavar="NAME:WIDTH",
-        help="several layers, and how many columns come from each, in order",
+        help="several layers, each with its number of columns, in order",
     )
-    parser.add_argument("--dataset", help="a name for the data (default: that of the embeddings' file)")
-    parser.add_argument("--class-names", metavar="FILE", help="text file, a class a line; label 0 is the first")
-    parser.add_argument("--test-fraction", type=float, help="draw this share of every class for the test")
-    parser.add_argument("--seed", type=int, default=0, help="of that draw (default: 0)")
+    parser.add_argument("--dataset", help="a name for the data (default: the name of the embeddings file)")
+    parser.add_argument("--class-names", metavar="FILE", help="text file, one class per line; label 0 is the first")
+    parser.add_argument("--test-fraction", type=float, help="draw this share of every class as test samples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of that draw (default: 0)")
     parser.add_argument("--storage-dtype", choices=("float32", "float16"), default="float32", help="(default: float32)")
 
 
@@ -71,8 +73,8 @@ def import_arrays(args: argparse.Namespace) -> Path:
     Raises
     ------
     ValueError
-        If an array has another shape or type than its part needs, lengths differ, a label is out of range, ids repeat,
-        a value is not finite, the split is said in two ways, or layers do not add up to the features.
+        If an array has a wrong shape or type, lengths differ, a label is out of range, ids repeat, a value is not
+        finite, the split is given in two ways, or layers do not add up to the features.
     OSError
         If a file is missing or damaged.
     ImportError
@@ -107,7 +109,7 @@ def import_arrays(args: argparse.Namespace) -> Path:
 
 
 def export_cache(path: str | Path, output: str | Path, split: str | None = None) -> list[Path]:
-    """Write a cache's embeddings, labels and ids as plain files, each whole or not at all; return their paths.
+    """Write a cache's embeddings, labels and ids as plain files, each completely or not at all; return their paths.
 
     Parameters
     ----------
@@ -139,7 +141,7 @@ def export_cache(path: str | Path, output: str | Path, split: str | None = None)
     with open_cache(path) as reader:
         names = reader.split_names if split is None else (split,)
         for name in names:
-            reader.n_rows(name)  # an unknown split is named before anything is written
+            reader.n_rows(name)  # an unknown split is an error before anything is written
         return _WRITERS[output.suffix](reader, names, output)
 
 
@@ -152,34 +154,34 @@ def _check_options(args: argparse.Namespace) -> None:
     ways = {"--test-embeddings": args.test_embeddings, "--splits": args.splits, "--test-fraction": args.test_fraction}
     given = [way for way, value in ways.items() if value is not None]
     if len(given) > 1:
-        raise ValueError(
-            f"{' and '.join(given)} both say which samples are for the test; expected one. Drop the other."
-        )
+        raise ValueError(f"{' and '.join(given)} both choose the test samples; expected one of them. Drop the other.")
     if not args.test_embeddings and (args.test_labels or args.test_ids):
-        raise ValueError("--test-labels or --test-ids came without --test-embeddings; expected them too. Add them.")
+        raise ValueError(
+            "--test-labels or --test-ids came without --test-embeddings; expected that option too. Add it."
+        )
     if args.test_fraction is not None and (args.labels is None or not 0 < args.test_fraction < 1):
         raise ValueError(
-            f"--test-fraction {args.test_fraction} was given; expected a share between 0 and 1, and --labels, since "
-            "every class gives its share. Correct it."
+            f"--test-fraction {args.test_fraction} was given; expected a share between 0 and 1, together with "
+            "--labels, because the share is drawn from every class. Correct it."
         )
 
 
 def _layers(given: Sequence[str], n_features: int) -> tuple[LayerColumns, ...]:
-    """Return the columns of two or more layers, each given as its name and its number of columns."""
+    """Return the columns of two or more layers, each given by name and number of columns."""
     pairs = [text.rpartition(":")[::2] for text in given]
     whole = all(name and width.isdecimal() and int(width) for name, width in pairs)
     widths = {name: int(width) for name, width in pairs} if whole else {}
     if len(widths) < max(2, len(given)) or sum(widths.values()) != n_features:
         raise ValueError(
-            f"--layers {' '.join(given)} was given for {n_features} features; expected two or more different names, "
-            f"each with its number of columns, adding up to {n_features}, such as layer3:1024 avgpool:2048. Correct "
-            "it, or say --tap for one layer."
+            f"--layers {' '.join(given)} was given for {n_features} features; expected two or more different "
+            f"names, each with its number of columns, adding up to {n_features}, such as layer3:1024 "
+            "avgpool:2048. Correct it, or use --tap for one layer."
         )
     return layers_in_order(widths)
 
 
 def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
-    """Read embeddings, labels and ids of the given, or of the test samples, all of one length."""
+    """Read embeddings, labels and ids of the main or of the test samples, all of the same length."""
     named = {field: vars(args)[prefix + field] for field in ("embeddings", "labels", "ids")}
     X = read_array(named["embeddings"], "embeddings")
     if X.ndim != 2 or X.dtype.kind not in "fiu" or 0 in X.shape:
@@ -189,7 +191,7 @@ def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
         )
     given = [path_and_name(value)[0].stem for value in (args.embeddings, args.test_embeddings) if value]
     stem = path_and_name(named["embeddings"])[0].stem
-    if len(set(given)) < len(given):  # files of one name, as train/X.npy and test/X.npy
+    if len(set(given)) < len(given):  # files with the same name, as train/X.npy and test/X.npy
         stem = f"{'test' if prefix else 'train'}/{stem}"
     part = {
         "file": named["embeddings"],
@@ -204,19 +206,19 @@ def _read_part(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
 
 
 def _column(value: str, field: str, n: int) -> np.ndarray:
-    """Return one value for each of n samples, whole numbers or text."""
+    """Return one value, an integer or text, for each of n samples."""
     found = read_array(value, field)
     if found.shape != (n,) or found.dtype.kind not in "iuUSO" or (field != "labels" and found.dtype.kind in "iu"):
-        kinds = "integers from 0, −1 where there is none, or text" if field == "labels" else "text"
+        kinds = "integers from 0 (−1: unlabelled), or text" if field == "labels" else "text"
         raise ValueError(
-            f"the {field} in {value} have shape {found.shape} and type {found.dtype} beside {n} embeddings; expected "
-            f"({n},), {kinds}. Give those of these samples."
+            f"the {field} in {value} have shape {found.shape} and type {found.dtype} beside {n} embeddings; "
+            f"expected ({n},), {kinds}. Pass those of these samples."
         )
     return found if found.dtype.kind in "iu" else found.astype(str)
 
 
 def _number(class_names: str | None, given: Sequence[np.ndarray]) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    """Return class names, and labels (n,), int64, of each part: text is numbered in sorted order."""
+    """Return class names, and labels (n,), int64, of each part; text labels are numbered in sorted order."""
     named = read_names(class_names, "class name") if class_names else ()
     texts = [labels for labels in given if labels.dtype.kind == "U"]
     if texts:
@@ -225,8 +227,8 @@ def _number(class_names: str | None, given: Sequence[np.ndarray]) -> tuple[tuple
         unknown = next((name for labels in texts for name in labels.tolist() if name not in numbers), None)
         if unknown is not None:
             raise ValueError(
-                f"label {unknown!r} is none of the {len(named)} class names in {class_names}; expected one of them. "
-                "Add a line for it, or correct the label."
+                f"label {unknown!r} is not among the {len(named)} class names in {class_names}; expected one of "
+                "them. Add a line for it, or correct the label."
             )
         given = [np.array([numbers[x] for x in y.tolist()]) if y.dtype.kind == "U" else y for y in given]
     largest, smallest = max(int(labels.max()) for labels in given), min(int(labels.min()) for labels in given)
@@ -254,8 +256,8 @@ def _checked_names(splits: np.ndarray, file: str) -> np.ndarray:
     wrong = next((name for name in np.unique(splits).tolist() if not name.isidentifier()), None)
     if wrong is not None:
         raise ValueError(
-            f"the splits in {file} hold {wrong!r}; expected names of letters, digits and underscores, such as train. "
-            "Rename it."
+            f"the splits in {file} contain {wrong!r}; expected names of letters, digits and underscores, such as "
+            "train. Rename it."
         )
     return splits
 
@@ -282,7 +284,7 @@ def _rows_of(
 
 
 def _check_values(block: np.ndarray, rows: np.ndarray, file: str, dtype: str) -> None:
-    """Refuse what the cache cannot hold, by its row in the file that it was read from."""
+    """Refuse values that the cache cannot store, naming their row in the source file."""
     with np.errstate(over="ignore"):
         for values, what in ((block, "NaN or infinity"), (block.astype(dtype), f"a number too large for {dtype}")):
             bad = ~np.isfinite(values).all(axis=1)
@@ -294,19 +296,19 @@ def _check_values(block: np.ndarray, rows: np.ndarray, file: str, dtype: str) ->
 
 
 def _check_ids(rows: Mapping[str, SplitRows]) -> None:
-    """Refuse one id in two splits: one of the two is taken for the other, in the test of what learned it."""
+    """Refuse an id in two splits: a learned sample could be used for testing."""
     home: dict[str, str] = {}
     for split, part in rows.items():
         for sample_id in part.sample_ids:
             if home.setdefault(sample_id, split) != split:
                 raise ValueError(
-                    f"id {sample_id!r} stands in split {home[sample_id]!r} and in split {split!r}; expected ids that "
-                    "name one sample each. Correct --ids or --splits, or name the file of the test otherwise."
+                    f"id {sample_id!r} stands in split {home[sample_id]!r} and in split {split!r}; expected "
+                    "distinct ids. Correct --ids or --splits, or rename the file of test samples."
                 )
 
 
 def listing_sha256(class_names: Sequence[str], rows: Mapping[str, SplitRows]) -> str:
-    """Return the sha256 of what a manifest would say: the samples, their splits and labels, in order."""
+    """Return the sha256 of a manifest's content: the samples, their splits and labels, in order."""
     listed = {split: [list(part.sample_ids), part.labels.tolist()] for split, part in rows.items()}
     return hashlib.sha256(json.dumps([list(class_names), listed], sort_keys=True).encode()).hexdigest()
 
@@ -326,11 +328,13 @@ def _export_npz(reader: CacheReader, names: Sequence[str], output: Path) -> list
 
 def _export_npy(reader: CacheReader, names: Sequence[str], output: Path) -> list[Path]:
     if len(names) != 1:
-        raise ValueError(f".npy holds one split, the cache has {', '.join(names)}; expected one. Say --split.")
+        raise ValueError(
+            f".npy holds one split, but the cache has {', '.join(names)}; expected one split. Choose it with --split."
+        )
     name, n = names[0], reader.n_rows(names[0])
     beside = dict(zip(_BESIDE_NPY, (reader.labels(name), np.array(reader.sample_ids(name), dtype=str))))
     with replaced(output) as neighbour, neighbour.open("wb") as file:
-        # not a memory map, whose process a full disk ends without a word
+        # not a memory map: a full disk would kill the process without a message
         header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": (n, reader.n_features)}
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, n, _BLOCK_ROWS):
@@ -343,7 +347,7 @@ def _export_npy(reader: CacheReader, names: Sequence[str], output: Path) -> list
 
 def _export_parquet(reader: CacheReader, names: Sequence[str], output: Path) -> list[Path]:
     pa, pq = import_pyarrow()
-    classes = [*reader.header.class_names, None]  # the last one, at −1, is that of unlabelled samples
+    classes = [*reader.header.class_names, None]  # the last one, at index −1, is that of unlabelled samples
     kinds = {"id": pa.string(), "split": pa.string(), "label": pa.int64(), "class_name": pa.string()}
     schema = pa.schema(kinds | {"embeddings": pa.list_(pa.float32(), reader.n_features)})
     with replaced(output) as neighbour, pq.ParquetWriter(neighbour, schema) as writer:

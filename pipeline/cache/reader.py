@@ -1,7 +1,7 @@
-"""Read a cache: one HDF5 file of embeddings whose content is proven at every read.
+"""Read a cache: one HDF5 file of embeddings, verified at every read.
 
-Enters: a path. Leaves: embeddings (n, f), labels (n,), sample ids, and where they come from. With ``format``,
-``writer`` and ``pipeline.scratch`` the only code that opens HDF5. Must not know: images, networks, estimators.
+Enters: a path. Leaves: embeddings (n, f), labels (n,), sample ids, and their origin. Only this module,
+``format``, ``writer`` and ``pipeline.scratch`` open HDF5. Must not know: images, networks, estimators.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pipeline.cache.format import NamingDamage, Split, block_crc, meta_sha256, r
 from pipeline.cache.verify import check_in_child
 
 _WINDOW_BYTES = 2**28
-"""Embeddings (float32) that are shuffled together, in memory."""
+"""Bytes of embeddings (float32) that are shuffled together in memory."""
 
 
 class CacheReader:
-    """Read a cache, lazily and read-only; every block of rows is checked against its checksum.
+    """Read a cache, lazily and read-only; every block of rows is compared with its checksum.
 
-    A reader can be pickled and given to other processes: each opens the file by itself.
+    A reader can be pickled and passed to other processes; each opens the file itself.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class CacheReader:
 
     @property
     def content_sha256(self) -> str:
-        """Digest of what the cache holds: labels, ids, header and the checksums of all embeddings."""
+        """Digest of the cache's content: labels, ids, header and the checksums of all embeddings."""
         return meta_sha256(self._open())
 
     @property
@@ -93,7 +93,7 @@ class CacheReader:
 
     @property
     def feature_blocks(self) -> tuple[int, ...] | None:
-        """Numbers of columns of several layers, in order; None where all come from one."""
+        """Numbers of columns of several layers, in order; None if there is only one layer."""
         return tuple(layer.stop - layer.start for layer in self.header.layers) or None
 
     def n_rows(self, split: str) -> int:
@@ -101,11 +101,11 @@ class CacheReader:
         return len(self._split(split).labels)
 
     def block_rows(self, split: str) -> int:
-        """Return how many rows are stored, read and checked together."""
+        """Return the number of rows that are stored, read and checked together."""
         return self._split(split).block_rows
 
     def labels(self, split: str) -> np.ndarray:
-        """Return the labels of a split (n,), int64; −1 where there is none."""
+        """Return the labels of a split (n,), int64; −1: unlabelled."""
         return self._split(split).labels.copy()
 
     def sample_ids(self, split: str) -> list[str]:
@@ -113,11 +113,11 @@ class CacheReader:
         return list(self._split(split).sample_ids)
 
     def max_rounding_error(self, split: str) -> float:
-        """Return the largest difference between an embedding and what is stored of it."""
+        """Return the largest difference between an embedding and its stored value."""
         return self._split(split).max_rounding_error
 
     def read(self, split: str, rows: slice | np.ndarray | None = None) -> np.ndarray:
-        """Return embeddings of some rows (slice or positions in any order; None: all), (n, f) float32.
+        """Return embeddings of some rows (a slice, or positions in any order; None: all), (n, f) float32.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class CacheReader:
         IndexError
             If a position is out of range.
         TypeError
-            If positions are not integers (rows,): a mask would be taken for rows 0 and 1.
+            If positions are not integers (rows,): a mask would be mistaken for rows 0 and 1.
         """
         info = self._split(split)
         if rows is None or isinstance(rows, slice):
@@ -148,7 +148,7 @@ class CacheReader:
         for first, stop in zip(starts, [*starts[1:], len(rows)]):
             here = order[first:stop]
             block = int(blocks[here[0]])
-            # slices where rows follow each other: NumPy copies them several times faster
+            # slices for consecutive rows: NumPy copies them several times faster
             inside = _as_slice(rows[here] - block * info.block_rows)
             out[_as_slice(here)] = self._block(split, info, block)[inside]  # and widens to float32
         return out
@@ -158,15 +158,15 @@ class CacheReader:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield embeddings and labels in batches: in order, or shuffled by a seed.
 
-        Every block is read once. Shuffled, blocks come in random order and rows are mixed within windows of at most
-        256 MiB: up to that size of float32 embeddings, any order of the split's rows is as likely as any other.
+        Every block is read once. When shuffled, blocks come in random order and rows are mixed within windows of at
+        most 256 MiB: a split of up to that size in float32 is shuffled uniformly.
         """
         if batch_rows < 1:
             raise ValueError(f"batch_rows={batch_rows} was given; expected at least 1. Ask for a positive number.")
         info = self._split(split)
         X, y = np.empty((0, info.n_features), dtype=np.float32), info.labels[:0]
         for rows in self._windows(info, seed):
-            left = len(X)  # rows of the window before, too few for a batch
+            left = len(X)  # rows left from the previous window, too few for a batch
             rest, X = X, np.empty((left + len(rows), info.n_features), dtype=np.float32)
             X[:left], y = rest, np.concatenate([y, info.labels[rows]])
             self._read_into(X[left:], split, rows)
@@ -178,7 +178,7 @@ class CacheReader:
             yield X, y
 
     def _windows(self, info: Split, seed: int | None) -> Iterator[np.ndarray]:
-        """Yield rows that are read together: whole blocks, each of them once."""
+        """Yield rows that are read together: complete blocks, each once."""
         n, starts, rng = len(info.labels), np.arange(0, len(info.labels), info.block_rows), np.random.default_rng(seed)
         shuffled = seed is not None
         n_blocks = max(1, _WINDOW_BYTES // (info.block_rows * info.n_features * 4)) if shuffled else 1
@@ -201,7 +201,7 @@ class CacheReader:
         return da.from_array(LazyRows(self, split), chunks=(rows, info.n_features), fancy=False)
 
     def lazy(self, split: str) -> LazyRows:
-        """Return a split's embeddings as rows that are read when they are sliced: for estimators that stream them."""
+        """Return a split's embeddings as rows that are read when sliced, for estimators that stream them."""
         return LazyRows(self, split)
 
     def _split(self, name: str) -> Split:
@@ -214,14 +214,14 @@ class CacheReader:
 
     def _open(self) -> h5py.File:
         if self._file is None or self._process != os.getpid():
-            # blocks are read whole: HDF5's cache of chunks would only copy them once more
+            # blocks are read completely: HDF5's chunk cache would only add a copy
             self._file, self._process = h5py.File(self.path, "r", rdcc_nbytes=0), os.getpid()
             self._arrays = {}
         return self._file
 
     def _embeddings(self, split: str) -> h5py.Dataset:
         file = self._open()
-        if split not in self._arrays:  # finding an array takes as long as reading some rows of it
+        if split not in self._arrays:  # finding an array takes as long as reading some of its rows
             self._arrays[split] = file[split]["embeddings"]
         return self._arrays[split]
 
@@ -236,7 +236,7 @@ class CacheReader:
 
 
 def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
-    """Return positions as a slice where they follow each other."""
+    """Return positions as a slice if they are consecutive."""
     first, last = int(positions[0]), int(positions[-1])
     if last - first + 1 == len(positions) and (np.diff(positions) == 1).all():
         return slice(first, last + 1)
@@ -254,7 +254,7 @@ def _positions(rows: np.ndarray) -> np.ndarray:
 
 
 class LazyRows:
-    """Show a split as an array (n, f) that is read by slices, in the chunks of the file."""
+    """Present a split as an array (n, f) that is read in slices, in the chunks of the file."""
 
     def __init__(self, reader: CacheReader, split: str) -> None:
         self._reader, self._split = reader, split
@@ -287,21 +287,21 @@ def check_cache(reader: CacheReader, *, backbone: str | None = None, manifest_sh
     found = header.backbone.get("id")
     if backbone is not None and found != backbone:
         raise ValueError(
-            f"cache {reader.path.name} holds {reader.n_features} features an image of backbone {found!r}; expected "
-            f"backbone {backbone!r}. {remedy}"
+            f"cache {reader.path.name} holds {reader.n_features} features per image of backbone {found!r}; "
+            f"expected backbone {backbone!r}. {remedy}"
         )
     if manifest_sha256 is not None and header.manifest_sha256 != manifest_sha256:
         raise ValueError(
             f"cache {reader.path.name} was written from manifest {header.manifest_sha256[:12]}; expected manifest "
-            f"{manifest_sha256[:12]}, so the images have changed. {remedy}"
+            f"{manifest_sha256[:12]}, because the images have changed. {remedy}"
         )
 
 
 def describe_cache(path: str | Path) -> dict[str, Any]:
-    """Return where a cache comes from and what it holds, JSON-able and the same on every machine."""
+    """Return the origin and content of a cache, JSON-able and the same on every machine."""
     with open_cache(path) as reader:
         header = asdict(reader.header) | {"class_names": list(reader.header.class_names)}
-        layers = header.pop("layers")  # of several: a card of one layer says so in tap alone
+        layers = header.pop("layers")  # for several layers only: a card of one layer names it in tap
         header |= {"layers": list(layers)} if layers else {}
         splits = {name: reader.n_rows(name) for name in reader.split_names}
         error = max(reader.max_rounding_error(name) for name in reader.split_names)
@@ -315,17 +315,17 @@ def file_sha256(path: str | Path) -> str:
 
 
 def verify_cache(path: str | Path) -> list[str]:
-    """Check a cache from end to end in a process of its own, since a broken file can make HDF5 hang.
+    """Check a cache from end to end in a separate process, because a damaged file can make HDF5 hang.
 
     Returns
     -------
     list of str
-        What was found in order.
+        The checks that passed.
 
     Raises
     ------
     OSError, ValueError
-        With what is wrong.
+        With the problem found.
     """
     return check_in_child(path)
 
@@ -337,6 +337,8 @@ def check_everything(path: str | Path) -> list[str]:
         for name in reader.split_names:
             for start in range(0, reader.n_rows(name), 4096):
                 if not np.isfinite(reader.read(name, slice(start, start + 4096))).all():
-                    raise OSError(f"cache {reader.path.name} holds NaN or infinity in split {name!r}; expected none.")
+                    raise OSError(
+                        f"cache {reader.path.name} holds NaN or infinity in split {name!r}; expected finite numbers."
+                    )
             facts.append(f"{name}: {reader.n_rows(name):,} rows of {reader.n_features:,} features, finite, as written")
     return facts

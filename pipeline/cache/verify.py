@@ -1,6 +1,6 @@
-"""Check a cache in another process: a broken file can make HDF5 hang or crash, and must not take a stage with it.
+"""Check a cache in another process: a damaged file can make HDF5 hang or crash, which must not end a stage.
 
-Enters: a path. Leaves: what the check found, or its error. Must not know: HDF5.
+Enters: a path. Leaves: the result of the check, or its error. Must not know: HDF5.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 SECONDS, BYTES_PER_SECOND = 60, 20e6
-"""Time that any check may take, and the slowest reading that is waited for."""
+"""Seconds that any check may take, and the slowest accepted reading rate."""
 _CRASHES = tuple(-number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL))
-"""How a process ends that a broken file crashed; anything else says nothing about the file."""
+"""Exit codes of a process that a damaged file has crashed; other codes say nothing about the file."""
 _CODE = """
 import json, sys
 from pipeline.cache.reader import check_everything
@@ -29,12 +29,12 @@ except (OSError, ValueError, MemoryError) as error:
 
 
 def check_in_child(path: str | Path) -> list[str]:
-    """Return what ``pipeline.cache.reader.check_everything`` finds, or raise what it raises.
+    """Return the result of ``pipeline.cache.reader.check_everything``, or raise its error.
 
     Raises
     ------
     OSError
-        If the file is missing or damaged, or reading it crashes or does not end.
+        If the file is missing or damaged, or if reading it crashes or hangs.
     ValueError
         If it is not a cache of this version.
     """
@@ -54,8 +54,8 @@ def check_in_child(path: str | Path) -> list[str]:
         if done.returncode in _CRASHES:
             raise OSError(_broken(path, f"reading it {ended}")) from error
         raise RuntimeError(
-            f"cache {path.name} could not be checked, since the process for it {ended}; expected it to end by itself. "
-            "Look at the memory that is left, then try again."
+            f"cache {path.name} could not be checked, because the checking process {ended}; expected it to finish "
+            "normally. Check the free memory, then try again."
         ) from error
     if found.get("number"):
         raise OSError(found["number"], found["error"])

@@ -1,7 +1,7 @@
-"""Write a cache, whole or not at all.
+"""Write a cache, completely or not at all.
 
-Enters: a header, blocks of embeddings (n, f), labels, ids. Leaves: a file in the cache's format. Must not know: where
-embeddings come from.
+Enters: a header, blocks of embeddings (n, f), labels, ids. Leaves: a file in the cache's format. Must not know: the
+origin of embeddings.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipeline.cache.verify import check_in_child
 from pipeline.io import replaced
 
 CHUNK_BYTES = 2**20
-"""Largest size of a chunk, which is also the unit of the checksums."""
+"""Largest size of a chunk in bytes; a chunk is also the unit of the checksums."""
 COMPRESSION: dict[str, dict[str, Any]] = {
     "none": {},
     "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
@@ -43,7 +43,7 @@ def write_cache(
 ) -> None:
     """Write a cache, whole or not at all.
 
-    The same content gives the same bytes: nothing in the file tells the time, the machine or a path.
+    The same content gives the same bytes: the file contains no time, machine name or path.
 
     Parameters
     ----------
@@ -51,13 +51,13 @@ def write_cache(
     header : CacheHeader
     splits : mapping from split name to SplitRows
     compression : {"none", "gzip"}, default="none"
-        ``gzip`` halves features that are half zeros, and reads several times slower.
+        ``gzip`` halves the size of features that are half zeros, and reads several times slower.
 
     Raises
     ------
     ValueError
-        If a value is not finite or overflows the storage type (the sample is named), labels do not fit the class
-        names, ids repeat, or lengths differ. The file at ``path`` stays as it was.
+        If a value is not finite or overflows the storage type (the sample is named), labels do not match the class
+        names, ids repeat, or lengths differ. The file at ``path`` is unchanged.
     """
     path = Path(path)
     if not splits:
@@ -80,14 +80,14 @@ def write_cache(
 
 
 class Sink:
-    """A file that HDF5 writes to; where a write fails, it takes the rest for written and tells at the end.
+    """A file that HDF5 writes to; after a failed write it discards further writes, and reports the error at the end.
 
-    HDF5 cannot close a file on a full disk: it raises what it likes, then crashes the process.
+    HDF5 cannot close a file on a full disk: it raises arbitrary errors, then crashes the process.
 
     Raises
     ------
     OSError
-        On leaving, the first error that came.
+        On exit, the first error that occurred.
     """
 
     def __init__(self, path: Path) -> None:
@@ -104,7 +104,7 @@ class Sink:
         self.check()
 
     def check(self) -> None:
-        """Raise what has failed so far."""
+        """Raise the first error so far, if any."""
         if self._error is not None:
             raise self._error
 
@@ -116,12 +116,12 @@ class Sink:
         return len(content)
 
     def truncate(self, length: int) -> int:
-        """Make the file as long as that."""
+        """Set the length of the file."""
         self._try(self._file.truncate, length)
         return length
 
     def flush(self) -> None:
-        """Do nothing: no byte waits here."""
+        """Do nothing: writes are not buffered."""
 
     def _try(self, call: Callable[[Any], int | None], argument: Any) -> int | None:
         try:
@@ -171,8 +171,8 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
     for block in _reblock(first, _alike(name, blocks, n_features), block_rows):
         if start + len(block) > len(labels):
             raise ValueError(
-                f"split {name!r} got more rows of embeddings than its {len(labels)} labels; expected as many. Extract "
-                "again."
+                f"split {name!r} got more rows of embeddings than its {len(labels)} labels; expected the same "
+                "number. Extract again."
             )
         _check_finite(name, block, ids[start : start + len(block)])
         with np.errstate(over="ignore"):
@@ -185,7 +185,8 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
         file.flush()
     if start != len(labels):
         raise ValueError(
-            f"split {name!r} got {start} rows of embeddings for {len(labels)} labels; expected as many. Extract again."
+            f"split {name!r} got {start} rows of embeddings for {len(labels)} labels; expected the same number. "
+            "Extract again."
         )
     group.create_dataset("labels", data=labels)
     group.create_dataset("sample_ids", data=fixed_text(ids))
@@ -197,7 +198,7 @@ def _write_split(file: h5py.File, name: str, header: CacheHeader, rows: SplitRow
 def _check_widths(widths: dict[str, int], header: CacheHeader) -> None:
     if len(set(widths.values())) > 1:
         raise ValueError(
-            f"the splits differ in their number of features: {widths}; expected one for all. Extract again."
+            f"the splits have different numbers of features: {widths}; expected the same for all. Extract again."
         )
     if header.layers and set(widths.values()) - {header.layers[-1].stop}:
         raise ValueError(
@@ -207,7 +208,7 @@ def _check_widths(widths: dict[str, int], header: CacheHeader) -> None:
 
 
 def _reblock(first: np.ndarray, rest: Iterator[np.ndarray], block_rows: int) -> Iterator[np.ndarray]:
-    """Yield the same rows in blocks of ``block_rows``, a shorter one last."""
+    """Yield the same rows in blocks of ``block_rows``; the last may be shorter."""
     waiting = first
     for block in rest:
         waiting = np.concatenate([waiting, block])
@@ -221,8 +222,8 @@ def _reblock(first: np.ndarray, rest: Iterator[np.ndarray], block_rows: int) -> 
 def _check_split(name: str, labels: np.ndarray, ids: tuple[str, ...], n_classes: int) -> None:
     if len(ids) != len(labels):
         raise ValueError(
-            f"split {name!r} has {len(ids)} sample ids for {len(labels)} labels; expected as many. Write the manifest "
-            "again."
+            f"split {name!r} has {len(ids)} sample ids for {len(labels)} labels; expected the same number. Write "
+            "the manifest again."
         )
     if len(labels) and (labels.min() < -1 or labels.max() >= n_classes):
         wrong = labels[(labels < -1) | (labels >= n_classes)][0]
@@ -247,8 +248,8 @@ def _alike(name: str, blocks: Iterator[np.ndarray], n_features: int) -> Iterator
 def _check_name(name: str) -> None:
     if not name.isidentifier() or name == "class_names":
         raise ValueError(
-            f"split {name!r} has a name that the file keeps for itself or cannot hold; expected letters, digits and "
-            "underscores, as in train. Rename it in the manifest."
+            f"split {name!r} has a reserved or invalid name; expected letters, digits and underscores, as in "
+            "train. Rename it in the manifest."
         )
 
 
@@ -281,7 +282,7 @@ def _check_finite(name: str, block: np.ndarray, ids: tuple[str, ...]) -> None:
     if bad.any():
         raise ValueError(
             f"the embedding of sample {ids[int(bad.argmax())]!r} (split {name!r}) holds NaN or infinity; expected "
-            "finite numbers. Look at that image and the weights, then extract again."
+            "finite numbers. Check that image and the weights, then extract again."
         )
 
 
@@ -291,5 +292,5 @@ def _check_overflow(name: str, stored: np.ndarray, ids: tuple[str, ...]) -> None
         raise ValueError(
             f"the embedding of sample {ids[int(bad.argmax())]!r} (split {name!r}) overflows {stored.dtype}; expected "
             f"magnitudes up to {np.finfo(stored.dtype).max:g}. "
-            + ("Set storage_dtype: float32." if stored.dtype == np.float16 else "Look at that image and the weights.")
+            + ("Set storage_dtype: float32." if stored.dtype == np.float16 else "Check that image and the weights.")
         )

@@ -1,6 +1,6 @@
-"""The table ``baselines``: which other methods are measured, and on what.
+"""The table ``baselines``: the other methods to measure, and their data.
 
-Enters: plain values. Leaves: a frozen `Baselines`. Must not know: files, how a method is made.
+Enters: plain values. Leaves: a frozen `Baselines`. Must not know: files, how a method is built.
 """
 
 from typing import Literal, get_args
@@ -29,15 +29,15 @@ Baseline = Literal[
 ]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 ON_REQUEST = BASELINES[-6:]
-"""Those that take longer than all others together: measured where an entry names them."""
+"""Methods that take longer than all others together: measured only if an entry names them."""
 
 
 class Baselines(Record):
     """What to compare with on one entry of embeddings and one stream, measured once for all runs that name the entry.
 
-    `keys` and `key_rows` say which rows, without labels, tell linear probes and MLPs the scale of features: those that
-    the runs place their keys among. `normalize` gives methods that compare distances rows of unit length, as the runs
-    have them. `methods`, left out, are all but those of `ON_REQUEST`.
+    `keys` and `key_rows` choose the rows, without labels, that give linear probes and MLPs the scale of features: the
+    same rows that the runs place their keys on. `normalize` gives distance-based methods rows of unit length, as in the
+    runs. `methods` defaults to all but those of `ON_REQUEST`.
     """
 
     embeddings: Id
@@ -50,5 +50,5 @@ class Baselines(Record):
     @model_validator(mode="after")
     def _methods_are_distinct(self) -> "Baselines":
         if len(set(self.methods)) < len(self.methods):
-            raise ValueError(f"methods {self.methods} names one twice; name each once")
+            raise ValueError(f"methods {self.methods} names one twice; expected each once. Remove one.")
         return self

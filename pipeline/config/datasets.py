@@ -1,4 +1,4 @@
-"""The table ``datasets``: where images come from.
+"""The table ``datasets``: the sources of images.
 
 Enters: plain values. Leaves: frozen records. Must not know: files, other tables, what a stage does with a record.
 """
@@ -13,7 +13,7 @@ __all__ = ["DATASET_KINDS", "Cifar", "Dataset", "Digits", "Folder", "Photos"]
 
 
 class Digits(Record):
-    """scikit-learn's handwritten digits, split into training and test images by a seeded stratified draw."""
+    """scikit-learn's handwritten digits, split into training and test images at random, stratified, with a seed."""
 
     kind: Literal["digits"]
     test_fraction: float = Field(gt=0, lt=1)
@@ -21,7 +21,7 @@ class Digits(Record):
 
 
 class Photos(Record):
-    """Seeded crops of scikit-learn's two sample photographs: unlabelled, all of them training images."""
+    """Seeded crops of scikit-learn's two sample photographs: unlabelled training images."""
 
     kind: Literal["photos"]
     n_crops: int = Field(ge=1)
@@ -29,11 +29,11 @@ class Photos(Record):
 
 
 class Folder(Record):
-    """Images in one folder per class, which every ``dvc repro`` looks at again.
+    """Images in one folder per class, which every ``dvc repro`` checks again.
 
-    `root` is relative to where the command runs. `test_fraction` and `seed` speak only where the tree has no ``train``
-    and ``test`` folders of its own. With `skip_corrupt` files that cannot be decoded are left out and listed; without
-    it the first one is an error. With `follow_links` links may lead out of the root.
+    `root` is relative to the working directory. `test_fraction` and `seed` apply only if there are no ``train`` and
+    ``test`` folders. With `skip_corrupt`, files that cannot be decoded are skipped and listed; without it the first one
+    is an error. With `follow_links`, links may lead out of the root.
     """
 
     kind: Literal["folder"]

@@ -1,4 +1,4 @@
-"""The table ``defaults``: what entries of other tables hold where they do not say it themselves.
+"""The table ``defaults``: default settings of the entries of other tables.
 
 Enters: tables as they were read. Leaves: the same without ``defaults``. Must not know: records, values.
 """
@@ -9,19 +9,19 @@ from typing import Any
 __all__ = ["with_defaults"]
 
 SAME = {"layer": "layers", "layers": "layer"}
-"""Settings of which an entry has one: its own replaces the other's default."""
+"""Alternative settings: an entry's own one replaces the default of the other."""
 TABLES = ("datasets", "embeddings", "imports", "streams", "baselines", "runs", "searches")
 
 
 def with_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the defaults of each table under its entries, setting by setting at any depth; an entry's own count more.
+    """Fill each table's defaults into its entries, setting by setting at any depth; an entry's own settings win.
 
-    Where two settings say the same, as ``layer`` and ``layers`` do, an entry's one takes the place of the other.
+    For alternative settings, such as ``layer`` and ``layers``, an entry's own one replaces the other.
 
     Raises
     ------
     ValueError
-        If the defaults are not those of tables.
+        If a key of the defaults is not a table.
 
     Examples
     --------
@@ -33,8 +33,8 @@ def with_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
     for table, settings in defaults.items() if isinstance(defaults, Mapping) else [(None, None)]:
         if table not in TABLES or not isinstance(settings, Mapping | None):
             raise ValueError(
-                f"defaults holds {table or defaults!r}; expected settings of {', '.join(TABLES)}: name the table that "
-                f"they belong to, and below it the settings of every entry"
+                f"defaults contains {table or defaults!r}; expected settings of {', '.join(TABLES)}. Name the "
+                "table, and below it the settings that its entries share."
             )
         entries = tables.get(table)
         if isinstance(entries, Mapping) and settings:
@@ -48,7 +48,7 @@ def _not_said(settings: Mapping[str, Any], entry: Any) -> Mapping[str, Any]:
 
 
 def _merged(below: Mapping[str, Any], above: Any) -> Any:
-    """Return the upper mapping with what the lower one holds besides; nothing at all counts as an empty mapping."""
+    """Return the upper mapping, completed from the lower one; None counts as an empty mapping."""
     if above is None:
         return dict(below)
     if not isinstance(above, Mapping):

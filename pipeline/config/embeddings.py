@@ -1,6 +1,6 @@
 """The tables ``embeddings`` and ``imports``: which images through which network, and caches made elsewhere.
 
-Enters: plain values. Leaves: frozen records. Must not know: files, whether a name that an entry refers to exists.
+Enters: plain values. Leaves: frozen records. Must not know: files, whether a referenced name exists.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ __all__ = ["CHECKPOINTS", "DESCRIBED", "Embeddings", "Import", "InlineBackbone"]
 
 
 class InlineBackbone(Record):
-    """A network that has no name of its own here: a library's architecture, and where its weights come from.
+    """A network that is described in the settings: a library's architecture, and its weights.
 
-    `weights` is a checkpoint file, relative to where the command runs, or the name that the library gives to
-    weights of its own. Preprocessing, `prefix`, `extra_keys` and `without_classifier` speak of files only: of its own
-    weights the library says all this itself. What is left out gets the defaults of `pipeline.inline_backbones`.
-    `sha256` (at least its first eight digits) pins the file, whose content DVC does not watch.
+    `weights` is a checkpoint file, relative to the working directory, or a library's own name of weights.
+    Preprocessing, `prefix`, `extra_keys` and `without_classifier` apply to files only: the library knows them for its
+    own weights. Missing fields get the defaults of `pipeline.inline_backbones`. `sha256` (at least its first eight
+    digits) pins the file, because DVC does not track its content.
     """
 
     library: Literal["torchvision", "timm", "open_clip"]
@@ -40,16 +40,16 @@ class InlineBackbone(Record):
 
     @property
     def file(self) -> str | None:
-        """The checkpoint file; None where the library knows the weights by name."""
+        """The checkpoint file; None if the library knows the weights by name."""
         return self.weights if self.weights.lower().endswith(CHECKPOINTS) else None
 
     @property
     def id(self) -> str:
-        """Library, architecture and weights; the colons keep it apart from the names of known backbones."""
+        """Library, architecture and weights; the colons distinguish it from the names of known backbones."""
         return f"{self.library}:{self.model}:{Path(self.weights).stem if self.file else self.weights}"
 
     def recipe(self) -> dict[str, Any]:
-        """Return what was written, `id` and `file`, as a plain dict."""
+        """Return the settings, with `id` and `file`, as a plain dict."""
         return {"id": self.id, "file": self.file, **self.model_dump(exclude_none=True)}
 
     @model_validator(mode="after")
@@ -57,9 +57,9 @@ class InlineBackbone(Record):
         extra = [name for name in _OF_FILES if getattr(self, name) is not None]
         if self.file is None and extra:
             raise ValueError(
-                f"{extra[0]} describes a checkpoint file, but weights is {self.weights!r}, of which {self.library} "
-                f"itself says this; expected a file ending in {', '.join(CHECKPOINTS)}, so name one or remove "
-                f"{extra[0]}"
+                f"{extra[0]} describes a checkpoint file, but {self.library} itself knows this of its weights "
+                f"{self.weights!r}; expected a file ending in {', '.join(CHECKPOINTS)}. Name one, or remove "
+                f"{extra[0]}."
             )
         return self
 
@@ -67,7 +67,7 @@ class InlineBackbone(Record):
 CHECKPOINTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 _OF_FILES = ("mean", "std", "interpolation", "crop_pct", "prefix", "extra_keys", "without_classifier")
 DESCRIBED = "(described)"
-"""How pydantic calls the second kind of backbone in the place of a problem."""
+"""pydantic's name of the second kind of backbone in the location of a problem."""
 
 
 def _kind_of_backbone(value: Any) -> str:
@@ -75,9 +75,9 @@ def _kind_of_backbone(value: Any) -> str:
 
 
 class Embeddings(Record):
-    """What is extracted once: which images through which network, read at which layer or layers, stored how.
+    """Embeddings to extract once: the images, the network, its layer or layers, and the storage type.
 
-    `network` is what stands under ``backbone``: the name of a known one, or a description. `layers` are read in one
+    `network` is the value of ``backbone``: the name of a known network, or a description. `layers` are read in one
     pass, and their columns follow each other in that order.
     """
 
@@ -93,25 +93,25 @@ class Embeddings(Record):
 
     @property
     def backbone(self) -> str:
-        """The id by which a cache names the network."""
+        """The network's id in a cache."""
         return self.network if isinstance(self.network, str) else self.network.id
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """The layers that are read: one at least, in the order of their columns."""
+        """The layers to read: at least one, in the order of their columns."""
         return tuple(self.layers or [str(self.layer)])
 
     @model_validator(mode="after")
     def _layers_are_said_once(self) -> "Embeddings":
         if (self.layer is None) == (self.layers is None):
             both = "layer and layers both say" if self.layer is not None else "neither layer nor layers says"
-            raise ValueError(f"{both} where the network is read; expected one of the two, so keep one")
+            raise ValueError(f"{both} where the network is read; expected one of the two. Keep one.")
         if len(set(self.layer_names)) < len(self.layer_names):
-            raise ValueError(f"layers {list(self.layer_names)} names one twice; expected each once, so remove one")
+            raise ValueError(f"layers {list(self.layer_names)} names one twice; expected each once. Remove one.")
         if len(self.layer_names) > 1 and isinstance(self.network, InlineBackbone) and self.network.width is not None:
             raise ValueError(
-                f"backbone.width is {self.network.width}, but {len(self.layer_names)} layers are read; expected the "
-                "width of a single layer, so remove it"
+                f"backbone.width is {self.network.width}, but {len(self.layer_names)} layers are read; expected "
+                "width for a single layer only. Remove it."
             )
         return self
 
@@ -119,12 +119,12 @@ class Embeddings(Record):
 class Import(Record):
     """A cache that was made elsewhere, by ``python -m pipeline import`` or in another checkout.
 
-    `cache` is its file, relative to where the command runs.
+    `cache` is its file, relative to the working directory.
     """
 
     cache: Annotated[str, StringConstraints(min_length=1)]
 
     @property
     def backbone(self) -> None:
-        """Unknown here: the cache itself says which network its rows come from."""
+        """Unknown here: the cache itself names the network of its rows."""
         return

@@ -1,10 +1,9 @@
 """The settings of a pipeline, read once and checked as a whole.
 
-Room: a leaf, and the only reader of ``params.yaml``.
 Enters: the path of a settings file with the tables ``datasets``, ``embeddings``, ``imports``, ``streams``,
 ``baselines``, ``runs``, ``searches`` and ``toy``, and ``defaults`` of their entries.
 Leaves: a frozen `Params` whose every name and number has been checked.
-Must not know: where any other file lies, what a backbone or a method is, what a stage does.
+Must not know: paths of other files, what a backbone or a method is, what a stage does.
 """
 
 from collections.abc import Mapping
@@ -35,11 +34,11 @@ class Params(Record):
     Attributes
     ----------
     datasets, embeddings, imports, streams, baselines, runs, searches : dict of str to record
-        The tables by entry name; runs and baselines hold the stream that they name. The accessors `dataset`,
-        `embedding`, `imported`, `baseline`, `run` and `search` look up the same with a message that names the nearest
-        entry. A run learns from one of `embeddings` or `imports`.
+        The tables by entry name; runs and baselines contain the stream that they name. The accessors `dataset`,
+        `embedding`, `imported`, `baseline`, `run` and `search` look up an entry; their error names the nearest one. A
+        run learns from an entry of `embeddings` or `imports`.
     toy : Toy or None
-        Settings of the example in the plane, where it is wanted.
+        Settings of the example in the plane, if any.
     """
 
     datasets: dict[Id, Dataset] = Field(default_factory=dict)
@@ -82,9 +81,9 @@ class Params(Record):
     @model_validator(mode="before")
     @classmethod
     def _defaults_and_streams_are_put_in_place(cls, tree: Any) -> Any:
-        """Give entries what ``defaults`` says of their table, and replace the name of a stream by what it names.
+        """Fill in the ``defaults`` of each table, and replace the name of a stream by the stream.
 
-        A table with nothing after its name is as empty as one that is left out.
+        A table without a value counts as empty, like a missing one.
         """
         tree = with_defaults({table: entries for table, entries in tree.items() if entries is not None})
         refuse_old_names(tree)
@@ -113,11 +112,11 @@ class Params(Record):
         return self
 
     def _check_caches(self, entry: str, reader: Run | Baselines | Search) -> None:
-        """Check that the caches exist that an entry learns from and places keys by, and hold one space."""
+        """Check that the caches for learning and for keys exist and hold the same embedding space."""
         for field in ("embeddings", "keys"):
             table = _either("embeddings", "imports", self.imports)
             _check_reference(self.embeddings | self.imports, table, getattr(reader, field), f"{entry}.{field}")
-        if reader.embeddings in self.embeddings and reader.keys in self.embeddings:  # else the caches are compared
+        if reader.embeddings in self.embeddings and reader.keys in self.embeddings:  # otherwise the caches are compared
             _check_one_space(entry, reader, self.embeddings)
 
 
@@ -146,8 +145,8 @@ def load_params(path: str | Path) -> Params:
     tree = {} if tree is None else tree
     if not isinstance(tree, Mapping):
         raise ValueError(
-            f"{path} holds {tree!r:.60}; tables such as datasets, embeddings and runs are expected: start from the "
-            f"shipped file"
+            f"{path} contains {tree!r:.60}; expected tables such as datasets, embeddings and runs. Start from the "
+            "shipped file."
         )
     try:
         return Params.model_validate(tree)
@@ -159,7 +158,7 @@ def _entry(table: Mapping[str, Any], table_name: str, name: str) -> Any:
     if name not in table:
         raise ValueError(
             f"{name!r} is not an entry of {table_name}{nearest(name, table)}; expected one of "
-            f"{', '.join(sorted(table)) or '(none)'}: correct the name or add the entry"
+            f"{', '.join(sorted(table)) or '(none)'}. Correct the name, or add the entry."
         )
     return table[name]
 
@@ -176,19 +175,19 @@ def _either(table: str, other: str, entries: Mapping[str, Any]) -> str:
 
 
 def _check_apart(table: str, entries: Mapping[str, Any], other: str, others: Mapping[str, Any]) -> None:
-    # both tables make files of their entries' names
+    # both tables name files after their entries
     if shared := sorted(set(entries) & set(others)):
         raise ValueError(
-            f"{shared[0]!r} is an entry of both {table} and {other}; names that differ are expected, so rename one"
+            f"{shared[0]!r} is an entry of both {table} and {other}; expected different names. Rename one."
         )
 
 
 def _check_run_id(name: str) -> None:
-    # metrics/<run>.json stands beside metrics/train_<run>.json and metrics/toy.json: no path may mean two.
+    # metrics/<run>.json must not collide with metrics/train_<run>.json or metrics/toy.json
     if name == "toy" or name.startswith("train_"):
         raise ValueError(
-            f"runs.{name}: this id would share metrics/{name}.json with another file; an id is expected "
-            f"that is not 'toy' and does not start with 'train_', so rename the run"
+            f"runs.{name}: this id would share metrics/{name}.json with another file; expected an id that is not "
+            "'toy' and does not start with 'train_'. Rename the run."
         )
 
 
@@ -198,9 +197,9 @@ def _check_one_space(place: str, run: Run | Baselines | Search, embeddings: Mapp
     for field, of_keys, of_samples in (("backbone", keys.network, own.network), ("layer", *layers)):
         if of_keys != of_samples:
             raise ValueError(
-                f"{place}: keys come from {run.keys!r} with {field} {_as_written(of_keys)}, samples "
-                f"from {run.embeddings!r} with {field} {_as_written(of_samples)}; one embedding space is "
-                f"expected, so make the two entries agree"
+                f"{place}: keys come from {run.keys!r} with {field} {_as_written(of_keys)}, samples from "
+                f"{run.embeddings!r} with {field} {_as_written(of_samples)}; expected one embedding space. Make "
+                "the two entries agree."
             )
 
 
@@ -212,7 +211,7 @@ def _with_stream(entry: Any, streams: Any, where: str) -> Any:
 
 
 def _check_same_conditions(name: str, run: Run, baselines: Baselines) -> None:
-    """Numbers may stand side by side only where all methods saw the same."""
+    """Numbers are comparable only if all methods saw the same rows."""
     both = {
         field: (getattr(run, field), getattr(baselines, field))
         for field in ("embeddings", "keys", "key_rows", "stream")
@@ -221,8 +220,8 @@ def _check_same_conditions(name: str, run: Run, baselines: Baselines) -> None:
     for field, (own, theirs) in both.items():
         if own != theirs:
             raise ValueError(
-                f"runs.{name}: {field} is {own!r}, that of its baselines {run.baselines!r} is {theirs!r}; the same is "
-                f"expected for all methods, so make the two entries agree or name other baselines"
+                f"runs.{name}: {field} is {own!r}, but {theirs!r} in its baselines {run.baselines!r}; expected "
+                "the same for all methods. Make the two entries agree, or name other baselines."
             )
 
 

@@ -1,10 +1,9 @@
-"""YAML that two readers understand alike: PyYAML, which the pipeline uses, and the reader of DVC.
+"""YAML that two readers interpret alike: PyYAML, which the pipeline uses, and the reader of DVC.
 
-Room: a leaf, below `params`.
 Enters: a file. Leaves: mappings, lists and plain values. Must not know: what the settings mean.
 
-PyYAML reads YAML 1.1, where ``no`` is false; DVC reads YAML 1.2, where ``1e3`` is a number. DVC passes over an entry
-whose name is no text without a word.
+PyYAML reads YAML 1.1, where ``no`` is false; DVC reads YAML 1.2, where ``1e3`` is a number. DVC silently skips an
+entry whose name is not text.
 """
 
 import re
@@ -19,26 +18,26 @@ from pipeline.io import encoding_of, read_text
 
 __all__ = ["BANNED_KEYS", "load_plain"]
 
-# DVC leaves keys of these names out of the hash by which it finds earlier results: a change goes unnoticed.
+# DVC leaves keys of these names out of the hash by which it finds earlier results: it would miss a change.
 BANNED_KEYS = ("size", "nfiles")
 
 MAX_VALUES = 100_000
-"""Values of a settings file, aliases written out."""
+"""Largest number of values of a settings file, with aliases expanded."""
 
 _NUMBER = re.compile(r"[+-]?(0o[0-7_]+|\d[\d_]*|(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][+-]?\d+)")
-"""What YAML 1.2 takes for a number, though YAML 1.1 need not."""
+"""Numbers of YAML 1.2 that YAML 1.1 may read as text."""
 _TAG = "tag:yaml.org,2002:"
 _READ_AS = {"bool": "true or false", "int": "a number", "float": "a number", "null": "nothing", "timestamp": "a date"}
 
 
 def load_plain(path: str | Path) -> Any:
-    """Read a file whose keys and values mean the same to both readers.
+    """Read a file whose keys and values both readers interpret alike.
 
     Raises
     ------
     ValueError
-        If it is not YAML in UTF-8, a key is given twice, banned or no text, a value is text to one reader and a number
-        to the other, or aliases make it endless.
+        If it is not YAML in UTF-8, a key is given twice, banned or not text, a value is text to one reader and a number
+        to the other, or aliases expand without end.
     OSError
         If the file cannot be read.
     """
@@ -55,8 +54,8 @@ def load_plain(path: str | Path) -> Any:
         n_values = _n_values(root, {}) if root is not None else 0
     if n_values > MAX_VALUES:
         raise ValueError(
-            f"{path} holds more than {MAX_VALUES:,} values once its aliases are written out; expected a file of "
-            f"settings: remove the aliases that hold aliases"
+            f"{path} contains more than {MAX_VALUES:,} values once its aliases are expanded; expected a file of "
+            "settings. Remove the nested aliases."
         )
     if root is None:
         return None
@@ -66,9 +65,9 @@ def load_plain(path: str | Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that builds no objects, and whose merge keys mean what they do to DVC.
+    """A loader that builds no objects, and that interprets merge keys as DVC does.
 
-    A mapping's own keys count most, then the first of several that are merged; PyYAML 6.0.4 may take any of these.
+    A mapping's own keys take precedence, then the first of several merged ones; PyYAML 6.0.4 may take any of these.
     """
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
@@ -76,7 +75,7 @@ class _Loader(yaml.SafeLoader):
         for source in [value for key, value in node.value if key.tag == _TAG + "merge"]:
             for merged in source.value if isinstance(source, yaml.SequenceNode) else [source]:
                 if not isinstance(merged, yaml.MappingNode):
-                    raise yaml.constructor.ConstructorError(None, None, "<< wants a mapping", merged.start_mark)
+                    raise yaml.constructor.ConstructorError(None, None, "<< needs a mapping", merged.start_mark)
                 self.flatten_mapping(merged)
                 for key, value in merged.value:
                     pairs.setdefault(key.value, (key, value))
@@ -87,13 +86,15 @@ class _Loader(yaml.SafeLoader):
 def _naming_the_line(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # PyYAML lets through whatever its conversions raise, RecursionError too
+    except Exception as error:  # PyYAML passes on any error of its conversions, including RecursionError
         detail = f"{path} is not valid YAML ({' '.join(str(error).split())})"
-        raise ValueError(f"{detail}; expected tables of plain values in UTF-8: mend the line it names") from error
+        raise ValueError(
+            f"{detail}; expected tables of plain values in UTF-8. Correct the line that is named."
+        ) from error
 
 
 def _n_values(node: yaml.Node, known: dict[int, int]) -> int:
-    """Count the values below a node, aliases written out; one that holds itself has more than any limit."""
+    """Count the values below a node, with aliases expanded; a recursive node exceeds any limit."""
     if id(node) not in known:
         known[id(node)] = MAX_VALUES + 1  # until it is counted
         below = _children(node)
@@ -108,7 +109,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _check_tree(root: yaml.Node) -> None:
-    """Raise for what the two readers, or the two halves of a mapping, disagree about."""
+    """Raise for keys and values that the two readers interpret differently, and for duplicate keys."""
     waiting: list[tuple[yaml.Node, tuple[str, ...]]] = [(root, ())]
     seen: set[int] = set()
     while waiting:
@@ -123,7 +124,7 @@ def _check_tree(root: yaml.Node) -> None:
         elif isinstance(node, yaml.ScalarNode) and _is_text_here_alone(node):
             raise ValueError(
                 f"{'.'.join(path)}: {node.value!r} is text to one YAML reader and a number to another; expected a "
-                f"plain number, or text in quotes, so write {_plain(node.value)} or '{node.value}'"
+                f"plain number, or text in quotes. Write {_plain(node.value)} or '{node.value}'."
             )
         waiting.extend((child, (*path, name)) for child, name in zip(_children(node), names))
 
@@ -133,24 +134,24 @@ def _check_keys(node: yaml.MappingNode, path: tuple[str, ...]) -> None:
     for key, _ in node.value:
         where = f"line {key.start_mark.line + 1} of {key.start_mark.name}"
         if not isinstance(key, yaml.ScalarNode):
-            raise ValueError(f"{where}: a key is no text; expected plain values. Name it with letters")
+            raise ValueError(f"{where}: a key is not text; expected a plain name. Use letters.")
         if key.value in seen:
-            raise ValueError(f"{where}: key {key.value!r} is given twice; expected it once, so remove one")
+            raise ValueError(f"{where}: key {key.value!r} is given twice; expected it once. Remove one.")
         seen.add(key.value)
         if key.tag == _TAG + "merge":
             continue
         place = ".".join((*path, key.value))
         if key.tag != _TAG + "str" or _is_text_here_alone(key):
             kind = _READ_AS.get(key.tag.removeprefix(_TAG), "a number")
-            advice = f"quote it: '{key.value}'" if re.fullmatch(r"\w+", key.value) else "rename it"
+            advice = f"Quote it: '{key.value}'" if re.fullmatch(r"\w+", key.value) else "Rename it"
             raise ValueError(
                 f"{place}: YAML reads the name {key.value} as {kind}; expected text of letters, digits and "
-                f"underscores, so {advice}"
+                f"underscores. {advice}."
             )
         if key.value in BANNED_KEYS:
             raise ValueError(
-                f"{place}: DVC leaves keys named {key.value!r} out of its hash, so a change would be missed; any other "
-                f"name is expected, so rename it"
+                f"{place}: DVC leaves keys named {key.value!r} out of its hash, so it would miss a change; "
+                "expected any other name. Rename it."
             )
 
 

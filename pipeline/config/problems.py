@@ -1,4 +1,4 @@
-"""One sentence for what is wrong with a settings file.
+"""Describe a problem of a settings file in one sentence.
 
 Enters: pydantic's problems. Leaves: a sentence with the setting's path and the nearest valid name. Must not know:
 files.
@@ -23,7 +23,7 @@ __all__ = ["first_sentence", "nearest"]
 def first_sentence(error: ValidationError, whole: type[BaseModel]) -> str:
     """Turn pydantic's problems into one sentence about the first of them."""
     problems = error.errors(include_url=False)
-    # A misspelt key is missing under its right name as well: the misspelling tells more.
+    # A misspelt key is also missing under its right name: the misspelling is the more useful report.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     place = ".".join(str(part) for part in first["loc"] if part not in (DESCRIBED, "(named)"))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -31,22 +31,25 @@ def first_sentence(error: ValidationError, whole: type[BaseModel]) -> str:
         valid = _valid_keys(first["loc"], whole)
         return (
             f"{place} is not a setting{nearest(str(first['loc'][-1]), valid)}; expected one of "
-            f"{', '.join(valid)}: rename or remove it{more}"
+            f"{', '.join(valid)}. Rename or remove it{more}."
         )
     if first["type"] == "missing":
-        return f"{place} is missing; expected a value for it, so add the key{more}"
+        return f"{place} is missing; expected a value. Add the key{more}."
     if first["type"] == "union_tag_invalid":
         given = str(first["ctx"]["tag"])
         return (
-            f"{place}.kind is {given!r}{nearest(given, DATASET_KINDS)}; expected one of {', '.join(DATASET_KINDS)}: "
-            f"correct the kind{more}"
+            f"{place}.kind is {given!r}{nearest(given, DATASET_KINDS)}; expected one of "
+            f"{', '.join(DATASET_KINDS)}. Correct the kind{more}."
         )
     if first["type"] == "value_error":
-        return f"{place + ': ' if place else ''}{first['ctx']['error']}{more}"
+        return f"{place + ': ' if place else ''}{str(first['ctx']['error']).removesuffix('.')}{more}."
     if first["type"] == "string_type" and not isinstance(first["input"], Mapping | list):
-        return f"{place} is {first['input']!r}; expected text, so write it, in quotes if YAML reads it otherwise{more}"
+        return (
+            f"{place} is {first['input']!r}; expected text. Correct it, with quotes if YAML reads it as another "
+            f"type{more}."
+        )
     message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{place} is {first['input']!r}; {message}: correct the value{more}"
+    return f"{place} is {first['input']!r}; {message}. Correct the value{more}."
 
 
 def _valid_keys(location: tuple[int | str, ...], whole: type[BaseModel]) -> list[str]:
@@ -73,6 +76,6 @@ def _valid_keys(location: tuple[int | str, ...], whole: type[BaseModel]) -> list
 
 
 def nearest(given: str, names: Iterable[str]) -> str:
-    """Return a question with the name that is most like the one given, to be put into a sentence, or nothing."""
+    """Return a question that suggests the nearest name, as part of a sentence, or an empty text."""
     close = difflib.get_close_matches(given, list(names), n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""What all settings have in common: frozen records, ids, seeds.
+"""Common types of all settings: frozen records, ids, seeds.
 
 Enters: plain values. Leaves: records whose values are of their types. Must not know: any table.
 """
@@ -10,16 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 __all__ = ["Id", "Method", "Record", "Scalar", "Seed", "encoder_and_rest", "with_settings"]
 
-# A dot in an id would be read as a path by DVC, a slash or a space would break a file name.
+# DVC would read a dot in an id as a path; a slash or a space would break a file name.
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Scalar = bool | int | float | str | None
 Method = dict[str, Scalar | dict[str, Scalar]]
-"""Settings of a classifier: those of its key encoder under ``encoder``, its own beside it. `{}`: the defaults."""
+"""Settings of a classifier, with those of its key encoder under ``encoder``. `{}`: the defaults."""
 
 
 class Record(BaseModel):
-    """An entry that cannot change, without unknown keys, whose values are of the very type that is expected."""
+    """An immutable entry without unknown keys, whose values have exactly the expected types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -37,7 +37,7 @@ def encoder_and_rest(method: Method) -> tuple[dict[str, Scalar], Method]:
 
 
 def with_settings(method: Method, settings: Mapping[str, Scalar]) -> Method:
-    """Return a method with some settings more, named as in a grid.
+    """Return a method with additional settings, named as in a grid.
 
     Examples
     --------

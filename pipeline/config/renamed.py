@@ -1,4 +1,4 @@
-"""Names that settings had before: an old file is answered with the new name instead of the nearest one.
+"""Former names of settings: an error for an old file gives the new name instead of the nearest one.
 
 Enters: tables as they were read. Leaves: nothing, or an error. Must not know: records, values.
 """
@@ -28,26 +28,26 @@ ENCODER = (
     "key_init",
     "random_state",
 )
-"""What a method's encoder is told."""
+"""Settings of a method's encoder."""
 STEPS = ("learning_rate", "batch_size", "label_smoothing", "clip_norm", "max_iter")
-"""What gradient steps are told."""
+"""Settings of gradient steps."""
 
 
 def refuse_old_names(tree: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first table or setting that has another name now."""
+    """Raise ValueError for the first table or setting that has been renamed."""
     for old, new in TABLES.items():
         if old in tree:
-            raise ValueError(f"{old} is now {new}; expected the new name: rename the table")
+            raise ValueError(f"{old} is now {new}; expected the new name. Rename the table.")
     if "folders" in tree:
         raise ValueError(
-            "folders is now part of datasets; expected its entries there: move each to datasets and add kind: folder"
+            "folders is now part of datasets; expected its entries there. Move each to datasets and add kind: folder."
         )
     for table, names in SETTINGS.items():
         for entry, settings in _mappings(tree.get(table)):
             _refuse(f"{table}.{entry}", settings, names)
             if settings.get("key_rows") == "first_stage":
                 raise ValueError(
-                    f"{table}.{entry}.key_rows: first_stage is now first_task; expected the new name: rename it"
+                    f"{table}.{entry}.key_rows: first_stage is now first_task; expected the new name. Rename it."
                 )
             _refuse_flat_method(f"{table}.{entry}.method", settings.get("method"))
             if isinstance(backbone := settings.get("backbone"), Mapping):
@@ -63,17 +63,17 @@ def _mappings(table: Any) -> list[tuple[str, Mapping[str, Any]]]:
 def _refuse(place: str, settings: Mapping[str, Any], names: Mapping[str, str]) -> None:
     for old, new in names.items():
         if old in settings:
-            raise ValueError(f"{place}.{old} is now {new}; expected the new name: rename the setting")
+            raise ValueError(f"{place}.{old} is now {new}; expected the new name. Rename the setting.")
 
 
 def _refuse_flat_method(place: str, method: Any) -> None:
     for name in method if isinstance(method, Mapping) else ():
         if name in ENCODER:
             raise ValueError(
-                f"{place}.{name} is now a setting of the encoder; expected it under {place}.encoder: move it there"
+                f"{place}.{name} is now a setting of the encoder; expected it under {place}.encoder. Move it there."
             )
         if name in STEPS:
             raise ValueError(
-                f"{place}.{name} is now a setting of gradient steps; expected it under {place}.solver_params: move it "
-                "there"
+                f"{place}.{name} is now a setting of gradient steps; expected it under {place}.solver_params. "
+                "Move it there."
             )

@@ -1,4 +1,4 @@
-"""The table ``runs``: what is learned, from which rows, by which method.
+"""The table ``runs``: the rows to learn, and the method.
 
 Enters: plain values. Leaves: a frozen `Run`. Must not know: files, other tables, what the method is.
 """
@@ -14,11 +14,11 @@ __all__ = ["Run"]
 
 
 class Run(Record):
-    """What is learned from one cache: where keys come from, the stream, and the method's settings.
+    """A run on one cache: the source of its keys, the stream, and the method's settings.
 
-    `baselines` names the entry of ``baselines`` that the run is compared with. `declare_classes` tells the method all
-    classes before the first task, as the paper's model knows them. `held_out_share` of the training rows are kept from
-    a second model, of the first order, whose temperature they choose: how well its probabilities are calibrated.
+    `baselines` names the entry of ``baselines`` that the run is compared with. `declare_classes` declares all
+    classes before the first task, as in the paper. A second model of the first order learns without `held_out_share` of
+    the training rows; these choose its temperature, to measure how well its probabilities are calibrated.
     """
 
     embeddings: Id
@@ -35,8 +35,7 @@ class Run(Record):
     def _first_task_is_of_this_run(self) -> "Run":
         if self.key_rows == "first_task" and self.keys != self.embeddings:
             raise ValueError(
-                f"key_rows is 'first_task', but keys names {self.keys!r} and embeddings "
-                f"{self.embeddings!r}; one entry is expected for both, so name the same one twice or write "
-                f"key_rows: all"
+                f"key_rows is 'first_task', but keys names {self.keys!r} and embeddings {self.embeddings!r}; "
+                "expected the same entry for both. Name the same entry twice, or write key_rows: all."
             )
         return self

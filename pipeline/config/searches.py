@@ -13,18 +13,18 @@ __all__ = ["HeatMap", "Search"]
 
 
 class HeatMap(Record):
-    """Which two searched settings the report draws against each other."""
+    """The two searched settings that the report draws against each other."""
 
     x: str
     y: str
 
 
 class Search(Record):
-    """Which settings of the method are compared, on which rows: every combination of the values in `grid`.
+    """A grid search over settings of the method: every combination of the values in `grid`.
 
-    `method` holds what all candidates share. `grid` names its settings, those of the encoder as
-    ``encoder__n_keys``. Accuracy is the mean over `folds` of the training rows, divided by
-    `seed`; test rows are not looked at.
+    `method` contains the settings that all candidates share. `grid` names settings, those of the encoder as
+    ``encoder__n_keys``. Accuracy is the mean over `folds` of the training rows, drawn with `seed`; test rows are not
+    used.
     """
 
     embeddings: Id
@@ -36,17 +36,17 @@ class Search(Record):
     heat_map: HeatMap | None = None
 
     def axes(self) -> dict[str, str] | None:
-        """Return the settings of the heat map by axis; None where none is wanted."""
+        """Return the settings of the heat map by axis; None without a heat map."""
         return None if self.heat_map is None else self.heat_map.model_dump()
 
     @model_validator(mode="after")
     def _settings_stand_once(self) -> "Search":
         encoder, rest = encoder_and_rest(self.method)
         for name in sorted(({f"encoder__{name}" for name in encoder} | set(rest)) & set(self.grid)):
-            raise ValueError(f"{name} stands under method and under grid; one place is expected, so remove the other")
+            raise ValueError(f"{name} is under method and under grid; expected it in one place. Remove the other.")
         for axis in (self.axes() or {}).values():
             if axis not in self.grid:
                 raise ValueError(
-                    f"heat_map names {axis!r}; expected one of {', '.join(self.grid)}, which are in grid: correct it"
+                    f"heat_map names {axis!r}; expected one of {', '.join(self.grid)}, which are in grid. Correct it."
                 )
         return self

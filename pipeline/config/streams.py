@@ -15,9 +15,9 @@ __all__ = ["Stream"]
 class Stream(Record):
     """The order in which training rows arrive.
 
-    ``class_incremental`` and ``blurry`` divide the classes into tasks of `classes_per_task`, in the order
-    that a seed of `order_seeds` gives (0: sorted) or that `class_orders` spells out; ``shuffled`` mixes all
-    classes in `n_tasks` tasks. `blur` is the share of rows that ``blurry`` scatters over all tasks.
+    ``class_incremental`` and ``blurry`` divide the classes into tasks of `classes_per_task`, in the order of each seed
+    in `order_seeds` (0: sorted) or as listed in `class_orders`; ``shuffled`` mixes all classes in `n_tasks` tasks.
+    `blur` is the share of rows that ``blurry`` scatters over all tasks.
     """
 
     kind: Literal["class_incremental", "shuffled", "blurry"]
@@ -31,17 +31,17 @@ class Stream(Record):
     @model_validator(mode="after")
     def _orders_are_distinct(self) -> "Stream":
         if len(set(self.order_seeds)) < len(self.order_seeds):
-            raise ValueError(
-                f"order_seeds {self.order_seeds} names a seed twice; distinct seeds are expected: give each once"
-            )
+            raise ValueError(f"order_seeds {self.order_seeds} names a seed twice; expected distinct seeds. Remove one.")
         if self.class_orders is not None and "order_seeds" in self.model_fields_set:
-            raise ValueError("order_seeds and class_orders both say the order of classes; keep one of them")
+            raise ValueError(
+                "order_seeds and class_orders both give the order of classes; expected one of them. Remove the other."
+            )
         if self.class_orders is not None and not self.class_orders:
-            raise ValueError("class_orders is an empty list; give at least one order, or leave it out")
+            raise ValueError("class_orders is an empty list; expected at least one order. Add one, or leave it out.")
         return self
 
     def orders(self) -> list[tuple[int, list[int] | None]]:
-        """Return a seed, and the order of classes where it is spelled out, for each repetition of the run."""
+        """Return a seed, and the listed order of classes if there is one, for each repetition of the run."""
         if self.class_orders is not None:
             return [(position, list(order)) for position, order in enumerate(self.class_orders)]
         return [(seed, None) for seed in self.order_seeds]

@@ -15,7 +15,7 @@ __all__ = ["Toy"]
 class Toy(Record):
     """The example in the plane: eight normal classes of standard deviation `spread`, two per task.
 
-    `steps` are those of the gradient methods per task, each on all of the task's samples.
+    `steps` is the number of gradient steps per task, each on all samples of the task.
     """
 
     solver: Literal["joint", "ridge", "counts", "sgd"] = "counts"

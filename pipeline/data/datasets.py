@@ -1,7 +1,7 @@
-"""Images by name, in an order and a split that anyone can reproduce.
+"""Images by name, in a reproducible order and split.
 
 Enters: a recipe (the settings of one data set). Leaves: a manifest, which lists every image with the sha256 of its
-content, and the images themselves. Must not know: networks, embeddings, who learns from them.
+content, and the images themselves. Must not know: networks, embeddings, learning.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipeline.suppression import Suppression
 UNLABELLED = -1
 _PHOTOS = ("china.jpg", "flower.jpg")
 _CROP_SHARE = (0.12, 0.75)
-"""Side of a crop as a share of the photograph's shorter side, drawn on a logarithmic scale."""
+"""Side of a crop as a share of the photograph's shorter side; drawn on a logarithmic scale."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Manifest:
     ----------
     dataset : str
     recipe : mapping, JSON-able
-        What the images are made from again.
+        The settings from which the images are made.
     class_names : tuple of str
         Label 0 is the first.
     sample_ids : tuple of n str
@@ -52,10 +52,10 @@ class Manifest:
     digests : tuple of n str
         The sha256 of each file's bytes, or of an array's pixels.
     skipped : tuple of str
-        Files that cannot be decoded and were left out, since the recipe says so.
+        Files that cannot be decoded and were skipped, as the recipe allows.
     notes : tuple of str
-        What else was left out of the folder, a sentence each. It is told, not written: embeddings do not change with
-        a file beside the images.
+        What else was left out of the folder, one sentence each. They are printed, not written: embeddings do not depend
+        on other files beside the images.
     """
 
     dataset: str
@@ -95,11 +95,11 @@ def build_manifest(
         ``folder`` (``root``, ``test_fraction``, ``seed``, ``skip_corrupt``, ``follow_links``), ``cifar10`` or
         ``cifar100`` (``root``).
     index : str or Path or None
-        A scratch file: of a folder seen before, only what changed since is read again.
+        A scratch file: only changed files of a known folder are read again.
     rehash : bool, default=False
-        Whether all of it is read again.
+        Whether to read all files again.
     suppression : Suppression or None
-        Images that were forgotten, and are left out; the others keep their splits.
+        Forgotten images, which are left out; the others keep their splits.
 
     Raises
     ------
@@ -136,8 +136,8 @@ def _without_forgotten(manifest: Manifest, suppression: Suppression) -> Manifest
         return manifest
     if len(forgotten) == len(manifest.digests):
         raise ValueError(
-            f"all {len(forgotten)} images of dataset {manifest.dataset} were forgotten; expected one at least. Remove "
-            "the dataset from params.yaml, or add other images."
+            f"all {len(forgotten)} images of dataset {manifest.dataset} were forgotten; expected at least one "
+            "that was not. Remove the dataset from params.yaml, or add other images."
         )
     named = some([manifest.sample_ids[row] for row in forgotten])
     note = f"warning: {len(forgotten)} images were forgotten and are left out: {named}. Delete their files."
@@ -145,7 +145,7 @@ def _without_forgotten(manifest: Manifest, suppression: Suppression) -> Manifest
 
 
 def without_rows(manifest: Manifest, rows: Sequence[int]) -> Manifest:
-    """Return a manifest without some of its rows; the others keep their splits, and all classes their names."""
+    """Return a manifest without some of its rows; the others keep their splits, and all class names stay."""
     kept = np.setdiff1d(np.arange(len(manifest.sample_ids)), rows)
     ids, splits, digests = (
         tuple(values[row] for row in kept) for values in (manifest.sample_ids, manifest.splits, manifest.digests)
@@ -154,7 +154,7 @@ def without_rows(manifest: Manifest, rows: Sequence[int]) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
-    """Write a manifest as JSON lines, whole or not at all: a header, then one line an image."""
+    """Write a manifest as JSON lines, completely or not at all: a header, then one line per image."""
     with replaced(path) as neighbour, neighbour.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(_lines(manifest))
 
@@ -173,7 +173,7 @@ def read_manifest(path: str | Path) -> Manifest:
     if not path.is_file():
         raise FileNotFoundError(f"there is no manifest {path}; expected one. Run `dvc repro`.")
     try:
-        # not splitlines(), which also splits at signs that JSON leaves in file names
+        # not splitlines(), which also splits at characters that may occur in file names
         with path.open(encoding="utf-8", newline="\n") as file:
             header = json.loads(file.readline())
             ids, labels, splits, digests = _rows(map(json.loads, file))
@@ -201,9 +201,9 @@ Value = TypeVar("Value", int, str, dict, list)
 
 
 def _of(kind: type[Value], value: Any) -> Value:
-    """Return a value that is of a type already: nothing is rounded, or spelled out, to fit."""
+    """Return a value if it has the given type; nothing is converted."""
     if type(value) is not kind:
-        raise ValueError(f"{value!r:.80} is no {kind.__name__}")
+        raise ValueError(f"{value!r:.80} is not a {kind.__name__}")
     return value
 
 
@@ -219,25 +219,25 @@ def _rows(lines: Iterable[Any]) -> tuple[list[str], list[int], list[str], list[s
 
 
 def _check_rows(manifest: Manifest) -> None:
-    """Refuse, before hours of extraction, what the cache would refuse after them."""
+    """Refuse rows before hours of extraction that the cache would refuse afterwards."""
     labels, n_classes = manifest.labels, len(manifest.class_names)
     wrong = labels[(labels < UNLABELLED) | (labels >= n_classes)]
     if len(wrong):
         raise ValueError(f"label {wrong[0]} of {n_classes} classes")
     if len(set(manifest.sample_ids)) < len(manifest.sample_ids):
         twice = Counter(manifest.sample_ids).most_common(1)[0][0]
-        raise ValueError(f"id {twice!r} stands twice")
+        raise ValueError(f"id {twice!r} occurs twice")
     if foreign := set(manifest.splits) - {"train", "test"}:
         raise ValueError(f"split {min(foreign)!r:.80}, which is neither train nor test")
     for text in (*manifest.sample_ids, *manifest.class_names):
-        if b"\0" in text.encode():  # an error of its own where UTF-8 cannot encode it
-            raise ValueError(f"{text!r:.80} holds the character NUL")
+        if b"\0" in text.encode():  # raises if UTF-8 cannot encode it
+            raise ValueError(f"{text!r:.80} contains the character NUL")
 
 
 def remarks(manifest: Manifest) -> list[str]:
-    """Return what a user should know of a manifest, a sentence each; the first one counts its images.
+    """Return remarks on a manifest for the user, one sentence each; the first gives the number of images.
 
-    One image in two splits makes a test easier than it should be: equal bytes (of arrays: equal pixels) are named.
+    An image in two splits makes the test too easy: images with equal bytes (of arrays: equal pixels) are named.
 
     Examples
     --------
@@ -249,17 +249,20 @@ def remarks(manifest: Manifest) -> list[str]:
     said = [f"{len(manifest.labels):,} images ({counts})"]
     if repeated := repeated_images(manifest):
         named = some([f"{one} = {other}" for one, other in repeated], "; ")
-        said.append(f"{len(repeated)} images repeat another of their split and are computed once: {named}.")
+        said.append(
+            f"{len(repeated)} images have the same content as another of their split; each content is embedded once: "
+            f"{named}."
+        )
     if pairs := shared_images(manifest):
         named = some([f"{one} = {other}" for one, other in pairs], "; ")
-        said.append(f"warning: {len(pairs)} images stand in two splits: {named}. Remove one of each pair.")
+        said.append(f"warning: {len(pairs)} images are in two splits: {named}. Remove one of each pair.")
     if skipped := manifest.skipped:
         said.append(f"warning: {len(skipped)} images cannot be decoded and were skipped: {some(skipped)}.")
     return [*said, *manifest.notes]
 
 
 def shared_images(manifest: Manifest) -> list[tuple[str, str]]:
-    """Return pairs of ids whose content is the same, although they stand in different splits."""
+    """Return pairs of ids with the same content in different splits."""
     return [
         (manifest.sample_ids[other], manifest.sample_ids[row])
         for row, other in _copies(manifest.digests)
@@ -268,13 +271,13 @@ def shared_images(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def repeated_images(manifest: Manifest) -> list[tuple[str, str]]:
-    """Return each id whose content stands in the same split already, after the id that it repeats."""
+    """Return each id that repeats the content of an earlier one in its split, after that earlier id."""
     named = [f"{split} {digest}" for split, digest in zip(manifest.splits, manifest.digests, strict=True)]
     return [(manifest.sample_ids[other], manifest.sample_ids[row]) for row, other in _copies(named)]
 
 
 def _copies(names: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield the position of each name that stood there before, and where it stood first."""
+    """Yield the position of each repeated name, and its first position."""
     first: dict[str, int] = {}
     for row, name in enumerate(names):
         if (other := first.setdefault(name, row)) != row:
@@ -286,7 +289,9 @@ def _lines(manifest: Manifest) -> Iterable[str]:
         "dataset": manifest.dataset,
         "recipe": dict(manifest.recipe),
         "class_names": list(manifest.class_names),
-        "n_samples": len(manifest.sample_ids),  # a file that was cut between two lines must not pass for a smaller one
+        "n_samples": len(
+            manifest.sample_ids
+        ),  # a file that was truncated between two lines must not pass for a smaller one
     }
     if manifest.skipped:
         header["skipped"] = list(manifest.skipped)
@@ -317,7 +322,7 @@ class Images(Sequence[Image.Image]):
         Raises
         ------
         OSError
-            If it is missing, cannot be decoded, or differs from what the manifest lists.
+            If it is missing, cannot be decoded, or differs from the manifest.
         """
         sample_id, recipe = self.manifest.sample_ids[row], self.manifest.recipe
         if recipe["kind"] == "folder":
@@ -327,14 +332,15 @@ class Images(Sequence[Image.Image]):
             image, digest = to_rgb(Image.fromarray(pixels)), _pixels_sha256(pixels)
         if digest != self.manifest.digests[row]:
             raise OSError(
-                f"image {sample_id} has sha256 {digest[:12]}, the manifest lists {self.manifest.digests[row][:12]}; "
-                "expected an unchanged image. Run `dvc repro` to list the images anew."
+                f"image {sample_id} has sha256 {digest[:12]}, the manifest lists "
+                f"{self.manifest.digests[row][:12]}; expected an unchanged image. Run `dvc repro` to list the "
+                "images again."
             )
         return image
 
 
 def open_images(manifest: Manifest) -> Images:
-    """Return the images of a manifest: lazy, and able to travel to worker processes."""
+    """Return the images of a manifest: lazy, and picklable for worker processes."""
     return Images(manifest)
 
 
@@ -381,7 +387,7 @@ def _digests(
                 skipped.append(sample_id)
     except OSError:
         with suppress(OSError):
-            index.save(forget=False)  # what was read before the error is not read again
+            index.save(forget=False)  # files that were read before the error are not read again
         raise
     index.save()
     return digests, tuple(skipped)
@@ -401,8 +407,8 @@ def _check_no_class_vanished(
     gone = sorted(set(range(len(class_names))) - set(labels.tolist()))
     if gone:
         raise ValueError(
-            f"dataset {name} keeps no image of class {class_names[gone[0]]!r} once {len(skipped)} that cannot be "
-            f"decoded are skipped (first: {skipped[0]}); expected one at least. Replace those files, or remove "
+            f"dataset {name} has no image of class {class_names[gone[0]]!r} left after skipping {len(skipped)} "
+            f"that cannot be decoded (first: {skipped[0]}); expected at least one. Replace those files, or remove "
             "the folder."
         )
 
@@ -420,7 +426,7 @@ def _cifar_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
 
 
 def stratified_splits(name: str, labels: np.ndarray, test_fraction: float, seed: int) -> tuple[str, ...]:
-    """Give each class its share of test samples, drawn by a seed: ``train`` or ``test`` for each of n samples.
+    """Draw a share of test samples from each class by a seed: ``train`` or ``test`` for each of n samples.
 
     Raises
     ------
@@ -440,10 +446,10 @@ def stratified_splits(name: str, labels: np.ndarray, test_fraction: float, seed:
     except ValueError as error:
         counts = np.unique(labels, return_counts=True)[1]
         raise ValueError(
-            f"dataset {name} cannot be split into train and test: {len(labels)} images of {len(counts)} classes, the "
-            f"smallest of {counts.min(initial=len(labels))}, with test_fraction={test_fraction}; expected at least two "
-            "images a class, and one a class on both sides. Add images, change test_fraction, or make folders train "
-            "and test."
+            f"dataset {name} cannot be split into train and test: {len(labels)} images of {len(counts)} classes, "
+            f"the smallest of {counts.min(initial=len(labels))}, with test_fraction={test_fraction}; expected at "
+            "least two images per class, and one per class in each split. Add images, change test_fraction, or "
+            "make folders train and test."
         ) from error
     in_test = np.isin(rows, test)
     return tuple(np.where(in_test, "test", "train").tolist())
@@ -467,7 +473,7 @@ def _photo(name: str) -> np.ndarray:
 
 
 def _photo_crop(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
-    """Cut the crop that an id stands for: place and scale follow from the seed and the id's number alone."""
+    """Cut the crop of an id: its place and scale follow from the seed and the id's number alone."""
     row = int(sample_id.rsplit("/", 1)[1])
     rng = np.random.default_rng([recipe["seed"], row])
     photo = _photo(_PHOTOS[row % len(_PHOTOS)])
@@ -486,12 +492,12 @@ def _cifar(kind: str, root: str, split: str) -> Any:
         try:
             return source(root, train=split == "train", download=False)
         except RuntimeError as error:
-            with suppress(FileNotFoundError, NotADirectoryError):  # torchvision takes for absent what may not be read
+            with suppress(FileNotFoundError, NotADirectoryError):  # torchvision reports an unreadable file as absent
                 for file in (Path(root) / source.base_folder).iterdir():
                     file.stat()
             raise FileNotFoundError(
-                f"{kind} is not whole in {root}; expected the extracted folder of its Python version. Download it from "
-                "https://www.cs.toronto.edu/~kriz/cifar.html and extract it there."
+                f"{kind} is incomplete in {root}; expected the extracted folder of its Python version. Download "
+                "it from https://www.cs.toronto.edu/~kriz/cifar.html and extract it there."
             ) from error
 
 

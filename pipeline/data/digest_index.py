@@ -1,9 +1,9 @@
-"""Know image files again without reading them: the sha256 of each whose size, times and place have not changed.
+"""Recognise image files without reading them: the sha256 of each file with unchanged size, times and place.
 
-Enters: a file, and what reads it. Leaves: its sha256. Must not know: images, folders, data sets.
+Enters: a file, and a function that reads it. Leaves: its sha256. Must not know: images, folders, data sets.
 
-A file of the index holds a record for each image (a hash of what tells the file again, and the image's sha256), sorted,
-and the crc32 of all: 48 bytes each, here and in memory.
+The index file contains a sorted record for each image (a hash of the file's size, times and place, and the image's
+sha256) and the crc32 of all records: 48 bytes each, on disk and in memory.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from pipeline.data.image_files import reading
 from pipeline.io import replaced
 
 _RULES = 2
-"""Which images are refused: a file that was seen under other rules is read again."""
+"""Version of the rules for refusing images: a file that was seen under other rules is read again."""
 _SETTLED = 2 * 10**9
-"""Nanoseconds after which a file's times tell of any later change: clocks of file systems may tick that slowly."""
+"""Nanoseconds after which a file's times show any later change: clocks of file systems may tick that slowly."""
 _RECORD = np.dtype([("file", "S16"), ("sha256", "V32")])
 
 
 class DigestIndex:
-    """Remember the sha256 of files whose size, times and place on the disk have not changed since.
+    """Remember the sha256 of files until their size, times or place on the disk change.
 
     Parameters
     ----------
     path : str or Path or None
-        A file, which may be absent or damaged: then every image is read. None: nothing is remembered.
+        The index file; if it is absent or damaged, every image is read. None: nothing is remembered.
     rehash : bool, default=False
-        Whether every image is read whatever is remembered.
+        Whether to read every image regardless of the index.
     forgotten : container of str
         Digests that are not remembered.
 
@@ -55,7 +55,7 @@ class DigestIndex:
         self._seen = bytearray()
 
     def digest(self, file: Path, read: Callable[[], str]) -> str:
-        """Return what ``read`` returned for this file when it was last seen, or returns now: 64 hexadecimal digits."""
+        """Return the remembered result of ``read`` for this file, or call it: 64 hexadecimal digits."""
         with reading(f"image {file}"):
             times = file.stat()
         now = time.time_ns()
@@ -64,13 +64,13 @@ class DigestIndex:
         name = hashlib.blake2b(text, digest_size=16).digest()
         known = self._find(name)
         found = known if known is not None else read()
-        # a file that changes again within a tick of its clock would keep its times
+        # a file that changes again within one clock tick would keep its times
         if now - max(times.st_mtime_ns, times.st_ctime_ns) > _SETTLED and found not in self._forgotten:
             self._seen += name + bytes.fromhex(found)
         return found
 
     def save(self, *, forget: bool = True) -> None:
-        """Write what was seen, for the next time; files that were not seen now are forgotten, unless told otherwise."""
+        """Write the index for the next run; files that were not seen now are dropped, unless told otherwise."""
         if self._path is None:
             return
         seen = np.frombuffer(bytes(self._seen), _RECORD)
@@ -79,11 +79,11 @@ class DigestIndex:
         _write(self._path, seen[np.argsort(seen["file"], kind="stable")])
 
     def save_as(self, path: Path) -> None:
-        """Write what is known to another file."""
+        """Write the index to another file."""
         _write(path, self._known)
 
     def drop(self, sha256s: set[str]) -> bool:
-        """Forget the files of some digests; return whether there were any."""
+        """Drop the files with some digests; return whether there were any."""
         digests = self._known["sha256"].tobytes()
         goes = np.array([digests[at : at + 32].hex() in sha256s for at in range(0, len(digests), 32)], bool)
         self._known = self._known[~goes]

@@ -1,7 +1,6 @@
-"""What lies below a folder of images: files, folders, links, and what is not the user's own.
+"""The entries below a folder of images: files, folders, links, and system files.
 
-Room: above `image_files`, which decodes what is found here.
-Enters: a root. Leaves: the path of every entry, in one of five lists; an error where one cannot be read.
+Enters: a root. Leaves: the path of every entry, in one of five lists; an error if one cannot be read.
 Must not know: classes, splits, data sets.
 """
 
@@ -17,19 +16,19 @@ from pathlib import Path
 from pipeline.data.image_files import reading, suffixes
 
 _NAMED = 5
-"""How many entries a sentence names."""
+"""Number of entries that a sentence names."""
 _SYSTEM = frozenset({
     "__macosx", "__pycache__", "@eadir", "@recently-snapshot", "@recycle", "#recycle", "#snapshot", "$recycle.bin",
     "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db", "found.000", "icon\r", "lost+found", "lost.dir",
     "network trash folder", "system volume information", "temporary items", "thumbs.db", "~snapshot",
 })  # fmt: skip
-"""What file managers, archives, network drives and file systems leave beside a user's files, in lower case."""
+"""Files that file managers, archives, network drives and file systems leave beside a user's files, in lower case."""
 _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 @dataclass
 class Found:
-    """Hold paths below a root, as text: every entry that was seen is in one of the lists.
+    """Paths below a root, as text: every entry is in one of the lists.
 
     Parameters
     ----------
@@ -37,9 +36,9 @@ class Found:
         Files with and without the suffix of an image.
     folders : list of str
     hidden : list of str
-        Hidden and system entries, into which nobody looks.
+        Hidden and system entries, which are not searched.
     repeated : list of str
-        Linked folders that lead to a folder listed already.
+        Links to folders that are already listed.
     """
 
     images: list[str] = field(default_factory=list)
@@ -50,14 +49,14 @@ class Found:
 
 
 def check_root(name: str, root: Path) -> None:
-    """Refuse a root that is no folder.
+    """Refuse a root that is not a folder.
 
     Raises
     ------
     FileNotFoundError
         If it is absent or a file.
     OSError
-        If it cannot be looked at.
+        If it cannot be read.
     """
     with reading(f"folder {root}"):
         try:
@@ -67,20 +66,20 @@ def check_root(name: str, root: Path) -> None:
             if error.errno not in _LEADS_NOWHERE:
                 raise
     raise FileNotFoundError(
-        f"dataset {name} looks for images in {root}, which is no folder; expected one sub-folder a class, or train "
-        "and test with one each. Correct its root in params.yaml."
+        f"dataset {name} looks for images in {root}, which is not a folder; expected one sub-folder per class, or "
+        "train and test with one per class each. Correct its root in params.yaml."
     )
 
 
 def walk(root: Path, *, follow_links: bool = False) -> Found:
-    """Look at every entry below a root; each folder is listed once, whatever links lead to it.
+    """Visit every entry below a root; each folder is listed once, even if several links lead to it.
 
     Raises
     ------
     OSError
         If a folder cannot be read, or a link leads nowhere.
     ValueError
-        If a link leads out of the root and is not to be followed there, or an image's name is not text.
+        If a link leads out of the root and may not, or an image's name is not text.
     """
     found, known, top = Found(), suffixes(), os.path.realpath(root)
     seen, waiting, linked = set[str](), [("", top)], list[tuple[str, str]]()
@@ -112,7 +111,7 @@ def walk(root: Path, *, follow_links: bool = False) -> Found:
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether an entry belongs to a program or the system, not to the data.
+    """Return whether an entry belongs to a program or the system, not to the data.
 
     Examples
     --------
@@ -128,7 +127,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _mode(root: Path, path: str) -> int:
-    """Return the type of an entry, or of what a link leads to."""
+    """Return the type of an entry, or of a link's target."""
     with reading(f"{path} in {root}"):
         try:
             return (root / path).stat().st_mode
@@ -136,8 +135,8 @@ def _mode(root: Path, path: str) -> int:
             if error.errno not in _LEADS_NOWHERE or not (root / path).is_symlink():
                 raise
     raise FileNotFoundError(
-        f"link {path} in {root} leads to {(root / path).readlink()}, which is not there; expected a file or a folder. "
-        "Fetch it (`dvc pull`, `git annex get`), or remove the link."
+        f"link {path} in {root} leads to {(root / path).readlink()}, which is not there; expected a file or a "
+        "folder. Fetch it (`dvc pull`, `git annex get`), or remove the link."
     )
 
 
@@ -145,23 +144,23 @@ def _check_inside(root: Path, path: str, target: str, top: str) -> None:
     if not Path(target).is_relative_to(top):
         raise ValueError(
             f"link {path} in {root} leads to {target}, which lies outside; expected links that stay inside. Set "
-            "follow_links: true in params.yaml to read what they lead to, or copy that to the place of the link."
+            "follow_links: true in params.yaml to follow them, or replace the link with a copy."
         )
 
 
 def _check_text(images: Sequence[str]) -> None:
-    """Refuse what no manifest holds: on Linux a file's name may be bytes that no text encodes."""
+    """Refuse names that a manifest cannot store: on Linux a file name may contain invalid Unicode."""
     for image in images:
         try:
             image.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"the name of image {image!a} is not UTF-8; expected one that is. Rename the file."
+                f"the name of image {image!a} is not UTF-8; expected a UTF-8 name. Rename the file."
             ) from error
 
 
 def some(names: Sequence[str], separator: str = ", ") -> str:
-    """Name the first few and count the rest; a name that a terminal cannot show is escaped.
+    """Name the first few and count the rest; unprintable characters are escaped.
 
     Examples
     --------

@@ -1,6 +1,5 @@
-"""Which images of a folder are of which class and split, and a sentence on everything that is left out.
+"""The class and split of each image of a folder, and a sentence on everything that is left out.
 
-Room: above `folder_entries`, which looks at the disk; nothing here does but for the root.
 Enters: a root with one folder per class, or with splits that hold one folder per class each.
 Leaves: class names, each image's path with its label and split.
 Must not know: recipes, manifests, networks.
@@ -20,16 +19,16 @@ from pipeline.data.folder_entries import Found, check_root, some, walk
 
 @dataclass(frozen=True)
 class Listing:
-    """Say what a data set consists of.
+    """The content of a data set.
 
     Parameters
     ----------
     class_names : tuple of str
         Label 0 is the first.
     rows : list of (str, int, str or None)
-        Each image's path below the root, its label and its split; None: the split is to be drawn.
+        Each image's path below the root, its label and its split; None: the split is drawn later.
     notes : tuple of str
-        What is left out, or used in another way than its name says; a sentence each.
+        What is left out, or used differently from its name; one sentence each.
     """
 
     class_names: tuple[str, ...]
@@ -43,7 +42,7 @@ def list_images(name: str, root: Path, *, follow_links: bool = False) -> Listing
     Parameters
     ----------
     name : str
-        The data set's, for messages.
+        Of the data set, for messages.
     root : Path
     follow_links : bool
         Whether links may lead out of the root.
@@ -53,8 +52,8 @@ def list_images(name: str, root: Path, *, follow_links: bool = False) -> Listing
     FileNotFoundError
         If the root is no folder, or a link leads nowhere.
     ValueError
-        If it is unclear what is a class or a split, if a class or a split has no images, if a link leads out of the
-        root, or if a name is not text.
+        If classes and splits cannot be distinguished, a class or a split has no images, a link leads out of the
+        root, or a name is not text.
     OSError
         If a folder cannot be read.
     """
@@ -67,8 +66,8 @@ def list_images(name: str, root: Path, *, follow_links: bool = False) -> Listing
         _check_class_folders(name, root, part, found)
         if split == "test" and not members[part]:
             raise ValueError(
-                f"dataset {name} has no images in the class folders of {root / part}; expected some to test on. Add "
-                "images, or remove the folder: then a share of the training images is drawn."
+                f"dataset {name} has no images in the class folders of {root / part}; expected test images. Add "
+                "some, or remove the folder: then a share of the training images is held out."
             )
         for class_name in class_names if split != "test" else ():
             if class_name not in members[part]:
@@ -86,7 +85,7 @@ def list_images(name: str, root: Path, *, follow_links: bool = False) -> Listing
 
 
 def _letters(name: str) -> str:
-    """Return a name's letters and digits alone, in lower case, without accents."""
+    """Return only the letters and digits of a name, in lower case, without accents."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKD", name).casefold())
 
 
@@ -101,13 +100,13 @@ _BESIDE = (
     "set sets split data folder image images img imgs photos pictures samples daten données datos dati dados "
     "集 用 データ a b x y"
 )
-"""Words that stand beside one of these; none is made of others, so that no name takes long to compare."""
+"""Words that may accompany a split's name; none is a concatenation of others, so that matching stays fast."""
 _SPLITS = {split: {_letters(word) for word in words.split()} for split, words in _WORDS.items()}
 _FILLING = rf"(?:{'|'.join(map(_letters, _BESIDE.split()))}|\d)*"
 
 
 def split_of(name: str) -> str | None:
-    """Return which split a folder's name stands for, in any case and with the usual words beside it.
+    """Return the split that a folder's name denotes, in any case and with the usual additional words.
 
     Examples
     --------
@@ -129,12 +128,12 @@ def _split_within(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Layout:
-    """Say which folders below a root hold class folders.
+    """The folders below a root that contain class folders.
 
     Parameters
     ----------
     parts : dict of str to str or None
-        Each such folder, and its split; ``""`` is the root itself, None means that the split is to be drawn.
+        Each such folder, and its split; ``""`` is the root itself, None means that the split is drawn later.
     unused : tuple of str
         Folders of validation images beside train and test.
     notes : tuple of str
@@ -146,14 +145,14 @@ class Layout:
 
 
 def find_layout(name: str, root: Path, found: Found) -> Layout:
-    """Tell splits from classes, or refuse what could be either.
+    """Distinguish splits from classes, or refuse an ambiguous layout.
 
-    A folder whose name is that of a split is one if it holds folders of images: a class may be called *train*.
+    A folder with a split's name is a split if it contains folders of images: a class may be called *train*.
 
     Raises
     ------
     ValueError
-        If splits stand beside classes, below them or twice, or there is none to train on.
+        If splits are beside or below classes or occur twice, or there is none for training.
     """
     inner = _folders_of_images(found.images or [f"{folder}/" for folder in found.folders])
     _check_nested(name, root, inner)
@@ -182,7 +181,7 @@ def _layout_of_splits(name: str, root: Path, splits: Mapping[str, str]) -> Layou
     notes = []
     if not test and validation:
         test, validation = validation, []
-        notes.append(f"{test[0]} is used as the test split, since there is no folder test.")
+        notes.append(f"{test[0]} is used as the test split, because there is no folder test.")
     for tops, split in ((train, "train"), (test, "test")):
         if len(tops) > 1:
             raise ValueError(
@@ -191,11 +190,11 @@ def _layout_of_splits(name: str, root: Path, splits: Mapping[str, str]) -> Layou
             )
     if not train:
         raise ValueError(
-            f"dataset {name} has the splits {some(list(splits))} in {root} and none to train on; expected a folder "
-            "train. Add it, or rename the folders if they are classes."
+            f"dataset {name} has the splits {some(list(splits))} in {root} but none for training; expected a "
+            "folder train. Add it, or rename the folders if they are classes."
         )
     if not test:
-        notes.append(f"the test split is drawn from {train[0]}, since there is no folder test.")
+        notes.append(f"the test split is drawn from {train[0]}, because there is no folder test.")
         return Layout({train[0]: None}, notes=tuple(notes))
     return Layout({train[0]: "train", test[0]: "test"}, tuple(validation), tuple(notes))
 
@@ -216,9 +215,9 @@ def _check_nested(name: str, root: Path, inner: Mapping[str, set[str]]) -> None:
         splits = {child: split for child in sorted(children) if (split := split_of(child))}
         if place and splits and (len(splits) == len(children) or len(set(splits.values())) > 1):
             raise ValueError(
-                f"dataset {name} has folders that are named like splits ({some(list(splits))}) inside {root / place}; "
-                "expected splits directly below the root, with one folder per class each. Set root to the folder that "
-                "holds the splits, or rename the folders."
+                f"dataset {name} has folders that are named like splits ({some(list(splits))}) inside "
+                f"{root / place}; expected splits directly below the root, with one folder per class each. Set "
+                "root to the parent folder of the splits, or rename the folders."
             )
 
 
@@ -226,7 +225,7 @@ def _check_nested(name: str, root: Path, inner: Mapping[str, set[str]]) -> None:
 
 
 def _class_names(name: str, root: Path, layout: Layout, folders: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of all class folders: two spellings of a name in Unicode are one class."""
+    """Return the names of all class folders: two Unicode spellings of a name are one class."""
     spelled: dict[tuple[str, str], str] = {}
     for folder in folders:
         part, _, class_name = folder.rpartition("/")
@@ -249,7 +248,7 @@ Members = dict[str, dict[str, list[str]]]
 
 
 def _members(layout: Layout, images: Sequence[str]) -> tuple[Members, dict[str, list[str]]]:
-    """Return images by part and class; and the rest by the split that is not used, or "" for none."""
+    """Return images by part and class, and the remaining ones by their unused split, or "" for none."""
     members: Members = {part: defaultdict(list) for part in layout.parts}
     left: dict[str, list[str]] = defaultdict(list)
     for image in images:
@@ -268,14 +267,14 @@ def _check_class_folders(name: str, root: Path, part: str, found: Found) -> None
         loose = [image for image in found.images if image.rpartition("/")[0] == part]
         instead = f", only images ({some(loose)})" if loose else ""
         raise ValueError(
-            f"dataset {name} has no class folders in {root / part}{instead}; expected one a class. Add them, with the "
-            f"images inside{', or move this folder out of the root' if part else ''}."
+            f"dataset {name} has no class folders in {root / part}{instead}; expected one per class. Add them, "
+            f"with the images inside{', or move this folder out of the root' if part else ''}."
         )
 
 
 def _empty_class(name: str, root: Path, folder: str, found: Found) -> ValueError:
     others = [path for path in found.others if path.startswith(f"{folder}/")]
-    instead = f", only files of formats that are not read ({some(others)})," if others else ""
+    instead = f", only files in unsupported formats ({some(others)})," if others else ""
     return ValueError(
         f"dataset {name} has no images{instead} in {root / folder}; expected some for class "
         f"{folder.rpartition('/')[2]!r}. Add images or remove the folders of this name."
@@ -283,17 +282,21 @@ def _empty_class(name: str, root: Path, folder: str, found: Found) -> ValueError
 
 
 def _left_out(found: Found, left: Mapping[str, Sequence[str]]) -> list[str]:
-    """Say what lies below the root and is not in the data set, a sentence for each reason."""
+    """Describe what is below the root but not in the data set, one sentence per reason."""
     said = [
-        f"warning: {len(images):,} images of {split} are left out: they are neither training nor test images. Move "
-        "them to train or test to use them."
+        f"warning: {len(images):,} images of {split} are left out: they are neither training nor test images. "
+        "Move them to train or test to use them."
         for split, images in sorted(left.items())
         if split
     ]
     reasons = (
-        (left.get("", ()), "warning: images left out, in no class folder", "Move them into one."),
-        (found.repeated, "warning: links left out, to folders listed already", "Copy the folder to list it here too."),
-        (found.others, "files left out, of formats that are not read", "Convert images among them to PNG or JPEG."),
-        (found.hidden, "hidden and system entries left out", "Rename what belongs to the data."),
+        (left.get("", ()), "warning: images outside the class folders, left out", "Move them into one."),
+        (
+            found.repeated,
+            "warning: links to folders that are already listed, left out",
+            "Copy the folder to list it here too.",
+        ),
+        (found.others, "files in unsupported formats, left out", "Convert images among them to PNG or JPEG."),
+        (found.hidden, "hidden and system entries left out", "Rename any that belong to the data."),
     )
     return said + [f"{reason}: {len(paths):,} ({some(paths)}). {remedy}" for paths, reason, remedy in reasons if paths]

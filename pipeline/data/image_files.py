@@ -1,7 +1,7 @@
-"""Image files: which formats are read, decode one into RGB, know it again by its content.
+"""Image files: supported formats, decoding into RGB, and the sha256 of the content.
 
-Enters: a file below a root. Leaves: an image, the sha256 of the file's bytes, or an error that tells what cannot be
-decoded from what could not be read. Must not know: folders, data sets, splits, manifests, networks.
+Enters: a file below a root. Leaves: an image, the sha256 of the file's bytes, or an error that distinguishes files that
+cannot be decoded from files that could not be read. Must not know: folders, data sets, splits, manifests, networks.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 _NOT_STILL = {"EPS", "FITS", "FLI", "MPEG"}
-"""Programs, tables of numbers and films, among what Pillow opens."""
+"""Formats of Pillow that are programs, tables of numbers or films."""
 _NEVER_BEYOND_16_BITS = {"PNG", "PPM"}
 """Formats whose pixels Pillow may give as 32-bit integers although the largest is 65,535."""
 _OF_THE_SYSTEM = (ConnectionError, PermissionError, TimeoutError)
-"""Errors that are the system's even where a library raises them without a number."""
+"""Errors of the system, even if a library raises them without a number."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 """Tags of TIFF."""
 _SIGNED = 2
-"""A value of the last one."""
+"""A value of the last tag."""
 _TOO_MANY = "Close programs, raise the limit of open files (`ulimit -n`), or lower DKVB_WORKERS"
 _FORBIDDEN = "Change its permissions"
 _REMEDIES = {
@@ -39,22 +39,22 @@ _REMEDIES = {
 
 
 class CorruptImageError(OSError):
-    """An image file that is there and cannot be decoded."""
+    """An image file that exists and cannot be decoded."""
 
 
 class PixelTypeError(ValueError):
-    """Pixels of a type that does not say which value is white."""
+    """Pixels of a type without a defined white level."""
 
 
 class UnreadableError(OSError):
-    """A file or folder that the system failed to read: what it holds is unknown, and may be whole."""
+    """A file or folder that the system failed to read: its content is unknown, and may be intact."""
 
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Tell an error of the system, also one that a library has wrapped, as a sentence about what was being read.
+    """Turn an error of the system, even one wrapped by a library, into a sentence about the file being read.
 
-    Any other error goes on as it is.
+    Other errors pass unchanged.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def reading(what: str) -> Iterator[None]:
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
-    """Return the error of the system that an error is, or comes from."""
+    """Return an error of the system, or the one that caused another error."""
     while error is not None:
         if isinstance(error, OSError) and ((error.errno or 0) > 0 or isinstance(error, _OF_THE_SYSTEM)):
             return error
@@ -92,7 +92,7 @@ def formats() -> tuple[str, ...]:
 
 
 def suffixes() -> frozenset[str]:
-    """Return how the names of such images end, in lower case.
+    """Return the suffixes of such images, in lower case.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def suffixes() -> frozenset[str]:
 
 
 def _is_stub(factory: object) -> bool:
-    """Tell whether a decoder only knows the format's name, and leaves the rest to another program."""
+    """Return whether a decoder only identifies the format, and needs another program to decode."""
     return isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
 
 
@@ -135,26 +135,26 @@ def read_image(root: Path, sample_id: str, *, follow_links: bool = False) -> tup
                 return to_rgb(image), hashlib.sha256(content).hexdigest()
         except PixelTypeError as error:
             raise CorruptImageError(
-                f"image {sample_id} in {root} has {error}; expected pixels of 8 bits, or of 16 without a sign. Convert "
-                "or remove it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
+                f"image {sample_id} in {root} has {error}; expected 8-bit or unsigned 16-bit pixels. Convert or "
+                "remove it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
             ) from error
         except MemoryError:
             raise
-        except Exception as error:  # decoders of damaged files raise errors of any kind
+        except Exception as error:  # decoders raise almost any error on a damaged file
             raise CorruptImageError(
-                f"image {sample_id} in {root} cannot be decoded ({_reason(error)}); expected a whole image. Replace or "
-                "remove it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
+                f"image {sample_id} in {root} cannot be decoded ({_reason(error)}); expected an intact image. "
+                "Replace or remove it, or set skip_corrupt: true in params.yaml, then run `dvc repro`."
             ) from error
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "its content is of no image format that is read"
+        return "its content is not in a supported image format"
     return str(error) or type(error).__name__
 
 
 def _content(root: Path, sample_id: str, follow_links: bool) -> bytes:
-    """Return the bytes of a file: read once, so that what is decoded is what is hashed."""
+    """Return the bytes of a file, read once, so that the decoded bytes are the hashed ones."""
     path = root / sample_id
     place = os.path.normpath(path.absolute()) if follow_links else os.path.realpath(path)
     top = os.path.normpath(root.absolute()) if follow_links else _resolved(root)
@@ -167,18 +167,18 @@ def _content(root: Path, sample_id: str, follow_links: bool) -> bytes:
         except (FileNotFoundError, NotADirectoryError):
             pass
     raise FileNotFoundError(
-        f"image {sample_id} is missing in {root}; expected every image of the manifest. Restore it, or run "
-        "`dvc repro` to list the images anew."
+        f"image {sample_id} is missing in {root}; expected every image of the manifest. Restore it, or run `dvc "
+        "repro` to list the images again."
     )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn any image upright and into 8-bit RGB: greyscale, palette, CMYK, transparent and 16-bit ones too.
+    """Convert any image to upright 8-bit RGB, including greyscale, palette, CMYK, transparent and 16-bit images.
 
     Raises
     ------
     PixelTypeError
-        If pixels are floating-point numbers, or integers of 32 bits or with a sign: nobody says what white is.
+        If pixels are floating-point, 32-bit or signed: their white level is unknown.
 
     Examples
     --------
@@ -186,10 +186,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     (255, 255, 255)
     """
     if image.mode == "F":
-        raise PixelTypeError("pixels that are floating-point numbers, of which nobody says what white is")
+        raise PixelTypeError("floating-point pixels, of which nobody says what white is")
     tags = getattr(image, "tag_v2", {})
     if (image.mode == "I" and image.format not in _NEVER_BEYOND_16_BITS) or _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
-        raise PixelTypeError("pixels that are integers of 32 bits or with a sign, of which nobody says what white is")
+        raise PixelTypeError("32-bit or signed integer pixels, of which nobody says what white is")
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):  # 16-bit greyscale; a plain conversion would clip it to white
         upright = _grey(np.asarray(upright), tags)
@@ -202,7 +202,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey(deep: np.ndarray, tags: Mapping[int, Any]) -> Image.Image:
-    """Keep the upper eight bits; a TIFF says of how many, and whether zero is white."""
+    """Keep the upper eight bits; a TIFF says how many there are, and whether zero is white."""
     n_bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     upper = (deep.astype(np.int64) >> (n_bits - 8)).clip(0, 255).astype(np.uint8)
     return Image.fromarray(255 - upper if tags.get(_PHOTOMETRIC) == 0 else upper)

@@ -1,12 +1,12 @@
-"""Other methods on the same features, each ready for the stream, and their measurement.
+"""Build and measure other methods on the same features and stream.
 
-Enters: a bench, the rows that keys come from, whether rows are made unit length.
+Enters: a bench, the rows that keys are placed on, whether rows are scaled to unit length.
 Leaves: a `MethodResult` per name.
 Must not know: caches, files, the bottleneck.
 
-Gradient-trained baselines are kept fair to themselves: each task is learned well before the next one comes. Features
-are standardised by one fixed rule, the optimiser makes many steps per task at a learning rate that suits such features,
-and all classes are declared at the start. What is lost afterwards is then forgetting, not poor training.
+Gradient-trained baselines are treated fairly: each task is learned well before the next one starts. One fixed rule
+standardises features, the optimiser makes many steps per task at a suitable learning rate, and all classes are declared
+at the start. Later losses are then forgetting, not poor training.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,7 +44,8 @@ from pipeline.evaluation.tables import MethodResult
 
 __all__ = ["PROBES", "Baseline", "Probe", "make_baseline", "measure_baselines"]
 
-# Chosen once on 300 held-out training digits over five orders: each task is learned to .98, the
+# Chosen once on 300 held-out training digits over five orders: each task is learned to .98, and the
+
 # joint probe is at its best. At 1e-3 the MLP failed on some late tasks, which would look like forgetting.
 PROBES: Mapping[str, Mapping[str, Any]] = {
     "linear_probe": {"hidden": None, "learning_rate": 1e-3, "epochs": 20},
@@ -54,16 +55,16 @@ NEIGHBOURS = 5
 PROJECTION_SEED = 0
 FLY: Mapping[str, Any] = {"projection": "sparse", "top_share": 0.3}
 WIDEST_BY_BATCHES = 2000
-"""Random features beyond which solving once per batch would take longer than everything else together."""
+"""Number of random features beyond which solving per batch takes longer than everything else together."""
 
 
 class Probe:
-    """scikit-learn's MLP, or a linear softmax, trained by Adam on whatever arrives, a task at a time.
+    """scikit-learn's MLP, or a linear softmax, trained by Adam on one task at a time.
 
     Parameters
     ----------
     n_classes : int
-        Number of classes that will ever arrive; labels are 0 to ``n_classes - 1``.
+        Total number of classes; labels are 0 to ``n_classes - 1``.
     hidden : int, optional
         Width of a hidden ReLU layer; None makes the method linear.
     learning_rate : float
@@ -71,12 +72,12 @@ class Probe:
     epochs : int
         Passes over the rows of each `partial_fit`, 1 or more.
     min_steps : int
-        Steps that each `partial_fit` makes at least; a short task gets more passes.
+        Minimum number of steps of each `partial_fit`; a short task gets more passes.
     batch_size : int
         Rows per step, 1 or more.
     scale : ndarray (n,f) or None
-        Rows without labels whose mean is subtracted from, and whose deviation divides, each feature; None: features are
-        taken as they come.
+        Unlabelled rows; each feature is standardised by their mean and standard deviation. None: features are not
+        scaled.
     random_state : int
         Seed of the initial weights and of the order of rows.
 
@@ -109,11 +110,11 @@ class Probe:
 
     @property
     def classes_(self) -> np.ndarray:
-        """All classes (k,), those that have not arrived included."""
+        """All classes (k,), including those that have not arrived."""
         return np.arange(self.n_classes)
 
     def partial_fit(self, X: np.ndarray, y: np.ndarray) -> Self:
-        """Train on these rows (n,f) with labels (n,) alone, `epochs` times or until `min_steps` steps were made."""
+        """Train only on these rows (n,f) with labels (n,), for `epochs` passes or at least `min_steps` steps."""
         rows = min(self.batch_size, len(y))
         self.model.set_params(batch_size=rows)
         scaled = self._scaled(X)
@@ -126,9 +127,9 @@ class Probe:
         return self.model.predict(self._scaled(X))
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """Return the logits of rows (n,f): (n,k), or of two classes the second's (n,).
+        """Return the logits of rows (n,f): (n,k), or for two classes those of the second (n,).
 
-        Probabilities would not do: those of classes that were forgotten vanish in rounding, and then all are equal.
+        Not probabilities: those of forgotten classes round to zero and could not be compared.
         """
         layers = [*zip(self.model.coefs_, self.model.intercepts_)]
         values = self._scaled(X)
@@ -138,7 +139,7 @@ class Probe:
         return logits if logits.shape[1] > 1 else logits.ravel()
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
-        # Far outliers of foreign scale data would blow up single steps.
+        # Outliers relative to the scale data would make single steps explode.
         if self.scale is None:
             return X
         mean, deviation = self.scale
@@ -147,26 +148,26 @@ class Probe:
 
 def _mean_and_deviation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     deviation = X.std(axis=0, dtype=np.float64)
-    # A feature that is constant here may still move later: without a floor it would swamp all others.
+    # A feature that is constant here may vary later: without a floor it would dominate all others.
     floor = max(0.1 * float(deviation.mean()), 1e-12)
     return X.mean(axis=0, dtype=np.float64).astype(np.float32), np.maximum(deviation, floor).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method as a stream meets it.
+    """A method, ready to learn a stream.
 
     Attributes
     ----------
     make : callable
-        ``make(order)`` gives an untrained method with ``partial_fit(X, y)`` and ``predict(X)``, for the position of an
-        order of classes.
+        ``make(order)`` returns an untrained method with ``partial_fit(X, y)`` and ``predict(X)``, for the position of
+        an order of classes.
     passes : int
-        Times that it goes over each row.
+        Number of passes over each row.
     needs_classes : bool
-        Whether it had to know all classes before the first task.
+        Whether it must know all classes before the first task.
     by_batches : bool
-        Whether it is also tried batch by batch, each predicted before it is learned.
+        Whether its prequential accuracy is measured: each batch is predicted before it is learned.
     """
 
     make: Callable[[int], Any]
@@ -176,16 +177,16 @@ class Baseline:
 
 
 def measure_baselines(settings: Baselines, bench: Bench, scale: list[np.ndarray]) -> dict[str, MethodResult]:
-    """Let every method of an entry meet every order of a stream.
+    """Measure every method of an entry on every order of a stream.
 
     Parameters
     ----------
     settings : Baselines
         Settings.
     bench : Bench
-        What they meet.
+        The data.
     scale : list of ndarray (n,f)
-        Rows without labels that tell probes the scale of features: one for all orders, or one per order.
+        Unlabelled rows that give probes the scale of features: one array for all orders, or one per order.
 
     Returns
     -------
@@ -207,9 +208,9 @@ def measure_baselines(settings: Baselines, bench: Bench, scale: list[np.ndarray]
 
 
 def with_unit_blocks(bench: Bench) -> Bench:
-    """Return a bench whose rows have unit length in the columns of each layer, where there are several.
+    """Return a bench whose rows have unit length in the columns of each layer, if there are several.
 
-    Methods that make whole rows unit length then divide all layers alike, so that none outweighs the others.
+    Methods that scale whole rows to unit length then scale all layers alike, so that none outweighs the others.
     """
     if bench.feature_blocks is None:
         return bench
@@ -222,19 +223,19 @@ def with_unit_blocks(bench: Bench) -> Bench:
 def make_baseline(name: str, bench: Bench, scale: list[np.ndarray], *, normalize: bool) -> Baseline:
     """Prepare a method for the stream.
 
-    Discriminants and ridges take the shrinkage, shares, width or penalty that all training rows choose, on a tenth of
-    them held out: it is theirs after the last task whatever the order, and earlier tasks get it in advance.
+    For discriminants and ridge, all training rows choose the shrinkage, shares, width or penalty, on a held-out tenth.
+    After the last task every order would choose the same; earlier tasks already use it.
 
     Parameters
     ----------
     name : str
         One of `pipeline.config.BASELINES`; ``joint_linear_probe`` is the linear probe.
     bench : Bench
-        What the method will meet.
+        The data that the method will learn.
     scale : list of ndarray (n,f)
-        Rows without labels that tell a probe the scale of features: of one set for all orders, or of one per order.
+        Unlabelled rows that give a probe the scale of features: one array for all orders, or one per order.
     normalize : bool
-        Give all but the probes, which standardise, rows of unit length.
+        Whether all methods except the probes, which standardise, get rows of unit length.
 
     Raises
     ------
@@ -255,7 +256,7 @@ def make_baseline(name: str, bench: Bench, scale: list[np.ndarray], *, normalize
         return Baseline(lambda order: _Neighbours(normalize=normalize))
     if name == "gaussian_naive_bayes":
         return Baseline(lambda order: _NaiveBayes(bench.classes, normalize=normalize), needs_classes=True)
-    raise ValueError(f"{name!r} is no baseline; one of pipeline.config.BASELINES is expected: correct the name")
+    raise ValueError(f"{name!r} is not a baseline; expected one of pipeline.config.BASELINES. Correct the name.")
 
 
 def _discriminant(name: str, bench: Bench, *, normalize: bool) -> Baseline:
@@ -289,7 +290,7 @@ def _make_probe(kind: Mapping[str, Any], n_classes: int, scale: list[np.ndarray]
 
 
 class _Neighbours:
-    """scikit-learn's nearest neighbours over all rows so far: it keeps every one of them."""
+    """scikit-learn's nearest neighbours over all rows so far, all of which it stores."""
 
     def __init__(self, *, normalize: bool) -> None:
         self.normalize = normalize
@@ -306,11 +307,11 @@ class _Neighbours:
         return self.model.predict(to_unit_length(X) if self.normalize else X)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"model": None}  # what it keeps are the rows; the search structure follows from them
+        return vars(self) | {"model": None}  # its state is the rows; the search structure is derived from them
 
 
 class _NaiveBayes:
-    """scikit-learn's Gaussian naive Bayes, which must hear of all classes first and then rates unseen ones as well."""
+    """scikit-learn's Gaussian naive Bayes, which must know all classes first and then also scores unseen ones."""
 
     def __init__(self, classes: np.ndarray, *, normalize: bool) -> None:
         self.classes_, self.normalize = classes, normalize
@@ -320,7 +321,7 @@ class _NaiveBayes:
         self.model.partial_fit(to_unit_length(X) if self.normalize else X, y, classes=self.classes_)
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
-        # A class without rows has a prior of zero, whose logarithm GaussianNB takes.
+        # A class without rows has a prior of zero, and GaussianNB takes its logarithm.
         with np.errstate(divide="ignore", invalid="ignore"):
             scores = self.model.predict_joint_log_proba(to_unit_length(X) if self.normalize else X)
         return np.where(self.model.class_count_ > 0, scores, -np.inf)
@@ -330,7 +331,7 @@ class _NaiveBayes:
 
 
 def _meet_the_stream(baseline: Baseline, bench: Bench, clock: dict[str, float]) -> MethodResult:
-    """Feed every order; a method that learns in one pass also predicts each batch of the first order on the way."""
+    """Learn every order; a one-pass method also predicts each batch of the first order before learning it."""
     outcomes, models, scores = [], [], _Scores(bench)
     met = Prequential(bench, lambda model, rows: learn_rows(model, bench.X[rows], bench.y[rows]))
     for order, tasks in enumerate(bench.orders):
@@ -377,7 +378,7 @@ def _facts(baseline: Baseline, model: object) -> dict[str, float]:
 
 
 class _Scores:
-    """Novelty of test rows after the first half of each order's tasks, taken on the way where it is the same."""
+    """Novelty of test rows after the first half of each order's tasks, measured while learning where possible."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.n_learned = bench, [0] * len(bench.orders)

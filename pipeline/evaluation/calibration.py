@@ -1,6 +1,5 @@
-"""How far probabilities can be trusted, and whether a method notices what it has never learned.
+"""Calibration of probabilities, and detection of unseen classes.
 
-Room: between the leaves and the stages.
 Enters: probabilities (n,k) or scores (n,) with labels.
 Leaves: plain numbers and lists, rounded to six digits.
 Must not know: methods, streams, files.
@@ -25,23 +24,23 @@ __all__ = ["ROC_STEPS", "describe_calibration", "tell_unseen"]
 
 N_BINS = 10
 ROC_STEPS = 20
-"""Steps of 1/20 of the known samples turned away, at which the share of unseen samples noticed is written down."""
+"""Number of steps between rejection rates of known samples at which the detection rate of unseen ones is recorded."""
 
 
 def describe_calibration(probabilities: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """Compare how sure a method is with how often it is right.
+    """Compare the confidence of a method with its accuracy.
 
     Parameters
     ----------
     probabilities : ndarray of float (n,k)
     y : ndarray of int (n,)
-        Columns of the true classes; −1 where there is none.
+        Columns of the true classes; −1: none.
 
     Returns
     -------
     dict
-        ``expected_calibration_error`` and ``bins`` (mean confidence, accuracy and samples of each bin that has any) in
-        ten bins, ``brier_score``, ``negative_log_likelihood``.
+        ``expected_calibration_error`` and ``bins`` (mean confidence, accuracy and number of samples of each non-empty
+        one) of ten bins, ``brier_score``, ``negative_log_likelihood``.
 
     Examples
     --------
@@ -59,18 +58,18 @@ def describe_calibration(probabilities: np.ndarray, y: np.ndarray) -> dict[str, 
 
 
 def tell_unseen(scores: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """Say how well a score tells classes not yet seen from those learned, as means over several orders.
+    """Measure how well a score separates unseen from learned classes, as means over several orders.
 
     Parameters
     ----------
     scores : sequence of tuple of ndarray (known,), (unseen,)
-        One pair per order; larger is stranger.
+        One pair per order; higher is more novel.
 
     Returns
     -------
     dict
-        ``auroc``, ``fpr_at_95_tpr`` (share of unseen samples that pass where 95 % of the known pass) and ``noticed``:
-        the share of unseen samples noticed where 0, 1/20, … all of the known are turned away.
+        ``auroc``, ``fpr_at_95_tpr`` (share of unseen samples accepted when 95 % of the known ones are) and ``noticed``:
+        the share of unseen samples detected when 0, 1/20, … all of the known ones are rejected.
 
     Examples
     --------
@@ -88,7 +87,7 @@ def tell_unseen(scores: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, An
 
 
 def _roc(known: np.ndarray, unseen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return shares of known samples turned away, and of unseen ones noticed, at every threshold."""
+    """Return the shares of known samples rejected and of unseen ones detected, at every threshold."""
     labels = np.repeat([0, 1], [len(known), len(unseen)])
     turned_away, noticed, _ = roc_curve(labels, np.concatenate([known, unseen]), drop_intermediate=False)
     return turned_away, noticed

@@ -1,4 +1,4 @@
-"""The classifier that settings describe: made, given keys, taught from codes. All that the pipeline knows of its class.
+"""The classifier that settings describe: build it, place its keys, learn codes. Only this module knows the estimators.
 
 Enters: the settings of a method, embeddings (n, f), codes (n, c, m). Leaves: the classifier, codes, plain numbers.
 Must not know: streams, caches, tables, files.
@@ -37,13 +37,13 @@ __all__ = [
 
 _ELSEWHERE = {
     "device": "the environment variable DKVB_DEVICE",
-    "feature_blocks": "the cache: its layers are the blocks",
-    "memory": "nothing: stages keep codes themselves",
-    "verbose": "nothing: stages report one line each",
+    "feature_blocks": "the cache, whose layers are the blocks",
+    "memory": "the stage, which keeps codes itself",
+    "verbose": "the stage, which reports one line each",
 }
-"""Settings that the pipeline sets itself, and the place where a user says them."""
+"""Settings that the pipeline sets itself, and where they come from instead."""
 N_BUSIEST = 8
-"""Keys with the most hits, which the page of key usage names one by one."""
+"""Number of keys with the most hits that the page of key usage lists."""
 
 
 def make_method(
@@ -54,17 +54,17 @@ def make_method(
     Parameters
     ----------
     settings : mapping
-        Those of the key encoder under ``encoder``, the classifier's beside it; what is left out is the package's
-        default.
+        Those of the key encoder under ``encoder``, beside those of the classifier; missing ones take the package's
+        defaults.
     feature_blocks : tuple of int or None
-        Numbers of columns of several layers: each gets heads of its own.
+        Numbers of columns of several layers: each layer gets its own heads.
     device : str
-        Where it computes; comes from the environment, since it must not change what is computed.
+        Device to compute on; it comes from the environment, because it must not change results.
 
     Raises
     ------
     ValueError
-        If a name is no setting; the message offers the nearest valid one.
+        If a name is not a setting; the message suggests the nearest valid one.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def set_method(model: DKVBClassifier, settings: Mapping[str, Any]) -> DKVBClassi
 
 
 def place_keys(model: DKVBClassifier, X: np.ndarray) -> DKVBClassifier:
-    """Place the keys among unlabelled embeddings (n,f) and freeze them; return the classifier."""
+    """Place the keys on unlabelled embeddings (n,f) and freeze them; return the classifier."""
     return model.set_params(encoder=FrozenEstimator(clone(model.encoder).fit(X)))
 
 
@@ -104,14 +104,14 @@ def encode(model: DKVBClassifier, X: np.ndarray) -> np.ndarray:
 def learn_codes(
     model: DKVBClassifier, codes: np.ndarray, y: np.ndarray, *, epochs: int = 1, classes: np.ndarray | None = None
 ) -> None:
-    """Teach the classifier codes (n, c·m) with labels (n,), in so many passes; classes (k,) are declared if given."""
+    """Let the classifier learn codes (n, c·m) with labels (n,) in some passes; classes (k,) are declared if given."""
     if epochs > 1:
         model.set_params(solver_params={**(model.solver_params or {}), "partial_fit_epochs": epochs})
     model.partial_fit(Codes.of(codes, _encoder(model)), y, classes=classes)
 
 
 def fit_codes(model: DKVBClassifier, codes: np.ndarray, y: np.ndarray) -> DKVBClassifier:
-    """Let the classifier learn these codes and nothing else; return it."""
+    """Fit the classifier to these codes only; return it."""
     return model.fit(Codes.of(codes, _encoder(model)), y)
 
 
@@ -121,17 +121,17 @@ def forget_codes(model: DKVBClassifier, codes: np.ndarray, y: np.ndarray) -> DKV
 
 
 def adds_up(model: DKVBClassifier) -> bool:
-    """Return whether what the classifier learns is a sum over samples, which can be taken back and merged."""
+    """Return whether the classifier learns sums over samples, which can be subtracted and merged."""
     return model.solver != "sgd"
 
 
 def fresh(model: DKVBClassifier) -> DKVBClassifier:
-    """Return a copy with the same keys, which learns apart."""
+    """Return an unfitted copy with the same keys."""
     return copy.deepcopy(model)
 
 
 def codes_name(model: DKVBClassifier) -> str:
-    """Return a name for the codes that the classifier's keys give: equal names, equal codes."""
+    """Return a name for the codes of the classifier's keys: equal names mean equal codes."""
     return f"{_encoder(model).fingerprint_} {_encoder(model).n_selected}"
 
 
@@ -147,13 +147,13 @@ def key_settings(model: DKVBClassifier) -> str:
 
 
 def reset_learning(started: DKVBClassifier, model: DKVBClassifier) -> DKVBClassifier:
-    """Give a classifier that has keys the other settings of `model`; return it."""
+    """Give a classifier with keys the other settings of `model`; return it."""
     settings = model.get_params(deep=False)
     return started.set_params(**{name: settings[name] for name in settings if name != "encoder"})
 
 
 def key_facts(model: DKVBClassifier) -> dict[str, Any]:
-    """Return what placing keys and learning made of them, rounded to six digits."""
+    """Return facts about the keys after placing and learning, rounded to six digits."""
     report: Mapping[str, Any] = _encoder(model).key_report_
     return {
         "unused_keys": round(float(report["unused_share"]), 6),
@@ -164,12 +164,12 @@ def key_facts(model: DKVBClassifier) -> dict[str, Any]:
 
 
 def novelty_scores(model: DKVBClassifier, X: np.ndarray) -> dict[str, np.ndarray]:
-    """Return scores (n,) by name; larger is stranger."""
+    """Return scores (n,) by name; higher is more novel."""
     return {"score_samples": -model.score_samples(X), "max_softmax": 1 - model.predict_proba(X).max(axis=1)}
 
 
 def describe_keys(model: DKVBClassifier, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """Write down what keys serve, classes by their names."""
+    """Describe key usage, with class names."""
     usage, counts = model.key_usage(), model.key_counts_
     order = np.argsort(-counts.astype(np.float64), axis=None, kind="stable")[:N_BUSIEST]
     busiest = [divmod(int(position), counts.shape[1]) for position in order]
@@ -196,11 +196,11 @@ def _check_names(place: str, settings: Mapping[str, Any], valid: tuple[str, ...]
     for name in settings:
         if name in _ELSEWHERE:
             raise ValueError(
-                f"{place}.{name} came from the settings of a method; it is expected from {_ELSEWHERE[name]}: remove it"
+                f"{place}.{name} is among the settings of a method; expected it from {_ELSEWHERE[name]}. Remove it."
             )
         if name not in valid:
             close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
             hint = f", did you mean {close[0]!r}?" if close else ""
             raise ValueError(
-                f"{place}.{name} is not a setting{hint}; expected one of {', '.join(valid)}: correct params.yaml"
+                f"{place}.{name} is not a setting{hint}; expected one of {', '.join(valid)}. Correct params.yaml."
             )

@@ -1,7 +1,7 @@
-"""What a method can do that its baselines cannot, measured: forget samples, and add up with another model.
+"""Measure abilities that the baselines lack: forgetting samples, and merging models.
 
-Enters: a method with keys that has learned nothing, codes, labels, test rows. Leaves: a sentence for each ability. Must
-not know: streams, files.
+Enters: a method with keys that has learned nothing, codes, labels, test rows. Leaves: a sentence for each ability.
+Must not know: streams, files.
 """
 
 import warnings
@@ -17,7 +17,7 @@ N_FORGOTTEN = 50
 
 
 def measure_guarantees(start: Any, codes: np.ndarray, y: np.ndarray, X_test: np.ndarray) -> dict[str, str]:
-    """Return ability → what was found, for methods whose learning adds up; nothing for others.
+    """Return ability → result, for methods with additive statistics; nothing for others.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def measure_guarantees(start: Any, codes: np.ndarray, y: np.ndarray, X_test: np.
     gone[np.random.default_rng(0).permutation(len(y))[:N_FORGOTTEN]] = True
     whole = fit_codes(fresh(start), codes, y)
     halves = [fit_codes(fresh(start), codes[part], y[part]) for part in (gone, ~gone)]
-    with warnings.catch_warnings():  # equal samples may be in both shares, and are to count twice
+    with warnings.catch_warnings():  # equal samples may be in both shares, and must count twice
         warnings.filterwarnings("ignore", message=".*count twice")
         merged = halves[0].merge(halves[1])
     found = {"Merging two models": _compare(merged, whole, X_test, "one that learned both shares")}

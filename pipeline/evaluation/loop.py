@@ -1,8 +1,8 @@
-"""Learn a task, test on everything, go on: the loop in which every method meets a stream.
+"""The evaluation loop: learn a task, test on all test rows, continue with the next task.
 
 Enters: a method, tasks of row positions, arrays of training and test samples.
 Leaves: an `Outcome` with accuracies after every task, predictions made before learning, seconds.
-Must not know: how a cache is stored, which method learns, where files lie.
+Must not know: how a cache is stored, which method learns, where files are.
 """
 
 import pickle
@@ -54,14 +54,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was measured after each of t tasks.
+    """The measurements after each of t tasks.
 
     Attributes
     ----------
     task_classes : tuple of tuple of int
         Classes of each task, in the order of learning.
     accuracy_matrix : ndarray of float64 (t,t)
-        Accuracy on the test rows of task j after task i, unlearned tasks included as measured.
+        Accuracy on the test rows of task j after task i, including tasks that are not yet learned.
     seen_accuracy : ndarray of float64 (t,)
         Accuracy on test rows of all classes seen so far.
     all_accuracy : ndarray of float64 (t,)
@@ -71,8 +71,8 @@ class Outcome:
     predictions : ndarray of int64 (n,)
         Predictions on all test rows after the last task.
     restricted : ndarray of float64 (t,) or None
-        Accuracy on the test rows of task j after the last task, answering among the classes of tasks 0 to j alone;
-        None for a method that has no scores of classes.
+        Accuracy on the test rows of task j after the last task, with answers restricted to the classes of tasks 0 to j;
+        None for a method without class scores.
     """
 
     task_classes: tuple[tuple[int, ...], ...]
@@ -87,24 +87,24 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every method is given: rows in memory and the tasks of every order.
+    """The data of every method: rows in memory and the tasks of every order.
 
     Attributes
     ----------
     X, X_test : ndarray of float32 (n,f), (n_test,f)
-        Embeddings; test rows without a label are left out.
+        Embeddings; unlabelled test rows are left out.
     y, y_test : ndarray of int64 (n,), (n_test,)
-        Their labels; −1 for training rows without one, which belong to no task.
+        Their labels; −1 for unlabelled training rows, which belong to no task.
     seeds : tuple of int
         One per order.
     orders : tuple of list of Task
-        Stages of every order.
+        Tasks of every order.
     batch_rows : int
         Rows that arrive together.
     class_names : tuple of str
         By label.
     feature_blocks : tuple of int or None
-        Numbers of columns of several layers; None: all features come from one.
+        Numbers of columns of several layers; None: a single layer.
     """
 
     X: np.ndarray
@@ -146,9 +146,9 @@ class HalfSeen:
     Attributes
     ----------
     tasks : list of Task
-        Without rows of the other half's classes.
+        Without rows of classes of the other half.
     known : ndarray of bool (n_test,)
-        Which test rows carry a class that they hold.
+        Which test rows have a class of these tasks.
     whole : bool
         Whether no row had to be left out.
     """
@@ -159,9 +159,9 @@ class HalfSeen:
 
 
 def seen_half(tasks: Sequence[Task], y: np.ndarray, y_test: np.ndarray) -> HalfSeen | None:
-    """Return the first half of the tasks, rounded up, or None where no class is left for the other half.
+    """Return the first half of the tasks, rounded up, or None if no class is left for the other half.
 
-    A blurry stream deals rows of every class to every task: those of the other half's classes are left out.
+    A blurry stream assigns rows of every class to every task: rows of classes of the other half are left out.
 
     Examples
     --------
@@ -184,7 +184,7 @@ def per_order(
 ) -> dict[str, float]:
     """Return the seconds of one order: ``fit`` over all its tasks, and ``predict_1000`` for a thousand rows.
 
-    Other parts of the clock, which are done once, stand as they are.
+    Times of steps that are done only once are unchanged.
     """
     orders = n_orders or len(bench.orders)
     predictions = orders * (n_tasks or len(bench.orders[0])) * len(bench.y_test)
@@ -194,7 +194,7 @@ def per_order(
 
 
 def make_bench(reader: CacheReader, stream: Stream) -> Bench:
-    """Read a cache whole and divide its training rows into the tasks of every order.
+    """Read a cache completely and divide its training rows into the tasks of every order.
 
     Raises
     ------
@@ -203,8 +203,8 @@ def make_bench(reader: CacheReader, stream: Stream) -> Bench:
     """
     if "test" not in reader.split_names:
         raise ValueError(
-            f"the cache of dataset {reader.header.dataset} has the splits {', '.join(reader.split_names)}; a "
-            f"split named test is expected: choose embeddings of a dataset with test images"
+            f"the cache of dataset {reader.header.dataset} has the splits {', '.join(reader.split_names)}; "
+            "expected a split named test. Choose embeddings of a dataset with test images."
         )
     X, y = reader.as_numpy("train")
     X_test, y_test = reader.as_numpy("test")
@@ -217,7 +217,7 @@ def make_bench(reader: CacheReader, stream: Stream) -> Bench:
 
 
 def batches(rows: np.ndarray, batch_rows: int) -> list[np.ndarray]:
-    """Cut row positions (n,) into consecutive parts of `batch_rows`, the last one shorter.
+    """Split row positions (n,) into consecutive parts of `batch_rows`; the last may be shorter.
 
     Examples
     --------
@@ -228,12 +228,12 @@ def batches(rows: np.ndarray, batch_rows: int) -> list[np.ndarray]:
 
 
 def learn_rows(model: Any, X: np.ndarray, y: np.ndarray) -> None:
-    """Hand one task's rows to ``model.partial_fit`` at once: the plain way to learn a task."""
+    """Pass all rows of a task to ``model.partial_fit`` at once: the default way to learn a task."""
     model.partial_fit(X, y)
 
 
 def rows_for_keys(reader: CacheReader, keys: CacheReader, key_rows: str, first_task: Task) -> np.ndarray:
-    """Return the unlabelled embeddings (n,f) float32 that keys are placed among.
+    """Return the unlabelled embeddings (n,f) float32 that keys are placed on.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def rows_for_keys(reader: CacheReader, keys: CacheReader, key_rows: str, first_t
     key_rows : {"all", "first_task"}
         All training rows of `keys`, or the rows of the run's first task.
     first_task : Task
-        The first task of the order at hand.
+        The first task of this order.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def rows_for_keys(reader: CacheReader, keys: CacheReader, key_rows: str, first_t
         If the two caches do not hold embeddings of one backbone and layer.
     """
     _check_one_space(reader, keys)
-    # Sorted: keys depend on the set of rows alone, and the file is read in order.
+    # Sorted, so that keys depend only on the set of rows, and the file is read in order.
     return reader.read("train", np.sort(first_task.rows)) if key_rows == "first_task" else keys.read("train")
 
 
@@ -271,12 +271,12 @@ def feed_then_test(
     Parameters
     ----------
     model : object
-        Anything with ``predict(X_test)``; it is changed. Where it has ``decision_function``, its scores give both the
+        Any object with ``predict(X_test)``; it is changed. If it has ``decision_function``, its scores give both the
         predictions and the restricted accuracies.
     tasks : sequence of Task
         Order of learning.
     X : ndarray (n,...)
-        What `learn` takes of the training rows: embeddings, or codes.
+        Training rows as `learn` takes them: embeddings or codes.
     y : ndarray of int (n,)
         Their labels.
     X_test : ndarray (n_test,f)
@@ -284,10 +284,10 @@ def feed_then_test(
     y_test : ndarray of int (n_test,)
         Their labels.
     learn : callable, optional
-        ``learn(model, X_task, y_task)``, called once a task.
+        ``learn(model, X_task, y_task)``, called once per task.
     seconds : dict, optional
-        Gains ``fit``, the time to learn until the first answer after every task (some methods solve then), and
-        ``predict``, that for all test rows after every task.
+        Gains ``fit``, the time to learn up to the first prediction after every task (some methods solve then), and
+        ``predict``, the time to predict all test rows after every task.
     on_task : callable, optional
         Called after every task.
 
@@ -316,14 +316,14 @@ def feed_then_test(
 
 
 class Scores(NamedTuple):
-    """The classes (k,) that a method knows, and its score of each for some rows (n,k)."""
+    """The classes (k,) of a method, and its scores for some rows (n,k)."""
 
     classes: np.ndarray
     values: np.ndarray
 
 
 def answer(model: Any, X: np.ndarray) -> tuple[np.ndarray, Scores | None]:
-    """Return predictions (n,) for rows (n,f), and the scores that they come from, or None where there are none.
+    """Return predictions (n,) for rows (n,f), and their scores, or None for a method without scores.
 
     Examples
     --------
@@ -335,13 +335,13 @@ def answer(model: Any, X: np.ndarray) -> tuple[np.ndarray, Scores | None]:
     if not hasattr(model, "decision_function"):
         return np.asarray(model.predict(X)), None
     values, classes = np.asarray(model.decision_function(X)), np.asarray(model.classes_)
-    if values.ndim == 1:  # of two classes, the second's minus the first's
+    if values.ndim == 1:  # for two classes: the second's minus the first's
         values = np.column_stack([np.zeros_like(values), values])
     return classes[values.argmax(axis=1)], Scores(classes, values)
 
 
 def restricted_accuracy(tasks: Sequence[Task], scores: Scores, y: np.ndarray, y_test: np.ndarray) -> np.ndarray:
-    """Return the accuracy on each task (t,), answering among the classes learned up to it alone.
+    """Return the accuracy on each task (t,), with answers restricted to the classes learned up to that task.
 
     Parameters
     ----------
@@ -377,7 +377,7 @@ def restricted_accuracy(tasks: Sequence[Task], scores: Scores, y: np.ndarray, y_
 def outcome_of(
     tasks: Sequence[Task], predictions: np.ndarray, y: np.ndarray, y_test: np.ndarray, scores: Scores | None = None
 ) -> Outcome:
-    """Return what predictions (t,n_test) on all test rows after each task say, and scores after the last one.
+    """Return the outcome of predictions (t,n_test) on all test rows after each task, and of scores after the last one.
 
     Raises
     ------
@@ -398,20 +398,20 @@ def outcome_of(
 
 
 class Prequential:
-    """Learn rows in batches as they arrive, each predicted before it is learned.
+    """Learn rows in batches as they arrive; predict each batch before learning it.
 
     Parameters
     ----------
     bench : Bench
-        Gives embeddings and labels, and the rows of a batch.
+        The embeddings, labels and batch size.
     learn : callable
-        ``learn(model, rows)`` for positions of training rows (n_batch,). Methods that need many passes make them over
-        the batch.
+        ``learn(model, rows)`` for positions of training rows (n_batch,). Methods that need several passes make them
+        over the batch.
 
     Attributes
     ----------
     arrived, predicted : list of ndarray of int64 (n_batch,)
-        Labels, and what was predicted for each: −1 for the first batch, of which nothing is known.
+        Labels, and the prediction for each: −1 for the first batch, before anything is learned.
     seconds : float
         Spent on predictions.
     """
@@ -423,7 +423,7 @@ class Prequential:
         self.seconds = 0.0
 
     def __call__(self, model: Any, rows: np.ndarray, y: np.ndarray | None = None) -> None:
-        """Let the model meet these rows; it is changed."""
+        """Predict these rows, then let the model learn them."""
         for part in batches(rows, self.bench.batch_rows):
             start = time.perf_counter()
             known = np.asarray(model.predict(self.bench.X[part])) if self.arrived else np.full(len(part), -1)
@@ -452,7 +452,7 @@ def summarise(outcomes: Sequence[Outcome], y_test: np.ndarray) -> dict[str, floa
     -------
     dict of str to float
         Fractions; ``accuracy_std_over_orders`` is the standard deviation of ``final_accuracy``. ``real_forgetting``
-        and ``label_growth``, which add up to ``forgetting_first``, are left out for a method without scores.
+        and ``label_growth``, which add up to ``forgetting_first``, are missing for a method without scores.
     """
     finals = [final_accuracy(outcome.accuracy_matrix) for outcome in outcomes]
     numbers = {
@@ -474,7 +474,7 @@ def summarise(outcomes: Sequence[Outcome], y_test: np.ndarray) -> dict[str, floa
 
 
 def state_bytes(model: Any) -> int:
-    """Return the bytes of all arrays that a method holds: what it costs to keep, whatever keeps it.
+    """Return the total bytes of all arrays of a method, independent of the file format.
 
     Examples
     --------
@@ -514,19 +514,19 @@ def _check_one_space(reader: CacheReader, keys: CacheReader) -> None:
     ):
         if own != other:
             raise ValueError(
-                f"the key cache of dataset {keys.header.dataset} has {what} {other}, the run's cache has "
-                f"{own}; one embedding space is expected: extract both with the same backbone and layer"
+                f"the key cache of dataset {keys.header.dataset} has {what} {other}, the run's cache has {own}; "
+                "expected one embedding space. Extract both with the same backbone and layer."
             )
 
 
 def check_tasks(tasks: Sequence[Task], y_test: np.ndarray) -> list[np.ndarray]:
-    """Return a mask (n_test,) of each task's test rows, or raise ValueError where a task has none."""
+    """Return a mask (n_test,) of each task's test rows, or raise ValueError if a task has none."""
     masks = [np.isin(y_test, task.classes) for task in tasks]
     for task, mask in zip(tasks, masks):
         if not mask.any():
             raise ValueError(
-                f"no test row carries a class of {task.classes}; one at least is expected for each task: "
-                f"use a split that holds test images of every class"
+                f"no test row has a class of {task.classes}; expected at least one for each task. Use a split "
+                "with test images of every class."
             )
     return masks
 

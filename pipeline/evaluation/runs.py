@@ -1,10 +1,10 @@
-"""Measure one run: its method meets every order of a stream, and the model of the first order is kept.
+"""Measure one run: its method learns every order of a stream; the model of the first order is kept.
 
 Enters: the settings of a run, its cache, the cache that its keys come from. Leaves: an `Evaluation`.
-Must not know: how estimator or cache work inside, baselines, where files lie.
+Must not know: internals of estimator and cache, baselines, where files are.
 
-Keys are placed and codes computed once for all orders, unless keys come from an order's own first task. A model that
-learns in one pass is tested, and predicts each batch before it learns it, on the same way through the first order.
+Keys are placed and codes computed once for all orders, unless keys come from an order's own first task. A one-pass
+model is tested and predicts each batch before learning it, in the same pass over the first order.
 """
 
 import sys
@@ -58,24 +58,24 @@ HELD_OUT_SEED = 0
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that one run's method achieved.
+    """The results of one run.
 
     Attributes
     ----------
     bench : Bench
-        What it met.
+        The data.
     result : MethodResult
         Accuracies, predictions, costs, novelty.
     calibration : dict
-        ``plain`` and ``calibrated`` (see `describe_calibration`) and the ``temperature`` of each; empty where the run
-        holds no rows out.
+        ``plain`` and ``calibrated`` (see `describe_calibration`) and the ``temperature`` of each; empty if the run
+        holds out no rows.
     keys : dict
-        What the keys are used for after the last task of the first order, and ``guarantees`` (see
+        Key usage after the last task of the first order, and ``guarantees`` (see
         `measure_guarantees`).
     model : DKVBClassifier
         That of the first order, after its last task.
     training : dict
-        Samples, classes, test accuracy, and what became of the keys of that model.
+        Samples, classes, test accuracy, and facts about the keys of that model.
     """
 
     bench: Bench
@@ -87,7 +87,7 @@ class Evaluation:
 
 
 def training_codes(model: Any, reader: CacheReader, folder: str | Path) -> np.ndarray:
-    """Return the codes (n,c,m) of a cache's training rows by a model's keys, made at most once and kept in a folder."""
+    """Return the codes (n,c,m) of a cache's training rows by a model's keys; they are kept in a folder."""
     return stored_codes(reader, "train", lambda X: encode(model, X), codes_name(model), folder)
 
 
@@ -110,14 +110,14 @@ def measure_run(
     reader, keys : CacheReader
         The run's own cache with the splits ``train`` and ``test``, and the cache that its keys come from.
     device : str
-        Where the method computes.
+        Device of the method.
     checkpoint : Checkpoint or None
-        Keeps the first order's model and predictions after each task, for an interrupted run to resume. Whoever has
-        kept the model clears it.
+        Saves the first order's model and predictions after each task, so that an interrupted run resumes. The caller
+        clears it after saving the model.
     scratch : Path or None
-        Where codes of training rows are kept, so that no row is encoded twice by the same keys; None: in memory.
+        Folder for codes of training rows, so that no row is encoded twice with the same keys; None: in memory.
     name : str
-        Of the run, for its progress.
+        Of the run, for progress messages.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def _place_keys(
     clock: dict[str, float],
     scratch: str | Path | None,
 ) -> list[tuple[Any, np.ndarray]]:
-    """Return methods with keys beside the codes of all training rows: one for all orders, or one per order."""
+    """Return methods with keys, and the codes of all training rows: one for all orders, or one per order."""
     starts = []
     for tasks in bench.orders if run.key_rows == "first_task" else bench.orders[:1]:
         model = make_method(run.method, feature_blocks=bench.feature_blocks, device=device)
@@ -176,7 +176,7 @@ def _place_keys(
 
 @dataclass
 class _Course:
-    """A run's way through its stream: methods that have keys and have learned nothing, and what they meet."""
+    """A run's pass through its stream: methods with keys that have learned nothing, and their data."""
 
     run: Run
     bench: Bench
@@ -187,7 +187,7 @@ class _Course:
         self.scores: dict[int, dict[str, np.ndarray]] = {}
 
     def fresh(self, order: int) -> tuple[Any, np.ndarray]:
-        """Return a method that has learned nothing, and the codes of its keys."""
+        """Return a method that has learned nothing, and its codes of the training rows."""
         model, codes = self.starts[order % len(self.starts)]
         return fresh(model), codes
 
@@ -203,7 +203,7 @@ class _Course:
         return learn
 
     def order(self, position: int, done: Callable[[], Any]) -> tuple[Any, Any]:
-        """Feed one order of tasks; return its outcome and the model."""
+        """Learn one order of tasks; return its outcome and the model."""
         model, codes = self.fresh(position)
         tasks, bench, n_learned = self.bench.orders[position], self.bench, 0
 
@@ -229,10 +229,10 @@ class _Course:
     def first_order(
         self, checkpoint: Checkpoint | None, kept: Any, done: Callable[[], Any]
     ) -> tuple[tuple[Any, Any], np.ndarray]:
-        """Feed the first order, batch by batch, resuming where it was interrupted; also return what it predicted."""
+        """Learn the first order, batch by batch, resuming after an interruption; also return its predictions."""
         model, codes = self.fresh(0)
         learn = self.learner(codes)
-        together = self.run.epochs_per_task == 1  # else a batch is learned otherwise than a whole task
+        together = self.run.epochs_per_task == 1  # otherwise a batch would be learned differently from a whole task
         met = Prequential(self.bench, learn)
         tested: list[np.ndarray] = []
         scores = None
@@ -268,14 +268,14 @@ class _Course:
             return answer(model, self.bench.X_test)
 
     def _score_half(self, order: int, model: Any, n_learned: int) -> None:
-        """Score test rows once the first half of the tasks is learned, where it holds rows of its own classes alone."""
+        """Score test rows after the first half of the tasks, if these contain only rows of their own classes."""
         tasks = self.bench.orders[order]
         half = seen_half(tasks, self.bench.y, self.bench.y_test)
         if half is not None and half.whole and n_learned == len(half.tasks):
             self.scores[order] = novelty_scores(model, self.bench.X_test)
 
     def novelty(self) -> dict[str, Any]:
-        """Say how well scores tell test rows of classes not yet learned, after the first half of each order's tasks."""
+        """Measure how well scores detect test rows of unseen classes, after the first half of each order's tasks."""
         pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         for order, tasks in enumerate(self.bench.orders):
             half = seen_half(tasks, self.bench.y, self.bench.y_test)
@@ -301,7 +301,7 @@ def _facts(run: Run, model: Any) -> dict[str, int]:
 
 
 def _flat_numbers(novelty: dict[str, Any], calibration: dict[str, Any]) -> dict[str, float]:
-    """Choose what of confidence stands among the metrics."""
+    """Select the confidence measures that are listed among the metrics."""
     numbers: dict[str, float] = {}
     for score, found in novelty.items():
         numbers |= {f"{score}_{name}": found[name] for name in ("auroc", "fpr_at_95_tpr")}
@@ -311,7 +311,7 @@ def _flat_numbers(novelty: dict[str, Any], calibration: dict[str, Any]) -> dict[
 
 
 def _calibration(course: _Course) -> dict[str, Any]:
-    """Learn the first order without some rows, and let them choose the temperature."""
+    """Learn the first order without some rows, which then choose the temperature."""
     bench = course.bench
     labelled = np.flatnonzero(bench.y >= 0)
     n_held = round(course.run.held_out_share * len(labelled))

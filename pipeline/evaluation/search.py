@@ -1,10 +1,10 @@
-"""A search over settings by cross-validation: candidates that share keys and codes, compared on the same folds.
+"""Search settings by cross-validation: candidates share keys and codes, and are compared on the same folds.
 
-Enters: an entry of ``searches``, where its caches are, labels. Leaves: a table of candidates, best first.
+Enters: an entry of ``searches``, the paths of its caches, labels. Leaves: a table of candidates, best first.
 Must not know: which files are written.
 
-Keys come from rows without labels that lie apart, so they are the same for every fold; candidates that differ only in
-how values learn have the same codes. Both are made once and kept in a folder that all workers see. The search is
+Keys come from separate unlabelled rows, so they are the same for every fold. Candidates that differ only in how values
+learn have the same codes. Both are computed once and kept in a folder that all workers can read. The search is
 scikit-learn's `GridSearchCV`.
 """
 
@@ -40,21 +40,21 @@ from pipeline.evaluation.runs import training_codes
 __all__ = ["Candidate", "Source", "search_settings"]
 
 EXPECTED = (ValueError, TypeError, OSError, MemoryError, RuntimeError)
-"""What makes a candidate fail without ending the search."""
+"""Errors that make a candidate fail without ending the search."""
 JOBS_PER_STEP = 8
-"""Jobs of a worker between two steps of the progress bar."""
+"""Jobs per worker between two steps of the progress bar."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows come from and keys are kept, by paths: small enough to travel with every task.
+    """Paths of the rows and of the kept keys: small enough to send with every job.
 
     Attributes
     ----------
     cache, key_cache : str
-        The cache whose training rows are learned, and the one whose rows keys are placed from.
+        The cache with the training rows to learn, and the one with the rows to place keys on.
     folder : str
-        For keys and codes; every worker sees it.
+        For keys and codes; every worker can read it.
     """
 
     cache: str
@@ -66,7 +66,7 @@ class Source:
         return _embeddings(self.cache)[positions]
 
     def started(self, method: DKVBClassifier) -> tuple[DKVBClassifier, np.ndarray]:
-        """Return the method with its keys, and the codes (n,c,m) of all training rows, both made at most once."""
+        """Return the method with its keys, and the codes (n,c,m) of all training rows, both computed at most once."""
         name = hashlib.sha256(key_settings(method).encode()).hexdigest()[:24]
         path = Path(self.folder) / f"{name}.npz"
         if not path.exists():
@@ -78,15 +78,15 @@ class Source:
 class Candidate(ClassifierMixin, BaseEstimator):
     """Fit and test a method on training rows that are given by their positions (n,1).
 
-    One that cannot be fitted keeps the reason as ``error_`` and scores NaN, so that no other is lost with it.
+    If it cannot be fitted, it keeps the reason as ``error_`` and scores NaN, so that the others continue.
 
     Parameters
     ----------
     method : DKVBClassifier
-        What all candidates share.
+        The settings that all candidates share.
     source : Source
     settings : mapping
-        What is this one's own, named as in a grid.
+        The candidate's own settings, named as in a grid.
     """
 
     def __init__(self, method: DKVBClassifier, source: Source, settings: Mapping[str, Any] | None = None) -> None:
@@ -110,7 +110,7 @@ class Candidate(ClassifierMixin, BaseEstimator):
         return self.model_.predict(self.source.rows(X[:, 0]))
 
     def score(self, X: np.ndarray, y: np.ndarray, sample_weight: Any = None) -> float:
-        """Return the share of rows predicted right, or NaN."""
+        """Return the accuracy, or NaN."""
         return float("nan") if self.error_ else super().score(X, y, sample_weight)
 
 
@@ -124,7 +124,7 @@ def search_settings(
     entry : Search
         The grid, the settings that all candidates share, folds.
     source : Source
-        Where rows and keys come from.
+        The source of rows and keys.
     labels : ndarray of int (n,)
         Of all training rows; rows with −1 are left out.
     n_jobs : int
@@ -135,10 +135,10 @@ def search_settings(
     Returns
     -------
     candidates : list of dict
-        ``rank``, ``mean_score``, ``std_score``, the settings, ``error``; best first, equal ones in the order of the
-        grid, those that failed last and without numbers.
+        ``rank``, ``mean_score``, ``std_score``, the settings, ``error``; best first, ties in the order of the
+        grid, failed ones last and without numbers.
     seconds : dict of str to float
-        For placing keys and encoding, for all fits and tests.
+        For placing keys and encoding, and for all fits and tests.
 
     Raises
     ------
@@ -165,13 +165,13 @@ def _check_folds(labels: np.ndarray, n_folds: int) -> None:
     if not len(classes) or counts.min() < n_folds:
         fewest = f"class {classes[counts.argmin()]} has {counts.min()} rows" if len(classes) else "no row is labelled"
         raise ValueError(
-            f"folds is {n_folds}, but {fewest}; expected a row of every class in each fold. Ask for fewer folds, or "
+            f"folds is {n_folds}, but {fewest}; expected a row of every class in each fold. Lower folds, or "
             "extract more rows."
         )
 
 
 def _share_keys(candidate: Candidate, grid: Sequence[Mapping[str, Any]], n_jobs: int) -> None:
-    """Place keys and encode once for all that have the same; one that fails says so when it is fitted."""
+    """Place keys and encode once for all candidates with the same keys; a failing one reports its error when fitted."""
     methods = [set_method(clone(candidate.method), some) for some in grid]
     distinct = {key_settings(method): method for method in methods}
     jobs = [joblib.delayed(_try_to_start)(candidate.source, method) for method in distinct.values()]
@@ -224,7 +224,7 @@ def _ranked(
     table = []
     for place in np.argsort(-np.nan_to_num(means, nan=-1.0), kind="stable").tolist():
         failed, settings = bool(np.isnan(means[place])), dict(grid[place])
-        # Failing is quick and repeatable: the reason is asked for here instead of being carried through the search.
+        # Failing is fast and repeatable, so the reason is determined here instead of being passed through the search.
         error = candidate.set_params(settings=grid[place]).fit(X, y).error_ if failed else None
         numbers: dict[str, Any] = {"rank": None, "mean_score": None, "std_score": None}
         if not failed:

@@ -1,6 +1,6 @@
 """Orders in which training rows arrive.
 
-Index arithmetic only, and the only module that decides an order of samples.
+Index arithmetic only; no other module decides an order of samples.
 Enters: the labels of all training rows (n,) and a seed or a written order of classes.
 Leaves: a list of `Task`, each with its classes and the row positions (n_task,) in order of arrival.
 Must not know: embeddings, caches, models, paths.
@@ -17,7 +17,7 @@ __all__ = ["Task", "blurry", "class_incremental", "class_order", "make_tasks", "
 
 @dataclass(frozen=True)
 class Task:
-    """Rows that arrive together, and the classes that the task is about.
+    """Rows that arrive together, and the classes of the task.
 
     Attributes
     ----------
@@ -64,11 +64,11 @@ def class_incremental(
     labels : ndarray of int (n,)
         Class of each training row; rows with −1 carry no label and are left out.
     classes_per_task : int
-        1 or more; the last task has fewer where the number of classes is no multiple of it.
+        1 or more; the last task has fewer if the number of classes is not a multiple.
     seed : int
         Decides the order of classes (0: sorted) and of the rows within a task.
     order : sequence of int, optional
-        Classes in the order wanted, instead of the seed's; each class of `labels` exactly once.
+        The order of classes, instead of the seed's; each class of `labels` exactly once.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def class_incremental(
 
 
 def shuffled(labels: np.ndarray, n_tasks: int, seed: int) -> list[Task]:
-    """Divide the rows into tasks of equal length that hold all classes, in random order.
+    """Divide the rows into tasks of equal length with all classes, in random order.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def shuffled(labels: np.ndarray, n_tasks: int, seed: int) -> list[Task]:
     Returns
     -------
     list of Task
-        Each labelled row once; every task is about all classes.
+        Each labelled row once; every task has all classes.
 
     Raises
     ------
@@ -124,8 +124,7 @@ def shuffled(labels: np.ndarray, n_tasks: int, seed: int) -> list[Task]:
     rows = np.flatnonzero(np.asarray(labels) >= 0)
     if not 1 <= n_tasks <= len(rows):
         raise ValueError(
-            f"n_tasks is {n_tasks} for {len(rows)} labelled rows; a number from 1 to the number of rows is "
-            f"expected: lower n_tasks"
+            f"n_tasks is {n_tasks} for {len(rows)} labelled rows; expected 1 to the number of rows. Lower n_tasks."
         )
     mixed = np.random.default_rng((seed, 2)).permutation(rows)
     return [Task(tuple(classes), part) for part in np.array_split(mixed, n_tasks)]
@@ -141,7 +140,7 @@ def blurry(
     labels, classes_per_task, seed, order
         As for `class_incremental`.
     blur : float
-        Share of rows from 0 (the same as `class_incremental`) to 1 that are dealt to tasks at random.
+        Share of rows from 0 (the same as `class_incremental`) to 1 that are assigned to tasks at random.
 
     Returns
     -------
@@ -160,7 +159,7 @@ def blurry(
     100
     """
     if not 0.0 <= blur <= 1.0:
-        raise ValueError(f"blur is {blur}; a share from 0 to 1 is expected: correct it")
+        raise ValueError(f"blur is {blur}; expected a share from 0 to 1. Correct it.")
     plain = class_incremental(labels, classes_per_task, seed, order=order)
     rng = np.random.default_rng((seed, 3))
     rows = np.concatenate([task.rows for task in plain])
@@ -182,12 +181,12 @@ def make_tasks(
     blur: float = 0.0,
     order: Sequence[int] | None = None,
 ) -> list[Task]:
-    """Return the tasks of a named kind of stream; settings of the other kinds are not looked at.
+    """Return the tasks of a named kind of stream; settings of the other kinds are ignored.
 
     Parameters
     ----------
     kind : {"class_incremental", "shuffled", "blurry"}
-        Which of this module's functions decides.
+        The function of this module to use.
     labels : ndarray of int (n,)
         Class of each training row.
     seed, classes_per_task, n_tasks, blur, order
@@ -210,9 +209,7 @@ def make_tasks(
         return blurry(labels, classes_per_task, seed, blur=blur, order=order)
     if kind == "shuffled":
         return shuffled(labels, n_tasks, seed)
-    raise ValueError(
-        f"the stream's kind is {kind!r}; class_incremental, shuffled or blurry is expected: name one of them"
-    )
+    raise ValueError(f"the stream's kind is {kind!r}; expected class_incremental, shuffled or blurry. Correct it.")
 
 
 def _class_groups(
@@ -220,11 +217,11 @@ def _class_groups(
 ) -> list[tuple[int, ...]]:
     classes = _labelled_classes(labels)
     if classes_per_task < 1:
-        raise ValueError(f"classes_per_task is {classes_per_task}; 1 or more is expected: raise it")
+        raise ValueError(f"classes_per_task is {classes_per_task}; expected 1 or more. Raise it.")
     if order is not None and sorted(order) != classes:
         raise ValueError(
-            f"the class order {list(order)} does not match the classes {classes} of the training rows; each "
-            f"class is expected exactly once: correct the order"
+            f"the class order {list(order)} does not match the classes {classes} of the training rows; expected "
+            "each class exactly once. Correct the order."
         )
     ordered = list(order) if order is not None else class_order(classes, seed)
     starts = range(0, len(ordered), classes_per_task)
@@ -236,7 +233,7 @@ def _labelled_classes(labels: np.ndarray) -> list[int]:
     classes = np.unique(labels[labels >= 0])
     if not len(classes):
         raise ValueError(
-            f"none of {len(labels)} training rows carries a label; labels are expected: choose embeddings "
-            f"of a labelled dataset"
+            f"none of {len(labels)} training rows carries a label; expected labels. Choose embeddings of a "
+            "labelled dataset."
         )
     return [int(label) for label in classes]

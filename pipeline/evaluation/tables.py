@@ -1,6 +1,5 @@
-"""From outcomes to tables: what baselines and runs write down in the same form, and how the two are put together.
+"""Tables of outcomes: baselines and runs write the same form, and the two are joined here.
 
-Room: between the leaves and the tasks.
 Enters: a bench and what each method achieved on it.
 Leaves: one `Tables` of plain numbers and lists; the same read back from JSON; files.
 Must not know: methods, caches, settings.
@@ -27,7 +26,7 @@ PREQUENTIAL_COLUMNS = ("method", "samples_seen", "accuracy")
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What one method achieved.
+    """The results of one method.
 
     Attributes
     ----------
@@ -36,11 +35,11 @@ class MethodResult:
     predictions : ndarray of int64 (n_test,)
         On all test rows, after the last task of the first order.
     met : ndarray of int64 (2,n) or None
-        Labels of the first order as they arrived, and predictions made before.
+        Labels of the first order as they arrived, and the predictions made before learning them.
     facts : mapping
         Further numbers: costs that do not depend on the clock, confidence.
     novelty : mapping
-        Name of a score → what `pipeline.evaluation.calibration.tell_unseen` says of it.
+        Name of a score → the result of `pipeline.evaluation.calibration.tell_unseen`.
     seconds : mapping
         Wall-clock seconds by part.
     """
@@ -78,12 +77,12 @@ class Tables:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read what `record` gave and JSON kept.
+        """Read tables from the JSON form of `record`.
 
         Raises
         ------
         ValueError
-            If the file is damaged, or holds something else.
+            If the file is damaged, or contains something else.
         """
         try:
             return cls(**json.loads(read_text(path)))
@@ -98,7 +97,7 @@ class Tables:
         return asdict(self)
 
     def joined(self, others: "Tables") -> "Tables":
-        """Return these methods and then others, measured on the same stream.
+        """Return these methods followed by others, measured on the same stream.
 
         Raises
         ------
@@ -109,8 +108,8 @@ class Tables:
             own, theirs = self.matrices[name], others.matrices[name]
             if own != theirs:
                 raise ValueError(
-                    f"the baselines' {name} are {theirs}, the run's {own}; the same stream is expected: run "
-                    f"`dvc repro` to measure both again"
+                    f"the baselines' {name} are {theirs}, the run's {own}; expected the same stream. Run `dvc "
+                    "repro` to measure both again."
                 )
         by_method = {
             name: self.matrices[name] | others.matrices[name] for name in ("methods", "confusion", "class_accuracy")
@@ -125,7 +124,7 @@ class Tables:
 
 
 def make_tables(bench: Bench, results: Mapping[str, MethodResult]) -> Tables:
-    """Write down what methods achieved, rounded to six digits.
+    """Make tables of the results of methods, rounded to six digits.
 
     Parameters
     ----------
@@ -159,7 +158,7 @@ def make_tables(bench: Bench, results: Mapping[str, MethodResult]) -> Tables:
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows under a line of column names, whole or not at all, making the folder where it is missing."""
+    """Write rows under a line of column names, completely or not at all; create a missing folder."""
     with replaced(path) as neighbour, neighbour.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -174,7 +173,7 @@ def _numbers(bench: Bench, result: MethodResult) -> dict[str, Any]:
 
 
 def _end_alone(bench: Bench, predictions: np.ndarray) -> dict[str, float]:
-    """Return what can be said of a method that learned all classes at once."""
+    """Return the metrics of a method that learned all classes at once."""
     hits = predictions == bench.y_test
     # Tasks differ between orders, so the mean over tasks does too, though the predictions are the same.
     finals = [np.mean([hits[np.isin(bench.y_test, task.classes)].mean() for task in tasks]) for tasks in bench.orders]
@@ -194,20 +193,20 @@ def _points(outcome: Outcome) -> list[list[Any]]:
 
 
 def _prequential_points(met: np.ndarray, batch_rows: int) -> list[list[Any]]:
-    """Return the share predicted right so far, after every batch."""
+    """Return the accuracy so far, after every batch."""
     right = np.cumsum(met[0] == met[1])
     ends = [*range(batch_rows, len(right), batch_rows), len(right)]
     return [[end, round(float(right[end - 1] / end), 6)] for end in ends]
 
 
 def _confusion(bench: Bench, predictions: np.ndarray) -> np.ndarray:
-    """Count test rows (k,k): one row a true class, one column a predicted class."""
+    """Count test rows (k,k): one row per true class, one column per predicted class."""
     counts = np.zeros((len(bench.class_names),) * 2, dtype=np.int64)
     np.add.at(counts, (bench.y_test, predictions.astype(np.int64)), 1)
     return counts
 
 
 def _class_accuracy(counts: np.ndarray) -> list[float | None]:
-    """Return the share of each class that is right; None where no test row has it."""
+    """Return the accuracy of each class; None if no test row has it."""
     totals = counts.sum(axis=1)
     return [round(float(right / total), 6) if total else None for right, total in zip(counts.diagonal(), totals)]

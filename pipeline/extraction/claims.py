@@ -1,6 +1,6 @@
-"""Share the blocks of one extraction among processes, and let one of them put everything together.
+"""Share the blocks of one extraction among processes, and let one of them write the cache.
 
-Enters: the name of a block. Leaves: whether it is this process's to compute. Must not know: what a block holds.
+Enters: the name of a block. Leaves: whether this process computes it. Must not know: the content of a block.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from pipeline.io import lock_folder
 
 
 class Claims:
-    """Hold what the processes of one extraction have begun, in a scratch folder that is gone when it ends.
+    """The claims of the processes of one extraction, in a scratch folder that is deleted at the end.
 
     One process at a time owns the extraction, and writes the cache at the end; any number of helpers may compute. A
-    block is claimed before it is computed. A claim ends with its process, however that ends, and what is left of it
-    tells which process that was, and which file it wrote.
+    process claims a block before computing it. A claim ends with its process, however that ends; its file then still
+    names the process and the file that it wrote.
 
     Parameters
     ----------
     folder : str or Path
-        A scratch folder; the claims lie in a folder of their own below it.
+        A scratch folder; the claims are in a separate folder below it.
     fingerprint : str
-        Of everything that decides the cache.
+        Of everything that determines the cache.
     helper : bool, default=False
         Whether this process only computes.
     parent : int or None
-        The number of the process that started this one, which claims nothing once that one has ended.
+        The id of the parent process; this process claims nothing after the parent has ended.
 
     Examples
     --------
@@ -66,15 +66,15 @@ class Claims:
             self._lock.close()
 
     def claim(self, name: str, *, wait: bool = False) -> bool:
-        """Take a block for this process, and return whether it is this one's to compute.
+        """Claim a block for this process, and return whether to compute it.
 
-        It is not where its file is written or, unless told to wait until that one ends, another process has it.
+        Not if its file is written or, unless told to wait for it, another process has claimed it.
         """
         if self._parent not in (None, os.getppid()):
             return False
         try:
             handle = self._path(name).open("a+")  # which leaves what is written there
-        except FileNotFoundError:  # the owner has put everything together and cleared the claims
+        except FileNotFoundError:  # the owner has written the cache and cleared the claims
             return False
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -90,17 +90,17 @@ class Claims:
         return taken
 
     def finish(self, name: str, *written: Path) -> None:
-        """Note the files that a block is in, and end its claim."""
+        """Record the files of a block, and end its claim."""
         handle = self._held.pop(name)
         print("", "\n".join(map(str, written)), end="", file=handle, flush=True)
         handle.close()
 
     def process_of(self, name: str) -> int:
-        """Return the number of the process that last claimed a block."""
+        """Return the id of the process that last claimed a block."""
         return int(self._path(name).read_text().partition(" ")[0])
 
     def clear(self) -> None:
-        """Delete all claims, at one stroke for any helper that comes late."""
+        """Delete all claims, atomically for late helpers."""
         gone = self.folder.with_name(f"{self.folder.name}.gone")
         shutil.rmtree(gone, ignore_errors=True)
         if self.folder.exists():

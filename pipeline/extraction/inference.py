@@ -1,4 +1,4 @@
-"""Embed images batch by batch, reading some while others are computed.
+"""Embed images batch by batch; read the next while one is computed.
 
 Enters: images by row, a network and its preprocessing. Leaves: the embeddings of each batch, in order. Must not know:
 blocks, manifests, caches.
@@ -22,9 +22,9 @@ from pipeline.backbones import Preprocessing
 from pipeline.data import Images
 
 AHEAD = 2
-"""Batches that are read and prepared while others are computed."""
+"""Number of batches that are read and prepared while others are computed."""
 MAX_LANES = 4
-"""Batches that are computed at once: each takes memory of its own, half a gigabyte in a wide network."""
+"""Number of batches that are computed at once: each needs memory, half a gigabyte in a wide network."""
 
 Item = TypeVar("Item")
 
@@ -36,10 +36,10 @@ class Batch:
     Parameters
     ----------
     block : int
-        What they belong to.
+        The block of the rows.
     rows : ndarray of shape (n,), int64
     is_last : bool
-        Whether the block ends with them.
+        Whether they are the last of the block.
     """
 
     block: int
@@ -93,7 +93,9 @@ def embed(
     batch : Batch
     embeddings : ndarray of shape (n, f), float32
     """
-    reading = closing(_read(images, batches, forward.prepare, batch_rows, workers))  # its threads end with an error too
+    reading = closing(
+        _read(images, batches, forward.prepare, batch_rows, workers)
+    )  # its threads end after an error too
     with _lanes(forward.device) as (lanes, n_lanes), reading as read:
         begun = ((batch, lanes.submit(forward, pixels)) for batch, pixels in read)
         for batch, computing in _once_begun(begun, n_lanes):
@@ -102,7 +104,7 @@ def embed(
 
 @contextmanager
 def _lanes(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Run forward passes of several batches at once, on the threads of the processor, which they share.
+    """Run forward passes of several batches at once, sharing the threads of the processor.
 
     Threads that compute one batch together wait for each other whenever a thread that reads images interrupts one.
     """
@@ -118,7 +120,7 @@ def _lanes(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
 
 
 def _once_begun(items: Iterable[Item], n_more: int) -> Iterator[Item]:
-    """Yield items in order, each after so many more were begun, so that there is always something to do."""
+    """Yield items in order, with several more already started, so that workers are never idle."""
     waiting: deque[Item] = deque()
     for item in items:
         waiting.append(item)
@@ -132,8 +134,7 @@ def _read(
 ) -> Generator[tuple[Batch, torch.Tensor], None, None]:
     """Yield batches in order with their pixels, while threads read and prepare the next few.
 
-    These threads stay out of torch: the threads of its own that each of them would get take the processor from the
-    network.
+    These threads do not call torch: each would start torch threads, which would compete with the network.
     """
     with ThreadPoolExecutor(max(1, workers)) as pool:
 
@@ -142,7 +143,7 @@ def _read(
             return batch, pixels, pool.map(partial(_load, images, prepare), batch.rows.tolist(), pixels)
 
         for batch, pixels, loading in _once_begun(map(begin, batches), AHEAD):
-            deque(loading, maxlen=0)  # waits for every image, and raises what stopped one
+            deque(loading, maxlen=0)  # waits for every image, and raises the first error
             yield batch, torch.from_numpy(pixels)
 
 

@@ -1,13 +1,13 @@
 """Embed the images of a manifest with a frozen backbone, each image once, and write the cache.
 
-Enters: a manifest, the settings of one ``embeddings`` entry, a scratch folder. Leaves: a cache, and what was computed
-for it. Must not know: labels' meaning, command lines, estimators.
+Enters: a manifest, the settings of one ``embeddings`` entry, a scratch folder. Leaves: a cache, and a count of the
+work. Must not know: the meaning of labels, command lines, estimators.
 
-Rows that the embedding store has of these images are taken from it; the others are computed, added to it block by
-block, and the cache is put together from the store. Every image goes through a batch of the same shape, the last one
-padded: so neither the batch size of the machine nor what was known before changes a bit of the result. Layers that are
-read in one pass have a store each; only those that some image lacks are read. Several processes share the work: each
-takes the next block that nobody has taken, and one of them writes the cache.
+Rows that are already in the embedding store are reused; the others are computed and added block by block. The cache is
+then written from the store. All batches have the same shape, the last one padded, so that neither the machine's batch
+size nor earlier results change a bit of the result. Layers that are read in one pass have one store each; only layers
+that some image lacks are read. Several processes share the work: each takes the next free block, and one of them writes
+the cache.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ from pipeline.extraction.inference import Batch, Forward, embed
 from pipeline.store import LostRowsError, SideBySide, image_names
 
 BATCH_ROWS = 32
-"""Images of one forward pass: always this many, since results may differ in their last bits with the shape."""
+"""Images per forward pass: always this many, because the last bits of results may depend on the shape."""
 BLOCK_ROWS = 256
-"""Images of one block of the store, which is what a killed extraction does not lose."""
+"""Images per block of the store; a killed extraction keeps its finished blocks."""
 RULES = 1
-"""How pixels are prepared and embedded: raised with any change that alters a row, so that no old one is believed."""
+"""Version of the preparation and embedding of pixels: raised when rows would change, to invalidate old ones."""
 ATTEMPTS = 3
-"""How often rows are computed again that the store has lost by the time they are read."""
+"""How often lost rows of the store are computed again."""
 _NOT_IN_ROWS = ("id", "weights_file", "weights_url", "sha256", "layers", "license", "paper", "package")
-"""What a network's record says that changes no bit of a row."""
+"""Fields of a network's record that change no bit of a row."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Hold what an extraction is made of.
+    """The inputs of an extraction.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class Job:
     weights: Path
 
     def header(self) -> CacheHeader:
-        """Return where the embeddings come from; its fingerprint covers everything that decides them."""
+        """Return the origin of the embeddings; its fingerprint covers everything that determines them."""
         backbone = self.record.record() | {"weights_sha256": weights_sha256(self.weights)}
         preprocessing = {
             "image_side": self.settings.image_side,
@@ -105,14 +105,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Computed:
-    """Say what an extraction has computed since it began, itself and by its helpers.
+    """The work of an extraction and its helpers since the start.
 
     Parameters
     ----------
     images : int
-        The rest was in the store, or has the bytes of another image.
+        The others were in the store, or are copies of another image.
     blocks : tuple of int
-        How many each process computed, this one's first.
+        Number that each process computed, this process first.
     """
 
     images: int
@@ -121,16 +121,16 @@ class Computed:
 
 @dataclass(frozen=True)
 class Part:
-    """Name images that are computed together and become one block of the store.
+    """Images that are computed together and become one block of the store.
 
     Parameters
     ----------
     name : str
-        It follows from the images, and from what is lacking of them.
+        Derived from the images and their missing layers.
     rows : ndarray of shape (n,), int64
         Of the manifest.
     lacks : ndarray of shape (n, layers), bool
-        Which layers the store does not have of each.
+        Which layers of each are missing from the store.
     """
 
     name: str
@@ -139,14 +139,14 @@ class Part:
 
 
 def make_job(manifest: Manifest, settings: Embeddings) -> Job:
-    """Return what an extraction is made of, its network found by name or by description, its weights on this machine.
+    """Return the inputs of an extraction: find its network by name or description, and its weights on this machine.
 
     Raises
     ------
     ValueError
         If the network, its layer or its weights are not what the settings say.
     FileNotFoundError
-        If the weights are not there; with what to type.
+        If the weights are missing; with the command to run.
     """
     if isinstance(settings.network, str):
         record = find_backbone(settings.network, settings.layer_names)
@@ -157,15 +157,15 @@ def make_job(manifest: Manifest, settings: Embeddings) -> Job:
 
 
 def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = "auto", workers: int = 2) -> Computed:
-    """Write the cache of a manifest, computing the rows that the store does not have.
+    """Write the cache of a manifest; compute the rows that are not in the store.
 
     Parameters
     ----------
     job : Job
     output : str or Path
-        The cache; it is replaced at the end, or stays as it was.
+        The cache; it is replaced at the end, or left unchanged.
     scratch : str or Path
-        Folder of the store, and of what processes tell each other.
+        Folder of the store, and of the claims of processes.
     device : str
     workers : int
         Threads that read and prepare images.
@@ -196,14 +196,14 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
             try:
                 _assemble(output, header, job, store, images)
             except LostRowsError as error:
-                console.say(f"extract {job.manifest.dataset}", f"{error}: computed again.")
+                console.say(f"extract {job.manifest.dataset}", f"{error}; computing them again.")
                 store.mend(error)
             else:
                 claims.clear()
                 return _computed(computed)
     raise OSError(
-        f"rows of the store in {scratch} were lost {ATTEMPTS} times after they had been computed; expected them to "
-        "stay as written. Check the disk, and that nothing deletes them meanwhile, then run the same command again."
+        f"rows of the store in {scratch} were lost {ATTEMPTS} times after they were computed; expected them to "
+        "stay unchanged. Check the disk, and that no other program deletes them, then run the same command again."
     )
 
 
@@ -218,8 +218,8 @@ def add_blocks(
 ) -> int:
     """Add rows to the store beside an extraction that runs, or will run, elsewhere; see :func:`extract`.
 
-    Blocks that another process has are left to it. Where the cache is there already, nothing is done, unless the number
-    of this one's parent is given: that one makes it anew, and when it has ended this one ends too, a block later.
+    Blocks that another process has claimed are left to it. If the cache exists, nothing is done, unless the id of the
+    parent process is given: the parent then rewrites the cache, and when it ends, this process ends one block later.
 
     Returns
     -------
@@ -238,10 +238,10 @@ def add_blocks(
 
 
 def networks_of(header: CacheHeader, device: torch.device) -> list[dict[str, Any]]:
-    """Return for each layer everything that decides a row beside its image: rows of equal names have equal bytes.
+    """Return for each layer everything except the image that determines a row: rows of equal names have equal bytes.
 
-    Which other layers are read in the same pass decides nothing. Another kind of processor, and other releases of the
-    libraries that decode and compute, differ in the last bits.
+    Other layers of the same pass have no influence. Another kind of processor, or another release of the libraries for
+    decoding and computing, changes the last bits.
     """
     backbone = {name: value for name, value in header.backbone.items() if name not in _NOT_IN_ROWS}
     is_cpu = device.type == "cpu"
@@ -260,7 +260,7 @@ def networks_of(header: CacheHeader, device: torch.device) -> list[dict[str, Any
 
 
 def _claims(scratch: str | Path, header: CacheHeader, device: torch.device, **options: Any) -> Claims:
-    suffix = "" if device.type == "cpu" else f"-{device.type}"  # whose rows differ in their last bits
+    suffix = "" if device.type == "cpu" else f"-{device.type}"  # its rows differ in their last bits
     return Claims(Path(scratch) / "extractions", f"{header.fingerprint}{suffix}", **options)
 
 
@@ -282,12 +282,12 @@ def _telling_of_full_disks(scratch: str | Path) -> Iterator[None]:
         raise OSError(
             error.errno,
             f"the disk is full ({os.strerror(error.errno)}); expected room for the store in {scratch} and for the "
-            "cache. What was finished is kept: free some space, then run the same command again.",
+            "cache. Finished rows are kept. Free some space, then run the same command again.",
         ) from error
 
 
 def _parts(store: SideBySide, job: Job, images: np.ndarray, *, quiet: bool = False) -> list[Part]:
-    """Divide the images that the store does not have into blocks; images with the same bytes are computed once."""
+    """Divide the images that are not in the store into blocks; images with the same bytes are computed once."""
     found, seen = store.look_up(images), set[str]()
     digests = job.manifest.digests
     fresh = [row for row in found.missing.tolist() if not (digests[row] in seen or seen.add(digests[row]))]  # type: ignore[func-returns-value]
@@ -326,9 +326,9 @@ def _fill(
     *,
     wait: bool,
 ) -> int:
-    """Compute every part that no other process has, with a progress bar; return the number of its images.
+    """Compute every part that no other process has claimed, with a progress bar; return the number of images.
 
-    At last, if told to wait, what others had and did not finish.
+    Finally, if told to wait, compute the parts that others did not finish.
     """
     if not parts:
         return 0
@@ -336,7 +336,7 @@ def _fill(
     layers = [job.settings.layer_names[position] for position in columns]
     network = load_backbone(job.record, layers, read_weights(job.weights))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # only the owner waits, so that nobody waits for one who waits, and shows a bar, which counts the others' parts too
+    # only the owner waits, which avoids deadlock, and shows a progress bar, which also counts the parts of others
     with _bar(job, sum(len(part.rows) for part in parts), hidden=not wait) as bar:
         keep = partial(_keep, store, claims, images, parts, columns)
         embed_parts = partial(_embed, keep, job, network, device, workers, bar)
@@ -348,7 +348,7 @@ def _fill(
 
 
 def _columns(job: Job, lacks: np.ndarray) -> dict[int, slice]:
-    """Return where the columns of layers lie in what the network gives, by position, of those that any image lacks."""
+    """Return the columns in the network's output of the layers that any image lacks, by position."""
     positions = np.flatnonzero(lacks.any(axis=0)).tolist()
     if len(positions) == 1:
         return {positions[0]: slice(None)}
@@ -357,7 +357,7 @@ def _columns(job: Job, lacks: np.ndarray) -> dict[int, slice]:
 
 
 def _free(claims: Claims, parts: list[Part], taken: list[int], bar: tqdm) -> Iterator[int]:
-    """Yield the parts that this process has claimed, and list those that others have."""
+    """Yield the parts that this process claims, and list those of others."""
     for index, part in enumerate(parts):
         if claims.claim(part.name):
             yield index
@@ -367,7 +367,7 @@ def _free(claims: Claims, parts: list[Part], taken: list[int], bar: tqdm) -> Ite
 
 
 def _abandoned(claims: Claims, parts: list[Part], taken: list[int], bar: tqdm) -> Iterator[int]:
-    """Wait for each part that another process has, and yield those that it did not finish."""
+    """Wait for each part of another process, and yield the unfinished ones."""
     for index in taken:
         if claims.claim(parts[index].name, wait=True):
             bar.update(-len(parts[index].rows))  # counted too early
@@ -383,7 +383,7 @@ def _keep(
     index: int,
     rows: list[np.ndarray],
 ) -> None:
-    """Round the rows of a part, one array each batch, and add what the store lacks of them, layer by layer."""
+    """Round the rows of a part, one array per batch, and add the missing ones to the store, layer by layer."""
     every, part, written = np.concatenate(rows), parts[index], []
     for position, where in columns.items():
         layer, lacks = store.stores[position], part.lacks[:, position]
@@ -405,7 +405,7 @@ def _embed(
     parts: list[Part],
     indices: Iterable[int],
 ) -> int:
-    """Compute parts and keep each while the next is computed; return the number of their images."""
+    """Compute parts, and store each while the next is computed; return the number of images."""
     prepare = preprocess(job.record, job.settings.image_side)
     forward = Forward(network, prepare, job.settings.compute_dtype, device)
     embedded, rows, writing = 0, [], Future[None]()
@@ -418,7 +418,7 @@ def _embed(
             embedded += len(found)
             bar.update(len(found))
             if batch.is_last:
-                writing.result()  # one part waits to be written at a time, and its error is not lost
+                writing.result()  # at most one part waits to be written, so that its error is not lost
                 writing = writer.submit(keep, batch.block, rows)
                 rows = []
         writing.result()
@@ -433,14 +433,14 @@ def _batches(parts: list[Part], indices: Iterable[int]) -> Iterator[Batch]:
 
 
 def _bar(job: Job, n_images: int, *, hidden: bool = False) -> tqdm:
-    # in a log, where every refresh becomes a line of its own, a few are enough
+    # in a log every refresh is a separate line, so a few are enough
     live = sys.stderr.isatty()
     name, interval = f"extract {job.manifest.dataset}", 0.5 if live else 15.0
     return tqdm(total=n_images, unit=" images", desc=name, mininterval=interval, leave=not live, disable=hidden)
 
 
 def _check_rows(embeddings: np.ndarray, rows: np.ndarray, job: Job) -> None:
-    """Refuse NaN, infinity and what cannot be stored before they reach the store: a later try would believe them."""
+    """Refuse NaN, infinity and overflow before they reach the store: a later run would reuse them."""
     bad = ~np.isfinite(embeddings).all(axis=1)
     if bad.any():
         lower = job.settings.compute_dtype == "float16"
@@ -460,10 +460,10 @@ def _check_rows(embeddings: np.ndarray, rows: np.ndarray, job: Job) -> None:
 
 
 def _assemble(output: str | Path, header: CacheHeader, job: Job, store: SideBySide, images: np.ndarray) -> None:
-    """Write the cache from rows of the store, each read once."""
+    """Write the cache from rows of the store; read each row once."""
     found = store.look_up(images)
     if len(found.missing):
-        raise LostRowsError(store.folder, f"{len(found.missing)} rows of the store are gone")
+        raise LostRowsError(store.folder, f"{len(found.missing)} rows of the store are missing")
     rounding, in_split = found.rounding, np.array(job.manifest.splits)
     splits = {}
     for name in sorted(set(job.manifest.splits)):
@@ -481,7 +481,7 @@ def _device(name: str) -> torch.device:
     usable = torch.cuda.device_count() if kind == "cuda" else int(kind == "cpu")
     if (number or "0") not in map(str, range(usable)):
         raise ValueError(
-            f"DKVB_DEVICE is {name!r}; expected auto, cpu or cuda (this machine has {torch.cuda.device_count()} CUDA "
-            "devices). Set it to one that is there, or unset it."
+            f"DKVB_DEVICE is {name!r}; expected auto, cpu or cuda (this machine has {torch.cuda.device_count()} "
+            "CUDA devices). Set it to an existing device, or unset it."
         )
     return torch.device(name)

@@ -1,4 +1,4 @@
-"""Forgetting that reaches the files: every place of a project that holds some samples, rewritten without them."""
+"""Forget samples in the files of a project: rewrite every file that contains them."""
 
 from .journal import resume
 from .rewrite import forget

@@ -1,9 +1,10 @@
-"""Change many files of a project, all or none: new content is staged first, and a journal says what takes whose place.
+"""Change many files of a project, all or none: stage new content first, then carry out a journal of replacements.
 
-Enters: new files, files to delete. Leaves: a project with all of it done, or none. Must not know: what the files hold.
+Enters: new files, files to delete. Leaves: a project with all changes, or none. Must not know: the content of the
+files.
 
-Until the journal stands in its folder nothing has changed; from then on every step can be repeated, and whoever comes
-next finishes it.
+Before the journal is written nothing has changed; afterwards every step can be repeated, and the next command finishes
+it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pipeline.suppression import PENDING, add_hashes
 
 
 class Journal:
-    """Gather what is to change.
+    """Collects the changes.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ class Journal:
         return staged
 
     def commit(self, hashes: list[str], receipt: Mapping[str, Any], receipt_path: Path) -> None:
-        """Do everything: from here on it is finished by :func:`resume` if this process ends."""
+        """Carry out all changes; if this process ends, :func:`resume` finishes them."""
         record = {"hashes": hashes, "replace": self.replace, "delete": self.delete}
         record |= {"receipt": receipt, "receipt_path": str(receipt_path)}
         with replaced(self.folder / "journal.json") as neighbour:
@@ -51,7 +52,7 @@ class Journal:
 
 
 def resume(folder: Path) -> Path | None:
-    """Finish a deletion that was decided; return its receipt, or None where there is none."""
+    """Finish a committed deletion; return its receipt, or None if there is none."""
     pending = folder / PENDING
     if not (pending / "journal.json").is_file():
         return None

@@ -1,6 +1,6 @@
-"""What a model does about rows that are to be forgotten: it forgets them exactly, or is to be trained again.
+"""Rows to forget in models: a model forgets them exactly, or is trained again.
 
-Enters: a model file, the cache that it learned from. Leaves: a new model file or none, and what a receipt says of it.
+Enters: a model file, the cache that it learned from. Leaves: a new model file or none, and its entry in the receipt.
 Must not know: manifests, the store.
 """
 
@@ -22,13 +22,13 @@ _ROWS_COMPARED = 2000
 
 @dataclass(frozen=True)
 class Change:
-    """Say what becomes of a cache.
+    """The change of a cache.
 
     Parameters
     ----------
     old, new : CacheReader
     rows : ndarray of int64
-        Of its training rows, those that go.
+        Its training rows to remove.
     old_sha256, new_sha256 : str
     """
 
@@ -40,9 +40,9 @@ class Change:
 
 
 def forget_in_model(path: Path, changes: dict[str, Change], staged: Path) -> dict[str, Any] | None:
-    """Write a model that forgot beside the old one; return what a receipt says, or None where nothing of it changes.
+    """Write the model after forgetting beside the old one; return the receipt entry, or None if it does not change.
 
-    Where the record says ``"trained again"``, nothing was written.
+    If the entry says ``"trained again"``, nothing was written.
     """
     try:
         card = read_card(path)
@@ -79,11 +79,11 @@ def forget_in_model(path: Path, changes: dict[str, Change], staged: Path) -> dic
 
 
 def _again(why: str) -> dict[str, Any]:
-    return {"how": "trained again", "why": f"{why}: the file is deleted, and `dvc repro` makes it anew"}
+    return {"how": "trained again", "why": f"{why}: the file is deleted, and `dvc repro` trains it again"}
 
 
 def _gap(model: DKVBClassifier, cache: CacheReader) -> dict[str, Any]:
-    """Compare a model that forgot with one of the same keys that learned the remaining rows alone."""
+    """Compare a model after forgetting with one with the same keys that learned only the remaining rows."""
     blank = copy.deepcopy(model)
     classes = model.classes_
     try:
@@ -103,7 +103,7 @@ def _gap(model: DKVBClassifier, cache: CacheReader) -> dict[str, Any]:
     return {
         "gap": {
             "measured": True,
-            "to": f"a model with the same keys that learned the other {len(rows)} rows alone",
+            "to": f"a model with the same keys that learned only the other {len(rows)} rows",
             "bits_of_values": bits,
             "largest_difference_of_scores": float(difference),
             "n_rows_compared": len(X),

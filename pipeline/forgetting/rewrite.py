@@ -33,7 +33,7 @@ from pipeline.store import image_names, is_among, rewrite_blocks
 from pipeline.suppression import FOLDER, Suppression, make_key
 
 MEASURING = {"baselines": "baselines", "run": "runs", "search": "searches"}
-"""Stages whose results come from caches, and the tables that they go over."""
+"""Stages whose results come from caches, and their tables."""
 
 
 def forget(
@@ -54,9 +54,9 @@ def forget(
     scratch : Path
     ids : sequence of str or None
     class_name : str or None
-        All samples of a class; exactly one of both is given.
+        All samples of a class; exactly one of the two is given.
     dataset : str or None
-        Where ids or classes are looked for; None: in all.
+        Where to search for the ids or the class; None: in all.
     reason : str
 
     Raises
@@ -92,7 +92,7 @@ def forget(
 
 
 class _Work:
-    """Stage new content for every file that holds some of the samples, and note what is done."""
+    """Stage new content for every file that contains some of the samples, and record the changes."""
 
     def __init__(self, journal: Journal, project: Path, samples: Samples, open_files: ExitStack) -> None:
         self.journal, self.project, self.samples, self._open = journal, project, samples, open_files
@@ -151,7 +151,7 @@ class _Work:
                 self.journal.replace.append((str(staged), str(path)))
 
     def rewrite_scratch(self, scratch: Path) -> None:
-        """Take the samples out of the store and of what is remembered of files; delete codes and half-done work."""
+        """Remove the samples from the store and the index of files; delete codes and unfinished work."""
         gone = image_names(sorted(self.samples.digests))
         for path, n_rows in rewrite_blocks(scratch / "store", lambda images: ~is_among(images, gone)):
             self._n_rows_of_store += n_rows
@@ -170,16 +170,17 @@ class _Work:
                 self._delete(path, "codes or a checkpoint")
 
     def receipt(self, kind: str, reason: str, hashes: Sequence[str]) -> dict[str, Any]:
-        """Return what was done, and what was not."""
+        """Return a record of what was done and what was not reached."""
         models = {model["how"] for model in self.models}
         after = {target: staged for staged, target in self.journal.replace}
         for file in self.files:
             staged = after.get(str(self.project / file["path"]))
             file["sha256_after"] = file_sha256(staged) if staged is not None else None
         touched = [] if not self._changes else [
-            "results were measured with these samples, and the report shows them; `dvc repro` measures them anew: "
+            "results that were measured with these samples, and are in the report; `dvc repro` measures them again: "
             + (", ".join(_measured_with(self.project, self._caches)) or "none are here"),
-            "temperatures and held-out shares that saw them go with their models; `dvc repro` chooses them anew",
+            "temperatures and held-out shares that saw them are deleted with their models; `dvc repro` chooses "
+                "them again",
         ]  # fmt: skip
         touched += [f"the name of class {name} stays in class_names" for name in self.samples.emptied]
         if "trained again" in models:
@@ -204,17 +205,17 @@ class _Work:
     def _not_reached(self) -> list[dict[str, Any]]:
         unreached: list[dict[str, Any]] = [
             {
-                "what": "objects of DVC's cache that hold the files as they were",
+                "what": "objects of DVC's cache that contain the old files",
                 "files": self.objects,
                 "command": "dvc repro && dvc gc --workspace",
             },
             {
-                "what": "arrays that were exported, or imported from, which are not looked into",
+                "what": "exported arrays, and source files of imports, which are not searched",
                 "files": self._plain_arrays(),
                 "command": "delete them by hand",
             },
             {"what": "remotes of DVC", "command": "dvc gc --workspace --cloud --remote NAME"},
-            {"what": "commits of Git and earlier runs, where they name such objects", "command": "git log -- dvc.lock"},
+            {"what": "commits of Git and earlier runs that refer to such objects", "command": "git log -- dvc.lock"},
             {"what": "the image files themselves, copies elsewhere, and backups", "command": "delete them by hand"},
             {"what": "a backbone that was trained on the images", "command": "none"},
         ]
@@ -246,7 +247,7 @@ class _Work:
 
 
 def _measured_with(project: Path, caches: set[str]) -> list[str]:
-    """Return the results of every entry that reads one of these caches, as the records of its stage name them."""
+    """Return the results of every entry that reads one of these caches, from the records of its stage."""
     found = set()
     for stage, table in MEASURING.items():
         entries, record = (_known(project / path) for path in (f"settings/{table}.json", f"records/{stage}.json"))
@@ -266,7 +267,7 @@ def _rows_among(reader: CacheReader, split: str, ids: frozenset[str]) -> np.ndar
 
 
 def _write_without(reader: CacheReader, path: Path, rows: dict[str, np.ndarray], manifest: Manifest | None) -> None:
-    """Write a cache without some of its rows, in the types that they are stored in."""
+    """Write a cache without some of its rows, in the same storage types."""
     splits, listed = {}, {}
     for split in reader.split_names:
         kept = np.setdiff1d(np.arange(reader.n_rows(split)), rows[split])
@@ -294,7 +295,7 @@ def _blocks(reader: CacheReader, split: str, rows: np.ndarray) -> Iterator[np.nd
 
 
 def _caches(project: Path) -> list[Path]:
-    """Return the caches of a project, wherever they lie.
+    """Return all caches of a project, in any folder.
 
     Raises
     ------
@@ -307,13 +308,13 @@ def _caches(project: Path) -> list[Path]:
         try:
             open_cache(path).close()
         except ValueError:
-            continue  # HDF5, and no cache
+            continue  # HDF5, but not a cache
         paths.append(path)
     return paths
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:
-    """Return the files below a folder whose names end so, those of environments and hidden folders left out."""
+    """Return the files with this suffix below a folder, except those of environments and hidden folders."""
     found: list[Path] = []
     for place, folders, names in os.walk(folder):
         here = Path(place)
@@ -324,18 +325,19 @@ def _files(folder: Path, suffix: str) -> list[Path]:
 
 
 def _locks(scratch: Path) -> list[Path]:
-    """Return the locks of extractions and trainings, which would write files with the samples again."""
+    """Return the locks of running extractions and trainings, which would write files with the samples again."""
     return [path for path in sorted(scratch.rglob("lock")) if path.parent != scratch / "forgetting"]
 
 
 def _check_unused(paths: Sequence[Path]) -> None:
-    """Refuse files that another process has locked: HDF5 locks what it reads, and every stage what it works on."""
+    """Refuse files that another process has locked: HDF5 locks files that it reads, and every stage locks its work."""
     for path in paths:
         with path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RuntimeError(
-                    f"{path.parent.name[:12]}/{path.name} is in use by another process; expected nobody to work here "
-                    "while samples are forgotten. Wait until it has finished, then start again; nothing was changed."
+                    f"{path.parent.name[:12]}/{path.name} is in use by another process; expected no other process "
+                    "to use it while samples are forgotten. Wait until it finishes, then start again; nothing "
+                    "was changed."
                 ) from error

@@ -1,7 +1,7 @@
-"""Which samples are to be forgotten, and where they stand.
+"""Find the samples to forget, in manifests and imported caches.
 
 Enters: the manifests and imported caches of a project; ids, or the name of a class. Leaves: their ids by data set and
-the digests of their images, or the nearest id to one that is unknown. Must not know: models, how a file is rewritten.
+the digests of their images, or the nearest id to one that is unknown. Must not know: models, how files are rewritten.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pipeline.suppression import id_name
 
 @dataclass(frozen=True)
 class Samples:
-    """Hold what is to be forgotten.
+    """The samples to forget.
 
     Parameters
     ----------
     ids : mapping from dataset to set of str
-        Every sample whose image has the bytes of one that was named is among them.
+        Includes every sample whose image has the same bytes as a named one.
     digests : frozenset of str
         Of images.
     names : tuple of str
-        What the suppression list keeps keyed hashes of.
+        The names whose keyed hashes go into the suppression list.
     n_copies : int
-        Samples that were not named, and have the bytes of one that was.
+        Number of samples that were not named, but have the same bytes as a named one.
     emptied : tuple of str
         Classes that keep no sample.
     """
@@ -45,7 +45,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Listed:
-    """Say of one data set what it consists of: a manifest, or an imported cache.
+    """The samples of one data set: a manifest, or an imported cache.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Listed:
 
 
 def list_samples(manifests: Mapping[Path, Manifest], caches: Sequence[Path]) -> Iterator[Listed]:
-    """Yield what each manifest and each imported cache consists of."""
+    """Yield the samples of each manifest and each imported cache."""
     for path, manifest in manifests.items():
         names = [manifest.class_names[label] if label >= 0 else "" for label in manifest.labels.tolist()]
         yield Listed(path, manifest.dataset, manifest.sample_ids, names, manifest.digests)
@@ -120,16 +120,17 @@ def find_samples(
 
 
 def _check_one_meant(named: Mapping[str, set[str]]) -> None:
-    """Refuse names that stand for different samples in several data sets."""
+    """Refuse names that denote different samples in several data sets."""
     holders = [name for name, ids in named.items() if ids]
     if len(holders) > 1:
         raise ValueError(
-            f"what was named is in {' and '.join(holders)}; expected samples of one dataset. Say which with --dataset."
+            f"the named samples are in {' and '.join(holders)}; expected samples of one dataset. Choose it with "
+            "--dataset."
         )
 
 
 def _with_copies(listed: Sequence[Listed], named: Mapping[str, set[str]]) -> Samples:
-    """Add the samples whose images have the same bytes, in whatever data set they are."""
+    """Add the samples whose images have the same bytes, in any data set."""
     digests = {
         digest
         for one in listed
@@ -144,8 +145,8 @@ def _with_copies(listed: Sequence[Listed], named: Mapping[str, set[str]]) -> Sam
         stays = {c for i, c in zip(one.ids, one.classes, strict=True) if i not in goes[one.dataset]}
         if set(one.ids) <= goes[one.dataset]:
             raise ValueError(
-                f"dataset {one.dataset} would keep none of its {len(one.ids)} samples; expected one at least. Remove "
-                "the dataset from params.yaml, and its files, instead."
+                f"dataset {one.dataset} would keep none of its {len(one.ids)} samples; expected at least one. "
+                "Remove the dataset from params.yaml, and its files, instead."
             )
         gone = {c for i, c in zip(one.ids, one.classes, strict=True) if i in goes[one.dataset]} - stays - {""}
         emptied += [f"{name} of {one.dataset}" for name in sorted(gone)]
@@ -157,7 +158,7 @@ def _with_copies(listed: Sequence[Listed], named: Mapping[str, set[str]]) -> Sam
 
 
 def _nearest(given: str, known: Sequence[str]) -> str:
-    # the nearest of a million would take minutes: of those that begin alike
+    # searching a million would take minutes, so only names with the same beginning
     alike = [name for name in known if name[:3] == given[:3]][:100_000] or list(known[:100_000])
     close = difflib.get_close_matches(given, alike, n=1, cutoff=0)
     return f"; expected one that is known. Did you mean {close[0]!r}?" if close else "; expected one that is known"

@@ -1,7 +1,7 @@
-"""Let one process at a time into a folder and put files in their place whole, however the process before it ended.
+"""Lock folders, and replace files atomically, even after killed processes.
 
-Enters: a folder, or a file about to be written. Leaves: a file held open while the lock is; a file written whole or
-not at all. Must not know: what they hold.
+Enters: a folder, or a file about to be written. Leaves: a file that is open while the lock is held; a file written
+completely or not at all. Must not know: their content.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import IO
 
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
-"""How systems refuse to synchronise a folder: some file systems never do, and a folder may be closed to readers."""
+"""Errors of systems that do not synchronise folders: some file systems never do, and a folder may be unreadable."""
 
 
 def lock_folder(folder: Path, work: str) -> IO[str]:
-    """Make a folder where it is missing, and lock it until the file returned is closed or the process ends.
+    """Create a missing folder, and lock it until the returned file is closed or the process ends.
 
     Parameters
     ----------
     folder : Path
     work : str
-        What is done there, as "extracting the same embeddings".
+        The work in the folder, such as "extracting the same embeddings".
 
     Raises
     ------
@@ -51,14 +51,14 @@ def lock_folder(folder: Path, work: str) -> IO[str]:
         if error.errno not in (errno.EAGAIN, errno.EACCES):  # a file system may have no locks
             raise
         raise RuntimeError(
-            f"another process is {work} (lock in {folder.name[:12]}); expected one at a time. Wait until it has "
-            "finished, then start again."
+            f"another process is {work} (lock in {folder.name[:12]}); expected one at a time. Wait until it "
+            "finishes, then start again."
         ) from error
     return lock
 
 
 def check_files(reads: Iterable[str | Path], writes: Iterable[str | Path]) -> None:
-    """Refuse outputs that would destroy something, before any is written.
+    """Refuse outputs that would overwrite inputs or each other, before any is written.
 
     Raises
     ------
@@ -78,18 +78,18 @@ def check_files(reads: Iterable[str | Path], writes: Iterable[str | Path]) -> No
                 )
         place = os.path.realpath(target)
         if place in seen:
-            raise ValueError(f"the output {target} is named twice; expected a file for each. Rename one.")
+            raise ValueError(f"the output {target} is named twice; expected different files. Rename one.")
         seen.add(place)
 
 
 def is_special(path: Path) -> bool:
-    """Return whether a path is a device, a pipe or a socket, or what a process has open: nothing to be replaced."""
+    """Return whether a path is a device, a pipe, a socket or an open file of a process, which must not be replaced."""
     open_already = os.path.normpath(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/"))
     return path.exists() and not path.is_dir() and (open_already or not path.is_file())
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Compare what two paths lead to: by links of both kinds, and by case where the file system ignores it."""
+    """Return whether two paths lead to the same file, through links of both kinds and file systems that ignore case."""
     if one.exists() and other.exists():
         return one.samefile(other)
     return os.path.realpath(one) == os.path.realpath(other)
@@ -97,12 +97,12 @@ def _same(one: Path, other: Path) -> bool:
 
 @contextmanager
 def replaced(path: str | Path) -> Iterator[Path]:
-    """Give a neighbour of a file to write to, which takes the file's place at the end; make a missing folder.
+    """Yield a temporary file beside a file, which replaces it at the end; create a missing folder.
 
-    The neighbour is on the disk before it takes the place, and the place is before this ends: power may fail then.
-    After an error the neighbour is gone and the file is as it was: what a full disk cut short would fill it further.
-    What killed processes left beside the file goes first. A link stays one: the file that it leads to is replaced. What
-    is no file, such as a pipe or ``/dev/null``, is written to.
+    The temporary file is synchronised before it replaces the file, and the folder afterwards, so that both outlast a
+    power cut. After an error the temporary file is deleted, so that it does not fill a full disk, and the file is
+    unchanged. Leftovers of killed processes are deleted first. A link stays a link: its target is replaced. A pipe or a
+    device such as ``/dev/null`` is written to.
 
     Raises
     ------
@@ -139,9 +139,9 @@ def replaced(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_beside(path: str | Path) -> Iterator[Path]:
-    """Give a folder beside a file for as long as the file is worked on; make a missing folder for both.
+    """Yield a temporary folder beside a file; create a missing folder for both.
 
-    What killed processes left beside the file goes first.
+    Leftovers of killed processes are deleted first.
 
     Examples
     --------
@@ -152,7 +152,7 @@ def folder_beside(path: str | Path) -> Iterator[Path]:
     """
     beside = Path(path)
     scratch = _neighbour(Path(tempfile.gettempdir()) / "scratch" if is_special(beside) else _destination(beside))
-    shutil.rmtree(scratch, ignore_errors=True)  # of a killed process that had this one's number, as in a container
+    shutil.rmtree(scratch, ignore_errors=True)  # of a killed process with the same id, as in a container
     scratch.mkdir()
     try:
         yield scratch
@@ -162,7 +162,7 @@ def folder_beside(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _written_through(path: Path) -> Iterator[Path]:
-    """Give a file to write to, whose bytes go into a pipe or a device at the end."""
+    """Yield a temporary file, whose bytes are written to a pipe or a device at the end."""
     if path.is_block_device() or path.is_socket():
         kind = "a block device" if path.is_block_device() else "a socket"
         raise OSError(f"the output {path} is {kind}; expected a file, a pipe or a character device. Name another.")
@@ -174,12 +174,12 @@ def _written_through(path: Path) -> Iterator[Path]:
 
 
 def _destination(path: Path) -> Path:
-    """Return the place that a path leads to over links."""
+    """Return the path after following links."""
     target = Path(os.path.realpath(path))
     if target.is_dir() or target.is_symlink():
         kind = "a folder" if target.is_dir() else "a link that leads in a circle"
         raise OSError(f"the output {path} is {kind}; expected a file. Name another.")
-    if path.is_symlink() and target.exists() and not target.stat().st_mode & 0o222:  # as DVC keeps what it has stored
+    if path.is_symlink() and target.exists() and not target.stat().st_mode & 0o222:  # as DVC protects its cached files
         raise OSError(
             f"the output {path} is a link to {target}, which is write-protected; expected a file of its own. Run `dvc "
             f"unprotect {path}`, or remove the link."
@@ -194,7 +194,7 @@ def _neighbour(target: Path) -> Path:
 
 
 def _reach_disk(path: Path) -> None:
-    """Wait until a file, or which files a folder holds, would outlast a power cut."""
+    """Synchronise a file or a folder, so that it outlasts a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -203,7 +203,7 @@ def _reach_disk(path: Path) -> None:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Delete what killed processes of this machine were still writing beside a file: ``.NAME.PROCESS.part``."""
+    """Delete temporary files of killed processes of this machine beside a file: ``.NAME.PROCESS.part``."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         process = leftover.name.split(".")[-2]
         if process.isdecimal() and not _runs(int(process)):

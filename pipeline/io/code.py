@@ -1,4 +1,4 @@
-"""Name the code that a module runs: what it imports of ours, directly or not, without comments and docstrings.
+"""Digest the code that a module runs: its imports from this project, direct or not, without comments and docstrings.
 
 Enters: a module's name. Leaves: a digest. Must not know: what any module does.
 """
@@ -16,13 +16,13 @@ __all__ = ["closure", "code_digest"]
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("pipeline", "dkvb_estimator", "benchmarks")
 OTHER_SOURCES = (".h", ".cpp", ".html", ".css")
-"""What modules use besides modules; files of such names beside one count with it."""
+"""Other files that modules use; files with these suffixes beside a module count as part of it."""
 
 
 def code_digest(module: str) -> str:
-    """Return the sha256 of all code of ours that running a module reads.
+    """Return the sha256 of all code of this project that a module imports.
 
-    A changed comment or docstring leaves it as it is; another version of Python may not.
+    Changes of comments and docstrings do not affect it; another version of Python may.
 
     Examples
     --------
@@ -40,9 +40,9 @@ def code_digest(module: str) -> str:
 
 
 def closure(module: str, without: Iterable[str] = ()) -> dict[Path, ast.Module | None]:
-    """Return the files that running a module reads as code, parsed where they are Python.
+    """Return the code files that a module imports; Python files are parsed.
 
-    Modules named in `without` are left out, and what they alone import.
+    Modules in `without` are left out, with the modules that only they import.
     """
     files: dict[Path, ast.Module | None] = {}
     waiting, left_out = [module], {_file_of(name) for name in without}
@@ -65,7 +65,7 @@ def _file_of(module: str) -> Path | None:
 
 
 def _imported(path: Path, tree: ast.Module) -> Iterator[str]:
-    """Yield the modules of ours that a file imports anywhere, the packages that hold them included."""
+    """Yield the modules of this project that a file imports anywhere, and their parent packages."""
     package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(tree):
         names: list[str] = []
@@ -82,7 +82,7 @@ def _imported(path: Path, tree: ast.Module) -> Iterator[str]:
 
 
 def _update(digest: hashlib._Hash, code: CodeType) -> None:
-    """Add what a code object does, without the lines where it stands."""
+    """Add the instructions of a code object, without line numbers."""
     shape = (code.co_argcount, code.co_kwonlyargcount, code.co_posonlyargcount, code.co_flags)
     names = (code.co_name, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
     digest.update(repr((shape, names)).encode())

@@ -1,7 +1,7 @@
-"""Run more processes of the work that this one does, each on its share of the machine.
+"""Run helper processes for the work of this process, each with its share of the machine.
 
-Enters: a command, how many processes there are in all, the device that was asked for. Leaves: running processes, ended
-when the work is. Must not know: what the work is.
+Enters: a command, the total number of processes, the requested device. Leaves: running processes, which end with the
+work. Must not know: what the work is.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from contextlib import contextmanager
 
 @contextmanager
 def helpers(command: Sequence[str], number: int, device: str, workers: int) -> Iterator[None]:
-    """Run a command in the other processes of a number of them; they, and this one, share the processor's threads.
+    """Run a command in helper processes, which share the processor's threads with this process.
 
     Parameters
     ----------
     command : sequence of str
     number : int
-        Of processes, this one counted; 1: nothing is run.
+        Of processes, including this one; 1: no helper is started.
     device : str
-        As ``DKVB_DEVICE`` names it; each command is told its own.
+        As in ``DKVB_DEVICE``; each command gets its own.
     workers : int
-        Threads of each that read, told as ``DKVB_WORKERS``.
+        Reading threads of each, passed as ``DKVB_WORKERS``.
 
     Examples
     --------
@@ -43,13 +43,13 @@ def helpers(command: Sequence[str], number: int, device: str, workers: int) -> I
         yield
     finally:
         torch.set_num_threads(usual)
-        for process in running:  # the work is done, or nobody is left to put its parts together
+        for process in running:  # the work is done, or no process is left to combine its parts
             process.terminate()
             process.wait()
 
 
 def place(position: int, device: str, n_cuda: int) -> str:
-    """Return the device of one of several processes: the next CUDA device where there are several and none is named.
+    """Return the device of one of several processes: CUDA devices in turn, unless one is named.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def place(position: int, device: str, n_cuda: int) -> str:
 
 
 def share_of_threads(number: int) -> int:
-    """Return how many threads each of several processes should take, so that they are not more than the processor's.
+    """Return the number of threads for each of several processes, so that their sum does not exceed the processor's.
 
     Examples
     --------

@@ -1,7 +1,6 @@
-"""What other libraries and the system say of a failure, as part of our sentences.
+"""Turn errors of libraries and the system into parts of our messages.
 
-Enters: an exception. Leaves: its first sentence, the system's number for it, what a user can do. Must not know: who
-raised it.
+Enters: an exception. Leaves: its first sentence, its errno, a remedy. Must not know: who raised it.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ import errno
 import re
 
 _LONGEST = 300
-"""Characters of a foreign sentence."""
+"""Largest number of characters of a foreign sentence."""
 _TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
 
-_ROOM = "expected room for what is written. Free some, or name a folder on another disk."
-_PERMISSION = "expected a folder and a file that this user may use. Change its permissions, or name another."
+_ROOM = "expected free space for the output. Free some, or name a folder on another disk."
+_PERMISSION = "expected permission to use it. Change its permissions, or name another."
 _HANDLES = "expected fewer open files. Close some, or raise the limit (`ulimit -n`)."
-_DEVICE = "expected a disk and a network that answer. Look at them, then try again."
-_FOLDER = "expected a folder on the way to the file. Name another place."
+_DEVICE = "expected the disk and the network to respond. Check them, then try again."
+_FOLDER = "expected a folder on the path to the file. Name another path."
 _NO_LOCKS = (
     "expected a file system with locks. Set HDF5_USE_FILE_LOCKING=FALSE to read and write caches without them, and "
     "DKVB_SCRATCH to a folder on a disk that has them."
@@ -36,11 +35,11 @@ _REMEDIES = {
     errno.EAGAIN: _LOCKED,
 }
 _OF_CONTENT = (0, errno.EINVAL, errno.EOVERFLOW)
-"""Numbers that a call gives whose arguments came out of a damaged file, such as a place before its beginning."""
+"""Error numbers of calls with arguments from a damaged file, such as a negative offset."""
 
 
 def first_sentence(error: BaseException) -> str:
-    r"""Return the first sentence of an error, in one line, without the codes that color a terminal.
+    r"""Return the first sentence of an error, in one line, without terminal color codes.
 
     Examples
     --------
@@ -48,7 +47,7 @@ def first_sentence(error: BaseException) -> str:
     'bad magic number in a.pth'
     """
     text = " ".join(_TERMINAL_CODES.sub("", str(error)).split())
-    if found := re.search(r"\bGLOBAL (\S+)", text):  # torch, after a page about how to run it all the same
+    if found := re.search(r"\bGLOBAL (\S+)", text):  # torch writes this after a page on how to load the file anyway
         return "it holds " + ("a NumPy array" if found[1].startswith("numpy") else f"a {found[1]}")
     sentence = re.split(r"(?<=[^.\s])[.!?](?=\s+[A-Z(\[\"'`]|$)", text, maxsplit=1)[0]
     if len(sentence) > _LONGEST:
@@ -57,7 +56,7 @@ def first_sentence(error: BaseException) -> str:
 
 
 def system_error(error: BaseException) -> int | None:
-    """Return the system's number of an error that says nothing about what a file holds; None for any other.
+    """Return the errno of an error that says nothing about the content of a file; None for any other error.
 
     HDF5 and Arrow write the number into their text, where Python does not look for it.
 
@@ -74,17 +73,17 @@ def system_error(error: BaseException) -> int | None:
 
 
 def remedy(number: int | None) -> str:
-    """Return what is expected and what to do about a system's error; nothing where its own words are enough."""
+    """Return the expectation and the remedy for a system error; an empty text if its own message is enough."""
     return _REMEDIES.get(number or 0, "")
 
 
 def describe_lock(error: BaseException) -> str:
-    """Return what is wrong and what to do where a file could not be locked; nothing for any other error."""
+    """Return the problem and the remedy if a file could not be locked; an empty text for any other error."""
     text = str(error)
-    if "already open for" in text:  # HDF5's own mark in the file, which outlasts a killed writer
+    if "already open for" in text:  # HDF5's own flag in the file, which survives a killed writer
         return (
-            "is open for writing, or was when its writer was killed; expected one that is closed. Wait until the "
-            "writer has finished, or run `h5clear -s` on the file."
+            "is open for writing, or its writer was killed; expected a closed file. Wait until the writer has "
+            "finished, or run `h5clear -s` on the file."
         )
     if "unable to lock file" not in text and not isinstance(error, BlockingIOError):
         return ""

@@ -1,6 +1,6 @@
-"""Text files as people and their editors write them.
+"""Read text files in the encodings that editors write.
 
-Enters: a path. Leaves: its text, whatever ends its lines. Must not know: what the text means.
+Enters: a path. Leaves: its text, with any line ends. Must not know: what the text means.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MARKS = {  # the longer first: UTF-32 begins as UTF-16 does
 
 
 def read_text(path: str | Path) -> str:
-    """Return the text of a file in UTF-8, or in UTF-16 or UTF-32 where a byte order mark says so; the mark is left out.
+    """Return the text of a file in UTF-8, or in UTF-16 or UTF-32 after a byte order mark, without the mark.
 
     Raises
     ------
@@ -41,12 +41,12 @@ def read_text(path: str | Path) -> str:
 
 
 def encoding_of(content: bytes) -> str:
-    """Return the encoding that a byte order mark names; UTF-8 where there is none."""
+    """Return the encoding of a byte order mark; UTF-8 without one."""
     return next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), "utf-8")
 
 
 def read_names(path: str | Path, what: str) -> tuple[str, ...]:
-    """Return the names of a file with one a line; empty lines at the end are none.
+    """Return the names of a file with one per line; empty lines at the end are ignored.
 
     Raises
     ------
@@ -57,12 +57,12 @@ def read_names(path: str | Path, what: str) -> tuple[str, ...]:
     while names and not names[-1]:
         names.pop()
     if not names:
-        raise ValueError(f"{path} holds no name; expected a {what} on each line. Write them.")
+        raise ValueError(f"{path} contains no name; expected a {what} on each line. Add them.")
     if "" in names:
         raise ValueError(
             f"line {names.index('') + 1} of {path} is empty; expected a {what} on each line. Name it, or remove it."
         )
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
-        raise ValueError(f"{path} holds the {what} {twice!r} twice; expected distinct names. Remove or rename one.")
+        raise ValueError(f"{path} contains the {what} {twice!r} twice; expected distinct names. Remove or rename one.")
     return tuple(names)

@@ -1,6 +1,6 @@
-"""How a reader meets methods, metrics and numbers: names, units, an order, text.
+"""Labels of methods, metrics and numbers: names, units, order, text.
 
-Enters: keys and numbers as files hold them. Leaves: text. Must not know: files, figures.
+Enters: keys and numbers from files. Leaves: text. Must not know: files, figures.
 """
 
 import math
@@ -26,7 +26,7 @@ METHODS = {
 }
 SHOWN_FIRST = ("dkvb", "nearest_class_mean", "linear_probe", "mlp")
 MAPPED = ("dkvb", "linear_probe", "mlp")
-"""Methods whose matrices stand side by side."""
+"""Methods whose matrices are shown side by side."""
 
 # Name, unit, and which way is better (0: neither). Other metrics are shown under their own key.
 METRICS = {
@@ -84,7 +84,7 @@ def ordered(methods: Iterable[str]) -> list[str]:
 
 
 def number(value: Any) -> float | None:
-    """Return the value as a finite number, or nothing; text is read."""
+    """Return the value as a finite number, or None; text is parsed."""
     try:
         found = float("nan") if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -93,7 +93,7 @@ def number(value: Any) -> float | None:
 
 
 def written(value: Any, unit: str = "number") -> str:
-    """Write a share in percent, a difference of shares in points, anything else as it is.
+    """Format a share in percent, a difference of shares in points, anything else unchanged.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def written(value: Any, unit: str = "number") -> str:
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Unfold a nested record into dotted names and texts.
+    """Flatten a nested record into dotted names and texts.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Everything measured, read from the files that earlier stages leave; what is missing is noted, not refused.
+"""Read all results from the files of earlier stages; missing files are noted, not refused.
 
-Enters: folders. Leaves: `RunResult`, `SearchResult`, `Toy`. Must not know: how anything was measured, how it is drawn.
+Enters: folders. Leaves: `RunResult`, `SearchResult`, `Toy`. Must not know: how results were measured or are drawn.
 """
 
 import csv
@@ -30,14 +30,14 @@ CARD = ("cards", "{}.json", "extract", ())
 SEARCH_TABLE = ("searches", "{}.csv", "search", ("rank", "mean_score"))
 SEARCH_BEST = ("searches", "{}.json", "search", ("best_params", "best_score"))
 RECEIPT = {"format": "dkvb-deletion-receipt", "version": 1}
-"""What every receipt of a deletion holds."""
+"""Keys of every receipt of a deletion."""
 BASELINES = "baselines"
 """The table of the settings file that names baselines, and the setting of a run that names an entry of it."""
 
 
 @dataclass
 class RunResult:
-    """All that the page says about one run; what is missing is empty, and named in `missing`."""
+    """All results of one run; missing ones are empty, and named in `missing`."""
 
     name: str
     settings: Mapping[str, Any]
@@ -60,12 +60,12 @@ class RunResult:
 
     @property
     def n_orders(self) -> int:
-        """How many orders of classes were measured."""
+        """Number of measured orders of classes."""
         return len({row["order_seed"] for row in self.curves}) or 1
 
 
 class SearchResult(NamedTuple):
-    """What a search over settings found: a row per candidate, the best, and what is missing."""
+    """The results of a search over settings: a row per candidate, the best, and missing files."""
 
     name: str
     rows: Sequence[Mapping[str, str]]
@@ -81,7 +81,7 @@ class Toy(NamedTuple):
 
 
 def read_run(name: str, settings: Mapping[str, Any], folders: Mapping[str, Path]) -> RunResult:
-    """Read everything measured for one run.
+    """Read all results of one run.
 
     Raises
     ------
@@ -102,14 +102,14 @@ def read_run(name: str, settings: Mapping[str, Any], folders: Mapping[str, Path]
 
 
 def read_search(name: str, folders: Mapping[str, Path]) -> SearchResult:
-    """Read what a search found. Raises as `read_run`."""
+    """Read the results of a search. Raises as `read_run`."""
     missing: list[str] = []
     table, best = (_read(folders, kind, name, missing) for kind in (SEARCH_TABLE, SEARCH_BEST))
     return SearchResult(name, table or [], best or {}, missing)
 
 
 def read_toy(folders: Mapping[str, Path]) -> Toy | None:
-    """Read the example in the plane, or nothing where it was not drawn. Raises as `read_run`."""
+    """Read the example in the plane, if it was drawn. Raises as `read_run`."""
     picture = folders["figures"] / "toy.png"
     if not picture.exists():
         return None
@@ -142,7 +142,7 @@ def read_receipts(folder: Path) -> list[Mapping[str, Any]]:
 
 
 def _read(folders: Mapping[str, Path], kind: tuple[str, str, str, Iterable[str]], name: str, missing: list[str]) -> Any:
-    """Return the content of a file; note which stage makes it where it is missing, and raise where it is damaged."""
+    """Return the content of a file; note the stage that makes it if it is missing, and raise if it is damaged."""
     folder, pattern, stage, keys = kind
     path, target = folders[folder] / pattern.format(name), stage
     rebuild = f"Run `dvc repro -f {target}` to rebuild it."

@@ -1,4 +1,4 @@
-"""The page: what ``template.html`` shows, filled in.
+"""Fill in the page ``template.html``.
 
 Enters: results as `load` reads them. Leaves: one HTML text, the same for the same results. Must not know: files.
 """
@@ -42,7 +42,7 @@ def build_page(
 
 
 def best_baseline(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, float | None]:
-    """Return the baseline of the highest final accuracy; a joint method is a bound, not a baseline."""
+    """Return the baseline with the highest final accuracy; a joint method is an upper bound, not a baseline."""
     finals = {method: number(found.get("final_accuracy")) for method, found in metrics.items()}
     others = {name: share for name, share in finals.items() if name != "dkvb" and not name.startswith("joint")}
     known = [(share, name) for name, share in others.items() if share is not None]
@@ -50,7 +50,7 @@ def best_baseline(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[str | None,
 
 
 def headline(metrics: Mapping[str, Mapping[str, Any]], tasks: Sequence[Sequence[str]]) -> list[str]:
-    """Say in sentences what a run shows: above, below or level, and what each method lost.
+    """Summarise a run in sentences: above, below or level with the best baseline, and the loss of each method.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def headline(metrics: Mapping[str, Mapping[str, Any]], tasks: Sequence[Sequence[
 
 
 def lead_of(runs: Sequence[RunResult]) -> RunResult | None:
-    """Return the run of the default method, else the first, among those with metrics."""
+    """Return the run of the default method, or otherwise the first run with metrics."""
     measured = [run for run in runs if run.metrics]
     default = [run for run in measured if run.settings.get("method", {}).get("solver", "joint") == "joint"]
     return next(iter(default or measured), None)
@@ -105,11 +105,11 @@ def answer(run: RunResult) -> list[dict[str, Any]]:
 
 
 def beyond_accuracy(run: RunResult) -> list[tuple[str, str]]:
-    """Say in one measured line each what a run shows beyond accuracy."""
+    """Return one line for each result of a run beyond accuracy."""
     lines = [(str(name), written(value)) for name, value in run.guarantees.items()]
     if lost := next((row for row in losses(run) if row["method"] == "dkvb"), None):
         total, real, growth = (written(lost[part], "points") for part in ("total", "real", "growth"))
-        said = f"{real} are forgotten, {growth} come from more classes to choose among."
+        said = f"{real} are real forgetting, {growth} come from having more classes to choose from."
         lines.append(("Points lost since each class was learned", f"{total}, of which {said}"))
     if run.audit:
         shares = fmean(run.audit["used_share"]), run.audit["classes_per_key"][1]
@@ -127,7 +127,7 @@ def beyond_accuracy(run: RunResult) -> list[tuple[str, str]]:
 
 
 def losses(run: RunResult) -> list[dict[str, Any]]:
-    """Return what each method lost since each task was learned, in its two parts, the least forgetful first."""
+    """Return the loss of each method since each task was learned, in two parts, the smallest loss first."""
     rows = []
     for method, found in run.metrics.items():
         real, growth = (number(found.get(name)) for name in ("real_forgetting", "label_growth"))
@@ -137,20 +137,20 @@ def losses(run: RunResult) -> list[dict[str, Any]]:
 
 
 def seconds_to_learn(run: RunResult, method: str) -> float | None:
-    """Return what a method took to learn a stream, all that it prepares included."""
+    """Return the seconds of a method to learn a stream, including all preparation."""
     clock = run.seconds.get(method, {})
     parts = [clock[part] for part in ("choose", "keys", "encode", "fit") if part in clock]
     return round(sum(parts), 2) if parts else None
 
 
 def metric_columns(run: RunResult) -> list[str]:
-    """Return the metrics of a run that have no table of their own, those with a name first."""
+    """Return the metrics of a run without a separate table, labelled ones first."""
     every = {metric for found in run.metrics.values() for metric in found if not metric.startswith(TABLED_ELSEWHERE)}
     return [metric for metric in METRICS if metric in every] + sorted(every - set(METRICS))
 
 
 def best_of(metric: str, metrics: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Return the best number of a column; a joint method is a bound, not a competitor."""
+    """Return the best number of a column; a joint method is an upper bound, not a competitor."""
     way = metric_words(metric)[2]
     numbers = [number(found.get(metric)) for method, found in metrics.items() if not method.startswith("joint")]
     known = [value for value in numbers if value is not None]
@@ -158,7 +158,7 @@ def best_of(metric: str, metrics: Mapping[str, Mapping[str, Any]]) -> float | No
 
 
 def usage_facts(usage: Mapping[str, Any]) -> dict[str, str]:
-    """Say in numbers what keys are used for."""
+    """Return key usage in numbers."""
     used, shares, own = usage["used_share"], usage["classes_per_key"], list(zip(usage["own_share"], usage["classes"]))
     least, most = (f"{written(share, 'share')} ({name})" for share, name in (min(own), max(own)))
     return {
@@ -171,20 +171,20 @@ def usage_facts(usage: Mapping[str, Any]) -> dict[str, str]:
 
 
 def served(classes: Mapping[str, float]) -> str:
-    """Name the classes that a key serves, up to six of them."""
+    """Name the classes that select a key, up to six of them."""
     first = [f"{name}: {written(hits)}" for name, hits in list(classes.items())[:6]]
     return ", ".join(first) + (f" and {len(classes) - 6} more" if len(classes) > 6 else "")
 
 
 def provenance(run: RunResult) -> list[tuple[str, list[str]]]:
-    """Return what cards say of embeddings and keys; what both share stands once."""
+    """Return facts from the cards of embeddings and keys; shared facts are listed once."""
     lines = [flat({key: said for key, said in card.items() if key != "class_names"}) for card in run.cards.values()]
     rows = [(fact, [record.get(fact, "–") for record in lines]) for fact in dict.fromkeys(f for r in lines for f in r)]
     return [(fact, said[:1] if len(set(said)) == 1 else said) for fact, said in rows]
 
 
 def deletion(receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a receipt says in numbers: samples, copies, models that forgot and are trained again, gaps.
+    """Return the numbers of a receipt: samples, copies, models that forgot or are trained again, gaps.
 
     Examples
     --------

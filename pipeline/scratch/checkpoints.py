@@ -1,7 +1,7 @@
 """Keep a half-trained model outside the pipeline's outputs, so that an interrupted run resumes.
 
-Enters: a model, what it predicted after each task, what arrived. Leaves: the same, or nothing. Must not know: streams,
-caches, settings.
+Enters: a model, its predictions after each task, the labels so far. Leaves: the same, or nothing. Must not know:
+streams, caches, settings.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pipeline.io import lock_folder
 
 @dataclass(frozen=True)
 class Kept:
-    """What an interrupted run had done.
+    """The state of an interrupted run.
 
     Attributes
     ----------
     model : DKVBClassifier
-        After the last task that it had finished.
+        After its last finished task.
     tested : list of ndarray of int64 (n_test,)
         Predictions on all test rows after each of these tasks.
     met : tuple of list of ndarray of int64 (n_batch,)
-        Labels as they arrived, and what was predicted for each before; empty where nothing was.
+        Labels as they arrived, and the earlier prediction for each; empty if nothing was predicted.
     """
 
     model: Any
@@ -38,14 +38,14 @@ class Kept:
 
 
 class Checkpoint:
-    """Hold the last checkpoint of one run, named by its fingerprint; one process at a time.
+    """The last checkpoint of one run, named by its fingerprint; one process at a time.
 
     Parameters
     ----------
     folder : str or Path
-        A scratch folder; the checkpoint lies in a folder of its own below it.
+        A scratch folder; the checkpoint is in a separate folder below it.
     fingerprint : str
-        Of everything that decides the model: another run never sees this one's.
+        Of everything that determines the model: another run never uses this checkpoint.
 
     Examples
     --------
@@ -77,12 +77,12 @@ class Checkpoint:
         tested: Sequence[np.ndarray],
         met: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
     ) -> None:
-        """Keep a model and what it did; after this returns it survives a killed process. See `Kept`."""
+        """Save a model and its results; after this returns they survive a killed process. See `Kept`."""
         record = {"tested": _plain(tested), "arrived": _plain(met[0]), "predicted": _plain(met[1])}
         save_model(model, self._path, record, compress=False)
 
     def read(self) -> Kept | None:
-        """Return what was kept last, or None where there is nothing; what is damaged is nothing."""
+        """Return the last saved state, or None if there is none or it is damaged."""
         try:
             record, model = read_card(self._path), load_model(self._path)
             tested, arrived, predicted = (_arrays(record[name]) for name in ("tested", "arrived", "predicted"))
@@ -91,7 +91,7 @@ class Checkpoint:
         return Kept(model, tested, (arrived, predicted))
 
     def clear(self) -> None:
-        """Delete what was kept."""
+        """Delete the saved state."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property

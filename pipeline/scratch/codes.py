@@ -3,7 +3,7 @@
 Enters: a cache, and what turns embeddings into codes. Leaves: codes (n, c, m), read from the file as they are needed.
 Must not know: how keys are chosen, what is learned from them.
 
-A file of codes is scratch: it is made again wherever it is missing, damaged, or of other embeddings or keys.
+A file of codes is scratch: it is made again if it is missing, damaged, or of other embeddings or keys.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.io import replaced
 __all__ = ["stored_codes"]
 
 BLOCK_ROWS = 4096
-"""Rows that are encoded, written and checked at a time."""
+"""Number of rows that are encoded, written and checked at a time."""
 
 
 def stored_codes(
@@ -32,7 +32,7 @@ def stored_codes(
     fingerprint: str,
     folder: str | Path,
 ) -> np.ndarray:
-    """Return the codes of a split, from the file that holds them, which is made where there is none.
+    """Return the codes of a split from their file; make the file if there is none.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ def stored_codes(
     encode : callable
         ``encode(X)`` for embeddings (n,f): codes (n,c,m) of unsigned integers.
     fingerprint : str
-        Of projection and keys: other ones have another file.
+        Of projection and keys: others have a different file.
     folder : str or Path
-        Where files of codes lie; anyone may delete it when nothing runs.
+        Folder of the files of codes; it may be deleted when nothing runs.
 
     Returns
     -------
     ndarray of unsigned integers (n,c,m)
-        A read-only view of the file: only the rows that are used come into memory.
+        A read-only view of the file: only rows in use are loaded.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def stored_codes(
 
 
 def _open_codes(path: Path, names: str, n_rows: int) -> np.ndarray | None:
-    """Map a file of codes after checking every block; None where it is not what is wanted."""
+    """Memory-map a file of codes after checking every block; None if it is damaged or of other codes."""
     try:
         with h5py.File(path, "r") as file:
             array, crcs = file["codes"], file["crc32"][()]
@@ -84,14 +84,14 @@ def _open_codes(path: Path, names: str, n_rows: int) -> np.ndarray | None:
         codes = np.memmap(path, dtype, "r", offset or 0, shape) if n_rows else np.empty(shape, dtype)
         whole = [_crc(codes[start : start + BLOCK_ROWS]) for start in range(0, n_rows, BLOCK_ROWS)]
     except (OSError, KeyError, ValueError, RuntimeError, TypeError):
-        return None  # scratch: whatever is wrong with it, it is made anew
+        return None  # scratch: a damaged file is made again
     return codes if np.array_equal(whole, crcs) else None
 
 
 def _write_codes(
     path: Path, names: str, reader: CacheReader, split: str, encode: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """Encode block by block into a neighbour of the file, which takes its name when it is whole."""
+    """Encode block by block into a temporary file, which is renamed when complete."""
     n_rows, crcs = reader.n_rows(split), []
     with replaced(path) as neighbour, Sink(neighbour) as sink, h5py.File(sink, "w") as file:
         first = encode(reader.read(split, slice(0, BLOCK_ROWS)))

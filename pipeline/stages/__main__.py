@@ -1,12 +1,12 @@
-"""Run a stage for every entry of its table, in one process, and only where what an entry is made from has changed.
+"""Run a stage for the entries of its table whose inputs have changed, in one process.
 
 Enters: a stage, its table as `settings` wrote it, the files that entries are made from, the stage's own options with
-``{name}`` and other settings in braces. Leaves: the files of every entry, and a record of them. Must not know: what any
+``{name}`` and other settings in braces. Leaves: the files of every entry, and a record of them. Must not know: what a
 stage does.
 
-DVC cannot repeat a stage over a table that may be missing; within one stage it cannot tell which entry has changed. So
-a record says what an entry's files were made from: its settings, the content of its inputs, the code that the stage
-imports, without comments and docstrings. Files of entries that were removed are deleted.
+DVC cannot repeat a stage over a table that may be missing; within one stage it cannot detect which entry has changed.
+Therefore a record says what an entry's files were made from: its settings, the content of its inputs, and the code that
+the stage imports, without comments and docstrings. Files of removed entries are deleted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KEEP = ".keep"
 
 @dataclass(frozen=True)
 class Entry:
-    """What one entry of a table is made from: its options, and a digest of everything that decides its files."""
+    """The options of one entry of a table, and a digest of everything that determines its files."""
 
     name: str
     options: list[str]
@@ -43,31 +43,31 @@ class Entry:
 
 
 class Record:
-    """What entries were made from, and which files they have, in a file that is written after each of them."""
+    """The inputs and files of entries, in a file that is written after each of them."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
             known = json.loads(read_text(path))
         except (OSError, ValueError):
-            known = {}  # whatever is wrong with a record, its entries are made anew
+            known = {}  # if a record is damaged, its entries are made again
         self.entries: dict[str, dict[str, Any]] = known if isinstance(known, dict) else {}
 
     def holds(self, entry: Entry) -> bool:
-        """Say whether an entry's files are there, whole, and made from what it would be made from now."""
+        """Return whether an entry's files exist, are intact, and were made from the current inputs."""
         known = self.entries.get(entry.name, {})
         files = known.get("files", {})
         wanted = [path for path in files if files[path] is not None]
         return known.get("made_from") == entry.made_from and all(_sha256(path) == files[path] for path in wanted)
 
     def write(self, entry: Entry, files: Mapping[str, bool]) -> None:
-        """Keep what an entry was made from; of its files, those that are marked have to be there as they are."""
+        """Record an entry's inputs; its marked files must exist unchanged."""
         digests = {path: _sha256(path) if checked else None for path, checked in files.items()}
         self.entries[entry.name] = {"made_from": entry.made_from, "files": digests}
         cli.write_json(self.path, self.entries)
 
     def keep_only(self, names: Iterable[str]) -> None:
-        """Forget all other entries, and delete their files."""
+        """Remove all other entries, and delete their files."""
         for name in set(self.entries) - set(names):
             for path in self.entries.pop(name).get("files", {}):
                 Path(path).unlink(missing_ok=True)
@@ -78,15 +78,15 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line; what follows ``--`` are options of the stage."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.stages",
-        description="Run a stage for every entry of its table that has changed. "
-        "Words may hold {name} and settings of the entry in braces; an option whose setting is empty is left out.",
+        description="Run a stage for every entry of its table that has changed. Options may contain {name} and "
+        "settings of the entry in braces; an option with an empty setting is left out.",
         usage="%(prog)s STAGE --entries FILE --record FILE [--inputs FILE ...] [--always KEY=VALUE] -- OPTIONS",
     )
     parser.add_argument("stage", help="module of pipeline.stages")
-    parser.add_argument("--entries", required=True, help="JSON file to read: the table")
-    parser.add_argument("--record", required=True, help="JSON file to read and write: what entries were made from")
-    parser.add_argument("--inputs", nargs="*", default=[], help="files whose content an entry is made from")
-    parser.add_argument("--always", default="", help="run entries with this setting whatever is recorded")
+    parser.add_argument("--entries", required=True, help="JSON file to read: the table of entries")
+    parser.add_argument("--record", required=True, help="JSON file to read and write: what each entry was made from")
+    parser.add_argument("--inputs", nargs="*", default=[], help="input files of an entry")
+    parser.add_argument("--always", default="", help="always run entries with this setting")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -115,9 +115,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder, which DVC wants even of a table without entries, and put a file in it where there is none.
+    """Create a folder, which DVC needs even for a table without entries, and put a file into it if it is empty.
 
-    DVC would warn of an empty folder at every turn. It ignores the file, which is thus no part of the folder.
+    DVC would warn of an empty folder at every command. It ignores the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.iterdir()):
@@ -141,7 +141,7 @@ def _entry(
 
 
 def _filled(words: Sequence[str], values: Mapping[str, Any]) -> list[str]:
-    """Put an entry's settings into words; leave out one whose setting is empty, and the option before it."""
+    """Fill an entry's settings into the options; leave out an option with an empty setting."""
     filled: list[str] = []
     for word in words:
         if any(values.get(place) is None for place in PLACE.findall(word)):
@@ -157,7 +157,7 @@ def _sha256(path: str | Path) -> str | None:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        return None  # the stage says what is wrong with it
+        return None  # the stage reports the problem
 
 
 def _announce(stage: str, entries: Sequence[Entry], waiting: Sequence[Entry]) -> None:
@@ -169,13 +169,13 @@ def _announce(stage: str, entries: Sequence[Entry], waiting: Sequence[Entry]) ->
 
 
 def _run(stage: str, entry: Entry, record: Record, *, debug: bool) -> int:
-    # Imported here: where nothing has changed, nobody waits for torch.
+    # Imported here: if nothing has changed, torch is not needed.
     module, start = importlib.import_module(f"pipeline.stages.{stage}"), time.perf_counter()
     parser = module.build_parser()
     if failed := cli.run(module.main, parser, [*entry.options, *(["--debug"] if debug else [])]):
         return failed
     given = vars(parser.parse_args(entry.options))
-    # Seconds are in no cache of DVC's: an experiment in a folder of its own does without those of what is unchanged.
+    # Seconds are not in DVC's cache: an experiment in a separate folder has none for unchanged entries.
     record.write(entry, {given[name]: name != "timings" for name in given["writes"] if given.get(name)})
     cli.say(f"{stage} {entry.name}", f"{time.perf_counter() - start:.1f} s")
     return 0

@@ -1,9 +1,8 @@
 """The stage that measures other methods, once for all runs on the same embeddings and stream.
 
-Room: a stage.
-Enters: an entry of ``baselines``, its cache, and the cache whose rows tell probes the scale of features.
+Enters: an entry of ``baselines``, its cache, and the cache whose rows give probes the scale of features.
 Leaves: tables of all its methods (JSON), seconds (JSON).
-Must not know: the bottleneck; how a cache works inside; where files lie, beyond its arguments.
+Must not know: the bottleneck; internals of caches; paths beyond its arguments.
 """
 
 import argparse
@@ -25,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Measure other methods on the same stream.",
         {
             "--cache": "cache to read",
-            "--key-cache": "cache to read the rows for the scale of features from; may be the same",
+            "--key-cache": "cache to read rows from that give the scale of features; may be the same",
             "--output": "JSON file to write: all tables",
             "--timings": "JSON file to write: seconds",
         },

@@ -49,12 +49,12 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     parser = console.stage_parser(
         "extract",
-        "Embed the images of a manifest with a frozen backbone. DKVB_DEVICE, DKVB_WORKERS, DKVB_PROCESSES "
-        "and DKVB_SCRATCH say how; only another kind of device changes results, in their last bits.",
+        "Embed the images of a manifest with a frozen backbone. DKVB_DEVICE, DKVB_WORKERS, DKVB_PROCESSES and "
+        "DKVB_SCRATCH say how; only another kind of device changes results, in their last bits.",
         {
             "--manifest": "manifest to read",
             "--output": "cache to write (.h5)",
-            "--card": "JSON file to write: where the cache comes from, and its sha256",
+            "--card": "JSON file to write: the origin of the cache, and its sha256",
             "--timings": "JSON file to write: seconds",
         },
         table="embeddings",
@@ -62,9 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--store-only",
         action="store_true",
-        help="help another process with the same options, which writes the files, and write none",
+        help="only help another process with the same options, which writes the files",
     )
-    parser.add_argument("--parent", type=int, help="the process that started this helper, which ends with it")
+    parser.add_argument("--parent", type=int, help="process that started this helper; the helper ends with it")
     return parser
 
 
@@ -82,7 +82,9 @@ def main(args: argparse.Namespace) -> None:
     scratch = os.environ.get("DKVB_SCRATCH", ".scratch")
     if args.store_only:
         embedded = add_blocks(job, args.output, scratch, parent=args.parent, device=device, workers=workers)
-        console.say(f"extract {args.name}", f"{embedded:,} images in the store, for the process that writes the cache")
+        console.say(
+            f"extract {args.name}", f"{embedded:,} images added to the store, for the process that writes the cache"
+        )
         return
     with helpers(_helping(args), number, device, workers):
         computed = extract(job, args.output, scratch, device=device, workers=workers)
@@ -96,7 +98,7 @@ def _refuse_forgotten(manifest: Manifest) -> None:
     if forgotten is not None:
         raise ValueError(
             f"image {forgotten} of manifest {manifest.dataset} was forgotten; expected a manifest without it. Run "
-            "`dvc repro` to list the images anew."
+            "`dvc repro` to list the images again."
         )
 
 
@@ -107,7 +109,7 @@ def _report(args: argparse.Namespace, job: Job, computed: Computed, seconds: flo
     console.write_json(args.card, card)
     console.write_json(args.timings, {"seconds": round(seconds, 3), "images": computed.images})
     known = len(job.manifest.sample_ids) - computed.images
-    note = f" ({known:,} were known already)" if known else ""
+    note = f" ({known:,} already known)" if known else ""
     rate = f", {computed.images / seconds:.0f} images/s" if computed.images else ""
     if len(computed.blocks) > 1:
         *most, last = map(str, computed.blocks)

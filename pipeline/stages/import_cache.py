@@ -1,7 +1,7 @@
-"""The stage that takes in a cache which was made elsewhere: imported embeddings, or another checkout's cache.
+"""The stage that copies a cache made elsewhere: imported embeddings, or another checkout's cache.
 
-Enters: an entry of ``imports`` and the file that it names. Leaves: the same cache where runs look for it, and its card.
-Must not know: images, networks, estimators.
+Enters: an entry of ``imports`` and the file that it names. Leaves: the same cache in the folder of caches, and its
+card. Must not know: images, networks, estimators.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     return console.stage_parser(
         "import_cache",
-        "Take in a cache made elsewhere.",
+        "Copy a cache that was imported or made elsewhere.",
         {
             "--output": "cache to write (.h5)",
-            "--card": "JSON file to write: where the cache comes from, and its sha256",
+            "--card": "JSON file to write: the origin of the cache, and its sha256",
         },
         table="imports",
     )

@@ -1,11 +1,10 @@
-"""The stage that lists images: so that extraction runs again when content changes, and only then.
+"""The stage that lists images, so that extraction runs again only when content changes.
 
-Enters: the recipe of a data set. Leaves: its manifest, the same bytes where nothing changed. Must not know: networks,
+Enters: the recipe of a data set. Leaves: its manifest, the same bytes if nothing changed. Must not know: networks,
 embeddings.
 
-A folder is looked at by every ``dvc repro``: DVC cannot see an image that was edited. What was seen is remembered in
-the scratch folder, so that only new and changed files are read again; DKVB_REHASH=1 reads all. Images that were
-forgotten are left out.
+Every ``dvc repro`` checks folders, because DVC cannot see an edited image. The scratch folder keeps an index, so that
+only new and changed files are read; DKVB_REHASH=1 reads all. Forgotten images are left out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The stage that turns measured numbers into one page.
 
 Enters: all that earlier stages measured, and the settings file.
-Leaves: one HTML file without a single outside reference, byte for byte the same for the same input.
-Must not know: how anything was measured, models, caches themselves, where files lie (arguments say so).
+Leaves: one HTML file without external references, byte for byte the same for the same input.
+Must not know: how results were measured, models, caches, paths beyond its arguments.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SHOWN = ("runs", "baselines", "searches")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Read every run of the settings file, write the page, say where it is; raise ValueError for a damaged file."""
+    """Read every run of the settings file, write the page and print its path; raise ValueError for a damaged file."""
     params, folders = load_params(arguments.params), {name: getattr(arguments, name) for name in FOLDERS}
     runs = [read_run(name, settings.model_dump(mode="json"), folders) for name, settings in params.runs.items()]
     page = build_page(
@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
         params=arguments.params.name,
         empty_tables=[table for table in SHOWN if not getattr(params, table)],
     )
-    with replaced(arguments.output) as neighbour:  # whoever has the page open must never meet half of it
+    with replaced(arguments.output) as neighbour:  # a reader must never load half a page
         neighbour.write_text(page, encoding="utf-8", newline="\n")
     console.say("report", f"{len(runs)} runs → {arguments.output}")
     page_path, params_path = arguments.output, arguments.params

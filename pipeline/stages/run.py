@@ -1,10 +1,9 @@
 """The stage that measures one run, keeps its model, and puts it beside its baselines.
 
-Room: a stage.
 Enters: the settings of a run, its cache, the cache that its keys come from, and the tables of its baselines.
 Leaves: the model of the first order; metrics by method (JSON), curves by method, order and task, and by method and
-batch (CSV), accuracy and confusion matrices of the first order, confidence, what keys serve (JSON), seconds (JSON).
-Must not know: how a method or a cache works inside; how baselines were measured; where files lie, beyond its arguments.
+batch (CSV), accuracy and confusion matrices of the first order, confidence, key usage (JSON), seconds (JSON).
+Must not know: internals of methods and caches; how baselines were measured; paths beyond its arguments.
 """
 
 import argparse
@@ -38,23 +37,23 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     parser = console.stage_parser(
         "run",
-        "Measure one run, keep its model.",
+        "Measure one run and save its model.",
         {
             "--cache": "the run's own cache to read",
             "--key-cache": "cache to read the rows for keys from; may be the same",
             "--model": "model file to write (.npz)",
-            "--training": "JSON file to write: what became of the model and its keys",
+            "--training": "JSON file to write: facts about the model and its keys",
             "--metrics": "JSON file to write: metrics by method",
             "--curves": "CSV file to write: accuracy after every task",
-            "--prequential": "CSV file to write: share predicted right before it was learned, after every batch",
+            "--prequential": "CSV file to write: prequential accuracy after every batch",
             "--matrices": "JSON file to write: accuracy and confusion matrices",
-            "--confidence": "JSON file to write: how sure methods are, what they notice",
-            "--audit": "JSON file to write: what keys are used for",
+            "--confidence": "JSON file to write: calibration, and detection of unseen classes",
+            "--audit": "JSON file to write: key usage",
             "--timings": "JSON file to write: seconds",
         },
         table="runs",
     )
-    parser.add_argument("--baselines", help="tables to read, where the run names baselines (JSON)")
+    parser.add_argument("--baselines", help="tables to read, if the run names baselines (JSON)")
     return parser
 
 
@@ -79,13 +78,13 @@ def main(args: argparse.Namespace) -> None:
         if args.baselines:
             tables = tables.joined(Tables.read(args.baselines))
         _write(args, tables, found)
-        checkpoint.clear()  # last: a run that is killed before this resumes
+        checkpoint.clear()  # last: a run that is killed earlier resumes
     finals = ", ".join(f"{method} {numbers['final_accuracy']:.3f}" for method, numbers in tables.metrics.items())
     console.say(f"run {args.name}", f"final accuracy: {finals} → {args.metrics}, {args.model}")
 
 
 def _fingerprint(run: Run, digests: Mapping[str, str], device: str) -> str:
-    """Name a run by everything that decides its model."""
+    """Return the fingerprint of everything that determines a run's model."""
     origin = {"run": run.model_dump(), "device": device, "version": __version__, **digests}
     return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
 
@@ -95,14 +94,14 @@ def _keep_model(
 ) -> None:
     Path(args.model).parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(Path(args.model))
-    # A model file says what was learned; the machine's device is no part of it.
+    # A model file contains what was learned, not the machine's device.
     save_model(found.model.set_params(device="auto"), args.model, _card(args.name, digests, reader, keys, found))
 
 
 def _card(
     name: str, digests: Mapping[str, str], reader: CacheReader, keys: CacheReader, found: Evaluation
 ) -> dict[str, Any]:
-    """Say where a model comes from, for whoever finds the file alone."""
+    """Describe the origin of a model, for readers of the file alone."""
     return {
         "run": name,
         "dataset": reader.header.dataset,

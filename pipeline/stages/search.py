@@ -1,9 +1,8 @@
 """The stage that compares settings of a method by cross-validation.
 
-Room: a stage.
 Enters: an entry of ``searches``, the cache that it learns from, and the cache that its keys come from.
 Leaves: a table of candidates as CSV, the best as JSON, seconds as JSON.
-Must not know: how a method or a cache works inside; where files lie, beyond its arguments.
+Must not know: internals of methods and caches; paths beyond its arguments.
 
 Its jobs run in this process; in ``DKVB_WORKERS`` processes; or on the dask
 cluster at the address ``DKVB_DASK``, whose workers see the same files.
@@ -32,8 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     return console.stage_parser(
         "search_settings",
-        "Compare settings by cross-validation. DKVB_WORKERS says how many processes work on it, DKVB_DASK "
-        "the address of a dask cluster instead.",
+        "Compare settings by cross-validation. DKVB_WORKERS is the number of processes, or DKVB_DASK the address "
+        "of a dask cluster.",
         {
             "--cache": "the cache to learn from",
             "--key-cache": "cache to read the rows for keys from; may be the same",
@@ -52,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
     with open_cache(args.cache) as reader:
         check_cache(reader, backbone=params.embedding_of(entry).backbone)
         labels = reader.labels("train")
-    # on a disk that every worker sees, as the outputs' is
+    # on a disk that every worker can read, like the outputs
     with folder_beside(args.best) as folder, _workers() as n_jobs:
         paths = (str(Path(path).resolve()) for path in (args.cache, args.key_cache, folder))
         found, seconds = search_settings(entry, Source(*paths), labels, n_jobs=n_jobs, device=_device())
@@ -85,7 +84,7 @@ def _device() -> str:
 
 @contextmanager
 def _workers() -> Iterator[int]:
-    """Say how many jobs run at a time, and where."""
+    """Return the number of parallel jobs, and where they run."""
     address = os.environ.get("DKVB_DASK")
     if not address:
         yield int(os.environ.get("DKVB_WORKERS", "1"))

@@ -1,8 +1,8 @@
 """The stage that checks ``params.yaml`` as a whole and writes its tables one by one, so that DVC sees which changed.
 
-Enters: the settings file. Leaves: a JSON file per table, with the default of everything that was left out, streams in
-the place of their names, and the sha256 of imported caches; or a refusal while a deletion is interrupted. Must not
-know: what any stage does with its table.
+Enters: the settings file. Leaves: a JSON file per table, with all defaults filled in, streams in
+place of their names, and the sha256 of imported caches; or a refusal while a deletion is interrupted. Must not
+know: how stages use their tables.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ TABLES = ("datasets", "embeddings", "imports", "baselines", "runs", "searches")
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    return cli.stage_parser("settings", "Check the settings file.", {"--output": "folder to write: a file per table"})
+    return cli.stage_parser("settings", "Check the settings file.", {"--output": "folder to write, one file per table"})
 
 
 def main(args: argparse.Namespace) -> None:
     """Write the tables of the settings file that the arguments name."""
-    read_suppression()  # refuses half a deletion, before any stage looks at files
+    read_suppression()  # refuses to run during an interrupted deletion, before any stage reads files
     params = load_params(args.params)
     for table, entries in _plain(params).items():
         cli.write_json(Path(args.output) / f"{table}.json", entries)
@@ -52,7 +52,7 @@ def _plain(params: Params) -> dict[str, dict[str, Any]]:
 
 
 class _Digests:
-    """Digests of files, remembered as long as size and times stay: a large cache is not read by every command."""
+    """Digests of files, remembered while size and times are unchanged, so that large caches are read once."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.now = path, dict[str, list[Any]]()
@@ -66,8 +66,8 @@ class _Digests:
             stat = file.stat()
         except OSError as error:
             raise FileNotFoundError(
-                f"imports.{name}.cache names {file}, which cannot be read ({error.strerror}); a cache that `python -m "
-                f"pipeline import` made is expected: make it, or correct the path"
+                f"imports.{name}.cache names {file}, which cannot be read ({error.strerror}); expected a cache "
+                "that `python -m pipeline import` made. Make it, or correct the path."
             ) from error
         state = [str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         known = self.before.get(name, [None])

@@ -1,11 +1,11 @@
-"""The example that shows the idea in the plane: eight classes, two at a time; who still knows the first ones?
+"""The example in the plane: eight classes, two at a time. Which method still knows the first ones?
 
 Enters: the settings of the toy.
 Leaves: accuracies after every task (JSON), one figure of decision regions (PNG).
 Must not know: caches, runs, paths beyond its arguments.
 
 The problem is that of figure 2 of Träuble et al. (2023), "Discrete Key-Value Bottleneck", ICML: a linear probe and an
-MLP take every task as if there were no other; the bottleneck writes to the keys that a task's samples touch.
+MLP learn every task as if it were the only one; the bottleneck writes to the keys that a task's samples select.
 """
 
 import argparse
@@ -72,7 +72,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Course:
-    """What one method did.
+    """The results of one method.
 
     Attributes
     ----------
@@ -113,12 +113,12 @@ def draw_plane(toy: Toy) -> Plane:
 
 
 def learn_toy(toy: Toy, plane: Plane) -> dict[str, Course]:
-    """Let every method learn the four tasks one after another.
+    """Let every method learn the four tasks in sequence.
 
     Returns
     -------
     dict of str to Course
-        Linear probe, MLP, and both bottlenecks; classes are not announced to the latter.
+        Linear probe, MLP, and both bottlenecks; the latter are not told the classes.
     """
     courses = {}
     for name, kind in PROBES.items():
@@ -140,10 +140,10 @@ def learn_toy(toy: Toy, plane: Plane) -> dict[str, Course]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the command line of this task."""
+    """Return the command line of this stage."""
     return console.stage_parser(
         "toy",
-        "Show the idea in the plane.",
+        "Draw the example in the plane.",
         {
             "--metrics": "JSON file to write: accuracy after every task",
             "--figure": "PNG file to write: decision regions",
@@ -203,7 +203,7 @@ def _metrics(courses: Mapping[str, Course]) -> dict[str, dict[str, float]]:
 
 def _draw(path: Path, plane: Plane, courses: Mapping[str, Course]) -> None:
     """Draw methods (rows) after each task (columns): regions, the task's points, keys and those pruned."""
-    # Imported here: everything else of this module works without a drawing library, and none of it waits for one.
+    # Imported here: everything else in this module works without matplotlib.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -218,7 +218,7 @@ def _draw(path: Path, plane: Plane, courses: Mapping[str, Course]) -> None:
         panel.set_title("learning classes " + " and ".join(map(str, classes)), fontsize=12)
     legend = panels[-1, -1].get_legend_handles_labels()
     figure.legend(*legend, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
-    # Without the library's version inside, the same settings give the same bytes.
+    # Without the library's version in the file, the same settings give the same bytes.
     canvas.print_png(path, metadata={"Software": None})
 
 
@@ -229,13 +229,13 @@ def _draw_panel(panel: Any, rows: tuple[np.ndarray, np.ndarray], course: Course,
     X, y = rows
     shown = {"cmap": ListedColormap(colours), "vmin": -0.5, "vmax": N_CLASSES - 0.5}
     panel.imshow(course.regions[task], origin="lower", extent=(0, 1, 0, 1), alpha=0.55, **shown)
-    panel.scatter(*X.T, c=y, s=14, edgecolors="black", linewidths=0.5, label="this task's samples", **shown, zorder=3)
+    panel.scatter(*X.T, c=y, s=14, edgecolors="black", linewidths=0.5, label="samples of this task", **shown, zorder=3)
     for label, centre in enumerate(CENTRES):
         panel.annotate(str(label), (centre[0], centre[1] + 0.115), ha="center", va="center", fontsize=9)
     if course.keys is not None:
         last = task == len(TASKS) - 1
         used = course.used[task]
-        free = ("#b00020", 3.2, "keys never used, pruned at the end") if last else ("#777777", 1.4, "")
+        free = ("#b00020", 3.2, "unused keys, pruned at the end") if last else ("#777777", 1.4, "")
         for chosen, (shade, width, name) in ((used, ("#111111", 3.6, "keys in use")), (~used, free)):
             panel.plot(*course.keys[chosen].T, ".", color=shade, markersize=width, label=name, zorder=2)
     share = f"{100 * course.accuracy[task]:.0f}% of all eight"

@@ -1,4 +1,4 @@
-"""The embedding store: rows that were computed once, kept by the image and the network that they come from."""
+"""The embedding store: computed rows, kept by image and network."""
 
 from .embeddings import EmbeddingStore, Found, LostRowsError
 from .names import image_names, is_among, places_among

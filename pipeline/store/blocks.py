@@ -1,7 +1,7 @@
-"""A block of the embedding store: one immutable file of finished rows, each of which carries its own proof.
+"""A block of the embedding store: one immutable file of finished rows, each with its own checksum.
 
-Enters: the names of images, their rows (n, f), how far each was rounded. Leaves: the same, or an error that tells
-damage from a disk that does not answer. Must not know: where blocks lie, which network made them, caches.
+Enters: the names of images, their rows (n, f), how far each was rounded. Leaves: the same, or an error that
+distinguishes damage from a failing disk. Must not know: paths of blocks, their network, caches.
 
 A file holds, little-endian: ``dkvbrows``, the version and the length of a JSON object (uint32 each), that object
 (``network``, ``dtype``, ``n_rows``, ``n_features``), a record for each row (the sha256 of its image, the crc32 of that
@@ -27,14 +27,14 @@ from pipeline.io import replaced
 SUFFIX = ".rows"
 MAGIC, VERSION = b"dkvbrows", 1
 RECORD = np.dtype([("image", "<u8", 4), ("crc", "<u4"), ("rounding", "<f8")])
-"""What a block says of each of its rows."""
+"""The record of each row in a block."""
 DTYPES = ("float16", "float32")
 _BEGINNING = struct.Struct("<8sII")
 _CHECK = struct.Struct("<I")
 
 
 class DamagedBlockError(OSError):
-    """A block that is not what was written."""
+    """A block that differs from what was written."""
 
 
 class OtherFormatError(ValueError):
@@ -43,17 +43,17 @@ class OtherFormatError(ValueError):
 
 @dataclass(frozen=True)
 class Head:
-    """Hold everything about a block but its rows.
+    """Everything about a block except its rows.
 
     Parameters
     ----------
     network : mapping, JSON-able
-        What the rows come from, beside their images.
+        The origin of the rows, besides their images.
     dtype : str
     n_features : int
     records : ndarray of shape (n,), RECORD
     offset : int
-        Where in the file the first row begins.
+        Offset of the first row in the file.
     """
 
     network: Mapping[str, Any]
@@ -71,7 +71,7 @@ class Head:
 def write_block(
     folder: Path, network: Mapping[str, Any], images: np.ndarray, rows: np.ndarray, rounding: np.ndarray
 ) -> Path:
-    """Write a block, whole or not at all, under a name that follows from its content; return its path.
+    """Write a block, completely or not at all, under a name derived from its content; return its path.
 
     Parameters
     ----------
@@ -96,12 +96,12 @@ def write_block(
 
 
 def read_head(path: Path) -> Head:
-    """Read everything but the rows.
+    """Read everything except the rows.
 
     Raises
     ------
     DamagedBlockError
-        If the file is not what was written.
+        If the file differs from what was written.
     OtherFormatError
         If it has another version.
     OSError
@@ -111,7 +111,7 @@ def read_head(path: Path) -> Head:
         size = os.fstat(file.fileno()).st_size
         beginning = file.read(_BEGINNING.size)
         if len(beginning) < _BEGINNING.size or not beginning.startswith(MAGIC):
-            raise DamagedBlockError(f"block {path.name} does not begin as a block does")
+            raise DamagedBlockError(f"block {path.name} does not begin like a block")
         _, version, length = _BEGINNING.unpack(beginning)
         if version != VERSION:
             raise OtherFormatError(f"block {path.name} has format version {version}; this release reads {VERSION}")
@@ -128,14 +128,14 @@ def read_head(path: Path) -> Head:
         raise DamagedBlockError(f"the head of block {path.name} differs from its checksum")
     head = Head(about["network"], dtype, n_features, records, _BEGINNING.size + len(text) + len(kept) + _CHECK.size)
     if size != head.offset + n_rows * head.row_bytes:
-        raise DamagedBlockError(f"block {path.name} has {size} bytes, which is not what its head says")
+        raise DamagedBlockError(f"block {path.name} has {size} bytes, but its head says otherwise")
     return head
 
 
 def read_rows(path: Path, head: Head, positions: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Read some rows of a block into an array (n, f) and return which of them are as written (n,), bool.
+    """Read some rows of a block into an array (n, f) and return which of them are intact (n,), bool.
 
-    Rows that follow each other are read at once; each byte that is asked for is read once.
+    Consecutive rows are read at once; each requested byte is read once.
 
     Raises
     ------
@@ -158,5 +158,5 @@ def read_rows(path: Path, head: Head, positions: np.ndarray, out: np.ndarray) ->
 
 
 def _row_crc(image: np.ndarray, row: np.ndarray) -> int:
-    # the image is part of it: a row under another's name would put numbers into the wrong place
+    # the image is part of it, so that a row under another image's name is detected
     return zlib.crc32(row.data, zlib.crc32(image.tobytes()))

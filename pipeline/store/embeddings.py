@@ -1,10 +1,10 @@
-"""Rows of one network by the images that they come from: look up, read, add.
+"""Look up, read and add rows of one network by their images.
 
-Enters: names of images, finished rows (n, f). Leaves: the same rows bit for bit, or the news that they are not there.
+Enters: names of images, finished rows (n, f). Leaves: the same rows bit for bit, or which of them are missing.
 Must not know: images, networks, caches.
 
-The blocks of a network lie in a folder of their own, and each names its rows: what is known is read from the blocks
-themselves, so nothing else can disagree with them. Any block may be deleted at any time.
+The blocks of a network are in a separate folder, and each names its rows. Look-ups read the blocks themselves, so no
+index can disagree with them. Any block may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from pipeline.store.blocks import (
 from pipeline.store.names import places_among
 
 _WINDOW_BYTES = 2**23
-"""Rows that are read together, in the order in which they lie in blocks."""
+"""Size of rows that are read together, in the order of the blocks."""
 
 
 class LostRowsError(OSError):
-    """Rows that were in the store when they were looked up and are damaged, or gone, now that they are read.
+    """Rows that were found in the store, but are damaged or missing when they are read.
 
     Parameters
     ----------
@@ -51,16 +51,16 @@ class LostRowsError(OSError):
 
 @dataclass(frozen=True)
 class Found:
-    """Say where the rows of some images lie.
+    """The places of the rows of some images.
 
     Parameters
     ----------
     blocks : ndarray of shape (n,), int32
-        Position in ``paths``; −1 where the store has no row.
+        Position in ``paths``; −1 if the store has no row.
     positions : ndarray of shape (n,), int32
         The row's place in its block.
     rounding : ndarray of shape (n,), float64
-        The largest difference between what the network gave and what is stored of it.
+        The largest difference between the network's output and its stored value.
     paths : tuple of Path
     """
 
@@ -76,19 +76,19 @@ class Found:
 
 
 class EmbeddingStore:
-    """Hold the rows of one network; any number of processes may read and add at once.
+    """The rows of one network; any number of processes may read and add at once.
 
     Parameters
     ----------
     folder : str or Path
         Of all networks.
     network : mapping, JSON-able
-        Everything that decides a row, beside its image: another network never sees these rows.
+        Everything except the image that determines a row: another network never uses these rows.
 
     Attributes
     ----------
     remarks : list of str
-        What was found that no row can be read from, a sentence each.
+        Remarks on unreadable blocks, one sentence each.
 
     Examples
     --------
@@ -109,7 +109,7 @@ class EmbeddingStore:
         self._heads: dict[Path, Head] = {}
 
     def look_up(self, images: np.ndarray) -> Found:
-        """Return where the rows of images (n, 4) lie, as the blocks tell that are there now."""
+        """Return the places of the rows of images (n, 4), from the current blocks."""
         self._read_heads()
         paths = tuple(sorted(self._heads))
         ends = np.cumsum([0, *(len(self._heads[path].records) for path in paths)])
@@ -123,7 +123,7 @@ class EmbeddingStore:
         return Found(blocks.astype(np.int32), positions.astype(np.int32), errors[places], paths)
 
     def read(self, found: Found, rows: np.ndarray) -> np.ndarray:
-        """Return the embeddings of some images that were found (n, f), as they were stored.
+        """Return the stored embeddings of some found images (n, f).
 
         Raises
         ------
@@ -145,7 +145,7 @@ class EmbeddingStore:
     def windows(self, found: Found, rows: np.ndarray, n: int | None = None) -> Iterator[np.ndarray]:
         """Yield the embeddings of images that were found, in the order given, n at a time; see :meth:`read`.
 
-        Where n is not given, they are as many as a few MiB hold.
+        Without n, a few MiB at a time.
         """
         if len(rows):
             n = n or self.window_rows(found)
@@ -153,15 +153,15 @@ class EmbeddingStore:
                 yield self.read(found, rows[start : start + n])
 
     def window_rows(self, found: Found) -> int:
-        """Return how many rows a few MiB hold, of images of which one at least was found."""
+        """Return the number of rows in a few MiB, given at least one found image."""
         return max(1, _WINDOW_BYTES // self._heads[found.paths[found.blocks.max()]].row_bytes)
 
     def add(self, images: np.ndarray, rows: np.ndarray, rounding: np.ndarray) -> Path:
-        """Keep rows (n, f) of images (n, 4); after this returns they survive a killed process."""
+        """Store rows (n, f) of images (n, 4); after this returns they survive a killed process."""
         return write_block(self.folder, self.network, images, rows, rounding)
 
     def mend(self, path: Path) -> None:
-        """Replace a block by one with those of its rows that are as written; where there is none, do nothing."""
+        """Replace a block by one with its intact rows; if the block is missing, do nothing."""
         if not path.is_file():
             return
         try:
@@ -179,7 +179,7 @@ class EmbeddingStore:
         path.unlink(missing_ok=True)
 
     def clear_leftovers(self) -> None:
-        """Delete what killed processes were still writing."""
+        """Delete temporary files of killed processes."""
         for leftover in self.folder.glob(f".*{SUFFIX}.*.part"):
             remove_leftovers(self.folder / f"{leftover.name[1:].rpartition(SUFFIX)[0]}{SUFFIX}")
 
@@ -195,7 +195,7 @@ class EmbeddingStore:
         return out
 
     def _read_heads(self) -> None:
-        """Read the heads of blocks that are new since the last time, and forget those of blocks that are gone."""
+        """Read the heads of new blocks, and drop those of deleted blocks."""
         there = set(self.folder.glob(f"*{SUFFIX}"))
         for path in [path for path in self._heads if path not in there]:
             del self._heads[path]
@@ -205,16 +205,16 @@ class EmbeddingStore:
             except FileNotFoundError:
                 continue
             except OtherFormatError as error:
-                self.remarks.append(f"{error}: left alone, and its rows are computed again.")
+                self.remarks.append(f"{error}: left as it is; its rows are computed again.")
                 continue
             except DamagedBlockError as error:
-                self.remarks.append(f"{error}: deleted, and its rows are computed again.")
+                self.remarks.append(f"{error}: deleted; its rows are computed again.")
                 path.unlink(missing_ok=True)
                 continue
             if head.network == self.network:
                 self._heads[path] = head
             else:
-                self.remarks.append(f"block {path.name} is of another network: left alone, and none of its rows used.")
+                self.remarks.append(f"block {path.name} is of another network: left as it is, and not used.")
 
 
 def network_name(network: Mapping[str, Any]) -> str:

@@ -102,7 +102,7 @@ def test_both_edges_are_resized_where_the_library_squashes():
 
 def test_a_fixed_side_is_told():
     record = describe_backbone(named("timm", "vit_tiny_patch16_224", "augreg_in21k_ft_in1k"), "avgpool", 224)
-    with pytest.raises(ValueError, match=r"image_side=96 does not suit timm:vit_tiny.*; expected 224, since its pos"):
+    with pytest.raises(ValueError, match=r"image_side=96 does not suit timm:vit_tiny.*; expected 224, because its pos"):
         preprocess(record, 96)
 
 
@@ -126,7 +126,7 @@ def test_open_clips_own_words_agree_with_our_record():
 @pytest.mark.filterwarnings("default")
 def test_open_clips_other_activation_is_refused():
     with pytest.raises(
-        ValueError, match=r"another activation than its weights 'openai'; expected QuickGELU\. Take the"
+        ValueError, match=r"another activation function than its weights 'openai'; expected QuickGELU\. Choose the"
     ):
         describe_backbone(named("open_clip", "ViT-B-32", "openai"), "projected", 224)
 
@@ -137,10 +137,10 @@ def test_open_clips_other_activation_is_refused():
     [
         (named("torchvision", "resnet5", "x"), "avgpool", r"torchvision has no model 'resnet5' for images.*Did you"),
         (named("torchvision", "fasterrcnn_resnet50_fpn", "x"), "a", "has no model 'fasterrcnn_resnet50_fpn'"),
-        (named("torchvision", "resnet18", "DEFAULT"), "a", r"knows no weights 'DEFAULT' of resnet18; expected"),
+        (named("torchvision", "resnet18", "DEFAULT"), "a", r"has no weights 'DEFAULT' for resnet18; expected"),
         (named("timm", "resnet18", "a9_in1k"), "avgpool", r"expected one of .*a1_in1k.*Did you mean 'a\d_in1k'\? Corr"),
         (named("timm", "resnet18", "a1_in1k"), "layer3", r"timm models have no layer 'layer3'; expected 'avgpool'"),
-        (named("open_clip", "RN50", "opena"), "projected", r"no weights 'opena' of RN50.*Did you mean 'openai'\?"),
+        (named("open_clip", "RN50", "opena"), "projected", r"no weights 'opena' for RN50.*Did you mean 'openai'\?"),
         (named("open_clip", "roberta-ViT-B-32", "laion2b_s12b_b32k"), "projected", "open_clip has no model 'roberta-"),
     ],
 )  # fmt: skip
@@ -356,7 +356,7 @@ def test_an_absent_file_is_told_with_its_path(tmp_path):
         (in_file("squeezenet1_1"), "feature", 64, r"no layer 'feature'; expected one of x, feat.*mean 'features'"),
         (in_file("squeezenet1_1", without_classifier=True), "classifier.1", 64, "has no layer 'classifier.1'"),
         (in_file("squeezenet1_1", width=1280), "features", 64, "gives 512 features; expected width 1280. Correct"),
-        (in_file("squeezenet1_1"), "features", 8, r"cannot read images of 8 × 8 pixels \(.*\); expected a side"),
+        (in_file("squeezenet1_1"), "features", 8, r"cannot read images of 8 × 8 pixels \(.*\); expected a supported"),
         (in_file("vit_tiny_patch16_224", "timm"), "avgpool", 64, "cannot read images of 64 × 64 pixels .* Set"),
         (in_file("swin_t"), "features", 64, r"gives \(1, 2, 2, 768\) for one image; expected features \(1, f\)"),
     ],
@@ -404,6 +404,6 @@ def test_a_file_of_an_unknown_ending_is_told_the_known_ones(tmp_path):
     path = write(tmp_path, squeezenet().state_dict(), "mine.weights")
     said = InlineBackbone(library="torchvision", model="squeezenet1_1", weights=str(path)).recipe()
     with pytest.raises(
-        ValueError, match=r"knows no weights '.*mine\.weights'.* or a file ending in \.safetensors, \.pth"
+        ValueError, match=r"has no weights '.*mine\.weights'.* or a file ending in \.safetensors, \.pth"
     ):
         describe_backbone(said, "features", 64)

@@ -101,7 +101,7 @@ def test_a_missing_weight_is_named(lite0_state):
     text = refused({name: t for name, t in lite0_state.items() if name != "_blocks.3._bn1.running_mean"})
     assert "1 names are missing (first: ['blocks.2.0.bn2.running_mean']), 0 unexpected" in text
     assert "expected the layout of efficientnet-lite0-57934424.pth" in text
-    assert text.endswith("; take the file efficientnet-lite0-57934424.pth as its publisher gives it.")
+    assert text.endswith("; use the original file efficientnet-lite0-57934424.pth of its publisher.")
 
 
 def test_a_weight_too_many_is_named(lite0_state):
@@ -113,7 +113,7 @@ def test_a_wrong_shape_is_named(lite0_state):
     text = refused(lite0_state | {"_fc.bias": torch.ones(10)})
     assert text == (
         "weight classifier.bias of efficientnet_lite0 has shape (10,); expected (1000,) of tf_efficientnet_lite0. "
-        "Take the file efficientnet-lite0-57934424.pth as its publisher gives it."
+        "Use the original file efficientnet-lite0-57934424.pth of its publisher."
     )
 
 
@@ -125,7 +125,7 @@ def test_a_name_of_no_layer_is_a_weight_too_many(lite0_state, name):
 def test_two_weights_of_one_name_are_refused():
     record = replace(DINO, prefix="module.")
     with pytest.raises(
-        ValueError, match=r"holds the weight fc\.bias twice, as fc\.bias and as module\.fc\.bias; expected"
+        ValueError, match=r"contains the weight fc\.bias twice, as fc\.bias and as module\.fc\.bias; expected"
     ):
         rename_weights(record, {"fc.bias": torch.zeros(1), "module.fc.bias": torch.ones(1)})
 
@@ -301,5 +301,5 @@ def test_clips_published_layout_loads(tmp_path):
 @pytest.mark.filterwarnings("default")
 def test_clip_with_the_other_activation_is_refused():
     other = replace(CLIP, model="ViT-B-32")
-    with pytest.raises(ValueError, match=r"ViT-B-32 of clip_vit_b32 computes with GELU; expected QuickGELU.*Take the"):
+    with pytest.raises(ValueError, match=r"ViT-B-32 of clip_vit_b32 uses GELU; expected QuickGELU.*Choose the"):
         build_network(other)

@@ -148,7 +148,9 @@ def test_an_allowed_download_from_hugging_face_names_repository_and_file(tmp_pat
 def test_another_file_under_the_right_name_is_refused(tmp_path):
     put(torch_place(tmp_path), b"another network")
     found = hashlib.sha256(b"another network").hexdigest()
-    with pytest.raises(ValueError, match=f"has sha256 {found}; expected {SHA256} of net.*get it again from https://ex"):
+    with pytest.raises(
+        ValueError, match=f"has sha256 {found}; expected {SHA256} of net.*download it again from https://ex"
+    ):
         find_weights(Source())
 
 
@@ -212,7 +214,8 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, write):
     else:
         torch.save(trap, tmp_path / "a.pth", _use_new_zipfile_serialization=write == "torch")
     with pytest.raises(
-        ValueError, match=r"a\.pth is not a weight file that can be read without running code.*expected tensors.*Take"
+        ValueError,
+        match=r"a\.pth is not a weight file that can be read without running code.*expected named tensors.*Get",
     ):
         read_weights(tmp_path / "a.pth")
     assert not (tmp_path / "ran").exists()
@@ -234,7 +237,9 @@ def test_networks_in_a_training_checkpoint_are_told_apart_by_name(tmp_path):
 
 def test_what_is_no_tensor_beside_tensors_is_refused(tmp_path):
     torch.save(TENSORS | {"epoch": 3}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"a\.pth holds 'epoch', which is no tensor; expected .* Take the file that"):
+    with pytest.raises(
+        ValueError, match=r"a\.pth contains 'epoch', which is not a tensor; expected .* Use the file of"
+    ):
         read_weights(tmp_path / "a.pth")
 
 
@@ -242,7 +247,7 @@ def test_what_is_no_tensor_beside_tensors_is_refused(tmp_path):
 def test_something_else_than_named_tensors_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     kind = type(content).__name__
-    with pytest.raises(ValueError, match=f"the weight file holds a {kind}; expected tensors by name. Take another"):
+    with pytest.raises(ValueError, match=f"the weight file contains a {kind}; expected named tensors. Use another"):
         read_weights(tmp_path / "a.pth")
 
 
@@ -260,5 +265,5 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path, name):
     content = written(path)
     for length in range(0, len(content) - 1, max(1, len(content) // 60)):
         path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match=rf"{name} is not a weight file .*; expected tensors by name\. Take"):
+        with pytest.raises(ValueError, match=rf"{name} is not a weight file .*; expected named tensors\. Get"):
             read_weights(path)

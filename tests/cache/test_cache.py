@@ -182,7 +182,7 @@ def test_the_right_backbone_and_manifest_pass(reader):
 
 def test_a_cache_of_another_backbone_is_refused_naming_both(reader):
     message = (
-        "cache cache_v1.h5 holds 8 features an image of backbone 'efficientnet_lite0'; expected backbone "
+        "cache cache_v1.h5 holds 8 features per image of backbone 'efficientnet_lite0'; expected backbone "
         "'clip_vit_b32'. Run `dvc repro extract` to rebuild it."
     )
     with pytest.raises(ValueError) as caught:  # noqa: PT011 the whole text is compared
@@ -235,7 +235,7 @@ def test_verifying_refuses_infinity(tmp_path):
         file["test/block_crc32"][0] = block_crc(0, array[0:4])
 
     small_cache.forge(path, change)
-    with pytest.raises(OSError, match=r"small\.h5 holds NaN or infinity in split 'test'; expected none"):
+    with pytest.raises(OSError, match=r"small\.h5 holds NaN or infinity in split 'test'; expected finite numbers"):
         check_everything(path)
 
 

@@ -203,7 +203,7 @@ def test_a_foreign_hdf5_file_is_refused_by_name(tmp_path, attributes):
     with h5py.File(tmp_path / "weights.h5", "w") as file:
         file["kernel"] = np.ones(3)
         file.attrs.update(attributes)
-    with pytest.raises(NotACacheError, match=r"weights\.h5 is an HDF5 file, but not .*; expected .* Name such"):
+    with pytest.raises(NotACacheError, match=r"weights\.h5 is an HDF5 file, but not .*; expected .* Pass such"):
         open_cache(tmp_path / "weights.h5")
 
 
@@ -290,7 +290,9 @@ def test_a_claim_of_a_trillion_rows_is_refused_without_allocating_them(small, co
 
 def test_a_split_with_other_members_is_refused(small):
     small_cache.forge(small, lambda file: file.create_dataset("train/more", data=[1]))
-    with pytest.raises(OSError, match="split train does not hold exactly embeddings, labels, sample_ids, block_crc32"):
+    with pytest.raises(
+        OSError, match="split train does not consist of exactly embeddings, labels, sample_ids, block_crc32"
+    ):
         open_cache(small)
 
 
@@ -343,7 +345,7 @@ FORGED = {
     "too short": ('[["layer3",0,3],["avgpool",3,7]]', "its layers end at column 7 of 8"),
     "too long": ('[["layer3",0,3],["avgpool",3,9]]', "its layers end at column 9 of 8"),
     "empty": ('[["layer3",0,0],["avgpool",0,8]]', "not a list of names and bounds"),
-    "other names": ('[["avgpool",0,3],["layer3",3,8]]', "are not those that tap names"),
+    "other names": ('[["avgpool",0,3],["layer3",3,8]]', "differ from those in tap"),
     "one": ('[["layer3+avgpool",0,8]]', "do not follow each other"),
     "none": ("[]", "do not follow each other"),
     "twice": ('[["layer3",0,3],["layer3",3,8]]', "repeat a name"),
@@ -368,7 +370,9 @@ def test_layers_belong_to_version_2_alone(tmp_path, kept, version):
     path = tmp_path / "forged.h5"
     path.write_bytes(kept.read_bytes())
     small_cache.forge(path, set_attribute("/", "version", np.int64(version)))
-    with pytest.raises(OSError, match="a file of one layer is of version 1 and names no layers, one of several is of"):
+    with pytest.raises(
+        OSError, match="a file of one layer has version 1 and names no layers, a file of several layers has"
+    ):
         open_cache(path)
 
 
@@ -396,7 +400,7 @@ def test_canonical_json_does_not_depend_on_order():
 def test_text_of_fixed_length_is_as_long_as_the_longest():
     assert fixed_text(["雪", "a"]).dtype.itemsize == 3
     assert fixed_text([]).dtype.itemsize == 1
-    with pytest.raises(ValueError, match=r"NUL.*; expected none\. Rename it"):
+    with pytest.raises(ValueError, match=r"NUL.*; expected text without it\. Rename it"):
         fixed_text(["a\0"])
 
 

@@ -133,7 +133,7 @@ def test_nan_and_infinity_are_refused_naming_the_sample(tmp_path, storage, value
     X = embeddings("train")
     X[13, 5] = value
     message = (
-        r"embedding of sample 'train/größe_雪13\.png' \(split 'train'\) holds NaN or infinity; expected .* Look at"
+        r"embedding of sample 'train/größe_雪13\.png' \(split 'train'\) holds NaN or infinity; expected .* Check that"
     )
     refused(tmp_path / "a.h5", message, {"train": rows("train", blocks=[X[:4], X[4:]])}, storage_dtype=storage)
 
@@ -149,7 +149,7 @@ def test_overflow_is_refused_naming_the_sample_and_the_way_out(quick, tmp_path):
     wide = X.astype(np.float64)
     wide[14, 0] = 1e39
     (tmp_path / "a.h5").unlink()
-    message = r"overflows float32; expected magnitudes up to 3\.40282e\+38\. Look at that image"
+    message = r"overflows float32; expected magnitudes up to 3\.40282e\+38\. Check that image"
     refused(tmp_path / "a.h5", message, {"train": rows("train", blocks=[wide])}, storage_dtype="float32")
 
 
@@ -159,16 +159,19 @@ WRONG = {
         {"sample_ids": TWICE},
         r"sample id 'train/größe_雪4\.png' twice; expected distinct ids\. Remove",
     ),
-    "surrogate": ({"sample_ids": ["\udcff", *sample_ids("train")[1:]]}, r"'\\udcff', holds what UTF-8 cannot .*Rename"),
-    "nul": ({"sample_ids": ["a\0", *sample_ids("train")[1:]]}, r"NUL.*; expected none\. Rename"),
+    "surrogate": (
+        {"sample_ids": ["\udcff", *sample_ids("train")[1:]]},
+        r"'\\udcff', contains invalid Unicode; expected .*Rename",
+    ),
+    "nul": ({"sample_ids": ["a\0", *sample_ids("train")[1:]]}, r"NUL.*; expected text without it\. Rename"),
     "label 3": ({"labels": np.full(20, 3)}, r"label 3, but there are 3 class names; expected −1 .* to 2\. Name all"),
     "label -2": ({"labels": np.full(20, -2)}, r"label -2, but there are 3 class names; expected −1"),
-    "ids": ({"sample_ids": ["a"]}, r"1 sample ids for 20 labels; expected as many\. Write"),
+    "ids": ({"sample_ids": ["a"]}, r"1 sample ids for 20 labels; expected the same number\. Write"),
     "few rows": (
         {"blocks": [embeddings("train")[:9]]},
-        r"got 9 rows of embeddings for 20 labels; expected as many\. Ex",
+        r"got 9 rows of embeddings for 20 labels; expected the same number\. Ex",
     ),
-    "no rows": ({"blocks": []}, r"got 0 rows of embeddings for 20 labels; expected as many\. Extract"),
+    "no rows": ({"blocks": []}, r"got 0 rows of embeddings for 20 labels; expected the same number\. Extract"),
     "many rows": (
         {"blocks": [embeddings("train")] * 2},
         r"more rows of embeddings than its 20 labels; expected .* Extr",
@@ -190,7 +193,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path, case):
 
 def test_splits_of_different_widths_are_refused(tmp_path):
     narrow = rows("test", blocks=[embeddings("test")[:, :5]])
-    message = r"differ in their number of features: \{'train': 8, 'test': 5\}; expected one for all\. Extract"
+    message = r"have different numbers of features: \{'train': 8, 'test': 5\}; expected the same for all\. Extract"
     refused(tmp_path / "a.h5", message, {"train": rows("train"), "test": narrow})
 
 
@@ -266,7 +269,7 @@ def test_blocks_that_are_no_arrays_of_real_numbers_are_refused(tmp_path, block, 
 
 @pytest.mark.parametrize("name", ["class_names", "a/b", ".", ""])
 def test_a_split_name_that_the_file_cannot_hold_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"has a name that .*; expected letters.*\. Rename it"):
+    with pytest.raises(ValueError, match=r"has a reserved or invalid name; expected letters.*\. Rename it"):
         write_cache(tmp_path / "c.h5", small_cache.header(), {name: small_cache.rows("train")})
 
 

@@ -238,7 +238,7 @@ def test_a_flipped_byte_in_a_packed_archive_is_a_sentence_or_changes_nothing(fil
         try:
             read = array_files.read_array(str(files / "packed.npz"), "embeddings")
         except ValueError as error:
-            assert re.search(r"packed\.npz.*(Save arrays by|Write )", str(error))  # noqa: PT017
+            assert re.search(r"packed\.npz.*(Save arrays with|Write )", str(error))  # noqa: PT017
         else:
             assert np.array_equal(read, X)
 
@@ -258,7 +258,7 @@ def test_a_truncated_file_is_one_sentence(files, capsys, name):
         ({"embeddings": "X.csv"}, "expected a file ending in .npy, .npz, .pt, .pth, .ckpt, .parquet. Convert it."),
         ({"embeddings": "y.npy"}, "have shape (12,) and type int64; expected numbers (n, f)."),
         ({"embeddings": "names.npy"}, "have shape (12,) and type <U3; expected numbers (n, f)."),
-        ({"embeddings": "both.npz:train"}, "both.npz holds embeddings, labels, other, but no train; expected the name"),
+        ({"embeddings": "both.npz:train"}, "both.npz contains embeddings, labels, other, but no train; expected the"),
         ({"labels": "short.npy"}, "have shape (3,) and type int64 beside 12 embeddings; expected (12,), integers from"),
         ({"labels": "X.npy"}, "have shape (12, 5) and type float32 beside 12 embeddings; expected (12,), integers"),
         ({"labels": "half.npy"}, "have shape (12,) and type float64 beside 12 embeddings; expected (12,), integers"),
@@ -267,10 +267,10 @@ def test_a_truncated_file_is_one_sentence(files, capsys, name):
         ({"labels": "names.npy", "class_names": "two.txt"}, "two.txt; expected one of them. Add a line for it"),
         ({"ids": "twice.npy"}, "holds the sample id 'same' twice; expected distinct ids."),
         ({"ids": "y.npy"}, "the ids in"),
-        ({"splits": "odd.npy"}, "odd.npy hold 'a/b'; expected names of letters, digits and"),
-        ({"test_labels": "y.npy"}, "--test-labels or --test-ids came without --test-embeddings; expected them too."),
-        ({"splits": "odd.npy", "test_embeddings": "X.npy"}, "--test-embeddings and --splits both say which samples"),
-        ({"test_embeddings": "wide.npy"}, "the splits differ in their number of features: {'test': 6, 'train': 5};"),
+        ({"splits": "odd.npy"}, "odd.npy contain 'a/b'; expected names of letters, digits and"),
+        ({"test_labels": "y.npy"}, "--test-labels or --test-ids came without --test-embeddings; expected that option"),
+        ({"splits": "odd.npy", "test_embeddings": "X.npy"}, "--test-embeddings and --splits both choose the test"),
+        ({"test_embeddings": "wide.npy"}, "the splits have different numbers of features: {'test': 6, 'train': 5};"),
         ({"embeddings": "nan.npy"}, "nan.npy holds NaN or infinity; expected finite numbers up to"),
     ],
 )  # fmt: skip
@@ -292,7 +292,10 @@ def test_a_mistake_is_one_sentence_and_leaves_no_file(files, capsys, changes, te
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--test-fraction", "1.5"], "--test-fraction 1.5 was given; expected a share between 0 and 1, and --labels"),
+        (
+            ["--test-fraction", "1.5"],
+            "--test-fraction 1.5 was given; expected a share between 0 and 1, together with --labels",
+        ),
         (["--test-fraction", "0.01"], "cannot be split into train and test: 12 "),
     ],
 )
@@ -315,7 +318,7 @@ def test_an_id_in_two_splits_is_refused(files, capsys):
     np.savez(files / "test.npz", embeddings=X[:2] + 1, ids=["new.png", "3.png"])
     parts = {"embeddings": "X.npy", "ids": "ids.npz", "test_embeddings": "test.npz:embeddings"}
     assert import_(files, **parts, test_ids="test.npz:ids") == 1
-    assert_one_sentence(capsys, "id '3.png' stands in split 'test' and in split 'train'; expected ids that name one")
+    assert_one_sentence(capsys, "id '3.png' stands in split 'test' and in split 'train'; expected distinct ids.")
     assert not (files / "out/a.h5").exists()
 
 
@@ -362,7 +365,10 @@ def test_one_split_is_exported_as_npy_with_its_labels_and_ids(cache, files, caps
     ("arguments", "text"),
     [
         (["--output", "a.csv"], "a.csv was asked for; expected a file ending in .npz, .npy, .parquet. Rename it."),
-        (["--output", "a.npy"], ".npy holds one split, the cache has test, train; expected one. Say --split."),
+        (
+            ["--output", "a.npy"],
+            ".npy holds one split, but the cache has test, train; expected one split. Choose it with --split.",
+        ),
         (["--output", "a.npz", "--split", "val"], "cache a.h5 has no split 'val'; expected one of test, train."),
     ],
 )
@@ -410,17 +416,17 @@ def test_lists_of_any_length_alike_and_text_labels_are_read_from_parquet(files, 
     for rows in ([[1.0], [1.0, 2.0]], [[1.0, 2.0], None], [[1.0, None], [2.0, 3.0]]):
         pq.write_table(pa.table({"X": rows}), files / "a.parquet")
         assert import_(files, embeddings="a.parquet") == 1
-        assert_one_sentence(capsys, "column 'X' of a.parquet lacks values, or its lists differ in length;")
+        assert_one_sentence(capsys, "column 'X' of a.parquet has missing values, or lists of different lengths;")
     (files / "a.parquet").write_bytes(b"PAR1 no")
     assert import_(files, embeddings="a.parquet") == 1
-    assert_one_sentence(capsys, "a.parquet is no Parquet file (")
+    assert_one_sentence(capsys, "a.parquet is not a Parquet file (")
 
 
 def test_without_pyarrow_parquet_says_what_to_install(files, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (files / "a.parquet").write_bytes(b"")
     assert import_(files, embeddings="a.parquet") == 1
-    assert_one_sentence(capsys, "expected it. Run `pip install pyarrow`, or take .npz.")
+    assert_one_sentence(capsys, "expected the package. Run `pip install pyarrow`, or use .npz.")
 
 
 def test_a_large_npy_is_read_block_by_block(files, monkeypatch):
@@ -474,10 +480,10 @@ def test_a_name_with_a_slash_is_taken(files):
             "m.pt:model",
             "model in m.pt is neither a tensor nor a list of whole numbers or text; expected one of X. Name",
         ),
-        ("m.pt:gone", "m.pt holds X, but no gone; expected the name of one."),
-        ("t.pt:X", "t.pt holds one array, which has no name; expected none. Remove :X."),
-        ("X.npy:X", "X.npy holds one array, which has no name; expected none. Remove :X."),
-        ("n.pt", "(it holds a NumPy array); expected arrays of numbers or text. Save arrays by np.savez, or"),
+        ("m.pt:gone", "m.pt contains X, but no gone; expected the name of one array."),
+        ("t.pt:X", "t.pt contains one unnamed array; expected no name. Remove :X."),
+        ("X.npy:X", "X.npy contains one unnamed array; expected no name. Remove :X."),
+        ("n.pt", "(it holds a NumPy array); expected arrays of numbers or text. Save arrays with np.savez, or"),
         (
             "large.npy --storage-dtype float16",
             "large.npy holds a number too large for float16; expected finite numbers",
@@ -516,7 +522,7 @@ def test_layers_are_imported_with_their_columns_and_told_by_an_export(files, cap
     capsys.readouterr()
     assert run("export", files / "out/a.h5", "--output", files / "all.npz") == 0
     said = capsys.readouterr()
-    assert "do not say where layers lie: import them with --layers inner:2 pool:3" in said.err
+    assert "do not record the layers: import them with --layers inner:2 pool:3" in said.err
     assert said.out.splitlines() == [str(files / "all.npz")]
     assert import_(files, "--layers", "inner:3", "pool:2", embeddings="X.npy", labels="y.npy") == 0
     assert (files / "out/a.h5").read_bytes() != content

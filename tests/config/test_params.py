@@ -96,7 +96,7 @@ def test_unknown_key_is_refused_with_its_path_and_the_nearest_name(tree, load, p
 
 def test_missing_key_is_named(tree, load):
     del tree["runs"]["counts"]["stream"]
-    with pytest.raises(ValueError, match=r"runs\.counts\.stream is missing; .* add the key"):
+    with pytest.raises(ValueError, match=r"runs\.counts\.stream is missing; .* Add the key"):
         load(tree)
 
 
@@ -107,7 +107,7 @@ def test_keys_that_dvc_does_not_hash_are_refused(tree, load, banned, path):
     for key in path:
         table = table[key]
     table[banned] = copy.deepcopy(next(iter(table.values())))
-    with pytest.raises(ValueError, match=rf"{'.'.join(path)}\.{banned}: DVC leaves .* rename it"):
+    with pytest.raises(ValueError, match=rf"{'.'.join(path)}\.{banned}: DVC leaves .* Rename it"):
         load(tree)
 
 
@@ -153,14 +153,14 @@ def test_keys_of_the_first_task_must_be_the_runs_own(tree, load):
 
 def test_number_that_two_readers_read_differently_is_refused(tree, load):
     tree["runs"]["counts"]["method"]["learning_rate"] = "1e-3"
-    with pytest.raises(ValueError, match=r"runs\.counts\.method\.learning_rate: '1e-3' is text .* write 0\.001"):
+    with pytest.raises(ValueError, match=r"runs\.counts\.method\.learning_rate: '1e-3' is text .* Write 0\.001"):
         load(tree)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, "0.3", None])
 def test_value_out_of_range_or_of_another_type_is_refused(tree, load, value):
     tree["datasets"]["digits"]["test_fraction"] = value
-    with pytest.raises(ValueError, match=r"datasets\.digits\.digits\.test_fraction is .*correct the value"):
+    with pytest.raises(ValueError, match=r"datasets\.digits\.digits\.test_fraction is .*Correct the value"):
         load(tree)
 
 
@@ -172,7 +172,7 @@ def test_repeated_seed_is_refused(tree, load):
 
 def test_order_is_said_once(tree, load):
     tree["streams"]["by_class"]["class_orders"] = [[1, 0]]
-    with pytest.raises(ValueError, match="keep one of them"):
+    with pytest.raises(ValueError, match="expected one of them"):
         load(tree)
 
 
@@ -197,7 +197,7 @@ def test_a_run_holds_the_stream_that_it_names(tree, load):
 def test_baselines_that_met_something_else_are_refused(tree, load, changes, field):
     tree["runs"]["counts"] |= changes
     with pytest.raises(
-        ValueError, match=rf"runs\.counts: {field} is .*that of its baselines 'digits' is .* name other baselines"
+        ValueError, match=rf"runs\.counts: {field} is .* in its baselines 'digits'; .* name other baselines"
     ):
         load(tree)
     tree["runs"]["counts"]["baselines"] = "digit"
@@ -209,7 +209,7 @@ def test_baselines_that_met_something_else_are_refused(tree, load, changes, fiel
 
 def test_a_baseline_named_twice_or_unknown_is_refused(tree, load):
     tree["baselines"]["digits"]["methods"] = ["mlp", "mlp"]
-    with pytest.raises(ValueError, match=r"baselines\.digits: methods .* names one twice; name each once"):
+    with pytest.raises(ValueError, match=r"baselines\.digits: methods .* names one twice; expected each once"):
         load(tree)
     tree["baselines"]["digits"]["methods"] = ["transformer"]
     with pytest.raises(ValueError, match=r"baselines\.digits\.methods\.0 is 'transformer'"):
@@ -221,7 +221,7 @@ def test_key_given_twice_is_refused(load):
         load("datasets: {}\nembeddings: {}\nruns: {}\nruns: {}\n")
 
 
-@pytest.mark.parametrize(("text", "problem"), [("runs: [", "not valid YAML"), ("3\n", "holds 3; tables")])
+@pytest.mark.parametrize(("text", "problem"), [("runs: [", "not valid YAML"), ("3\n", "contains 3; expected tables")])
 def test_broken_file_is_named(load, text, problem):
     with pytest.raises(ValueError, match=rf"params\.yaml.*{problem}"):
         load(text)
@@ -276,13 +276,13 @@ def test_a_described_network_is_known_by_library_architecture_and_weights(tree, 
     [
         ({"means": [0, 0, 0]}, r"backbone\.means is not a setting, did you mean 'mean'\?; expected one of library"),
         ({"library": "keras"}, r"backbone\.library is 'keras'; .*'torchvision', 'timm' or 'open_clip'"),
-        ({"model": "hf-hub:some/net"}, r"backbone\.model is 'hf-hub:some/net'; .*correct the value"),
-        ({"mean": [0.5, 0.5]}, r"backbone\.mean is \[0\.5, 0\.5\]; .*at least 3 items.*correct the value"),
+        ({"model": "hf-hub:some/net"}, r"backbone\.model is 'hf-hub:some/net'; .*Correct the value"),
+        ({"mean": [0.5, 0.5]}, r"backbone\.mean is \[0\.5, 0\.5\]; .*at least 3 items.*Correct the value"),
         ({"std": [0.5, 0.5, 0]}, r"backbone\.std\.2 is 0; .*greater than 0"),
         ({"interpolation": "nearest"}, r"backbone\.interpolation is 'nearest'; .*'bilinear' or 'bicubic'"),
         ({"crop_pct": 1.2}, r"backbone\.crop_pct is 1\.2; .*less than or equal to 1"),
         ({"sha256": "xyz"}, r"backbone\.sha256 is 'xyz'"),
-        ({"weights": "IMAGENET1K_V1", "prefix": "a."}, r"prefix describes a checkpoint file, but weights is 'IMA"),
+        ({"weights": "IMAGENET1K_V1", "prefix": "a."}, r"prefix describes a checkpoint file, but torchvision .*'IMA"),
     ],
 )  # fmt: skip
 def test_a_wrong_description_is_one_sentence(tree, load, changes, text):
@@ -291,7 +291,7 @@ def test_a_wrong_description_is_one_sentence(tree, load, changes, text):
 
 
 def test_a_description_without_weights_is_refused(tree, load):
-    with pytest.raises(ValueError, match=r"embeddings\.digits\.backbone\.weights is missing; .*add the key"):
+    with pytest.raises(ValueError, match=r"embeddings\.digits\.backbone\.weights is missing; .*Add the key"):
         load(with_backbone(tree, library="timm", model="resnet18"))
 
 
@@ -332,7 +332,7 @@ def test_folders_are_datasets_and_imports_a_table_of_their_own(tree, load):
 
 def test_a_name_in_two_tables_is_refused(tree, load):
     tree["imports"] = {"digits": {"cache": "x.h5"}}
-    with pytest.raises(ValueError, match="'digits' is an entry of both embeddings and imports; names that differ"):
+    with pytest.raises(ValueError, match="'digits' is an entry of both embeddings and imports; expected different"):
         load(tree)
 
 
@@ -349,14 +349,14 @@ def test_defaults_stand_under_every_entry_and_its_own_settings_count_more(load, 
 
 @pytest.mark.parametrize("defaults", [3, {"run": {}}, {"runs": 3}])
 def test_defaults_of_no_table_are_refused(tree, load, defaults):
-    with pytest.raises(ValueError, match=r"defaults holds .*; expected settings of datasets, .*: name the table"):
+    with pytest.raises(ValueError, match=r"defaults contains .*; expected settings of datasets, .*\. Name the table"):
         load(tree | {"defaults": defaults})
 
 
 OLD = {
-    "rivals": ({"rivals": {}}, "rivals is now baselines; expected the new name: rename the table"),
+    "rivals": ({"rivals": {}}, r"rivals is now baselines; expected the new name\. Rename the table"),
     "folders": ({"folders": {"a": {"root": "x"}}}, "folders is now part of datasets; .* add kind: folder"),
-    "tap": ({"embeddings": {"e": {"tap": "x"}}}, r"embeddings\.e\.tap is now layer; .*rename the setting"),
+    "tap": ({"embeddings": {"e": {"tap": "x"}}}, r"embeddings\.e\.tap is now layer; .*Rename the setting"),
     "licence": ({"embeddings": {"e": {"backbone": {"licence": "x"}}}}, r"e\.backbone\.licence is now license"),
     "crop_ratio": ({"embeddings": {"e": {"backbone": {"crop_ratio": 1}}}}, r"e\.backbone\.crop_ratio is now crop_pct"),
     "classes_per_stage": ({"streams": {"s": {"classes_per_stage": 1}}}, r"classes_per_stage is now classes_per_task"),
@@ -365,7 +365,7 @@ OLD = {
     "a run's rivals": ({"runs": {"r": {"rivals": "b"}}}, r"runs\.r\.rivals is now baselines"),
     "epochs_per_stage": ({"runs": {"r": {"epochs_per_stage": 1}}}, r"epochs_per_stage is now epochs_per_task"),
     "estimator": ({"runs": {"r": {"estimator": {}}}}, r"runs\.r\.estimator is now method"),
-    "flat": ({"runs": {"r": {"method": {"n_keys": 1}}}}, r"method\.n_keys is now a setting of the encoder; .* move it"),
+    "flat": ({"runs": {"r": {"method": {"n_keys": 1}}}}, r"method\.n_keys is now a setting of the encoder; .* Move it"),
     "first_stage": ({"runs": {"r": {"key_rows": "first_stage"}}}, r"key_rows: first_stage is now first_task"),
     "a search's estimator": ({"searches": {"q": {"estimator": {}}}}, r"searches\.q\.estimator is now method"),
     "toy": ({"toy": {"samples_per_stage": 3}}, r"toy\.samples_per_stage is now samples_per_task"),
@@ -445,7 +445,7 @@ def test_every_setting_of_the_toy_has_a_default(load):
 )  # fmt: skip
 def test_an_id_that_yaml_reads_as_something_else_is_to_be_quoted(load, name, kind):
     with pytest.raises(
-        ValueError, match=rf"datasets\.{name}: YAML reads the name {name} as {kind}; expected text .*'{name}'$"
+        ValueError, match=rf"datasets\.{name}: YAML reads the name {name} as {kind}; expected text .*'{name}'\.$"
     ):
         load(f"{ALONE}  {name}:\n    root: x\n    kind: folder\n")
     for quoted in (f"'{name}'", f'"{name}"'):
@@ -460,27 +460,27 @@ EMBEDDED = """embeddings:
 
 @pytest.mark.parametrize("name", ["1.5", "2024-01-01", "~", "0.5e3"])
 def test_an_id_that_quotes_do_not_help_is_to_be_renamed(load, name):
-    with pytest.raises(ValueError, match="expected text of letters, digits and underscores, so rename it"):
+    with pytest.raises(ValueError, match=r"expected text of letters, digits and underscores\. Rename it"):
         load(f"{ALONE}  {name}:\n    root: x\n    kind: folder\n")
 
 
 @pytest.mark.parametrize("name", ["no", "2024", "null", "1.5", "2024-01-01"])
 def test_a_reference_that_yaml_reads_as_something_else_is_to_be_quoted(load, name):
-    with pytest.raises(ValueError, match=r"embeddings\.e\.dataset is .*; expected text, so write it, in quotes"):
+    with pytest.raises(ValueError, match=r"embeddings\.e\.dataset is .*; expected text\. Correct it, with quotes"):
         load(EMBEDDED.format(name))
 
 
 @pytest.mark.parametrize(("name", "number"), [("1e3", "1000.0"), ("0o17", "15"), ("09", "9")])
 def test_a_value_that_is_a_number_to_dvc_alone_is_named(load, name, number):
     with pytest.raises(
-        ValueError, match=rf"dataset: '{name}' is text to one YAML reader .*, so write {number} or '{name}'"
+        ValueError, match=rf"dataset: '{name}' is text to one YAML reader .*\. Write {number} or '{name}'"
     ):
         load(EMBEDDED.format(name))
 
 
 def test_merged_bombs_are_refused_before_they_are_built(load):
     lines = ["a0: &a0 {x: 1}"] + [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)]
-    with pytest.raises(ValueError, match="holds more than 100,000 values once its aliases are written out"):
+    with pytest.raises(ValueError, match="contains more than 100,000 values once its aliases are expanded"):
         load("\n".join(lines))
 
 

@@ -211,7 +211,7 @@ def test_a_class_without_images_is_named(folder):
 
 def test_a_root_without_classes_is_refused(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "loose.png")
-    with pytest.raises(ValueError, match=r"dataset pets has no class folders in .*; expected one a class\. Add them"):
+    with pytest.raises(ValueError, match=r"dataset pets has no class folders in .*; expected one per class\. Add them"):
         build_manifest("pets", folder_recipe(tmp_path))
 
 
@@ -227,19 +227,19 @@ def test_a_truncated_image_is_named(folder, suffix):
     broken = folder / "ant" / f"broken.{suffix}"
     Image.fromarray(noise).save(broken)
     broken.write_bytes(broken.read_bytes()[:-2000])
-    with pytest.raises(OSError, match=rf"ant/broken\.{suffix} in .* cannot be decoded .*; expected a whole.*Replace"):
+    with pytest.raises(OSError, match=rf"ant/broken\.{suffix} in .* cannot be decoded .*; expected an intact.*Replace"):
         build_manifest("pets", folder_recipe(folder))
 
 
 def test_a_huge_image_is_named(folder, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
-    with pytest.raises(OSError, match=r"ant/0\.png in .* cannot be decoded .*; expected a whole image\. Replace"):
+    with pytest.raises(OSError, match=r"ant/0\.png in .* cannot be decoded .*; expected an intact image\. Replace"):
         build_manifest("pets", folder_recipe(folder))
 
 
 def test_text_with_the_name_of_an_image_is_named(folder):
     (folder / "bee" / "page.jpg").write_text("<html>404</html>")
-    with pytest.raises(OSError, match=r"bee/page\.jpg in .* cannot be decoded .*; expected a whole image\. Replace"):
+    with pytest.raises(OSError, match=r"bee/page\.jpg in .* cannot be decoded .*; expected an intact image\. Replace"):
         build_manifest("pets", folder_recipe(folder))
 
 
@@ -321,7 +321,7 @@ def test_cifar_is_read_from_the_files_of_its_python_version(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
 def test_absent_cifar_tells_where_to_get_it(tmp_path, kind):
-    with pytest.raises(FileNotFoundError, match=rf"{kind} is not whole in .*; expected.*Download it from https://www"):
+    with pytest.raises(FileNotFoundError, match=rf"{kind} is incomplete in .*; expected.*Download it from https://www"):
         build_manifest("c", {"kind": kind, "root": str(tmp_path)})
 
 
@@ -347,7 +347,7 @@ def test_of_a_train_folder_alone_the_recipe_draws_the_test_split(tmp_path):
     manifest = build_manifest("pets", folder_recipe(tmp_path, test_fraction=0.3))
     assert manifest.class_names == ("ant", "bee")
     assert (manifest.splits.count("train"), manifest.splits.count("test")) == (14, 6)
-    assert remarks(manifest)[1] == "the test split is drawn from TRAIN, since there is no folder test."
+    assert remarks(manifest)[1] == "the test split is drawn from TRAIN, because there is no folder test."
 
 
 def test_what_is_left_out_is_told_and_changes_no_byte_of_the_manifest(folder, tmp_path):
@@ -404,7 +404,7 @@ def test_a_class_of_corrupt_images_alone_is_refused(folder):
     for path in (folder / "bee").iterdir():
         break_image(path)
     with pytest.raises(
-        ValueError, match=r"keeps no image of class 'bee' once 10 .* skipped \(first: bee/0\.png\).*Replace"
+        ValueError, match=r"has no image of class 'bee' left after skipping 10 .* \(first: bee/0\.png\).*Replace"
     ):
         build_manifest("pets", folder_recipe(folder, skip_corrupt=True))
 
@@ -494,7 +494,7 @@ def test_one_image_in_two_splits_is_told_with_both_names(tmp_path):
     assert shared_images(manifest) == [("train/ant/0.png", "test/ant/0.png"), ("train/bee/0.png", "test/bee/0.png")]
     assert remarks(manifest) == [
         "8 images (2 test, 6 train)",
-        "warning: 2 images stand in two splits: train/ant/0.png = test/ant/0.png; train/bee/0.png = test/bee/0.png. "
+        "warning: 2 images are in two splits: train/ant/0.png = test/ant/0.png; train/bee/0.png = test/bee/0.png. "
         "Remove one of each pair.",
     ]
 
@@ -503,7 +503,7 @@ def test_many_shared_images_are_counted_and_five_are_named(tmp_path):
     for split in ("train", "test"):
         save_images(tmp_path / split / "ant", 8, (1, 2))
     said = remarks(build_manifest("pets", folder_recipe(tmp_path)))[1]
-    assert said.startswith("warning: 8 images stand in two splits: train/ant/0.png = test/ant/0.png; ")
+    assert said.startswith("warning: 8 images are in two splits: train/ant/0.png = test/ant/0.png; ")
     assert said.count(" = ") == 5
     assert "; and 3 more. Remove" in said
 
@@ -513,8 +513,8 @@ def test_one_image_twice_in_a_split_is_named_once_and_no_warning(digits):
     thrice = replace(digits, digests=copies, splits=("train",) * 1797)
     assert shared_images(thrice) == []
     assert remarks(thrice)[1:] == [
-        "2 images repeat another of their split and are computed once: digits/0000 = digits/0001; "
-        "digits/0000 = digits/0002."
+        "2 images have the same content as another of their split; each content is embedded once: "
+        "digits/0000 = digits/0001; digits/0000 = digits/0002."
     ]
 
 
@@ -524,7 +524,9 @@ def test_a_file_name_that_is_not_text_is_refused(folder):
         (folder / "ant" / "0.png").rename(folder / "ant" / os.fsdecode(b"\xff.png"))
     except OSError:
         pytest.skip("this file system takes text alone")
-    with pytest.raises(ValueError, match=r"name of image 'ant/\\udcff\.png' is not UTF-8; expected one.*Rename"):
+    with pytest.raises(
+        ValueError, match=r"name of image 'ant/\\udcff\.png' is not UTF-8; expected a UTF-8 name.*Rename"
+    ):
         build_manifest("pets", folder_recipe(folder))
 
 
@@ -551,7 +553,7 @@ def test_sixteen_bits_are_scaled_not_clipped(folder):
 
 def test_pixels_that_are_floating_point_numbers_are_refused_with_the_name(folder):
     Image.fromarray(np.full((2, 2), 0.5, np.float32)).save(folder / "ant" / "deep.tif")
-    with pytest.raises(OSError, match=r"image ant/deep\.tif .*floating-point numbers.*; expected .*skip_corrupt: true"):
+    with pytest.raises(OSError, match=r"image ant/deep\.tif .*floating-point pixels.*; expected .*skip_corrupt: true"):
         build_manifest("pets", folder_recipe(folder))
     manifest = build_manifest("pets", folder_recipe(folder) | {"skip_corrupt": True})
     assert manifest.skipped == ("ant/deep.tif",)
@@ -560,7 +562,7 @@ def test_pixels_that_are_floating_point_numbers_are_refused_with_the_name(folder
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_pixels_of_an_unknown_range_are_refused_with_the_name_and_skipped_by_option(folder, kind):
     Image.fromarray(np.full((2, 2), 200, kind)).save(folder / "ant/deep.tif")
-    with pytest.raises(OSError, match=r"^image ant/deep\.tif in .* has pixels that are .*; expected pixels of 8 bits"):
+    with pytest.raises(OSError, match=r"^image ant/deep\.tif in .* has .* pixels, .*; expected 8-bit or unsigned"):
         build_manifest("pets", folder_recipe(folder))
     manifest = build_manifest("pets", folder_recipe(folder, skip_corrupt=True))
     assert manifest.skipped == ("ant/deep.tif",)
@@ -671,7 +673,7 @@ def test_a_manifest_cut_between_two_lines_is_refused(tmp_path):
     [
         ({"labels": 10}, "label 10 of 10 classes"),
         ({"labels": -2}, "label -2 of 10 classes"),
-        ({"sample_ids": "digits/0001"}, "id 'digits/0001' stands twice"),
+        ({"sample_ids": "digits/0001"}, "id 'digits/0001' occurs twice"),
     ],
 )
 def test_rows_that_no_cache_would_take_are_refused_before_extraction(digits, tmp_path, changes, what):

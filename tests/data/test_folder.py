@@ -85,7 +85,7 @@ def test_skipped_and_shared_images_are_lines_of_their_own(project, capsys):
     write_settings(project, {"pets": {"root": str(project / "both"), "skip_corrupt": True}})
     assert run(project) == 0
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "[manifest pets] warning: 1 images stand in two splits: train/ant/0.png = test/ant/0.png. "
+        "[manifest pets] warning: 1 images are in two splits: train/ant/0.png = test/ant/0.png. "
         "Remove one of each pair.",
         "[manifest pets] warning: 1 images cannot be decoded and were skipped: train/ant/4.png.",
     ]
@@ -102,7 +102,7 @@ def test_what_is_not_used_is_told_line_by_line(project, capsys):
     assert capsys.readouterr().err.splitlines()[1:] == [
         "[manifest pets] warning: 2 images of val are left out: they are neither training nor test images. Move them "
         "to train or test to use them.",
-        r"[manifest pets] files left out, of formats that are not read: 1 ('notes\n.txt'). Convert images among them "
+        r"[manifest pets] files in unsupported formats, left out: 1 ('notes\n.txt'). Convert images among them "
         "to PNG or JPEG.",
     ]
 
@@ -130,7 +130,7 @@ REFUSED = {
     link_out: r"link cat in .* leads to .*/outside, which lies outside; expected links that stay inside\. Set follow",
     link_nowhere: r"link ant/7\.png in .* leads to gone\.png, which is not there; expected a file or a folder\. Fetch",
     nest: r"folders that are named like splits \(train\) beside others \(bee\) in .*; expected either splits or",
-    save_integers: r"image ant/7\.tif in .* has pixels that are integers of 32 bits .*; expected pixels of 8 bits",
+    save_integers: r"image ant/7\.tif in .* has 32-bit or signed integer pixels.*; expected 8-bit or unsigned",
 }
 
 
@@ -172,7 +172,7 @@ def test_a_disk_that_fails_is_one_sentence_and_leaves_the_old_manifest(project, 
     assert (project / "out/m.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize(("name", "text"), [("pet", "did you mean 'pets'"), ("gone", "which is no folder")])
+@pytest.mark.parametrize(("name", "text"), [("pet", "did you mean 'pets'"), ("gone", "which is not a folder")])
 def test_a_mistake_is_one_sentence_and_leaves_no_file(project, capsys, name, text):
     assert run(project, name) == 1
     printed = capsys.readouterr().err

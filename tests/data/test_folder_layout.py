@@ -80,7 +80,7 @@ def test_validation_images_beside_train_and_test_are_left_out_and_told(put, val)
 def test_validation_images_serve_as_test_where_there_are_no_others(put, train, val):
     listing = list_images("pets", put(*layout(train, val)))
     assert counts(listing) == {(train, "train"): 4, (val, "test"): 4}
-    assert listing.notes == (f"{val} is used as the test split, since there is no folder test.",)
+    assert listing.notes == (f"{val} is used as the test split, because there is no folder test.",)
 
 
 @pytest.mark.parametrize("train", ["train", "Train", "training_set"])
@@ -88,14 +88,14 @@ def test_of_train_alone_a_share_is_to_be_drawn(put, train):
     listing = list_images("pets", put(*layout(train)))
     assert counts(listing) == {(train, None): 4}
     assert listing.class_names == ("ant", "bee")
-    assert listing.notes == (f"the test split is drawn from {train}, since there is no folder test.",)
+    assert listing.notes == (f"the test split is drawn from {train}, because there is no folder test.",)
 
 
 @pytest.mark.parametrize(
     ("splits", "text"),
     [
-        (("test",), "none to train on"),
-        (("val", "test"), "none to train on"),
+        (("test",), "but none for training"),
+        (("val", "test"), "but none for training"),
         (("train", "Train", "test"), "2 folders for the split train (Train, train)"),
         (("train", "test", "testing"), "2 folders for the split test (test, testing)"),
         (("train", "val", "dev"), "2 folders for the split test (dev, val)"),
@@ -212,24 +212,24 @@ def test_everything_that_is_left_out_is_counted_and_named(put):
     (root / "ant/0.heic").write_bytes(b"ftypheic")
     (root / "ant/again").symlink_to(".")
     assert list_images("pets", root).notes == (
-        "warning: images left out, in no class folder: 1 (loose.png). Move them into one.",
-        "warning: links left out, to folders listed already: 1 (ant/again). Copy the folder to list it here too.",
-        "files left out, of formats that are not read: 2 (ant/0.heic, ant/README). Convert images among them to PNG or "
-        "JPEG.",
-        "hidden and system entries left out: 1 (.ipynb_checkpoints). Rename what belongs to the data.",
+        "warning: images outside the class folders, left out: 1 (loose.png). Move them into one.",
+        "warning: links to folders that are already listed, left out: 1 (ant/again). "
+        "Copy the folder to list it here too.",
+        "files in unsupported formats, left out: 2 (ant/0.heic, ant/README). Convert images among them to PNG or JPEG.",
+        "hidden and system entries left out: 1 (.ipynb_checkpoints). Rename any that belong to the data.",
     )
 
 
 def test_loose_images_beside_class_folders_of_a_split_are_told(put):
     listing = list_images("pets", put(*layout("train", "test"), "train/loose.png"))
     assert len(listing.rows) == 8
-    assert listing.notes[0].startswith("warning: images left out, in no class folder: 1 (train/loose.png)")
+    assert listing.notes[0].startswith("warning: images outside the class folders, left out: 1 (train/loose.png)")
 
 
 def test_a_class_of_formats_that_are_not_read_is_refused_with_their_names(put):
     root = put("ant", "bee/0.heic", "bee/1.svg")
     text = refusal(root)
-    assert "no images, only files of formats that are not read (bee/0.heic, bee/1.svg), in" in text
+    assert "no images, only files in unsupported formats (bee/0.heic, bee/1.svg), in" in text
     assert "expected some for class 'bee'" in text
 
 

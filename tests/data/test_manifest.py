@@ -44,7 +44,7 @@ def test_the_stage_writes_the_same_bytes_twice(settings):
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize(("name", "text"), [("photo", "did you mean 'photos'"), ("cifar", "cifar10 is not whole in")])
+@pytest.mark.parametrize(("name", "text"), [("photo", "did you mean 'photos'"), ("cifar", "cifar10 is incomplete in")])
 def test_a_mistake_is_one_sentence_and_leaves_no_file(settings, capsys, name, text):
     assert run(settings, name) == 1
     printed = capsys.readouterr().err

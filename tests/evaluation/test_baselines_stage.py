@@ -158,7 +158,7 @@ def test_slow_methods_are_measured_on_request_only():
 
 
 def test_an_unknown_method_is_refused(bench, scale):
-    with pytest.raises(ValueError, match=r"'svm' is no baseline; one of pipeline\.config\.BASELINES is expected"):
+    with pytest.raises(ValueError, match=r"'svm' is not a baseline; expected one of pipeline\.config\.BASELINES"):
         make_baseline("svm", bench, scale, normalize=True)
 
 
@@ -179,7 +179,7 @@ def test_file_holds_the_tables_of_all_methods_and_the_same_bytes_again(tmp_path,
 def test_cache_without_test_images_is_refused(tmp_path, paths, capsys):
     write_cache(tmp_path / "c.h5", header("pets"), {"train": split(16, 0)})
     assert run_stage(tmp_path, (tmp_path / "c.h5", paths[1])) == 1
-    assert "a split named test is expected" in capsys.readouterr().err
+    assert "expected a split named test" in capsys.readouterr().err
 
 
 # Probes: scikit-learn's networks, trained well on what arrives and on nothing else.

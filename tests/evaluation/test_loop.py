@@ -52,7 +52,7 @@ def test_rows_arrive_in_the_tasks_order():
 
 
 def test_task_without_test_rows_is_refused():
-    with pytest.raises(ValueError, match=r"no test row carries a class of \(2,\); .* use a split"):
+    with pytest.raises(ValueError, match=r"no test row has a class of \(2,\); .* Use a split"):
         feed_then_test(Everything(), TASKS, Y[:, None], Y, np.zeros((2, 1)), np.array([0, 1]))
 
 
@@ -208,7 +208,7 @@ def test_a_bench_leaves_out_test_rows_without_a_label():
 
 def test_a_bench_without_test_rows_is_refused():
     reader = Reader(split_names=("train",), header=SimpleNamespace(dataset="d"))
-    with pytest.raises(ValueError, match="dataset d has the splits train; a split named test is expected: choose"):
+    with pytest.raises(ValueError, match=r"dataset d has the splits train; expected a split named test\. Choose"):
         make_bench(reader, Stream(kind="shuffled"))
 
 
@@ -254,7 +254,7 @@ def test_unknown_setting_names_the_nearest(settings, wrong, right):
 def test_setting_that_is_said_elsewhere_names_the_place(name, place):
     for settings, where in (({name: 1}, "method"), ({"encoder": {name: 1}}, "method.encoder")):
         with pytest.raises(
-            ValueError, match=rf"{where}\.{name} came from the settings of .*; it is expected from .*{place}"
+            ValueError, match=rf"{where}\.{name} is among the settings of .*; expected it from .*{place}"
         ):
             make_method(settings)
 
@@ -282,7 +282,7 @@ def test_keys_come_from_all_rows_of_their_cache_or_from_the_first_task():
     ],
 )
 def test_keys_of_another_embedding_space_are_refused(other, what):
-    with pytest.raises(ValueError, match=f"has {what} .* extract both with the same backbone and layer"):
+    with pytest.raises(ValueError, match=f"has {what} .* Extract both with the same backbone and layer"):
         rows_for_keys(fake_reader(np.ones((4, 2))), other, "all", TASKS[0])
 
 

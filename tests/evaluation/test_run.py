@@ -270,13 +270,13 @@ def test_a_line_is_reported_beside_the_progress(tmp_path, paths, capsys):
 def test_cache_without_test_images_is_refused(tmp_path, paths, capsys):
     write_cache(tmp_path / "c.h5", header("pets"), {"train": split(16, 0)})
     assert run_stage(tmp_path, (tmp_path / "c.h5", paths[1])) == 1
-    assert "a split named test is expected" in capsys.readouterr().err
+    assert "expected a split named test" in capsys.readouterr().err
 
 
 def test_keys_of_another_backbone_are_refused(tmp_path, paths, capsys):
     write_cache(tmp_path / "k.h5", header("noise", backbone="other"), {"train": split(16, 0)})
     assert run_stage(tmp_path, (paths[0], tmp_path / "k.h5")) == 1
-    assert "extract both with the same backbone" in capsys.readouterr().err
+    assert "Extract both with the same backbone" in capsys.readouterr().err
 
 
 # What is learned, and kept.

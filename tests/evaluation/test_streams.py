@@ -90,7 +90,7 @@ def test_kind_names_its_function(kind):
 
 
 def test_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match=r"kind is 'sorted'; .* name one"):
+    with pytest.raises(ValueError, match=r"kind is 'sorted'; expected class_incremental, .* Correct it"):
         make_tasks("sorted", LABELS, 0)
 
 

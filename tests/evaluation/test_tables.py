@@ -76,7 +76,7 @@ def test_tables_of_another_stream_are_refused():
     other = tables("y")
     other.matrices["task_classes"] = [["c"], ["a", "b"]]
     with pytest.raises(
-        ValueError, match=r"the baselines' task_classes are .*the same stream is expected: run `dvc repro`"
+        ValueError, match=r"the baselines' task_classes are .*expected the same stream\. Run `dvc repro`"
     ):
         tables("x").joined(other)
 

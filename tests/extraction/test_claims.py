@@ -30,7 +30,7 @@ def test_a_second_owner_is_refused_until_the_first_ends(tmp_path):
         refused = second()
         assert refused.returncode == 1
         assert "RuntimeError: another process is extracting the same embeddings" in refused.stderr
-        assert "expected one at a time. Wait until it has finished, then start again." in refused.stderr
+        assert "expected one at a time. Wait until it finishes, then start again." in refused.stderr
     assert second().stdout == "mine\n"
 
 

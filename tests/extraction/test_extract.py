@@ -335,7 +335,7 @@ def test_a_damaged_row_is_computed_again_with_a_line_that_says_so(job, tmp_path,
     flip(path, -20)
     assert extract(job, tmp_path, "a") == (1, expected)
     said = capsys.readouterr().err
-    assert f"1 rows of block {path.name} in the store are damaged: computed again." in said
+    assert f"1 rows of block {path.name} in the store are damaged; computing them again." in said
     assert extract(job, tmp_path, "a") == (0, expected)
 
 
@@ -344,7 +344,7 @@ def test_a_block_with_a_damaged_head_is_computed_again_with_a_line_that_says_so(
     path = blocks(scratch(tmp_path, "a"))[0]
     flip(path, 100)
     assert extract(job, tmp_path, "a")[1] == expected
-    assert re.search(rf"block {path.name}.*: deleted, and its rows are computed again\.", capsys.readouterr().err)
+    assert re.search(rf"block {path.name}.*: deleted; its rows are computed again\.", capsys.readouterr().err)
     assert extract(job, tmp_path, "a") == (0, expected)
 
 
@@ -357,7 +357,7 @@ def test_a_block_of_another_format_is_left_alone_and_said(job, tmp_path, capsys)
     later.write_bytes(content)
     path.unlink()
     assert extract(job, tmp_path, "a")[1] == expected
-    assert "block later.rows has format version 2; this release reads 1: left alone" in capsys.readouterr().err
+    assert "block later.rows has format version 2; this release reads 1: left as it is" in capsys.readouterr().err
     assert later.read_bytes() == content
 
 
@@ -371,7 +371,7 @@ def test_a_block_in_the_folder_of_another_network_is_not_believed(job, tmp_path,
     for path in blocks(scratch(tmp_path, "a")):
         (folder / path.name).write_bytes(path.read_bytes())
     assert extract(job, tmp_path, "b") == (N, other)
-    assert "is of another network: left alone, and none of its rows used" in capsys.readouterr().err
+    assert "is of another network: left as it is, and not used" in capsys.readouterr().err
     assert other != expected
 
 
@@ -391,9 +391,9 @@ def test_a_store_that_is_deleted_while_it_is_used_is_filled_again_or_the_disk_is
     monkeypatch.setattr(extraction, "write_cache", deleting)
     if n_times == 1:
         assert extract(job, tmp_path, "a") == (2 * N, expected)
-        assert "of the store is gone: computed again." in capsys.readouterr().err
+        assert "of the store is gone; computing them again." in capsys.readouterr().err
     else:
-        with pytest.raises(OSError, match=r"were lost 3 times.*; expected them to stay as written\. Check the disk"):
+        with pytest.raises(OSError, match=r"were lost 3 times.*; expected them to stay unchanged\. Check the disk"):
             extract(job, tmp_path, "a")
         assert not (tmp_path / "a.h5").exists()
 
@@ -652,7 +652,7 @@ def test_a_resumed_command_says_what_was_finished(command, network, tmp_path, ca
     assert last_line(capsys) == "error: the machine lost its accelerator"
     network.fail_after = None
     assert command() == 0
-    assert f"{N - 16} images (16 were known already)" in last_line(capsys)
+    assert f"{N - 16} images (16 already known)" in last_line(capsys)
     assert json.loads((tmp_path / "out/seconds.json").read_text())["images"] == N - 16
 
 
@@ -670,10 +670,10 @@ def test_a_helping_command_adds_to_the_store_alone(command, tmp_path, capsys):
     (tmp_path / "out/a.h5").unlink()
     shutil.rmtree(tmp_path / "scratch")
     assert console.run(stage.main, stage.build_parser(), [*arguments(tmp_path), "--store-only"]) == 0
-    assert last_line(capsys) == f"[extract digits] {N} images in the store, for the process that writes the cache"
+    assert last_line(capsys) == f"[extract digits] {N} images added to the store, for the process that writes the cache"
     assert not (tmp_path / "out/a.h5").exists()
     assert command() == 0
-    assert f"0 images ({N} were known already)" in last_line(capsys)
+    assert f"0 images ({N} already known)" in last_line(capsys)
     assert (tmp_path / "out/a.h5").read_bytes() == before
 
 
@@ -809,7 +809,7 @@ def test_absent_weights_are_one_sentence_with_the_address(command, tmp_path, cap
         ("DKVB_WORKERS", "many", "DKVB_WORKERS is 'many'; expected a number, 1 or more. Correct it, or unset"),
         ("DKVB_WORKERS", "0", "DKVB_WORKERS is '0'; expected a number, 1 or more. Correct it, or unset"),
         ("DKVB_PROCESSES", "-1", "DKVB_PROCESSES is '-1'; expected a number, 1 or more. Correct it, or unset"),
-        ("DKVB_DEVICE", "cuda:99", "Set it to one that is there, or unset it."),
+        ("DKVB_DEVICE", "cuda:99", "Set it to an existing device, or unset it."),
         ("DKVB_DEVICE", "gpu", "DKVB_DEVICE is 'gpu'; expected auto, cpu or cuda"),
     ],
 )
@@ -950,7 +950,7 @@ def test_where_a_checkpoint_lies_is_no_part_of_the_fingerprint(squeezenet, manif
     [
         ({"weights": "gone.pth"}, "the weights of torchvision:squeezenet1_1:gone are not in gone.pth; expected"),
         ({"weights": "IMAGENET1K_V1"}, "expected the file from https://download.pytorch.org/models/squeezenet1_1-b8a52"),
-        ({"weights": "IMAGENET1K"}, "torchvision knows no weights 'IMAGENET1K' of squeezenet1_1; expected one of IMAG"),
+        ({"weights": "IMAGENET1K"}, "torchvision has no weights 'IMAGENET1K' for squeezenet1_1; expected one of IMAG"),
         ({"model": "squeezenet1_0"}, "the weights of torchvision:squeezenet1_0:mine do not fit squeezenet1_0: "),
         ({"without_classifier": True}, "2 unexpected (first: ['classifier.1.weight'])"),
         ({"layer": "featurs"}, "has no layer 'featurs'; expected one of x, features, classifier, "),
@@ -1008,7 +1008,7 @@ def test_a_killed_extraction_with_the_real_network_goes_on_to_the_same_bytes(tmp
     assert not (tmp_path / "out/a.h5").exists()
     assert not (tmp_path / "out/a.json").exists()
     resumed, printed = finish(tmp_path, tmp_path / "scratch")
-    assert any(f"{520 - done} images ({done} were known already)" in printed for done in (256, 512)), printed
+    assert any(f"{520 - done} images ({done} already known)" in printed for done in (256, 512)), printed
     whole, printed = finish(tmp_path, tmp_path / "other")
     assert "520 images, " in printed
     assert resumed == whole

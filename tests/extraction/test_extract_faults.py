@@ -86,7 +86,7 @@ def test_a_full_disk_keeps_finished_blocks_and_the_old_output(run, tmp_path):
         assert sum(name.endswith(".rows") for name in full["files"]) == n_blocks
         assert not [name for name in full["files"] if name.endswith(".part") or name.startswith("out/a.j")]
     assert after["code"] == 0
-    assert f"[extract digits] 0 images ({N} were known already)" in said(after, " images")
+    assert f"[extract digits] 0 images ({N} already known)" in said(after, " images")
     with open_cache(tmp_path / "out/a.h5") as reader:
         assert sum(map(reader.n_rows, reader.split_names)) == N
     assert remains(tmp_path) == []

@@ -163,7 +163,7 @@ def test_a_damaged_row_of_one_layer_is_computed_again(job, tmp_path, capsys):
     again, n = extract(job(["layer3", "avgpool"]), tmp_path, "a", "shared")
     assert sha256(again) == digest
     assert 0 < n < N
-    assert "are damaged: computed again." in capsys.readouterr().err
+    assert "are damaged; computing them again." in capsys.readouterr().err
 
 
 def test_the_fingerprint_follows_layers_and_their_order(job):
@@ -268,5 +268,5 @@ def test_columns_follow_the_order_of_the_settings(layers):
 
 
 def test_two_names_of_one_layer_are_refused():
-    with pytest.raises(ValueError, match="layers holds layer4 and layer4.1, which give the same features; expected"):
+    with pytest.raises(ValueError, match=r"layers holds layer4 and layer4\.1, which give the same features; expected"):
         loading.Tapped(resnet18(weights=None).eval(), "torchvision", ["layer4", "layer4.1"])

@@ -231,7 +231,7 @@ def test_the_receipt_names_every_result_that_was_measured_with_the_samples(proje
             if not (project / path).exists() and "gone" not in path:
                 console.write_json(project / path, {})
     told = json.loads(forget(project, project / ".scratch", ids=train_ids(project), reason="asked").read_text())
-    assert told["what_saw_them"][0].endswith("anew: baselines/r.json, metrics/a.json, searches/s.csv")
+    assert told["what_saw_them"][0].endswith("again: baselines/r.json, metrics/a.json, searches/s.csv")
 
 
 def test_twice_in_a_row_works(project):
@@ -310,7 +310,7 @@ def test_a_name_that_stands_in_two_datasets_is_refused_until_one_is_named(projec
     other = replace(digits, dataset="other", sample_ids=ids, digests=tuple(d[::-1] for d in digits.digests))
     write_manifest(other, project / "manifests/other.jsonl")
     with pytest.raises(
-        ValueError, match=r"in digits and other; expected samples of one dataset\. Say which with --data"
+        ValueError, match=r"in digits and other; expected samples of one dataset\. Choose it with --data"
     ):
         forget(project, project / ".scratch", class_name="3", reason="x")
     forget(project, project / ".scratch", class_name="3", dataset="other", reason="x")
@@ -319,7 +319,7 @@ def test_a_name_that_stands_in_two_datasets_is_refused_until_one_is_named(projec
 
 def test_the_last_samples_of_a_dataset_are_refused(project):
     every = list(read_manifest(project / "manifests/photos.jsonl").sample_ids)
-    with pytest.raises(ValueError, match=r"photos would keep none of its 40 samples; expected one at least\. Remove"):
+    with pytest.raises(ValueError, match=r"photos would keep none of its 40 samples; expected at least one\. Remove"):
         forget(project, project / ".scratch", ids=every, reason="x")
 
 
@@ -344,7 +344,9 @@ with open_cache({str(project / "caches/digits.h5")!r}):
 def test_a_running_extraction_is_not_overtaken(project):
     with (
         Claims(project / ".scratch/extractions", "abc"),
-        pytest.raises(RuntimeError, match=r"abc/lock is in use by another process; expected nobody to work here"),
+        pytest.raises(
+            RuntimeError, match=r"abc/lock is in use by another process; expected no other process to use it"
+        ),
     ):
         forget(project, project / ".scratch", ids=train_ids(project), reason="x")
     forget(project, project / ".scratch", ids=train_ids(project), reason="x")
@@ -485,7 +487,9 @@ def test_the_index_of_files_does_not_remember_them_again(tmp_path, monkeypatch):
 def test_the_list_without_its_key_is_refused(project):
     forget(project, project / ".scratch", ids=train_ids(project), reason="asked")
     (project / "forgotten/key").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no key in .*for the 5 samples.*; expected the one.*backup"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no key in .*for the 5 samples.*; expected the key that wrote the list.*backup"
+    ):
         read_suppression(project / "forgotten")
 
 

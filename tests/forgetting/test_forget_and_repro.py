@@ -40,7 +40,7 @@ def test_repro_makes_the_files_that_forgetting_left_and_the_same_values(tmp_path
     files = [(folder / name).read_bytes() for name in FILES]
     values = load_model(folder / "models/counts.npz").values_
     said = call(folder, "dvc", "repro")
-    assert "0 images (1,794 were known already)" in said
+    assert "0 images (1,794 already known)" in said
     assert [(folder / name).read_bytes() for name in FILES] == files
     assert np.array_equal(load_model(folder / "models/counts.npz").values_, values)
     after = read_manifest(folder / "manifests/digits.jsonl")

@@ -161,7 +161,7 @@ def test_outputs_that_are_folders_or_named_twice_are_refused_before_anything_is_
     assert stage(tmp_path, *inputs, "--model", "model.npz", "--card", "folder") == 1
     assert capsys.readouterr().err == "error: the output folder is a folder; expected a file. Add a file's name.\n"
     assert stage(tmp_path, *inputs, "--model", "x", "--card", "folder/../x") == 1
-    assert "is named twice; expected a file for each. Rename one." in capsys.readouterr().err
+    assert "is named twice; expected different files. Rename one." in capsys.readouterr().err
     assert not Path("model.npz").exists()
     assert not Path("x").exists()
 

@@ -50,7 +50,7 @@ def test_a_cache_that_another_process_writes_is_called_locked(path):
 
 def test_a_cache_that_is_marked_as_being_written_is_called_open():
     said = said_of(OSError("unable to open file (file is already open for write or SWMR write)"))
-    assert said.startswith("cache c.h5 is open for writing, or was when its writer was killed; expected")
+    assert said.startswith("cache c.h5 is open for writing, or its writer was killed; expected")
     assert "h5clear" in said
 
 

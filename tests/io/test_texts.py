@@ -26,10 +26,10 @@ def test_names_are_the_same_however_an_editor_writes_them(tmp_path, encoding, ne
     [
         ("käfer".encode("latin-1"), r"c\.txt is not text in UTF-8 \(byte 1 is 0xe4\); expected UTF-8\. Write it again"),
         (codecs.BOM_UTF16_LE + b"a", r"c\.txt is not text in UTF-16 \(byte .*; expected UTF-8\. Write"),
-        (b"", r"c\.txt holds no name; expected a class name on each line\. Write"),
-        (codecs.BOM_UTF8 + b"\n\n", r"c\.txt holds no name; expected"),
+        (b"", r"c\.txt contains no name; expected a class name on each line\. Add"),
+        (codecs.BOM_UTF8 + b"\n\n", r"c\.txt contains no name; expected"),
         (b"ant\n\nbee\n", r"line 2 of .*c\.txt is empty; expected a class name on each line\. Name it"),
-        (b"ant\nbee\nant\n", r"c\.txt holds the class name 'ant' twice; expected distinct names\. Remove"),
+        (b"ant\nbee\nant\n", r"c\.txt contains the class name 'ant' twice; expected distinct names\. Remove"),
     ],
 )
 def test_what_is_no_list_of_names_is_refused(tmp_path, content, said):

@@ -593,7 +593,7 @@ def test_forgetting_and_growth_of_the_label_space_stand_apart(page, written):
         assert (real, growth) == (metrics[method]["real_forgetting"], metrics[method]["label_growth"])
         assert both == pytest.approx(metrics[method]["forgetting_first"], abs=2e-6)
     lead = page[page.index('id="answer"') : page.index("</section>", page.index('id="answer"'))]
-    assert "come from more classes to choose among" in lead
+    assert "come from having more classes to choose from" in lead
     assert "real forgetting" not in page[page.index("<h3>Metrics</h3>") : page.index("Forgotten, or outnumbered?")]
 
 
@@ -650,13 +650,16 @@ def test_page_without_searches_or_toy_stands(inputs):
     page = written_page(inputs)
     assert 'id="search-' not in page
     assert 'id="toy"' not in page
-    assert "params.yaml has no entries under searches, so the page shows none" in page
+    assert "params.yaml has no entries under searches, so there is nothing to show for them" in page
 
 
 def test_a_page_without_any_entry_says_what_is_missing(inputs):
     write_json(inputs.params, {"runs": None, "searches": {}})
     page = written_page(inputs)
-    assert "params.yaml has no entries under runs, baselines, searches, so the page shows none. Add entries" in page
+    assert (
+        "params.yaml has no entries under runs, baselines, searches, so there is nothing to show for them. Add entries"
+        in page
+    )
     assert "Final accuracy of all runs" not in page
     assert 'id="search-' not in page  # an earlier search's files are still there
 

@@ -37,7 +37,7 @@ def test_verify_prints_what_it_found_and_the_files_digest(capsys):
     assert run("verify", V1) == 0
     out = capsys.readouterr().out.splitlines()
     assert "train: 20 rows of 8 features, finite, as written" in out
-    assert out[-1] == f"{V1} is whole (sha256 {small_cache.sha256(V1)})"
+    assert out[-1] == f"{V1} is intact (sha256 {small_cache.sha256(V1)})"
 
 
 @pytest.mark.parametrize("verb", ["info", "verify"])

@@ -96,7 +96,7 @@ def test_a_project_inside_another_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda folder: ("--images", images(folder / "a", ("cat",))), "has 1 class; expected two at least"),
+        (lambda folder: ("--images", images(folder / "a", ("cat",))), "has 1 class; expected at least two"),
         (lambda folder: ("--images", folder / "nowhere"), "nowhere"),
         (lambda folder: arrays(folder)[:2], "--embeddings came without --labels"),
         (lambda folder: (*arrays(folder), "--backbone", "dino_resnet50"), "--backbone came with --embeddings, which"),
