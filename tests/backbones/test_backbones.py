@@ -95,7 +95,12 @@ PUBLISHED = [
     (DINO, 256, "bicubic"),
     (SWAV, 256, "bilinear"),
     (CLIP, 224, "bicubic"),
+    (BACKBONES["efficientnet_lite0"], 224, "bicubic"),
 ]
+
+
+def test_every_record_has_published_sides():
+    assert {record.id for record, *_ in PUBLISHED} == set(BACKBONES)
 
 
 @pytest.mark.parametrize(("record", "edge", "mode"), PUBLISHED, ids=[record.id for record, *_ in PUBLISHED])
