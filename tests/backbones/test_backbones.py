@@ -42,7 +42,7 @@ def test_a_record_goes_through_json(record):
     ids=lambda part: getattr(part, "id", part),
 )
 def test_every_layer_of_a_record_has_the_width_that_it_says(record, layer):
-    side = 224 if record.id == "clip_vit_b32" else 64
+    side = record.fixed_input_size or 224
     with torch.device("cpu" if record.library == "open_clip" else "meta"):  # open_clip moves what it builds
         network = Tapped(build_network(record), record.library, layer).eval()
         assert network(torch.zeros(2, 3, side, side)).shape == (2, record.layers[layer])
@@ -116,7 +116,7 @@ def test_every_pixel_is_scaled_to_the_bits_that_torchvision_gives(record):
     """All 256 values in all three channels, so that no image can come out otherwise."""
     from torchvision.transforms import Compose, Normalize, ToTensor
 
-    side = 224 if record.id == "clip_vit_b32" else 32
+    side = record.fixed_input_size or (224 if record.id == "clip_vit_b32" else 32)
     values = np.random.default_rng(0).permutation(np.arange(6 * side * side) % 256).reshape(2, side, side, 3)
     pixels = values.astype(np.uint8)
     expected = torch.stack([Compose([ToTensor(), Normalize(record.mean, record.std)])(each) for each in pixels])
