@@ -99,7 +99,8 @@ def place_keys(heads: torch.Tensor, n_keys: int, key_init: str, rng: np.random.G
         Distinct projected rows, in an order that does not depend on the order of arrival.
     n_keys : int
         If it exceeds n, further keys are drawn from a normal distribution with the head's mean and shrunk covariance.
-    key_init : {"kmeans", "ema", "ema-faithful", "sample", "gaussian", "uniform"}
+    key_init : str
+        A name of ``KEY_INITIALISATIONS``.
     rng : numpy.random.Generator
 
     Returns

@@ -3,13 +3,13 @@
 Enters: plain values. Leaves: frozen records. Must not know: files, other tables, what a stage does with a record.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, Field
 
 from pipeline.config.records import Record, Seed
 
-__all__ = ["DATASET_KINDS", "Cifar", "Dataset", "Digits", "Folder", "Photos"]
+__all__ = ["DATASET_KINDS", "Dataset", "Digits", "Folder", "Photos", "Torchvision"]
 
 
 class Digits(Record):
@@ -44,18 +44,16 @@ class Folder(Record):
     follow_links: bool = False
 
 
-class Cifar(Record):
-    """CIFAR-10 or CIFAR-100 as torchvision stores them under `root`."""
+class Torchvision(Record):
+    """CIFAR-10, CIFAR-100, MNIST or Fashion-MNIST as torchvision stores them under `root`."""
 
-    kind: Literal["cifar10", "cifar100"]
+    kind: Literal["cifar10", "cifar100", "mnist", "fashion_mnist"]
     root: str
 
 
-Dataset = Annotated[Digits | Photos | Folder | Cifar, Field(discriminator="kind")]
+Dataset = Annotated[Digits | Photos | Folder | Torchvision, Field(discriminator="kind")]
 DATASET_KINDS: dict[str, type[BaseModel]] = {
-    "digits": Digits,
-    "photos": Photos,
-    "folder": Folder,
-    "cifar10": Cifar,
-    "cifar100": Cifar,
+    kind: record
+    for record in get_args(get_args(Dataset)[0])
+    for kind in get_args(record.model_fields["kind"].annotation)
 }

@@ -91,9 +91,7 @@ def build_manifest(
     ----------
     name : str
     recipe : mapping
-        ``kind`` and its settings: ``digits`` (``test_fraction``, ``seed``), ``photos`` (``n_crops``, ``seed``),
-        ``folder`` (``root``, ``test_fraction``, ``seed``, ``skip_corrupt``, ``follow_links``), ``cifar10`` or
-        ``cifar100`` (``root``).
+        ``kind`` and its settings, as the records of `pipeline.config.datasets` describe them.
     index : str or Path or None
         A scratch file: only changed files of a known folder are read again.
     rehash : bool, default=False
@@ -114,11 +112,8 @@ def build_manifest(
     """
     known = DigestIndex(index, rehash=rehash, forgotten=suppression or frozenset())
     kinds: dict[str, Callable[[str, Mapping[str, Any]], Manifest]] = {
-        "digits": _digits_manifest,
-        "photos": _photos_manifest,
+        **{kind: manifest_of for kind, (manifest_of, _) in ARRAY_KINDS.items()},
         "folder": partial(_folder_manifest, index=known),
-        "cifar10": _cifar_manifest,
-        "cifar100": _cifar_manifest,
     }
     if recipe["kind"] not in kinds:
         nearest = difflib.get_close_matches(recipe["kind"], kinds, n=1, cutoff=0)[0]
@@ -328,7 +323,8 @@ class Images(Sequence[Image.Image]):
         if recipe["kind"] == "folder":
             image, digest = _read(recipe, sample_id)
         else:
-            pixels = _ARRAYS[recipe["kind"]](recipe, sample_id)
+            _, pixels_of = ARRAY_KINDS[recipe["kind"]]
+            pixels = pixels_of(recipe, sample_id)
             image, digest = to_rgb(Image.fromarray(pixels)), _pixels_sha256(pixels)
         if digest != self.manifest.digests[row]:
             raise OSError(
@@ -413,14 +409,14 @@ def _check_no_class_vanished(
         )
 
 
-def _cifar_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
-    sources = {split: _cifar(recipe["kind"], recipe["root"], split) for split in ("train", "test")}
+def _torchvision_manifest(name: str, recipe: Mapping[str, Any]) -> Manifest:
+    sources = {split: _torchvision(recipe["kind"], recipe["root"], split) for split in ("train", "test")}
     ids, labels, splits, digests = [], [], [], []
     for split, source in sources.items():
         ids += [f"{split}/{row:05d}" for row in range(len(source.targets))]
-        labels += source.targets
+        labels += np.asarray(source.targets).tolist()
         splits += [split] * len(source.targets)
-        digests += [_pixels_sha256(pixels) for pixels in source.data]
+        digests += [_pixels_sha256(pixels) for pixels in np.asarray(source.data)]
     names = tuple(sources["train"].classes)
     return Manifest(name, dict(recipe), names, tuple(ids), np.array(labels, np.int64), tuple(splits), tuple(digests))
 
@@ -483,39 +479,50 @@ def _photo_crop(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
     return np.ascontiguousarray(photo[top : top + side, left : left + side])
 
 
-@cache
-def _cifar(kind: str, root: str, split: str) -> Any:
-    from torchvision.datasets import CIFAR10, CIFAR100
+_TORCHVISION = {
+    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
+    "cifar100": ("CIFAR100", "cifar-100-python"),
+    "mnist": ("MNIST", "MNIST/raw"),
+    "fashion_mnist": ("FashionMNIST", "FashionMNIST/raw"),
+}
+"""Kind → torchvision's class, and the folder below the root that it reads."""
 
-    source = CIFAR10 if kind == "cifar10" else CIFAR100
+
+@cache
+def _torchvision(kind: str, root: str, split: str) -> Any:
+    import torchvision.datasets
+
+    name, folder = _TORCHVISION[kind]
     with reading(f"{kind} in {root}"):
         try:
-            return source(root, train=split == "train", download=False)
+            return getattr(torchvision.datasets, name)(root, train=split == "train", download=False)
         except RuntimeError as error:
             with suppress(FileNotFoundError, NotADirectoryError):  # torchvision reports an unreadable file as absent
-                for file in (Path(root) / source.base_folder).iterdir():
+                for file in (Path(root) / folder).iterdir():
                     file.stat()
             raise FileNotFoundError(
-                f"{kind} is incomplete in {root}; expected the extracted folder of its Python version. Download "
-                "it from https://www.cs.toronto.edu/~kriz/cifar.html and extract it there."
+                f"{kind} is incomplete in {root}; expected the folder {folder} with the files that torchvision reads. "
+                f"Download them with `torchvision.datasets.{name}({root!r}, download=True)` in Python."
             ) from error
 
 
-def _cifar_pixels(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
+def _torchvision_pixels(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
     split, row = sample_id.split("/")
-    return _cifar(recipe["kind"], recipe["root"], split).data[int(row)]
+    return np.asarray(_torchvision(recipe["kind"], recipe["root"], split).data[int(row)])
 
 
 def _digit_pixels(recipe: Mapping[str, Any], sample_id: str) -> np.ndarray:
     return _digits()[0][int(sample_id.rsplit("/", 1)[1])]
 
 
-_ARRAYS: dict[str, Callable[[Mapping[str, Any], str], np.ndarray]] = {
-    "digits": _digit_pixels,
-    "photos": _photo_crop,
-    "cifar10": _cifar_pixels,
-    "cifar100": _cifar_pixels,
+ARRAY_KINDS: dict[
+    str, tuple[Callable[[str, Mapping[str, Any]], Manifest], Callable[[Mapping[str, Any], str], np.ndarray]]
+] = {
+    "digits": (_digits_manifest, _digit_pixels),
+    "photos": (_photos_manifest, _photo_crop),
+    **dict.fromkeys(_TORCHVISION, (_torchvision_manifest, _torchvision_pixels)),
 }
+"""Kind of a data set that is no folder → what lists its images, and what gives the pixels of one."""
 
 
 def _pixels_sha256(pixels: np.ndarray) -> str:

@@ -44,9 +44,12 @@ STYLE: Any = {
 
 def style_of(method: str, **changes: Any) -> dict[str, Any]:
     """Return colour, sign and dashes of a method's line."""
-    i, own = min(look(method), len(SERIES) - 1), method == "dkvb"
-    line = {"color": SERIES[i], "linestyle": DASHES[i % len(DASHES)], "linewidth": 3 if own else 1.8, "zorder": 2 + own}
-    return {**line, "marker": MARKS[i], "markeredgecolor": LIGHT["page"], **changes}
+    i, own = look(method), method == "dkvb"
+    # more methods than colours: the colours again, all but that of DKVB, each with the sign of another
+    rounds, place = divmod(i - 1, len(SERIES) - 1) if i else (0, -1)
+    line = {"color": SERIES[place + 1], "linestyle": DASHES[i % len(DASHES)], "linewidth": 3 if own else 1.8}
+    sign = MARKS[(place + 1 + rounds) % len(MARKS)]
+    return {**line, "zorder": 2 + own, "marker": sign, "markeredgecolor": LIGHT["page"], **changes}
 
 
 class Figures:

@@ -67,7 +67,7 @@ def cut(name: str) -> str:
 
 
 def look(method: str) -> int:
-    """Return the number of a method's colour and sign; methods without a name here share the last."""
+    """Return the number of a method's colour and sign; methods without a name here share one more."""
     return list(METHODS).index(method) if method in METHODS else len(METHODS)
 
 

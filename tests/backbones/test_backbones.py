@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from pipeline.backbones import load_backbone
+from pipeline.backbones.loading import Tapped, build_network
 from pipeline.backbones.registry import BACKBONES, find_backbone, preprocess
 
 SWAV = BACKBONES["swav_resnet50w2"]
@@ -16,7 +17,10 @@ RESNET_V1 = BACKBONES["resnet50_imagenet_v1"]
 
 def test_records_stand_under_their_own_ids():
     assert all(name == record.id for name, record in BACKBONES.items())
-    assert set(BACKBONES) == {
+
+
+def test_backbones_that_settings_may_name_already_stay():
+    assert set(BACKBONES) >= {
         "efficientnet_lite0", "resnet50_imagenet", "resnet50_imagenet_v1", "clip_vit_b32", "swav_resnet50w2",
         "dino_resnet50",
     }  # fmt: skip
@@ -32,11 +36,23 @@ def test_a_record_goes_through_json(record):
     assert values["layers"] == dict(record.layers)
 
 
+@pytest.mark.parametrize(
+    ("record", "layer"),
+    [(record, layer) for record in BACKBONES.values() for layer in record.layers],
+    ids=lambda part: getattr(part, "id", part),
+)
+def test_every_layer_of_a_record_has_the_width_that_it_says(record, layer):
+    side = record.fixed_input_size or 224
+    with torch.device("cpu" if record.library == "open_clip" else "meta"):  # open_clip moves what it builds
+        network = Tapped(build_network(record), record.library, layer).eval()
+        assert network(torch.zeros(2, 3, side, side)).shape == (2, record.layers[layer])
+
+
 def test_an_unknown_backbone_offers_the_names():
     with pytest.raises(ValueError, match=r"'dino_resnet5' is unknown; expected one of .*Did you mean 'dino_resnet50'"):
         find_backbone("dino_resnet5")
     with pytest.raises(
-        ValueError, match=r"expected one of efficientnet_lite0, resnet50_imagenet, .*, clip.*Correct it"
+        ValueError, match=r"expected one of efficientnet_lite0, resnet50_imagenet, .*, clip.*Correct the name"
     ):
         find_backbone("")
 
@@ -79,7 +95,12 @@ PUBLISHED = [
     (DINO, 256, "bicubic"),
     (SWAV, 256, "bilinear"),
     (CLIP, 224, "bicubic"),
+    (BACKBONES["efficientnet_lite0"], 224, "bicubic"),
 ]
+
+
+def test_every_record_has_published_sides():
+    assert {record.id for record, *_ in PUBLISHED} == set(BACKBONES)
 
 
 @pytest.mark.parametrize(("record", "edge", "mode"), PUBLISHED, ids=[record.id for record, *_ in PUBLISHED])
@@ -95,7 +116,7 @@ def test_every_pixel_is_scaled_to_the_bits_that_torchvision_gives(record):
     """All 256 values in all three channels, so that no image can come out otherwise."""
     from torchvision.transforms import Compose, Normalize, ToTensor
 
-    side = 224 if record.id == "clip_vit_b32" else 32
+    side = record.fixed_input_size or (224 if record.id == "clip_vit_b32" else 32)
     values = np.random.default_rng(0).permutation(np.arange(6 * side * side) % 256).reshape(2, side, side, 3)
     pixels = values.astype(np.uint8)
     expected = torch.stack([Compose([ToTensor(), Normalize(record.mean, record.std)])(each) for each in pixels])

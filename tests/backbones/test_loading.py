@@ -6,7 +6,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.backbones import find_weights, read_weights
-from pipeline.backbones import loading as networks
 from pipeline.backbones.loading import build_network, load_backbone, rename_weights
 from pipeline.backbones.registry import BACKBONES
 
@@ -179,16 +178,6 @@ def test_swav_has_the_names_and_strides_of_a_resnet50():
         for network in (doubled, plain)
     ]
     assert strides[0] == strides[1]
-
-
-@pytest.mark.parametrize("record", [SWAV, DINO], ids=["swav", "dino"])
-@pytest.mark.parametrize("layer", ["avgpool", "layer3"])
-def test_residual_networks_give_the_width_of_their_layer(record, layer):
-    with torch.device("meta"):
-        network = build_network(record)
-        embeddings = networks.Tapped(network, record.library, layer).eval()(torch.empty(2, 3, 224, 224))
-    assert embeddings.shape == (2, record.layers[layer])
-    assert record.layers[layer] == {"avgpool": 2048, "layer3": 1024}[layer] * (2 if record is SWAV else 1)
 
 
 # published layouts, written with random weights

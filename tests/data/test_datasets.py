@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.config.datasets import DATASET_KINDS
 from pipeline.data import datasets
 from pipeline.data.datasets import build_manifest, open_images, read_manifest, remarks, shared_images, write_manifest
 
@@ -307,7 +308,7 @@ def write_cifar(kind, root, monkeypatch, n=4):
 
 @pytest.mark.parametrize(("kind", "n_train"), [("cifar10", 20), ("cifar100", 4)])
 def test_cifar_is_read_from_the_files_of_its_python_version(tmp_path, monkeypatch, kind, n_train):
-    datasets._cifar.cache_clear()
+    datasets._torchvision.cache_clear()
     pixels = write_cifar(kind, tmp_path, monkeypatch)
     manifest = build_manifest("few", {"kind": kind, "root": str(tmp_path)})
     assert manifest.splits == ("train",) * n_train + ("test",) * 4
@@ -316,12 +317,38 @@ def test_cifar_is_read_from_the_files_of_its_python_version(tmp_path, monkeypatc
     for row, sample_id in enumerate(manifest.sample_ids):
         split, number = sample_id.split("/")
         assert np.array_equal(np.array(opened[row]), pixels[split][int(number)])
-    datasets._cifar.cache_clear()
+    datasets._torchvision.cache_clear()
 
 
-@pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
-def test_absent_cifar_tells_where_to_get_it(tmp_path, kind):
-    with pytest.raises(FileNotFoundError, match=rf"{kind} is incomplete in .*; expected.*Download it from https://www"):
+def write_mnist(folder, n):
+    """Write the files of MNIST with a few random images."""
+    rng, pixels = np.random.default_rng(0), {}
+    (folder / "raw").mkdir(parents=True)
+    for split, prefix in {"train": "train", "test": "t10k"}.items():
+        pixels[split] = rng.integers(256, size=(n, 28, 28), dtype=np.uint8)
+        for name, values in {"images-idx3": pixels[split], "labels-idx1": np.arange(n, dtype=np.uint8) % 10}.items():
+            header = b"\0\0\x08" + bytes([values.ndim]) + np.array(values.shape, ">i4").tobytes()
+            (folder / "raw" / f"{prefix}-{name}-ubyte").write_bytes(header + values.tobytes())
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder", "name"), [("mnist", "MNIST", "1 - one"), ("fashion_mnist", "FashionMNIST", "Trouser")]
+)
+def test_mnist_is_read_from_torchvisions_files(tmp_path, kind, folder, name):
+    datasets._torchvision.cache_clear()
+    pixels_of = write_mnist(tmp_path / folder, 12)
+    manifest = build_manifest("few", {"kind": kind, "root": str(tmp_path)})
+    assert manifest.splits == ("train",) * 12 + ("test",) * 12
+    assert manifest.class_names[1] == name
+    assert manifest.labels.tolist() == [*range(10), 0, 1] * 2
+    for image, expected in zip(open_images(manifest), np.concatenate([*pixels_of.values()]), strict=True):
+        assert np.array_equal(pixels(image), np.repeat(expected[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("kind", ["cifar10", "cifar100", "mnist", "fashion_mnist"])
+def test_an_absent_set_of_torchvision_tells_where_to_get_it(tmp_path, kind):
+    with pytest.raises(FileNotFoundError, match=rf"{kind} is incomplete in .*; expected.*Download them with"):
         build_manifest("c", {"kind": kind, "root": str(tmp_path)})
 
 
@@ -478,7 +505,7 @@ def test_cifar_that_may_not_be_read_is_not_called_absent(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "stat", denied)
     monkeypatch.setattr(os.path, "isfile", lambda path: "data_batch" not in str(path))
-    datasets._cifar.cache_clear()
+    datasets._torchvision.cache_clear()
     with pytest.raises(OSError, match=r"^cifar10 in .* cannot be read \(Permission denied\); expected .* Change its"):
         build_manifest("c", {"kind": "cifar10", "root": str(tmp_path)})
 
@@ -567,6 +594,13 @@ def test_pixels_of_an_unknown_range_are_refused_with_the_name_and_skipped_by_opt
     manifest = build_manifest("pets", folder_recipe(folder, skip_corrupt=True))
     assert manifest.skipped == ("ant/deep.tif",)
     assert len(manifest.labels) == 20
+
+
+# kinds
+
+
+def test_settings_know_the_kinds_of_data_sets_that_can_be_listed():
+    assert set(DATASET_KINDS) == {*datasets.ARRAY_KINDS, "folder"}
 
 
 # the manifest as a file

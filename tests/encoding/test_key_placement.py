@@ -13,8 +13,13 @@ from dkvb_estimator._encoding.key_placement import (
     report_keys,
     sketch_size,
 )
+from dkvb_estimator._validation import CHOICES
 
 METHODS = sorted(KEY_INITIALISATIONS)
+
+
+def test_every_key_init_that_parameters_may_name_places_keys():
+    assert set(CHOICES["key_init"]) == set(KEY_INITIALISATIONS)
 
 
 def place(heads, n_keys, method, seed=0):

@@ -1,12 +1,16 @@
 """Validation: what is refused, and in which words."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from models import OF_ENCODERS, flat
 
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from dkvb_estimator._labels import merge_classes
 from dkvb_estimator._validation import (
+    CHOICES,
     GRADIENT,
     Layout,
     as_array,
@@ -34,6 +38,13 @@ def check(**changes):
     """Check the parameters of both halves."""
     check_encoder(of_encoder(**changes))
     check_parameters(parameters(**changes))
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_documentation_of_a_parameter_lists_its_choices(name):
+    documented = KeyEncoder.__doc__ + DKVBClassifier.__doc__
+    listed = re.search(rf"^    {name} : {{(.*)}}", documented, flags=re.MULTILINE)[1]
+    assert listed == ", ".join(f'"{choice}"' for choice in CHOICES[name])
 
 
 def test_default_parameters_are_valid():

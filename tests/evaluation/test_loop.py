@@ -24,6 +24,7 @@ from pipeline.evaluation.loop import (
     timed,
 )
 from pipeline.evaluation.streams import Task
+from pipeline.report.labels import METRICS
 
 
 def test_every_task_is_tested_on_every_task():
@@ -69,6 +70,10 @@ def test_summary_is_the_mean_over_orders():
         "mean_class_accuracy": round((1 / 3 + 1) / 2, 6),
         "accuracy_std_over_orders": 0.25,
     }
+
+
+def test_the_report_has_words_for_every_number_of_a_summary():
+    assert set(summarise([run(LastTaskOnly())], Y_TEST)) <= set(METRICS)
 
 
 class Scoring:

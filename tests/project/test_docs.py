@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.backbones.registry import BACKBONES
+from pipeline.config import BASELINES
+from pipeline.config.datasets import DATASET_KINDS
+
 ROOT = Path(__file__).parents[2]
 GALLERY = sorted((ROOT / "examples" / "gallery").glob("plot_*.py"))
 
@@ -56,6 +60,16 @@ def test_make_docs_builds_without_a_warning_or_the_network(tmp_path):
     pages = list(built.rglob("*.html"))
     assert len(pages) > 40
     assert {link for path in pages for link in re.findall(loaded, path.read_text(encoding="utf-8"))} == set()
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [("guide/backbones", BACKBONES), ("guide/pipeline", DATASET_KINDS), ("comparing_runs", BASELINES)],
+    ids=["backbones", "datasets", "baselines"],
+)
+def test_a_page_tells_every_name_that_settings_may_hold(page, names):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert [name for name in names if not re.search(f"`{name}`|kind: {name}$", text, flags=re.MULTILINE)] == []
 
 
 @pytest.mark.parametrize(
