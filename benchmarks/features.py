@@ -134,13 +134,16 @@ def corrupted_photographs(root=SHARED, network="mobilenet"):
         for strength in STRENGTHS:
             folder = SCRATCH / "corrupted" / f"{kind}_{strength}"
             for path in images:
-                target = folder / "train" / path.parent.name / f"{path.stem}.png"
+                target = folder / path.parent.name / f"{path.stem}.png"
                 if not target.exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     change(Image.open(path).convert("RGB"), strength).save(target)
             name = f"corrupted_{kind}_{strength}_{network}"
-            with _open(name, {"kind": "folder", "root": str(folder)}, settings) as reader:
-                yield kind, strength, *reader.as_numpy("train")
+            with _open(
+                name, {"kind": "folder", "root": str(folder), "test_fraction": 0.5, "seed": 0}, settings
+            ) as reader:
+                parts = [reader.as_numpy(split) for split in ("train", "test")]
+            yield kind, strength, *(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
 def _with_noise(image: Image.Image, deviation: float) -> Image.Image:
