@@ -52,7 +52,7 @@ def test_an_unknown_backbone_offers_the_names():
     with pytest.raises(ValueError, match=r"'dino_resnet5' is unknown; expected one of .*Did you mean 'dino_resnet50'"):
         find_backbone("dino_resnet5")
     with pytest.raises(
-        ValueError, match=r"expected one of efficientnet_lite0, resnet50_imagenet, .*, clip.*Correct the name"
+        ValueError, match=r"expected one of efficientnet_lite0, resnet50_imagenet, .*, clip.*Correct it"
     ):
         find_backbone("")
 

@@ -105,7 +105,7 @@ def test_all_is_read_again_where_it_is_asked_for(file, look):
 
 
 def test_names_that_end_in_zeros_are_found(tmp_path, monkeypatch):
-    paths, index = [tmp_path / str(number) for number in range(600)], DigestIndex(tmp_path / "index")
+    paths, index = [tmp_path / str(number) for number in range(3000)], DigestIndex(tmp_path / "index")
     for number, path in enumerate(paths):
         path.write_text(str(number))
     usual = time.time_ns
