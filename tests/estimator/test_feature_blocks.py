@@ -200,3 +200,19 @@ def test_blocks_that_do_not_fit_are_refused_by_name(case):
 def test_a_fraction_of_a_feature_is_a_type_error():
     with pytest.raises(TypeError, match=r"feature_blocks=4\.5 is a float; expected a whole number"):
         encoder((4.5, 4.5)).fit(X)
+
+
+def test_a_pickle_of_a_release_without_blocks_works(monkeypatch):
+    model = DKVBClassifier(KeyEncoder(8, 16, 2, random_state=0), solver="counts").fit(X, Y)
+    written = KeyEncoder.__getstate__
+    monkeypatch.setattr(
+        KeyEncoder,
+        "__getstate__",
+        lambda encoder: {name: value for name, value in written(encoder).items() if name != "feature_blocks"},
+    )
+    old = pickle.dumps(model)
+    monkeypatch.undo()
+    again = pickle.loads(old)
+    assert again.encoder_.feature_blocks is None
+    np.testing.assert_array_equal(again.decision_function(X), model.decision_function(X))
+    assert "feature_blocks" not in repr(again)

@@ -132,3 +132,13 @@ def test_a_bar_starts_no_thread():
     with Progress("Model", 1).bar("working", 3, "rows") as advance:
         advance(3)
         assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_blocks_of_dask_draw_no_bars_of_their_own(verbose, capsys):
+    X, y = np.random.default_rng(0).standard_normal((400, 5)), np.arange(400) % 3
+    lazy = da.from_array(X, chunks=(100, 5))
+    model = DKVBClassifier(KeyEncoder(4, 8, 2, verbose=verbose, random_state=0), solver="counts").fit(lazy, y)
+    capsys.readouterr()
+    model.partial_fit(lazy, y)
+    assert "encoding" not in capsys.readouterr().err
