@@ -68,7 +68,7 @@ def test_a_missing_table_is_named_on_the_page_and_stops_nothing(tmp_path, tables
     folder = project(tmp_path / "copy", tables)
     assert "WARNING" not in call(folder, "dvc", "repro")
     page = (folder / "report/index.html").read_text()
-    assert re.findall(r"has no entries under (.*?), so the page", page) == ([missing] if missing else [])
+    assert re.findall(r"has no entries under (.*?), so there is", page) == ([missing] if missing else [])
     assert ran(folder) == ["manifest"]
 
 
