@@ -81,7 +81,7 @@ def test_a_full_disk_keeps_finished_blocks_and_the_old_output(run, tmp_path):
         assert full["code"] == 1
         (error,) = [line for line in full["said"] if line.startswith("error: ")]
         assert "the disk is full (File too large); expected room for the store in" in error
-        assert "What was finished is kept: free some space, then run the same command again." in error
+        assert "Finished rows are kept. Free some space, then run the same command again." in error
         assert full["files"]["out/a.h5"] == hashlib.sha256(b"old").hexdigest()
         assert sum(name.endswith(".rows") for name in full["files"]) == n_blocks
         assert not [name for name in full["files"] if name.endswith(".part") or name.startswith("out/a.j")]
