@@ -1,7 +1,6 @@
 """Two layers from one entry of params.yaml, through every stage, by the commands that ``dvc repro`` runs."""
 
 import contextlib
-import importlib
 import json
 import re
 from pathlib import Path
@@ -11,15 +10,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from small_project import run_stage
 from torchvision.models import squeezenet1_1
 
 from dkvb_estimator import load_model
-from pipeline import cli as console
 from pipeline.cache import open_cache, verify_cache
 from pipeline.config import load_params
 from pipeline.evaluation import search
 from pipeline.forgetting import forget
-from pipeline.stages import __main__ as stages
 
 ROOT = Path(__file__).resolve().parents[2]
 METHOD = {"solver": "counts", "encoder": {"n_heads": 6, "n_keys": 8, "key_dim": 2, "random_state": 0}}
@@ -53,19 +51,6 @@ TABLES = {
 }  # fmt: skip
 
 
-def call(stage):
-    """Run a stage's commands of dvc.yaml, in this process, in the folder that is current."""
-    commands = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["cmd"]
-    for text in commands if isinstance(commands, list) else [commands]:
-        python, flag, module, *argv = text.split()
-        assert (python, flag) == ("python", "-m")
-        if module == "pipeline.stages":
-            assert stages.main(argv) == 0
-        else:
-            own = importlib.import_module(module)
-            assert console.run(own.main, own.build_parser(), argv) == 0
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A folder in which sixty small images of three classes went through all stages."""
@@ -82,7 +67,7 @@ def project(tmp_path_factory):
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("DKVB_DEVICE", "cpu")
         for stage in ("manifest", "extract", "baselines", "run", "search"):
-            call(stage)
+            run_stage(stage)
     search._reader.cache_clear()  # which keeps caches open, as its process usually ends with it
     return folder
 

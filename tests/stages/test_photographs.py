@@ -2,16 +2,14 @@
 
 import contextlib
 import hashlib
-import importlib
 import json
 from pathlib import Path
 
 import pytest
 import yaml
+from small_project import run_stage
 
-from pipeline import cli as console
 from pipeline.cache import open_cache, verify_cache
-from pipeline.stages import __main__ as stages
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
@@ -69,19 +67,6 @@ def tables():
     }
 
 
-def call(stage):
-    """Run a stage's commands of dvc.yaml, in this process, in the folder that is current."""
-    commands = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["cmd"]
-    for text in commands if isinstance(commands, list) else [commands]:
-        python, flag, module, *argv = text.split()
-        assert (python, flag) == ("python", "-m")
-        if module == "pipeline.stages":
-            assert stages.main(argv) == 0
-        else:
-            stage = importlib.import_module(module)
-            assert console.run(stage.main, stage.build_parser(), argv) == 0
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A folder in which all 6,000 photographs went through both networks."""
@@ -89,7 +74,7 @@ def project(tmp_path_factory):
     (folder / "params.yaml").write_text(yaml.safe_dump(tables()), encoding="utf-8")
     with contextlib.chdir(folder):
         for stage in ("manifest", "extract", "baselines", "run"):
-            call(stage)
+            run_stage(stage)
     return folder
 
 

@@ -1,5 +1,6 @@
 """A copy of the project in a folder of its own, with settings of its own, and DVC called in it."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from pipeline import cli
 from pipeline.config.defaults import with_defaults
+from pipeline.stages import __main__ as stages
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("pipeline", "dkvb_estimator")
@@ -65,3 +68,16 @@ def small_tables():
         "searches": {"digits": TABLES["searches"]["digits"] | search | {"grid": {"encoder__n_keys": [8, 16]}}},
         "toy": TABLES["toy"] | {"steps": 20},
     }
+
+
+def run_stage(name):
+    """Run a stage's commands of dvc.yaml, in this process, in the folder that is current."""
+    commands = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][name]["cmd"]
+    for text in commands if isinstance(commands, list) else [commands]:
+        python, flag, module, *argv = text.split()
+        assert (python, flag) == ("python", "-m")
+        if module == "pipeline.stages":
+            assert stages.main(argv) == 0
+        else:
+            stage = importlib.import_module(module)
+            assert cli.run(stage.main, stage.build_parser(), argv) == 0

@@ -102,7 +102,7 @@ def test_counts_are_above_the_nearest_class_mean_with_few_samples_and_with_many(
         model = placed(DKVBClassifier(KeyEncoder(random_state=seed), solver="counts"), X).partial_fit(X[rows], Y[rows])
         mean = NearestClassMean(normalize=True).fit(X[rows], Y[rows])
         gaps.append(model.score(X[rest], Y[rest]) - mean.score(X[rest], Y[rest]))
-    assert np.mean(gaps) > -0.005
+    assert np.mean(gaps) > (0 if n_per_class >= 5 else -0.005)  # with two samples, both are guesses
 
 
 def test_classes_without_samples_are_never_predicted():
