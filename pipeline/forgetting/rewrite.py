@@ -188,7 +188,7 @@ class _Work:
         return {
             "format": "dkvb-deletion-receipt",
             "version": 1,
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "kind": kind,
             "reason": reason,
             "n_samples": {name: len(ids) for name, ids in sorted(self.samples.ids.items())},
