@@ -82,7 +82,9 @@ class CacheHeader:
     fingerprint : str
         Of everything that determines the embeddings.
     backbone, preprocessing : mapping, JSON-able
-    tap, compute_dtype, storage_dtype, manifest_sha256, dataset : str
+    tap : str
+        The layer, by the name that the file's attribute has; several are joined by ``+``.
+    compute_dtype, storage_dtype, manifest_sha256, dataset : str
     class_names : tuple of str
         Label 0 is the first.
     layers : tuple of LayerColumns

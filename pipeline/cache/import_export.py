@@ -48,7 +48,8 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
         "--backbone", required=True, help="a name for the network; must be the same for keys and samples"
     )
     layers = parser.add_mutually_exclusive_group()
-    layers.add_argument("--tap", default="imported", help="the layer of the network (default: imported)")
+    layers.add_argument("--layer", default="imported", help="the layer of the network (default: imported)")
+    layers.add_argument("--tap", help=argparse.SUPPRESS)  # the option's old name
     layers.add_argument(
         "--layers",
         nargs="+",
@@ -97,7 +98,7 @@ def import_arrays(args: argparse.Namespace) -> Path:
     origin = {
         "backbone": {"id": args.backbone},
         "preprocessing": {"imported": [{"file": f.name, "sha256": file_sha256(f)} for f in sorted(files)]},
-        "tap": tap_of(layer.name for layer in layers) or args.tap,
+        "tap": tap_of(layer.name for layer in layers) or args.layer,
         "compute_dtype": "imported",
         "storage_dtype": args.storage_dtype,
         "manifest_sha256": listing_sha256(names, rows),
@@ -149,6 +150,8 @@ def export_cache(path: str | Path, output: str | Path, split: str | None = None)
 
 
 def _check_options(args: argparse.Namespace) -> None:
+    if args.tap is not None:
+        raise ValueError("--tap is now --layer. Rename the option.")
     if Path(args.output).suffix.lower() not in CACHES:
         raise ValueError(f"--output {args.output} was given; expected a file ending in {', '.join(CACHES)}. Rename it.")
     ways = {"--test-embeddings": args.test_embeddings, "--splits": args.splits, "--test-fraction": args.test_fraction}
@@ -175,7 +178,7 @@ def _layers(given: Sequence[str], n_features: int) -> tuple[LayerColumns, ...]:
         raise ValueError(
             f"--layers {' '.join(given)} was given for {n_features} features; expected two or more different "
             f"names, each with its number of columns, adding up to {n_features}, such as layer3:1024 "
-            "avgpool:2048. Correct it, or use --tap for one layer."
+            "avgpool:2048. Correct it, or use --layer for one layer."
         )
     return layers_in_order(widths)
 

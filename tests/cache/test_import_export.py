@@ -90,6 +90,14 @@ def test_every_kind_of_file_gives_the_same_rows(files, given):
     assert (header.backbone, header.tap, header.storage_dtype) == ({"id": "mine"}, "imported", "float32")
 
 
+def test_one_layer_is_named_by_layer_and_its_old_option_is_answered(files, capsys):
+    assert import_(files, "--layer", "avgpool", embeddings="X.npy", labels="y.npy") == 0
+    assert read(files)[3].tap == "avgpool"
+    capsys.readouterr()
+    assert import_(files, "--tap", "avgpool", embeddings="X.npy", labels="y.npy") == 1
+    assert_one_sentence(capsys, "--tap is now --layer. Rename the option.")
+
+
 def test_the_cache_says_which_files_it_was_made_of(files):
     assert import_(files, embeddings="X.npy", labels="y.npy") == 0
     card = describe_cache(files / "out/a.h5")
