@@ -54,9 +54,9 @@ def headline(metrics: Mapping[str, Mapping[str, Any]], tasks: Sequence[Sequence[
 
     Examples
     --------
-    >>> numbers = {"dkvb": {"final_accuracy": 0.859, "forgetting_best": 0.061},
+    >>> numbers = {"dkvb": {"final_accuracy": 0.859, "forgetting_first": 0.061},
     ...            "nearest_class_mean": {"final_accuracy": 0.807},
-    ...            "mlp": {"final_accuracy": 0.2, "forgetting_best": 0.97}}
+    ...            "mlp": {"final_accuracy": 0.2, "forgetting_first": 0.97}}
     >>> print(*headline(numbers, [["a", "b"], ["c"]]), sep=" / ")
     After 3 classes in 2 tasks, DKVB recognises 85.9%, 5.2 points above the best baseline, nearest class mean (80.7%). /
     Of what it had learned DKVB lost 6.1 points; the MLP lost 97.0 points and ends at 20.0%.
@@ -73,7 +73,7 @@ def headline(metrics: Mapping[str, Mapping[str, Any]], tasks: Sequence[Sequence[
         text += f", {way} the best baseline, {method_name(baseline)} ({written(best, 'share')})"
     clauses = []
     for method in ("dkvb", "linear_probe", "mlp"):
-        lost, end = (number(metrics.get(method, {}).get(name)) for name in ("forgetting_best", "final_accuracy"))
+        lost, end = (number(metrics.get(method, {}).get(name)) for name in ("forgetting_first", "final_accuracy"))
         if lost is not None and end is not None:
             who = "of what it had learned DKVB" if method == "dkvb" else f"the {method_name(method)}"
             ends = "" if method == "dkvb" else f" and ends at {written(end, 'share')}"

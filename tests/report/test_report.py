@@ -422,7 +422,7 @@ def test_text_from_outside_is_escaped(inputs):
 def test_numbers_that_are_missing_are_dashes_and_never_best(inputs):
     def blank(metrics):
         metrics["dkvb"] |= {"final_accuracy": None, "average_incremental_accuracy": float("nan")}
-        del metrics["mlp"]["forgetting_best"]
+        del metrics["mlp"]["forgetting_first"]
 
     changed(inputs.metrics / "digits.json", blank)
     page = written_page(inputs)
@@ -468,8 +468,8 @@ def test_headline_says_above_below_or_level(own, other, words):
 
 def test_headline_says_what_each_method_lost():
     metrics = {
-        "dkvb": {"final_accuracy": 0.9, "forgetting_best": -0.01},
-        "linear_probe": {"final_accuracy": 0.2, "forgetting_best": 0.95},
+        "dkvb": {"final_accuracy": 0.9, "forgetting_first": -0.01},
+        "linear_probe": {"final_accuracy": 0.2, "forgetting_first": 0.95},
     }
     assert pages.headline(metrics, TASKS[:2])[1] == (
         "Of what it had learned DKVB lost nothing; the linear probe lost 95.0 points and ends at 20.0%."
