@@ -352,11 +352,14 @@ class Likelihoods:
 
     def _of_keys(self, cells: np.ndarray) -> np.ndarray:
         """Return the values of some keys (len, k), counted through all heads, in ascending order."""
-        expected = self._log_floor[cells, None]
+        floor, shared = self._log_floor[cells, None], self._shared(cells)
+        shared.eliminate_zeros()  # of classes with a weight of zero
+        values = np.repeat(floor, len(self._base), axis=1) if self._normals is None else self._normals.logs(cells)
         if self._normals is not None:
-            expected = expected + self._normals.logs(cells)
-        with np.errstate(divide="ignore"):
-            return np.logaddexp(np.log(self._shared(cells).toarray()), expected) + self._base
+            values += floor
+        pairs = np.repeat(np.arange(len(cells)), np.diff(shared.indptr)), shared.indices
+        values[pairs] = np.log(shared.data + np.exp(values[pairs]))
+        return values + self._base
 
     @cached_property
     def _weighted(self) -> csr_array:

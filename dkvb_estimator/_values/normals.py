@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.special import logsumexp
 
 ROUNDING = 1e-12
 """Below this share of the second moments, a variance is rounding."""
@@ -92,5 +91,7 @@ class ClassNormals:
                 scores[part] += place[:, None] * mean  # unlike a product of matrices the same bits, pruned or not
         seen = self.shares > 0
         scores[:, ~seen] = scores[:, seen].min(axis=1, keepdims=True)
-        with np.errstate(divide="ignore"):
-            return scores - logsumexp(scores + np.log(self.shares), axis=1, keepdims=True)
+        largest = scores.max(axis=1, keepdims=True)
+        scores -= largest  # every sum below is at least the share of one class
+        expected = np.einsum("nk,k->n", np.exp(scores), self.shares)
+        return scores - np.log(expected)[:, None]
