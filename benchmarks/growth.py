@@ -1,22 +1,25 @@
-"""How do time and memory grow with rows and classes?
+"""How do time and memory grow with rows, classes, heads and keys?
 
 ``python -m benchmarks growth [--rows N] [--baselines N] [--classes N] [--records FILE] [--recorded] [--figure FILE]
-[--page FILE]``: rows of 512 features from a mixture of normal classes, 1,000 rows to N (default 100,000; baselines
-30,000) in 100 classes, then 10 to N (default 1,000) classes in 10,000 rows. Each method learns once, with all its
+[--page FILE]``: rows of 512 features from a mixture of normal classes. Four axes: 1,000 rows to N (default a million;
+baselines with a Gram matrix or slower to 30,000) in 100 classes; 10 to N (default 10,000) classes in 20,000 rows; 64 to
+2,048 heads, and 16 to 4,096 keys per head, for 10,000 rows of 100 classes. Each method learns once, with all its
 choices, until its first answer, then predicts 1,000 rows; methods take turns within a size. Seconds are those of the
 processor, all threads together, because machines are shared: set ``OMP_NUM_THREADS=1``. With ``--records`` figures are
 appended to a file, and those that it holds are taken from there: an interrupted run resumes. With ``--recorded``
-nothing else is measured.
+nothing else is measured. Everything takes two hours and 12 GiB.
 
 Prints one JSON line per figure, and for each method the fitted exponent of its growth and what the worst doubling
-multiplies. Goals: no doubling multiplies our learning by more than 2.2; the state is at most the 800 MB of a matrix of
-10,000 random features; at the largest common size, learning takes at most as long as random-projection ridge of 5,000
-features, and so does predicting. Exits with 1 if one is missed. Needs matplotlib for ``--figure``.
+multiplies. Goals: no doubling of rows or classes multiplies our learning by more than 2.2; the state at 100,000 rows is
+at most the 800 MB of a matrix of 10,000 random features; at the largest common size, learning takes at most as long as
+random-projection ridge of 5,000 features, and so does predicting. Exits with 1 if one is missed. Needs matplotlib for
+``--figure``.
 """
 
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +28,34 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import pages
 from benchmarks.accuracy import Records, clocked, size_of
-from dkvb_estimator import DKVBClassifier
+from dkvb_estimator import DKVBClassifier, KeyEncoder
 from dkvb_estimator.baselines import RandomProjectionRidge, StreamingLDA
 
-N_FEATURES, N_CLASSES, N_ROWS, SPREAD = 512, 100, 10_000, 3.0
-ROWS, CLASSES = (1000, 3000, 10_000, 30_000, 100_000), (10, 100, 1000)
-LARGEST_FACTOR, LARGEST_STATE = 2.2, 8 * 10_000**2
-OURS, RP = "joint", "RP ridge 5,000"
-METHODS = {
-    OURS: lambda: DKVBClassifier(random_state=0),
-    "joint, remember=False": lambda: DKVBClassifier(remember=False, random_state=0),
+N_FEATURES, N_CLASSES, SPREAD = 512, 100, 3.0
+AXES = {
+    "rows": (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000),
+    "classes": (10, 100, 1000, 3000, 10_000),
+    "heads": (64, 256, 1024, 2048),
+    "keys": (16, 64, 256, 1024, 4096),
+}
+N_ROWS = {"classes": 20_000, "heads": 10_000, "keys": 10_000}
+LARGEST_FACTOR, STATE_ROWS, LARGEST_STATE = 2.2, 100_000, 8 * 10_000**2
+OURS, SUMS, RP = "joint", "joint, remember=False", "RP ridge 5,000"
+
+
+def ours(**settings):
+    """Return the function that makes our method with an encoder of other sizes."""
+    return lambda **sizes: DKVBClassifier(KeyEncoder(**sizes, random_state=0), random_state=0, **settings)
+
+
+METHODS = {OURS: ours(), SUMS: ours(remember=False), "counts": ours(solver="counts")}
+BASELINES = {
     "streaming LDA": lambda: StreamingLDA(shrinkage="auto", normalize=True),
     RP: lambda: RandomProjectionRidge(5000, normalize=True, random_state=0),
 }
+CHEAP = "streaming LDA"
 MEASURED = {"learn_s": "seconds to learn", "predict_1000_s": "seconds to predict 1,000", "megabytes": "MB of state"}
-COLOURS = dict(zip(METHODS, ("#1f4e9e", "#6fa0e0", "#888888", "#d07030"), strict=True))
+COLOURS = dict(zip([*METHODS, *BASELINES], ("#1f4e9e", "#6fa0e0", "#2a9d5c", "#888888", "#d07030"), strict=True))
 
 
 def draw(n_rows, n_classes):
@@ -53,27 +69,40 @@ def draw(n_rows, n_classes):
     return X[:n_rows], labels[:n_rows], X[n_rows:]
 
 
-def figures(make, X, y, X_test):
+def figures(method, X, y, X_test):
     """Return seconds to learn, seconds to predict and megabytes of one method."""
-    method = make()
     _, learning = clocked(lambda: method.fit(X, y).predict(X_test[:1]))
     _, predicting = clocked(lambda: method.predict(X_test))
     return {"learn_s": learning, "predict_1000_s": predicting, "megabytes": size_of(method) / 1e6}
 
 
+def cases(axis, size, baselines_until):
+    """Return the rows and classes of a size, and the function that makes each method that is measured there."""
+    if axis in ("heads", "keys"):
+        return (N_ROWS[axis], N_CLASSES), {name: partial(make, **{f"n_{axis}": size}) for name, make in METHODS.items()}
+    data = (size, N_CLASSES) if axis == "rows" else (N_ROWS[axis], size)
+    few = {name: make for name, make in BASELINES.items() if name == CHEAP or size <= baselines_until}
+    return data, METHODS | few
+
+
 def measure(axis, sizes, baselines_until, records):
     """Return the figures of each method at each size."""
-    found = {name: {} for name in METHODS}
+    found = {}
     for size in sizes:
-        data = draw(*((size, N_CLASSES) if axis == "rows" else (N_ROWS, size)))
-        for name, make in METHODS.items():
-            if size <= baselines_until or name.startswith(OURS):
-                each = records.get((axis, name, size), lambda make=make, data=data: figures(make, *data))
-                if each is None:
-                    continue
-                found[name][size] = each
-                line = {key: round(value, 4) for key, value in each.items()}
-                print(json.dumps({"name": f"growth: {name}", axis: size} | line), flush=True)
+        shape, makers = cases(axis, size, baselines_until)
+        data = None
+        for name, make in makers.items():
+
+            def each(make=make, shape=shape):
+                nonlocal data
+                data = draw(*shape) if data is None else data
+                return figures(make(), *data)
+
+            if (measured := records.get((axis, name, size), each)) is None:
+                continue
+            found.setdefault(name, {})[size] = measured
+            line = {key: round(value, 4) for key, value in measured.items()}
+            print(json.dumps({"name": f"growth: {name}", axis: size} | line), flush=True)
     return found
 
 
@@ -88,6 +117,8 @@ def report(axis, found):
     """Print and return the lines of the table: method, axis, figures at the largest size, exponents, worst doubling."""
     rows = []
     for name, points in found.items():
+        if len(points) < 2:
+            continue
         exponents = {what: growth(points, what) for what in MEASURED}
         line = {what: round(exponent, 2) for what, (exponent, _) in exponents.items()}
         worst = round(exponents["learn_s"][1], 2)
@@ -101,14 +132,19 @@ def report(axis, found):
 def judge(found):
     """Print the goals and return whether all are met."""
     lines = []
-    for axis, methods in found.items():
-        for name in (OURS, "joint, remember=False"):
-            lines.append((f"worst doubling by {axis}, {name}", growth(methods[name], "learn_s")[1], LARGEST_FACTOR))
-        largest = max(methods[RP])
-        for what, told in list(MEASURED.items())[:2]:
-            lines.append((f"{told}, {largest:,} {axis}", methods[OURS][largest][what], methods[RP][largest][what]))
-    state = list(found["rows"][OURS].values())[-1]["megabytes"]
-    lines.append(("MB of state at the most rows", state, LARGEST_STATE / 1e6))
+    for axis in ("rows", "classes"):
+        methods = found.get(axis, {})
+        lines += [
+            (f"worst doubling by {axis}, {name}", growth(methods[name], "learn_s")[1], LARGEST_FACTOR)
+            for name in (OURS, SUMS)
+            if len(methods.get(name, ())) > 1
+        ]
+        if RP in methods:
+            largest = max(methods[RP])
+            for what, told in list(MEASURED.items())[:2]:
+                lines.append((f"{told}, {largest:,} {axis}", methods[OURS][largest][what], methods[RP][largest][what]))
+    if state := found.get("rows", {}).get(OURS, {}).get(STATE_ROWS):
+        lines.append((f"MB of state at {STATE_ROWS:,} rows", state["megabytes"], LARGEST_STATE / 1e6))
     for name, value, most in lines:
         met = value <= most
         print(json.dumps({"name": f"goal, {name}", "ours": round(value, 3), "most": round(most, 3), "met": met}))
@@ -116,13 +152,14 @@ def judge(found):
 
 
 def plot(found, path):
-    """Draw what was measured against rows and classes, on logarithmic axes."""
+    """Draw what was measured along each axis, on logarithmic axes."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(found), len(MEASURED), figsize=(10, 5.6), layout="constrained")
+    size = {"figsize": (10, 0.5 + 2.5 * len(found)), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(len(found), len(MEASURED), **size)
     for (axis, methods), line in zip(found.items(), axes, strict=True):
         for (what, told), panel in zip(MEASURED.items(), line, strict=True):
             for name, points in methods.items():
@@ -137,16 +174,14 @@ def plot(found, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name, most in (("rows", 100_000), ("baselines", 30_000), ("classes", 1000)):
+    for name, most in (("rows", 1_000_000), ("baselines", 30_000), ("classes", 10_000)):
         parser.add_argument(f"--{name}", type=int, default=most)
     for name in ("records", "figure", "page"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--recorded", action="store_true")
     asked = parser.parse_args()
-    sizes = {
-        "rows": [size for size in ROWS if size <= asked.rows],
-        "classes": [size for size in CLASSES if size <= asked.classes],
-    }
+    most = {"rows": asked.rows, "classes": asked.classes}
+    sizes = {axis: [size for size in some if size <= most.get(axis, size)] for axis, some in AXES.items()}
     records = Records(asked.records, closed=asked.recorded)
     found = {axis: measure(axis, some, asked.baselines, records) for axis, some in sizes.items() if some}
     rows = [row for axis, methods in found.items() for row in report(axis, methods)]
