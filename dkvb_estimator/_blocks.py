@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ._validation import check_lengths, refuse_frame
+from ._validation import check_lengths, check_weights, refuse_frame
 
 BLOCK_BYTES = 32 * 2**20
 """Bytes of rows that are read from a file at once."""
@@ -142,8 +142,9 @@ def weighty(X: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:
     """Return rows, labels and weights without samples of weight zero."""
     if weights is None:
         return X, y, None
-    kept = np.asarray(weights) != 0
-    return X[kept], None if y is None else np.asarray(y)[kept], np.asarray(weights)[kept]
+    weights = check_weights(weights, len(X)) if np.any(weights) else np.zeros(len(X))  # of one block of several
+    kept = weights != 0
+    return X[kept], None if y is None else np.asarray(y)[kept], weights[kept]
 
 
 def _stops(X: Any) -> np.ndarray:

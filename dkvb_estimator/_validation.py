@@ -369,6 +369,25 @@ def as_float32(X: np.ndarray) -> np.ndarray:
     return narrow
 
 
+def check_weights(sample_weight: object, n_samples: int) -> np.ndarray:
+    """Return weights of samples as float64 (n,).
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative, too large or not finite, or if their number is wrong.
+    """
+    weights = _check_sample_weight(
+        as_array(sample_weight), np.empty((n_samples, 1)), dtype=np.float64, ensure_non_negative=True
+    )
+    if weights.max(initial=0) > MAX_WEIGHT:
+        raise ValueError(
+            f"sample_weight holds {weights.max():.3g}; expected weights up to {MAX_WEIGHT:.0e}. Divide all weights by "
+            "one number."
+        )
+    return weights
+
+
 def drop_weightless(
     rows: np.ndarray, y: np.ndarray, sample_weight: object
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -387,14 +406,7 @@ def drop_weightless(
             f"sample_weight is zero for all {given.size} samples; expected at least one positive weight. Pass other "
             "weights or none."
         )
-    weights = _check_sample_weight(
-        as_array(sample_weight), rows.reshape(len(rows), -1), dtype=np.float64, ensure_non_negative=True
-    )
-    if weights.max(initial=0) > MAX_WEIGHT:
-        raise ValueError(
-            f"sample_weight holds {weights.max():.3g}; expected weights up to {MAX_WEIGHT:.0e}. Divide all weights by "
-            "one number."
-        )
+    weights = check_weights(given, len(rows))
     kept = weights > 0
     return rows[kept], y[kept], weights[kept]
 

@@ -48,6 +48,8 @@ def by_blocks(method: Method) -> Method:
         check_axes(X)
         if is_dask(X):
             return _map_rows(self, method.__name__, X, options)
+        if not X.shape[0]:
+            return method(self, np.asarray(X), **options)  # which says how many rows it expects
         parts = []
         with Progress.of(self).bar(method.__name__, X.shape[0], "rows") as advance:
             for rows, _, _ in stream_blocks(X):

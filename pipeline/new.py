@@ -208,7 +208,7 @@ def _embeddings(args: argparse.Namespace, place: Path) -> int:
     (place / "params.yaml").write_text(EMBEDDINGS, encoding="utf-8")
     with open_cache(output) as reader:
         n_classes = len(reader.header.class_names)
-    _check_classes(n_classes, "the labels")
+    _check_classes(n_classes, f"{args.labels} (labels)")
     return n_classes
 
 

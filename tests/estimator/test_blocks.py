@@ -285,6 +285,29 @@ def test_wrong_lazy_rows_are_refused_with_reasons(blobs):
             model().fit(rows, y, sample_weight=weights)
 
 
+@pytest.mark.parametrize("weight", [np.nan, -1.0, 1e16])
+@pytest.mark.parametrize("form", ["dask", "file"])
+def test_a_weight_that_is_no_weight_is_refused_in_blocks_too(blobs, form, weight):
+    X, y = blobs
+    weights = np.where(np.arange(240) == 130, weight, 1.0)
+    rows = da.from_array(X, chunks=50) if form == "dask" else Rows(X, (20, 12))
+    for call in (model().encoder.fit, model().fit):
+        with pytest.raises(
+            ValueError, match=r"sample_weight (contains NaN|holds 1e\+16)|Negative values.*sample_weight"
+        ):
+            call(rows, y, sample_weight=weights)
+
+
+def test_a_file_without_rows_is_refused_like_no_rows(blobs, tmp_path):
+    X, y = blobs
+    fitted = model().fit(X, y)
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        rows = file.create_dataset("X", shape=(0, 12), dtype="f4", chunks=(5, 12), maxshape=(None, 12))
+        for call in (fitted.predict, fitted.score_samples, fitted.encoder_.transform):
+            with pytest.raises(ValueError, match=r"Found array with 0 sample\(s\)"):
+                call(rows)
+
+
 def test_a_model_that_workers_cannot_see_is_explained(tmp_path):
     with pytest.raises(
         FileNotFoundError,
