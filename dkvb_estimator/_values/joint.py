@@ -265,13 +265,15 @@ class Scatter:
     def _ridge(self, penalty: float) -> float:
         return max(penalty * self._unit, self._smallest)
 
-    def _factor(self, penalty: float) -> torch.Tensor:
-        matrix = self._within.clone()
+    def _factor(self, penalty: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """Return the Cholesky factor (w, w), in float64 if ``dtype`` is too coarse for it."""
+        matrix = self._within.to(dtype, copy=True)
         matrix.diagonal().add_(self._ridge(penalty))
-        return torch.linalg.cholesky(matrix)
+        factor, failed_at = torch.linalg.cholesky_ex(matrix, check_errors=dtype == torch.float64)
+        return self._factor(penalty) if failed_at else factor
 
     def _directions(self, factor: torch.Tensor) -> Directions:
-        Z = torch.cholesky_solve(self._means.T, factor)
+        Z = torch.cholesky_solve(self._means.T.to(factor.dtype), factor).double()
         return Directions(Z, self._means @ Z, self._mean, self._weights)
 
     def nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -290,14 +292,18 @@ class Scatter:
         ridge = self._ridge(penalty)
         return self._weights.sum() * (torch.cdist(away, centres).square().amin(dim=1) + left_out / ridge)
 
-    def left_out(self, rows: Judges, penalty: float, objectives: Sequence[str]) -> list[np.ndarray]:
+    def left_out(
+        self, rows: Judges, penalty: float, objectives: Sequence[str], dtype: torch.dtype = torch.float32
+    ) -> list[np.ndarray]:
         """Return the leave-one-out scores (h, k), float32, of rows by each objective.
 
-        This needs no further solve, because leaving out a row is a rank-one update of ``W``.
+        This needs no further solve, because leaving out a row is a rank-one update of ``W``. Its factor has type
+        ``dtype``: scores that only choose shares need no more than float32.
         """
-        factor = self._factor(penalty)
+        factor = self._factor(penalty, dtype)
         found, centred = self._directions(factor), rows.features.double() - self._mean
-        lengths = torch.linalg.solve_triangular(factor, centred.T, upper=False).square().sum(dim=0)
+        through = torch.linalg.solve_triangular(factor, centred.T.to(factor.dtype), upper=False)
+        lengths = through.square().sum(dim=0).double()
         scores = {"ridge": _ridge_left_out, "discriminant": _discriminant_left_out}
         images = centred @ found.Z
         return [scores[objective](found, rows, images, lengths).float().cpu().numpy() for objective in objectives]

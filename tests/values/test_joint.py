@@ -169,20 +169,28 @@ def test_rows_that_do_not_differ_teach_the_shares_of_classes(few, weighted):
     np.testing.assert_allclose(found.bias, np.log(oracle.class_shares(per_class)))
 
 
-def left_out(listed, penalty, few, objectives=("ridge", "discriminant")):
+def left_out(listed, penalty, few, dtype=torch.float64, objectives=("ridge", "discriminant")):
     """The scores of the first ten rows, each left out, and the scale of their features."""
     scale, judges = np.linspace(0.01, 0.1, listed.features.shape[1]), np.arange(len(listed.labels)) < 10
     source = FewRows(listed, judges, 4, CPU) if few else ManyRows(sum_rows(listed, 4, CPU), listed.where(judges), CPU)
     view = source.view(scale)
-    return dict(zip(objectives, view.whole.left_out(view.judges, penalty, objectives), strict=True)), scale
+    return dict(zip(objectives, view.whole.left_out(view.judges, penalty, objectives, dtype), strict=True)), scale
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("few", [False, True])
-@pytest.mark.parametrize("penalty", [1e-5, 1e-2])
-def test_a_row_is_left_out_as_if_it_had_never_been_there(penalty, few, weighted):
+@pytest.mark.parametrize(
+    ("penalty", "dtype", "tolerance"),
+    [
+        (1e-5, torch.float64, 1e-4),
+        (1e-2, torch.float64, 1e-4),
+        (1e-5, torch.float32, 2e-2),
+        (1e-2, torch.float32, 1e-4),
+    ],
+)
+def test_a_row_is_left_out_as_if_it_had_never_been_there(penalty, dtype, tolerance, few, weighted):
     listed = rows(30, width=40, weighted=weighted) if few else rows(60, weighted=weighted)
-    found, scale = left_out(listed, penalty, few)
+    found, scale = left_out(listed, penalty, few, dtype)
     scaled = listed.features * scale
 
     def unit(kept):
@@ -195,15 +203,16 @@ def test_a_row_is_left_out_as_if_it_had_never_been_there(penalty, few, weighted)
             same = penalty * unit(slice(None)) / unit(others)  # the penalty stays that of all rows
             weights, bias = solve_it(scaled[others], listed.labels[others], listed.weights[others], 4, same)
             expected = scaled[row] @ weights + bias
-            np.testing.assert_allclose(found[objective][row], expected, atol=1e-4 * np.abs(expected).max())
+            np.testing.assert_allclose(found[objective][row], expected, atol=tolerance * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("few", [False, True])
-def test_rows_that_nothing_else_explains_are_left_out_with_finite_scores(few):
+def test_rows_that_nothing_else_explains_are_left_out_with_finite_scores(few, dtype):
     listed = rows(30, width=40) if few else rows(60)
     listed = listed._replace(features=np.where(np.arange(40 if few else 8) == 0, listed.features, 0).astype(np.int8))
     listed.features[0] = 63
-    found, _ = left_out(listed, 1e-300, few)
+    found, _ = left_out(listed, 1e-300, few, dtype)
     assert all(np.isfinite(scores).all() for scores in found.values())
 
 
