@@ -293,12 +293,11 @@ class Scatter:
         return self._weights.sum() * (torch.cdist(away, centres).square().amin(dim=1) + left_out / ridge)
 
     def left_out(
-        self, rows: Judges, penalty: float, objectives: Sequence[str], dtype: torch.dtype = torch.float32
+        self, rows: Judges, penalty: float, objectives: Sequence[str], dtype: torch.dtype = torch.float64
     ) -> list[np.ndarray]:
         """Return the leave-one-out scores (h, k), float32, of rows by each objective.
 
-        This needs no further solve, because leaving out a row is a rank-one update of ``W``. Its factor has type
-        ``dtype``: scores that only choose shares need no more than float32.
+        This needs no further solve, because leaving out a row is a rank-one update of ``W``. Its factor has ``dtype``.
         """
         factor = self._factor(penalty, dtype)
         found, centred = self._directions(factor), rows.features.double() - self._mean
@@ -355,11 +354,13 @@ class View(NamedTuple):
     """Rows at one scale of the features.
 
     ``back`` maps a solution (w', k) to weights of features (w, k). ``forth`` maps features (n, w) to coordinates
-    (n, w') and the squared length of each row outside these coordinates (n,).
+    (n, w') and the squared length of each row outside these coordinates (n,). Factors that only choose a mixture have
+    type ``choosing``.
     """
 
     whole: Scatter
     judges: Judges
+    choosing: torch.dtype
     back: Callable[[torch.Tensor], torch.Tensor]
     forth: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -415,7 +416,7 @@ class ManyRows:
             return features[:, kept] * columns, features.new_zeros(len(features))
 
         judges = self._judges._replace(features=self._judges.features[:, kept] * columns)
-        return View(Scatter(whole, self._device), judges, back, forth)
+        return View(Scatter(whole, self._device), judges, torch.float32, back, forth)
 
 
 class FewRows:
@@ -462,7 +463,8 @@ class FewRows:
 
         rows = self._rows._replace(features=factor.cpu().numpy())
         whole = Scatter(sum_rows(rows, len(self.weights), self._device), self._device)
-        return View(whole, Judges.of(rows.where(self._judges), self._device), back, forth)
+        judges = Judges.of(rows.where(self._judges), self._device)
+        return View(whole, judges, torch.float64, back, forth)  # few rows explain each other almost wholly
 
 
 def unit_of_weights(weights: np.ndarray) -> float:
@@ -563,7 +565,7 @@ def choose(views: dict[float, View], settings: Settings, progress: Progress = SI
     with progress.bar("choosing", len(views) * len(settings.penalties), "settings") as advance:
         for curvature, view in views.items():
             for penalty in settings.penalties:
-                scores = view.whole.left_out(view.judges, penalty, settings.objectives)
+                scores = view.whole.left_out(view.judges, penalty, settings.objectives, view.choosing)
                 names = [(objective, curvature, penalty) for objective in settings.objectives]
                 tables |= dict(zip(names, scores, strict=True))
                 advance(1)

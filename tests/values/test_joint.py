@@ -178,17 +178,9 @@ def left_out(listed, penalty, few, dtype=torch.float64, objectives=("ridge", "di
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("few", [False, True])
-@pytest.mark.parametrize(
-    ("penalty", "dtype", "tolerance"),
-    [
-        (1e-5, torch.float64, 1e-4),
-        (1e-2, torch.float64, 1e-4),
-        (1e-5, torch.float32, 2e-2),
-        (1e-2, torch.float32, 1e-4),
-    ],
-)
-def test_a_row_is_left_out_as_if_it_had_never_been_there(penalty, dtype, tolerance, few, weighted):
+@pytest.mark.parametrize(("few", "dtype"), [(True, torch.float64), (False, torch.float64), (False, torch.float32)])
+@pytest.mark.parametrize("penalty", [1e-5, 1e-2])
+def test_a_row_is_left_out_as_if_it_had_never_been_there(penalty, few, dtype, weighted):
     listed = rows(30, width=40, weighted=weighted) if few else rows(60, weighted=weighted)
     found, scale = left_out(listed, penalty, few, dtype)
     scaled = listed.features * scale
@@ -203,7 +195,7 @@ def test_a_row_is_left_out_as_if_it_had_never_been_there(penalty, dtype, toleran
             same = penalty * unit(slice(None)) / unit(others)  # the penalty stays that of all rows
             weights, bias = solve_it(scaled[others], listed.labels[others], listed.weights[others], 4, same)
             expected = scaled[row] @ weights + bias
-            np.testing.assert_allclose(found[objective][row], expected, atol=tolerance * np.abs(expected).max())
+            np.testing.assert_allclose(found[objective][row], expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
