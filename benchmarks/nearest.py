@@ -76,76 +76,87 @@ def report(name, ours, theirs, goal, unit="samples/s", **more):
     return ratio >= goal
 
 
-def compare(key_dim, build):
-    """Time the search, then all of encode, and check that all find the same keys."""
-    (n_heads, n_keys), rng = SHAPES[key_dim], np.random.default_rng(0)
-    X = rng.standard_normal((N_ROWS, N_FEATURES)).astype(np.float32)
-    projection = (rng.standard_normal((N_FEATURES, n_heads, key_dim)) / np.sqrt(N_FEATURES)).astype(np.float32)
-    flat = torch.from_numpy(projection.reshape(N_FEATURES, -1))
-    heads = (torch.from_numpy(X) @ flat).reshape(N_ROWS, n_heads, key_dim)
-    known = torch.from_numpy(rng.standard_normal((n_keys, N_FEATURES)).astype(np.float32))
-    keys = np.ascontiguousarray((known @ flat).reshape(n_keys, n_heads, key_dim).transpose(0, 1))
-    settings = {"normalize": False, "n_selected": 1}
+class Case:
+    """One shape: rows, keys, our ways to their codes and the others'."""
+
+    def __init__(self, key_dim):
+        (n_heads, n_keys), rng = SHAPES[key_dim], np.random.default_rng(0)
+        self.X = rng.standard_normal((N_ROWS, N_FEATURES)).astype(np.float32)
+        projection = (rng.standard_normal((N_FEATURES, n_heads, key_dim)) / np.sqrt(N_FEATURES)).astype(np.float32)
+        self.flat = torch.from_numpy(projection.reshape(N_FEATURES, -1))
+        self.heads = (torch.from_numpy(self.X) @ self.flat).reshape(N_ROWS, n_heads, key_dim)
+        known = torch.from_numpy(rng.standard_normal((n_keys, N_FEATURES)).astype(np.float32))
+        keys = np.ascontiguousarray((known @ self.flat).reshape(n_keys, n_heads, key_dim).transpose(0, 1))
+        self.projector = Projector(projection, (n_heads, key_dim), torch.device("cpu"), normalize=False)
+        self.encoder = make_codebook(projection, keys).encoder(torch.device("cpu"))
+        self.keys, self.quantizer = torch.from_numpy(keys), product_quantizer(keys)
+        self.search, self.scan = KeySearch(self.keys), KeySearch(self.keys)
+        self.scan._native._searched = -np.inf  # nothing is made
+        self.work = n_heads * n_keys * key_dim
+        self.told = f"{n_heads} heads × {n_keys} keys × {key_dim}"
+        self.projected = f"1280 → {n_heads} × {key_dim}"
+
+    def prepare(self):
+        """Warm up; return what the search makes of the keys, and the seconds that takes."""
+        for _ in range(-(-self.keys.shape[1] // N_ROWS)):
+            self.search.codes(self.heads, 1), self.encoder.encode(self.X)
+        begun = time.perf_counter()
+        made = type(self.search._native._arranged_for(N_ROWS, 1)).__name__
+        drawing = time.perf_counter() - begun
+        self.encoder.encode(self.X)
+        return made, drawing
+
+    def same(self):
+        """Return the share of codes on which FAISS agrees; both of our searches agree on all."""
+        ours = self.search.codes(self.heads, 1)
+        assert np.array_equal(self.scan.codes(self.heads, 1), ours)
+        packed = self.quantizer.compute_codes(self.heads.reshape(N_ROWS, -1).numpy())
+        return float((unpack(packed, self.heads.shape[1], self.quantizer.nbits) == ours[:, :, 0]).mean())
+
+    def rates(self):
+        """Return the samples per second of each way."""
+        square, rows, X = torch.rand(2048, 2048), self.heads.reshape(N_ROWS, -1).numpy(), torch.from_numpy(self.X)
+        calls = {
+            "peak": lambda: square @ square,
+            "ours": lambda: self.search.codes(self.heads, 1),
+            "scan": lambda: self.scan.codes(self.heads, 1),
+            "faiss": lambda: self.quantizer.compute_codes(rows),
+            "torch": lambda: plain_torch(self.heads, self.keys),
+            "projection": lambda: self.projector.project(X),
+            "sgemm": lambda: X @ self.flat,
+            "encode": lambda: self.encoder.encode(self.X),
+            "faiss encode": lambda: self.quantizer.compute_codes((X @ self.flat).numpy()),
+        }
+        return {name: N_ROWS / seconds for name, seconds in best(calls).items()}
+
+
+def make_codebook(projection, keys):
+    layout = Layout(*keys.shape, 1)
     centres = keys.mean(axis=1)
-    layout = Layout(n_heads, n_keys, key_dim, 1)
     reaches = np.abs(keys - centres[:, None]).max(axis=(1, 2))
-    codebook = Codebook(projection, keys, centres, reaches, None, None, layout, settings, 0, {})
-    encoder = codebook.encoder(torch.device("cpu"))
-    projector = Projector(projection, (n_heads, key_dim), torch.device("cpu"), normalize=False)
-    search, quantizer = KeySearch(torch.from_numpy(keys)), product_quantizer(keys)
-    scan = KeySearch(torch.from_numpy(keys))
-    scan._native._searched = -np.inf  # nothing is made
-    rows = heads.reshape(N_ROWS, -1).numpy()
-    for _ in range(-(-n_keys // N_ROWS)):
-        search.codes(heads, 1), encoder.encode(X)
-    begun = time.perf_counter()
-    made = type(search._native._arranged_for(N_ROWS, 1)).__name__
-    drawing = time.perf_counter() - begun
-    encoder.encode(X)
-    assert np.array_equal(scan.codes(heads, 1), search.codes(heads, 1))
-    same = (unpack(quantizer.compute_codes(rows), n_heads, quantizer.nbits) == search.codes(heads, 1)[:, :, 0]).mean()
-    square = torch.rand(2048, 2048)
-    calls = {
-        "peak": lambda: square @ square,
-        "ours": lambda: search.codes(heads, 1),
-        "scan": lambda: scan.codes(heads, 1),
-        "faiss": lambda: quantizer.compute_codes(rows),
-        "torch": lambda: plain_torch(heads, torch.from_numpy(keys)),
-        "projection": lambda: projector.project(torch.from_numpy(X)),
-        "sgemm": lambda: torch.from_numpy(X) @ flat,
-        "encode": lambda: encoder.encode(X),
-        "faiss encode": lambda: quantizer.compute_codes((torch.from_numpy(X) @ flat).numpy()),
-    }
-    rate = {name: N_ROWS / seconds for name, seconds in best(calls).items()}
-    goal, what = GOALS[build][key_dim], f"{n_heads} heads × {n_keys} keys × {key_dim}"
+    settings = {"normalize": False, "n_selected": 1, "feature_blocks": None}
+    return Codebook(projection, keys, centres, reaches, None, None, layout, settings, 0, {})
+
+
+def compare(key_dim, build):
+    """Time the search, then all of encode, and return whether every goal is met."""
+    case = Case(key_dim)
+    made, drawing = case.prepare()
     if made in MADE:
-        line = {"name": f"{MADE[made]} once a model, {what}", "ours": round(drawing, 2), "unit": "s"}
+        line = {"name": f"{MADE[made]} once a model, {case.told}", "ours": round(drawing, 2), "unit": "s"}
         print(json.dumps(line, ensure_ascii=False), flush=True)
-    work = 2e-9 * n_heads * n_keys * key_dim * rate["scan"]
-    peak = 2e-9 * 2048**3 * rate["peak"] / N_ROWS
-    share = SHARE_OF_PEAK if build == "_kernel_v4" else 0
+    more, rate, goal = {"build": build, "same": case.same(), "searched": made}, case.rates(), GOALS[build][key_dim]
     encode_goal = min(goal, 1.0) if key_dim == 2 else goal  # most of it is the projection, which is theirs too
     met = [
-        report(
-            f"nearest key against FAISS, {what}",
-            rate["ours"],
-            rate["faiss"],
-            goal,
-            build=build,
-            same=float(same),
-            searched=made,
-        ),
-        report(f"nearest key against cdist and argmin, {what}", rate["ours"], rate["torch"], 1.0),
-        report(
-            f"projection against sgemm, 1280 → {n_heads} × {key_dim}",
-            rate["projection"],
-            rate["sgemm"],
-            PROJECTION_GOAL,
-        ),
-        report(f"encode against FAISS and sgemm, {what}", rate["encode"], rate["faiss encode"], encode_goal),
+        report(f"nearest key against FAISS, {case.told}", rate["ours"], rate["faiss"], goal, **more),
+        report(f"nearest key against cdist and argmin, {case.told}", rate["ours"], rate["torch"], 1.0),
+        report(f"projection against sgemm, {case.projected}", rate["projection"], rate["sgemm"], PROJECTION_GOAL),
+        report(f"encode against FAISS and sgemm, {case.told}", rate["encode"], rate["faiss encode"], encode_goal),
     ]
     if key_dim > 2:  # of fewer, most of a scan is no multiplication
-        met.append(report(f"every key scored, against sgemm's peak, {what}", work, peak, share, "GFLOP/s"))
+        work, peak = 2e-9 * case.work * rate["scan"], 2e-9 * 2048**3 * rate["peak"] / N_ROWS
+        share = SHARE_OF_PEAK if build == "_kernel_v4" else 0
+        met.append(report(f"every key scored, against sgemm's peak, {case.told}", work, peak, share, "GFLOP/s"))
     return all(met)
 
 
