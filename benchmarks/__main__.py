@@ -2,8 +2,8 @@
 
 Needs ``pip install -e ".[bench]"``. Prints what each script prints, and writes ``docs/benchmarks.md``, or those rows
 of it. Benchmarks of accuracy and growth take longer and have options of their own: ``python -m benchmarks accuracy
---help``; so do ``defaults``, ``growth``, ``imagenet``, ``layers``, ``novelty``, ``projections`` and ``scaling``.
-``python -m benchmarks stale`` lists the tables that are older than the code which they measure.
+--help``; so do ``defaults``, ``foreign_keys``, ``growth``, ``imagenet``, ``layers``, ``novelty``, ``projections`` and
+``scaling``. ``python -m benchmarks stale`` lists the tables that are older than the code which they measure.
 """
 
 import importlib
@@ -18,8 +18,8 @@ from benchmarks import pages, stale
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = stale.SPEED
 ALONE = (
-    "accuracy", "defaults", "deletion", "gpu", "growth", "imagenet", "layers", "novelty", "projections", "scaling",
-    "stale", "streams",
+    "accuracy", "defaults", "deletion", "foreign_keys", "gpu", "growth", "imagenet", "layers", "novelty", "projections",
+    "scaling", "stale", "streams",
 )  # fmt: skip
 """Benchmarks with options and pages of their own."""
 

@@ -31,7 +31,7 @@ COMMANDS = {"speed": "python -m benchmarks", "first_run": "python benchmarks/fir
 TABLES = {
     "README.md": {"first run": "first_run", "summary": "accuracy"},
     "docs/benchmarks.md": {"speed": "speed"},
-    "docs/deletion.md": {"deletion": "deletion"},
+    "docs/deletion.md": {"deletion": "deletion", "foreign keys": "foreign_keys"},
     "docs/experiments/projections.md": {"digits": "projections", "photographs": "projections"},
     "docs/layers.md": {"layers": "layers"},
     "docs/scaling.md": {"coefficients": "scaling", "scaling": "scaling"},
