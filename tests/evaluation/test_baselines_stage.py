@@ -6,7 +6,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
-from small_run import SETTINGS, command, header, split, write_two_caches
+from small_run import SETTINGS, command, header, make_few_steps, split, write_two_caches
 
 from dkvb_estimator.baselines import StreamingLDA
 from pipeline.cache import open_cache, write_cache
@@ -18,6 +18,13 @@ from pipeline.stages import baselines as stage
 
 QUICK = [method for method in BASELINES if not method.endswith("000") or method.endswith("_2000")]
 ENTRY = {"embeddings": "own", "keys": "keys", "stream": SETTINGS["stream"], "methods": QUICK}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        make_few_steps(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from small_run import (
     OUTPUTS,
     SETTINGS,
     header,
+    make_few_steps,
     run_stage,
     settings,
     split,
@@ -57,7 +58,8 @@ def found(paths):
 def baselines(found, paths, tmp_path_factory):
     """Return the tables of baselines, as the stage before leaves them."""
     entry = Baselines(embeddings="own", keys="keys", stream=SETTINGS["stream"], methods=BASELINES)
-    with open_cache(paths[1]) as keys:
+    with open_cache(paths[1]) as keys, pytest.MonkeyPatch.context() as patch:
+        make_few_steps(patch)
         results = measure_baselines(entry, found.bench, [keys.read("train")])
     path = tmp_path_factory.mktemp("baselines") / "pets.json"
     path.write_text(json.dumps(asdict(make_tables(found.bench, results))))
