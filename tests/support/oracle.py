@@ -29,8 +29,7 @@ def distances(heads, keys):
     out = np.zeros((len(heads), keys.shape[0], keys.shape[1]))
     for i in range(len(heads)):
         for c in range(keys.shape[0]):
-            for j in range(keys.shape[1]):
-                out[i, c, j] = np.sum((np.float64(heads[i, c]) - np.float64(keys[c, j])) ** 2)
+            out[i, c] = np.sum((np.float64(heads[i, c]) - np.float64(keys[c])) ** 2, axis=1)
     return out
 
 
