@@ -91,8 +91,8 @@ import multiprocessing, threading, numpy as np, torch
 from dkvb_estimator import DKVBClassifier, KeyEncoder
 torch.set_num_threads(2)
 rng = np.random.default_rng(0)
-X, y = rng.standard_normal((1000, 64)), np.arange(1000) % 5
-model = DKVBClassifier(KeyEncoder(64, 64, 8, random_state=0), solver={solver!r}).fit(X, y)
+X, y = rng.standard_normal((500, 32)), np.arange(500) % 5
+model = DKVBClassifier(KeyEncoder(32, 64, 8, random_state=0), solver={solver!r}).fit(X, y)
 expected = model.predict_proba(X)
 held = threading.Event()
 def derive():
