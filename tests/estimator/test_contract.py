@@ -51,7 +51,7 @@ def failures(estimator, expected):
     return {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
 
 
-@pytest.mark.parametrize("solver", ["joint", "counts", "ridge", "sgd"])
+@pytest.mark.parametrize("solver", ["joint", "counts", pytest.param("ridge", marks=pytest.mark.slow), "sgd"])
 def test_scikit_learns_checks_pass(solver):
     assert failures(small(solver=solver), EXPECTED.get(solver, {})) == {}
 
