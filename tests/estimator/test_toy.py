@@ -98,13 +98,8 @@ def layer(n_in, n_out, generator):
     return [torch.empty(shape).uniform_(-bound, bound, generator=generator).requires_grad_() for shape in shapes]
 
 
-@pytest.mark.parametrize(
-    ("widths", "learning_rate"),
-    [
-        pytest.param((2, 8), 0.01, id="probe"),
-        pytest.param((2, 32, 8), 0.001, id="mlp", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("widths", "learning_rate"), [((2, 8), 0.01), ((2, 32, 8), 0.001)], ids=["probe", "mlp"])
 def test_a_gradient_head_keeps_the_last_stage_alone(widths, learning_rate):
     """Adam, 1,000 full-batch steps a stage on the plane as it is; as ``Probe`` does without a scale."""
     toys = [draw_toy(seed) for seed in SEEDS]

@@ -200,7 +200,9 @@ def four_classes():
     return X, y
 
 
-@pytest.mark.parametrize("hidden", [None, 32], ids=["linear", "mlp"])
+@pytest.mark.parametrize(
+    "hidden", [pytest.param(None, id="linear", marks=pytest.mark.slow), pytest.param(32, id="mlp")]
+)
 def test_a_probe_learns_each_task_and_forgets_those_before(hidden):
     rng, y = np.random.default_rng(0), np.arange(400) % 8
     places = [(1, 1), (3, 1), (3, 3), (1, 3), (3, 2), (2, 3), (1, 2), (2, 1)]  # the classes on a ring

@@ -92,7 +92,7 @@ def on_digits(tmp_path_factory):
     """Return the evaluation of a small classifier on scikit-learn's digits, and the numbers of the probes beside it."""
     run = settings(
         keys="own",
-        stream=SETTINGS["stream"] | {"order_seeds": [0]},
+        stream=SETTINGS["stream"] | {"order_seeds": [0], "batch_rows": 120},  # each batch has values solved
         **with_method({"n_heads": 32, "n_keys": 64}),
     )
     with open_cache(digits_cache(tmp_path_factory.mktemp("digits") / "digits.h5")) as own:

@@ -389,7 +389,7 @@ def kill_at(monkeypatch, point):
     return count
 
 
-@pytest.mark.parametrize("n_points", [7, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_points", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_deletion_that_ends_anywhere_changed_nothing_or_is_finished(project, tmp_path_factory, monkeypatch, n_points):
     ids, outcomes = train_ids(project), []
     whole = shutil.copytree(project, tmp_path_factory.mktemp("whole") / "p")
