@@ -488,7 +488,7 @@ def live(kind, n_lives, n_steps):
 
 
 def test_counts_are_a_function_of_the_samples_learned_and_not_forgotten():
-    live(CountsLife, 8, 12)
+    live(CountsLife, 8, 15)
 
 
 @pytest.mark.parametrize("kind", [JointLife, RidgeLife, SumsLife])
@@ -497,7 +497,7 @@ def test_joint_values_are_a_function_of_the_samples_learned_and_not_forgotten(ki
 
 
 def test_sgd_keeps_its_keys_and_moves_the_values_that_samples_hit():
-    live(SgdLife, 8, 12)
+    live(SgdLife, 8, 15)
 
 
 @pytest.mark.slow
