@@ -44,6 +44,13 @@ def test_ratios_equal_the_oracle(key_dim, n):
     np.testing.assert_allclose(ratios(normals_of(table, keys)), oracle.class_ratios(table, keys), rtol=1e-8)
 
 
+@pytest.mark.parametrize("weights", [[4.3, 1.3, 5.6], [6, 6.3, 0.3], [4.3, 6.3, 1]])
+def test_ratios_of_fractional_weights_in_one_place_equal_the_oracle(weights):
+    table, (_, keys) = np.zeros((1, 4, 3)), drawn(n_heads=1, n_keys=4)
+    table[0, 1] = weights
+    np.testing.assert_allclose(ratios(normals_of(table, keys)), oracle.class_ratios(table, keys), rtol=1e-8)
+
+
 def test_with_many_samples_they_are_scikit_learns_discriminant_analysis():
     table, keys = drawn(n_heads=1, n=200)
     places, labels = np.nonzero(np.ones(table.shape[1:]))
