@@ -157,6 +157,7 @@ def test_regions_are_rows_from_below(courses):
     assert [last[25, 25], last[25, 75], last[75, 75], last[75, 25]] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_stage_writes_numbers_and_one_figure_of_twelve_panels_with_the_same_bytes_again(tmp_path, capsys):
     (tmp_path / "params.yaml").write_text(
         json.dumps({"datasets": {}, "embeddings": {}, "runs": {}, "toy": {"samples_per_task": 20, "steps": 20}})
