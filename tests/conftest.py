@@ -42,7 +42,7 @@ def coded():
 
 
 SERVER = """
-import dkvb_estimator, sys
+import dkvb_estimator, dkvb_estimator.plotting, sys
 imported = sorted({name.partition(".")[0] for name in sys.modules})
 import contextlib, io, json, traceback
 for line in sys.stdin:
@@ -56,7 +56,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def elsewhere_timed():
     """Run a program in a new process that has a minute, and return what it prints."""
 
@@ -73,8 +73,8 @@ def elsewhere_timed():
 def elsewhere():
     """Run a program in a process that shares nothing with this one but files, and return what it prints.
 
-    It finds in ``imported`` the packages that importing ours had brought in. One process serves all tests, as the
-    import takes seconds.
+    It finds in ``imported`` the packages that importing ours, its displays included, had brought in. One process serves
+    all tests, as the import takes seconds.
     """
     command, root = [sys.executable, "-c", SERVER], Path(__file__).parent.parent
     with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -23,7 +23,7 @@ METHODS = ("decision_function", "predict", "predict_proba", "predict_log_proba",
 OF_ENCODERS = ("transform", "distances")
 
 
-@pytest.fixture(autouse=True, params=["synchronous", "threads"])
+@pytest.fixture(autouse=True, params=["threads", pytest.param("synchronous", marks=pytest.mark.slow)])
 def scheduler(request):
     with dask.config.set(scheduler=request.param):
         yield request.param

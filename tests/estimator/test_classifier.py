@@ -693,7 +693,9 @@ ODD = {
 
 
 @pytest.mark.filterwarnings("ignore:X has .* distinct rows")
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "solver", ["joint", "counts", *(pytest.param(solver, marks=pytest.mark.slow) for solver in ("ridge", "sgd"))]
+)
 @pytest.mark.parametrize("name", ODD)
 def test_odd_data_is_learned_in_one_or_many_parts_with_finite_answers(solver, name):
     X, y = ODD[name]

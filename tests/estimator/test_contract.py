@@ -51,7 +51,9 @@ def failures(estimator, expected):
     return {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
 
 
-@pytest.mark.parametrize("solver", ["joint", "counts", "ridge", "sgd"])
+@pytest.mark.parametrize(  # the default, joint, is also checked below
+    "solver", ["counts", "sgd", *(pytest.param(solver, marks=pytest.mark.slow) for solver in ("joint", "ridge"))]
+)
 def test_scikit_learns_checks_pass(solver):
     assert failures(small(solver=solver), EXPECTED.get(solver, {})) == {}
 

@@ -488,16 +488,16 @@ def live(kind, n_lives, n_steps):
 
 
 def test_counts_are_a_function_of_the_samples_learned_and_not_forgotten():
-    live(CountsLife, 20, 15)
+    live(CountsLife, 8, 15)
 
 
 @pytest.mark.parametrize("kind", [JointLife, RidgeLife, SumsLife])
 def test_joint_values_are_a_function_of_the_samples_learned_and_not_forgotten(kind):
-    live(kind, 6, 12)  # every read solves anew
+    live(kind, 4, 12)  # every read solves anew
 
 
 def test_sgd_keeps_its_keys_and_moves_the_values_that_samples_hit():
-    live(SgdLife, 20, 15)
+    live(SgdLife, 8, 15)
 
 
 @pytest.mark.slow

@@ -55,20 +55,29 @@ def problems(draw):
     return *rows(draw(st.sampled_from(KINDS)), scale, draw(st.integers(0, 99))), draw(st.booleans())
 
 
+many_examples = pytest.mark.parametrize("n_examples", [15, pytest.param(60, marks=pytest.mark.slow)])
+
+
+@many_examples
 @pytest.mark.parametrize("solver", SOLVERS)
-@settings(max_examples=60, deadline=None)
-@given(problem=problems(), n_keys=st.sampled_from([1, 4, 64]), key_init=st.sampled_from(["kmeans", "ema", "gaussian"]))
-def test_nothing_but_finite_numbers_comes_out(solver, problem, n_keys, key_init):
-    X, y, normalize = problem
-    layout = {"n_heads": 3, "n_keys": n_keys, "key_dim": 2, "random_state": 0}
-    model = flat(**layout, solver=solver, key_init=key_init, normalize=normalize)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # few rows for many keys
-        model.fit(X, y)
-    finite(model, X)
-    finite(model, X[:1] * np.float32(-0.5))
-    assert np.isfinite(model.values_).all()
-    assert np.isfinite(encoder_of(model).keys_).all()
+def test_nothing_but_finite_numbers_comes_out(solver, n_examples):
+    inits = st.sampled_from(["kmeans", "ema", "gaussian"])
+
+    @settings(max_examples=n_examples, deadline=None)
+    @given(problem=problems(), n_keys=st.sampled_from([1, 4, 64]), key_init=inits)
+    def check(problem, n_keys, key_init):
+        X, y, normalize = problem
+        layout = {"n_heads": 3, "n_keys": n_keys, "key_dim": 2, "random_state": 0}
+        model = flat(**layout, solver=solver, key_init=key_init, normalize=normalize)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # few rows for many keys
+            model.fit(X, y)
+        finite(model, X)
+        finite(model, X[:1] * np.float32(-0.5))
+        assert np.isfinite(model.values_).all()
+        assert np.isfinite(encoder_of(model).keys_).all()
+
+    check()
 
 
 @pytest.mark.parametrize(
@@ -85,11 +94,15 @@ def test_nothing_but_finite_numbers_comes_out(solver, problem, n_keys, key_init)
     ],
     ids=repr,
 )
-@settings(max_examples=60, deadline=None)
-@given(problem=problems())
-def test_baselines_give_finite_numbers_too(baseline, problem):
-    X, y, _ = problem
-    finite(clone(baseline).fit(X, y), X)
+@many_examples
+def test_baselines_give_finite_numbers_too(baseline, n_examples):
+    @settings(max_examples=n_examples, deadline=None)
+    @given(problem=problems())
+    def check(problem):
+        X, y, _ = problem
+        finite(clone(baseline).fit(X, y), X)
+
+    check()
 
 
 def bits(solver, n_threads):
@@ -104,7 +117,9 @@ def bits(solver, n_threads):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "solver", ["joint", "counts", *(pytest.param(solver, marks=pytest.mark.slow) for solver in ("ridge", "sgd"))]
+)
 def test_the_same_seed_gives_the_same_bits_on_one_thread_and_two(solver):
     one, again, two = bits(solver, 1), bits(solver, 1), bits(solver, 2)
     assert one[:3] == again[:3] == two[:3]

@@ -22,6 +22,7 @@ from pipeline.stages import toy as stage
 from pipeline.stages.toy import TASKS, draw_plane, learn_toy
 
 SEEDS = (0, 1, 2)
+every_seed = pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[1:])])
 BOTTLENECKS = {
     "A": {"n_heads": 1, "n_keys": 400, "n_selected": 1, "projection": "identity"},
     "B": {"n_heads": 20, "n_keys": 20, "n_selected": 1, "projection": "gaussian"},
@@ -60,7 +61,7 @@ def accuracies(solver, bottleneck, seed, key_init="ema"):
     return found
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 @pytest.mark.parametrize(("solver", "bottleneck"), SEPARATING)
 def test_each_stage_adds_its_quarter_and_none_is_forgotten(solver, bottleneck, seed):
     found = accuracies(solver, bottleneck, seed)
@@ -68,13 +69,13 @@ def test_each_stage_adds_its_quarter_and_none_is_forgotten(solver, bottleneck, s
     assert found[3] >= LAST[bottleneck]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 @pytest.mark.parametrize("key_init", ["ema", "kmeans", "ema-faithful"])
 def test_regression_on_one_head_forgets_nothing_either(key_init, seed):
     np.testing.assert_array_less(np.array(OF_ONE_HEAD) - 0.02, accuracies("ridge", "A", seed, key_init))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 @pytest.mark.parametrize(("solver", "bottleneck"), [pair for pair in SEPARATING if pair[0] != "sgd"])
 @pytest.mark.parametrize("key_init", ["kmeans", "ema-faithful"])
 def test_keys_placed_otherwise_reach_the_same(key_init, solver, bottleneck, seed):
@@ -83,7 +84,7 @@ def test_keys_placed_otherwise_reach_the_same(key_init, solver, bottleneck, seed
     assert found[3] >= LAST[bottleneck]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
 def test_sgd_with_the_papers_keys_reaches_the_same(bottleneck, seed):
     found = accuracies("sgd", bottleneck, seed, "ema-faithful")
@@ -97,6 +98,7 @@ def layer(n_in, n_out, generator):
     return [torch.empty(shape).uniform_(-bound, bound, generator=generator).requires_grad_() for shape in shapes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("widths", "learning_rate"), [((2, 8), 0.01), ((2, 32, 8), 0.001)], ids=["probe", "mlp"])
 def test_a_gradient_head_keeps_the_last_stage_alone(widths, learning_rate):
     """Adam, 1,000 full-batch steps a stage on the plane as it is; as ``Probe`` does without a scale."""
@@ -155,6 +157,7 @@ def test_regions_are_rows_from_below(courses):
     assert [last[25, 25], last[25, 75], last[75, 75], last[75, 25]] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_stage_writes_numbers_and_one_figure_of_twelve_panels_with_the_same_bytes_again(tmp_path, capsys):
     (tmp_path / "params.yaml").write_text(
         json.dumps({"datasets": {}, "embeddings": {}, "runs": {}, "toy": {"samples_per_task": 20, "steps": 20}})

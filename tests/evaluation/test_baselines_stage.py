@@ -6,7 +6,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
-from small_run import SETTINGS, command, header, split, write_two_caches
+from small_run import SETTINGS, command, header, make_few_steps, split, write_two_caches
 
 from dkvb_estimator.baselines import StreamingLDA
 from pipeline.cache import open_cache, write_cache
@@ -18,6 +18,13 @@ from pipeline.stages import baselines as stage
 
 QUICK = [method for method in BASELINES if not method.endswith("000") or method.endswith("_2000")]
 ENTRY = {"embeddings": "own", "keys": "keys", "stream": SETTINGS["stream"], "methods": QUICK}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        make_few_steps(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +200,9 @@ def four_classes():
     return X, y
 
 
-@pytest.mark.parametrize("hidden", [None, 32], ids=["linear", "mlp"])
+@pytest.mark.parametrize(
+    "hidden", [pytest.param(None, id="linear", marks=pytest.mark.slow), pytest.param(32, id="mlp")]
+)
 def test_a_probe_learns_each_task_and_forgets_those_before(hidden):
     rng, y = np.random.default_rng(0), np.arange(400) % 8
     places = [(1, 1), (3, 1), (3, 3), (1, 3), (3, 2), (2, 3), (1, 2), (2, 1)]  # the classes on a ring

@@ -9,6 +9,7 @@ from small_run import (
     OUTPUTS,
     SETTINGS,
     header,
+    make_few_steps,
     run_stage,
     settings,
     split,
@@ -57,7 +58,8 @@ def found(paths):
 def baselines(found, paths, tmp_path_factory):
     """Return the tables of baselines, as the stage before leaves them."""
     entry = Baselines(embeddings="own", keys="keys", stream=SETTINGS["stream"], methods=BASELINES)
-    with open_cache(paths[1]) as keys:
+    with open_cache(paths[1]) as keys, pytest.MonkeyPatch.context() as patch:
+        make_few_steps(patch)
         results = measure_baselines(entry, found.bench, [keys.read("train")])
     path = tmp_path_factory.mktemp("baselines") / "pets.json"
     path.write_text(json.dumps(asdict(make_tables(found.bench, results))))
@@ -90,7 +92,7 @@ def on_digits(tmp_path_factory):
     """Return the evaluation of a small classifier on scikit-learn's digits, and the numbers of the probes beside it."""
     run = settings(
         keys="own",
-        stream=SETTINGS["stream"] | {"order_seeds": [0]},
+        stream=SETTINGS["stream"] | {"order_seeds": [0], "batch_rows": 120},  # each batch has values solved
         **with_method({"n_heads": 32, "n_keys": 64}),
     )
     with open_cache(digits_cache(tmp_path_factory.mktemp("digits") / "digits.h5")) as own:

@@ -78,8 +78,20 @@ def checked_here(monkeypatch):
     monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The project that each test gets a copy of."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache_writer, "check_in_child", lambda path: None)
+        return make_project(tmp_path_factory.mktemp("made"))
+
+
 @pytest.fixture
-def project(tmp_path):
+def project(made, tmp_path):
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+
+
+def make_project(tmp_path):
     """Digits and photographs with caches, a store, codes, checkpoints, an index of files and models."""
     digits = build_manifest("digits", RECIPE)
     few = {field: getattr(digits, field)[:N] for field in ("sample_ids", "labels", "splits", "digests")}
@@ -377,13 +389,14 @@ def kill_at(monkeypatch, point):
     return count
 
 
-def test_a_deletion_that_ends_anywhere_changed_nothing_or_is_finished(project, tmp_path_factory, monkeypatch):
+@pytest.mark.parametrize("n_points", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_deletion_that_ends_anywhere_changed_nothing_or_is_finished(project, tmp_path_factory, monkeypatch, n_points):
     ids, outcomes = train_ids(project), []
     whole = shutil.copytree(project, tmp_path_factory.mktemp("whole") / "p")
     with monkeypatch.context() as context:
         count = kill_at(context, -1)
         forget(whole, whole / ".scratch", ids=ids, reason="asked")
-        points = np.linspace(1, count[0], 20).astype(int)
+        points = np.linspace(1, count[0], n_points).astype(int)
     before = {p.relative_to(project): c for p, c in contents(project).items()}
     for number, point in enumerate(points):
         here = shutil.copytree(project, tmp_path_factory.mktemp("killed") / f"p{number}")

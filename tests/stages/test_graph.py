@@ -1,17 +1,19 @@
 """dvc.yaml agrees with what the stages import, read and write."""
 
+import ast
 import copy
 import json
 import re
 import shutil
 import subprocess
+from functools import cache
 
 import pytest
 import yaml
 from small_project import ROOT, SMALL_METHOD, TABLES, call, copy_project, small_tables
 
 from pipeline.config import BANNED_KEYS, Params, load_params
-from pipeline.io.code import closure as files_of
+from pipeline.io import code
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 LOOKING = "manifest"
@@ -45,9 +47,17 @@ def outputs(name):
     return [path for group in ("outs", "metrics", "plots") for path in plain(STAGES[name].get(group, []))]
 
 
+imported = cache(lambda path, tree, find=code._imported: list(find(path, tree)))
+parse = cache(ast.parse)
+
+
+@cache
 def closure(name):
-    """Return every file of ours that a stage reads as code."""
-    return {path.relative_to(ROOT).as_posix() for module in modules(name) for path in files_of(module)}
+    """Return every file of ours that a stage reads as code; what several stages read is parsed once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ast, "parse", parse)
+        patch.setattr(code, "_imported", imported)
+        return {path.relative_to(ROOT).as_posix() for module in modules(name) for path in code.closure(module)}
 
 
 def below(path, folders):

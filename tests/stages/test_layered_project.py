@@ -11,10 +11,11 @@ import torch
 import yaml
 from PIL import Image
 from small_project import run_stage
+from small_run import make_few_steps
 from torchvision.models import squeezenet1_1
 
 from dkvb_estimator import load_model
-from pipeline.cache import open_cache, verify_cache
+from pipeline.cache import open_cache, verify_cache, writer
 from pipeline.config import load_params
 from pipeline.evaluation import search
 from pipeline.forgetting import forget
@@ -66,6 +67,8 @@ def project(tmp_path_factory):
     (folder / "params.yaml").write_text(yaml.safe_dump(TABLES), encoding="utf-8")
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("DKVB_DEVICE", "cpu")
+        patch.setattr(writer, "check_in_child", lambda path: None)
+        make_few_steps(patch)
         for stage in ("manifest", "extract", "baselines", "run", "search"):
             run_stage(stage)
     search._reader.cache_clear()  # which keeps caches open, as its process usually ends with it

@@ -29,8 +29,7 @@ def distances(heads, keys):
     out = np.zeros((len(heads), keys.shape[0], keys.shape[1]))
     for i in range(len(heads)):
         for c in range(keys.shape[0]):
-            for j in range(keys.shape[1]):
-                out[i, c, j] = np.sum((np.float64(heads[i, c]) - np.float64(keys[c, j])) ** 2)
+            out[i, c] = np.sum((np.float64(heads[i, c]) - np.float64(keys[c])) ** 2, axis=1)
     return out
 
 
@@ -81,7 +80,9 @@ def class_ratios(table, keys):
             table[c, j, k] * np.outer(here[j] - means[k], here[j] - means[k]) for k in known for j in range(len(here))
         )
         total = np.cov(here.T, aweights=samples, ddof=0).reshape(d, d)
-        spread, free = np.trace(total) / d or 1.0, max(per_class.sum() - len(known), 0)
+        second = np.average((here**2).sum(axis=1), weights=samples)
+        spread = np.trace(total) / d if np.trace(total) > 1e-12 * second else 1.0  # less is rounding
+        free = max(per_class.sum() - len(known), 0)
         within = (free * scatter / per_class.sum() + (d + 1) * spread * np.eye(d)) / (free + d + 1)
         shares = per_class[known] / per_class.sum()
         for j in range(len(here)):

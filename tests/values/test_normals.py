@@ -1,9 +1,11 @@
 """Normal distributions of classes, from counts of keys: linear discriminant analysis in each head."""
 
+from functools import cache
+
 import numpy as np
 import oracle
 import pytest
-from models import placed
+from models import by_codes
 from scipy.sparse import csr_array
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -39,6 +41,13 @@ def ratios(normals):
 @pytest.mark.parametrize("n", [4, 40, 400])
 def test_ratios_equal_the_oracle(key_dim, n):
     table, keys = drawn(key_dim=key_dim, n=n)
+    np.testing.assert_allclose(ratios(normals_of(table, keys)), oracle.class_ratios(table, keys), rtol=1e-8)
+
+
+@pytest.mark.parametrize("weights", [[4.3, 1.3, 5.6], [6, 6.3, 0.3], [4.3, 6.3, 1]])
+def test_ratios_of_fractional_weights_in_one_place_equal_the_oracle(weights):
+    table, (_, keys) = np.zeros((1, 4, 3)), drawn(n_heads=1, n_keys=4)
+    table[0, 1] = weights
     np.testing.assert_allclose(ratios(normals_of(table, keys)), oracle.class_ratios(table, keys), rtol=1e-8)
 
 
@@ -91,17 +100,27 @@ def test_a_pruned_table_has_the_same_bits():
     np.testing.assert_array_equal(ratios(whole)[:, used], ratios(pruned))
 
 
-@pytest.mark.parametrize("n_per_class", [2, 5, 20, 100])
-def test_counts_are_above_the_nearest_class_mean_with_few_samples_and_with_many(n_per_class):
-    """Over three draws; the normals are what few samples have."""
+@cache
+def codes_of_digits(seed):
+    """Keys of the default encoder, and codes (n, c) of all digits: they are the same whatever is learned."""
+    encoder = KeyEncoder(random_state=seed).fit(X)
+    return FrozenEstimator(encoder), encoder.transform(X)
+
+
+@pytest.mark.parametrize(
+    ("n_per_class", "n_draws"), [(5, 1), *(pytest.param(n, 3, marks=pytest.mark.slow) for n in (2, 5, 20, 100))]
+)
+def test_counts_are_above_the_nearest_class_mean_with_few_samples_and_with_many(n_per_class, n_draws):
+    """In the mean of several draws; the normals are what few samples have."""
     gaps = []
-    for seed in range(3):
+    for seed in range(n_draws):
         order = np.random.default_rng(seed).permutation(len(X))
         rows = np.concatenate([order[Y[order] == label][:n_per_class] for label in range(10)])
         rest = np.setdiff1d(order, rows)
-        model = placed(DKVBClassifier(KeyEncoder(random_state=seed), solver="counts"), X).partial_fit(X[rows], Y[rows])
+        encoder, codes = codes_of_digits(seed)
+        model = by_codes(DKVBClassifier(encoder, solver="counts"), "partial_fit", codes[rows], Y[rows])
         mean = NearestClassMean(normalize=True).fit(X[rows], Y[rows])
-        gaps.append(model.score(X[rest], Y[rest]) - mean.score(X[rest], Y[rest]))
+        gaps.append(by_codes(model, "score", codes[rest], Y[rest]) - mean.score(X[rest], Y[rest]))
     assert np.mean(gaps) > (0 if n_per_class >= 5 else -0.005)  # with two samples, both are guesses
 
 
