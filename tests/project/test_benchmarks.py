@@ -181,8 +181,8 @@ def test_tables_older_than_their_code_are_listed_with_what_measures_them_again(m
     assert lines[-1] == f"{len(others)} of {len([*stale.stamps()])} tables are older than their code"
     assert len(lines) == len(others) + 1
     assert "`python benchmarks/first_run.py --page README.md`" in lines[0]
-    (line,) = (line for line in lines if line.startswith("docs/deletion.md"))
-    assert line.endswith("`python -m benchmarks deletion --page docs/deletion.md`")
+    (line,) = (line for line in lines if line.startswith("docs/layers.md"))
+    assert line.endswith("`python -m benchmarks layers --page docs/layers.md`")
 
 
 def test_commands_that_measure_again_are_there():
