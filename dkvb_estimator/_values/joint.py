@@ -38,6 +38,8 @@ ROUNDING = 1e-12
 """A spread or a weight below this share of the total is treated as zero with rounding errors."""
 LEAST_LEFT = 1e-6
 """Lower bound of one minus the leverage of a row."""
+DIGITS = 3
+"""Of a share; more would be rounding errors, which differ with the number of threads."""
 
 
 @dataclass(frozen=True)
@@ -570,7 +572,8 @@ def choose(views: dict[float, View], settings: Settings, progress: Progress = SI
                 tables |= dict(zip(names, scores, strict=True))
                 advance(1)
     shares = fit_shares(list(tables.values()), judges.labels.cpu().numpy(), judges.weights.cpu().numpy())
-    chosen = tuple(Part(*name, float(share)) for name, share in zip(tables, shares, strict=True) if share > 0)
+    rounded = [float(f"{share:.{DIGITS}g}") for share in shares]
+    chosen = tuple(Part(*name, share) for name, share in zip(tables, rounded, strict=True) if share > 0)
     return chosen or usual_mixture(tuple(views), settings)
 
 
