@@ -1,9 +1,13 @@
 """Tiny seeded data for all tests, and one new process for those that need one."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads would wait for each other
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 import numpy as np
 import pytest
