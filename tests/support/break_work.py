@@ -2,11 +2,12 @@
 
 Run as ``python break_work.py WORK HOW FOLDER SEED N``. Each try is a process of its own. HOW is ``kill`` (SIGKILL at
 one of N seeded calls of functions, of those that the whole work makes), ``full`` (no file may grow beyond one of N
-sizes up to that of the largest file, as on a full disk) or ``readonly`` (a folder that only another user may write to).
+sizes up to that of the largest file, as on a full disk) or ``readonly`` (a folder that may not be written).
 A try tells what was in place afterwards ("nothing", "old", "new", or the defect "broken"), and what the run after it
 left: "equal" to an uninterrupted run byte for byte, or "different".
 """
 
+import ctypes
 import json
 import os
 import resource
@@ -121,12 +122,13 @@ def full_at(n_bytes):
     return start
 
 
-def not_ours():
-    """Become a user who may write nowhere, if this one may write everywhere."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
+def obey_permissions():
+    """Give up root's right to write where permissions forbid it; other users do not have it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    sets[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH of those in effect
+    assert libc.capset(header, sets) == 0
 
 
 COUNTED = [0]
@@ -160,7 +162,6 @@ def in_process(work, folder, fault=whole):
 
 def new_folder(path, old):
     (path / "out").mkdir(parents=True)
-    path.chmod(0o777)  # of all that a work touches, the folder of outputs alone may be closed
     for name, content in old.items():
         (path / "out" / name).write_bytes(content)
     return path
@@ -182,7 +183,7 @@ def faults(how, seed, n, calls, largest):
     """Return n ways to break a work that makes so many calls, and whose largest file has so many bytes."""
     rng = np.random.default_rng(seed)
     if how == "readonly":
-        return [not_ours] * n
+        return [obey_permissions] * n
     if how == "full":
         return [full_at(int(size)) for size in rng.integers(0, largest, n)]
     return [killed_at(int(point)) for point in rng.choice(np.arange(1, calls), n, replace=False)]
@@ -190,7 +191,9 @@ def faults(how, seed, n, calls, largest):
 
 def one_try(work, folder, fault, expected, old):
     here = new_folder(folder, old)
+    (here / "out").chmod(0o555 if fault is obey_permissions else 0o755)
     code, _ = in_process(work, here, fault)
+    (here / "out").chmod(0o755)
     found = left(outputs(here), expected, old)
     again, calls = in_process(work, here, killed_at(-1))
     same = again == 0 and outputs(here) == expected
