@@ -144,8 +144,10 @@ def main():
         name = f"memory of putting {n:,} rows together, {order}"
         met.append(tell(name, peak / MEMORY_GOAL, peak, MEMORY_GOAL, "MiB", 1))
     spent, peak = measured(LOOK_UP)
-    met.append(tell("a look-up of a million names among a million", peak / MEMORY_GOAL, peak, MEMORY_GOAL, "MiB", 1))
-    print(json.dumps({"name": "a look-up of a million names among a million", "ours": round(spent, 2), "unit": "s"}))
+    met.append(
+        tell("memory of looking a million names up among a million", peak / MEMORY_GOAL, peak, MEMORY_GOAL, "MiB", 1)
+    )
+    print(json.dumps({"name": "looking a million names up among a million", "ours": round(spent, 2), "unit": "s"}))
     return 0 if all(met) else 1
 
 
