@@ -168,7 +168,7 @@ def plot(found, path):
             panel.set(xlabel=axis, ylabel=told)
             panel.grid(alpha=0.25)
             panel.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     figure.savefig(path, dpi=130)
 
 
