@@ -57,7 +57,7 @@ def scores(seed, X, y, X_test):
         "`counts`, `score_samples`": -counts.score_samples(X_test),
         "`joint`, 1 − largest probability": 1 - joint.predict_proba(X_test).max(axis=1),
         "Mahalanobis++": mahalanobis(X, y, X_test),
-        "streaming LDA": StreamingLDA("auto", normalize=True).fit(X, y).score_samples(X_test),
+        "streaming LDA": -StreamingLDA("auto", normalize=True).fit(X, y).score_samples(X_test),
     }
 
 
