@@ -4,7 +4,7 @@ Forgetting is exact if keys were not placed on the forgotten rows. Keys of each 
 or on those of another set through the same network: crops of two photographs for the digits, CIFAR-100 for the
 photographs of CIFAR-10 and the reverse, Pets for Caltech-101 and the reverse. Three seeds of projections and keys.
 ``joint`` and ``counts`` with default sizes learn all training rows. Prints one JSON line per solver and set: mean
-accuracy with own and with foreign keys, and the mean and spread of the difference (of pairs with the same seed). Five
+accuracy with own and with foreign keys, and the mean and spread of the difference (of pairs with the same seed). Ten
 minutes on one thread; sets that are absent are skipped.
 """
 
@@ -24,8 +24,16 @@ SEEDS = (0, 1, 2)
 SOLVERS = ("joint", "counts")
 
 
+def read(name):
+    """Return X, y, X_test, y_test of a set."""
+    known = accuracy.sets()
+    if name not in known:
+        raise FileNotFoundError(f"{accuracy.STORED} has no file of {name}; expected {name}_NETWORK.npz. Add it.")
+    return known[name]()
+
+
 def rows_of(name):
-    return lambda: accuracy.sets()[name]()[0]
+    return lambda: read(name)[0]
 
 
 FOREIGN = {
@@ -40,7 +48,7 @@ FOREIGN = {
 
 def accuracies(name):
     """Return accuracies (seeds, 2) with own and foreign keys, by solver."""
-    X, y, X_test, y_test = accuracy.sets()[name]()
+    X, y, X_test, y_test = read(name)
     places = X, FOREIGN[name][1]()
     found = {solver: [] for solver in SOLVERS}
     for seed in SEEDS:
@@ -53,11 +61,14 @@ def accuracies(name):
 
 def main():
     chosen, page = pages.arguments(FOREIGN)
+    if unknown := set(chosen) - set(FOREIGN):
+        print(f"{min(unknown)!r} is no set; expected some of {', '.join(FOREIGN)}. Correct it.", file=sys.stderr)
+        return 2
     rows = []
     for name in chosen:
         try:
             found = accuracies(name)
-        except (FileNotFoundError, KeyError) as error:
+        except FileNotFoundError as error:
             print(f"{name} is skipped: {error}", file=sys.stderr)
             continue
         for solver, pairs in found.items():

@@ -7,7 +7,7 @@ baselines with a Gram matrix or slower to 30,000) in 100 classes; 10 to N (defau
 choices, until its first answer, then predicts 1,000 rows; methods take turns within a size. Seconds are those of the
 processor, all threads together, because machines are shared: set ``OMP_NUM_THREADS=1``. With ``--records`` figures are
 appended to a file, and those that it holds are taken from there: an interrupted run resumes. With ``--recorded``
-nothing else is measured. Everything takes two hours and 12 GiB.
+nothing else is measured. Everything takes hours.
 
 Prints one JSON line per figure, and for each method the fitted exponent of its growth and what the worst doubling
 multiplies. Goals: no doubling of rows or classes multiplies our learning by more than 2.2; the state at 100,000 rows is

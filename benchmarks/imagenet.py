@@ -1,6 +1,6 @@
 """Can two cores learn something of the size of ImageNet from sums alone, and what would 10,000 random features need?
 
-``python benchmarks/imagenet.py [n_rows]`` (default 1,281,167; a quarter of an hour on two idle cores): made rows of
+``python benchmarks/imagenet.py [n_rows]`` (default 1,281,167; more than half an hour on one thread): made rows of
 2,048 features, 1,000 normal classes, learned in blocks by ``DKVBClassifier(remember=False)``, then solved. Prints the
 seconds that learning and solving take, making the rows not counted, the bytes of what was learned and the most memory
 the process held (goal: 16 GiB). What random-projection ridge of 10,000 features needs is measured on one block and one

@@ -354,9 +354,8 @@ class Likelihoods:
         """Return the values of some keys (len, k), counted through all heads, in ascending order."""
         floor, shared = self._log_floor[cells, None], self._shared(cells)
         shared.eliminate_zeros()  # of classes with a weight of zero
-        values = np.repeat(floor, len(self._base), axis=1) if self._normals is None else self._normals.logs(cells)
-        if self._normals is not None:
-            values += floor
+        ratios = np.zeros(shared.shape) if self._normals is None else self._normals.logs(cells)
+        values = ratios + floor
         pairs = np.repeat(np.arange(len(cells)), np.diff(shared.indptr)), shared.indices
         values[pairs] = np.log(shared.data + np.exp(values[pairs]))
         return values + self._base

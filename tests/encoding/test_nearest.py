@@ -172,9 +172,10 @@ def test_codes_are_the_nearest_up_to_the_rounding_of_float32(search):
     assert all(len(set(row)) == n_selected for row in found.reshape(-1, n_selected).tolist())
 
 
-def test_codes_are_the_same_bits_for_every_batch_position_and_number_of_threads(monkeypatch, path):
+@pytest.mark.parametrize("n", [41, pytest.param(101, marks=pytest.mark.slow)])
+def test_codes_are_the_same_bits_for_every_batch_position_and_number_of_threads(monkeypatch, n):
     monkeypatch.setattr(native, "SMALL_WORK", 0)
-    rng, n = np.random.default_rng(0), 41 if path == "torch" else 101  # on torch each call takes a while
+    rng = np.random.default_rng(0)
     heads = rng.standard_normal((n, 5, 14)).astype(np.float32).round(1)  # many near ties
     search = KeySearch(torch.from_numpy(rng.standard_normal((5, 300, 14)).astype(np.float32).round(1)))
     before, codes = torch.get_num_threads(), []
@@ -183,7 +184,7 @@ def test_codes_are_the_same_bits_for_every_batch_position_and_number_of_threads(
             torch.set_num_threads(n_threads)
             for n_selected in (1, 5):
                 whole = search.codes(torch.from_numpy(heads), n_selected)
-                for size in (1, 13) if path == "torch" else (1, 3, 4, 13):
+                for size in (1, 3, 4, 13):
                     parts = [
                         search.codes(torch.from_numpy(heads[at : at + size]), n_selected) for at in range(0, n, size)
                     ]

@@ -2,9 +2,9 @@
 
 Run as ``python break_work.py WORK HOW FOLDER SEED N``. Each try is a process of its own. HOW is ``kill`` (SIGKILL at
 one of N seeded calls of functions, of those that the whole work makes), ``full`` (no file may grow beyond one of N
-sizes up to that of the largest file, as on a full disk) or ``readonly`` (a folder that may not be written).
-A try tells what was in place afterwards ("nothing", "old", "new", or the defect "broken"), and what the run after it
-left: "equal" to an uninterrupted run byte for byte, or "different".
+sizes up to that of the largest file, as on a full disk) or ``readonly`` (a folder that may not be written). A try tells
+what was in place afterwards ("nothing", "old", "new", or the defect "broken"), and what the run after it left: "equal"
+to an uninterrupted run byte for byte, or "different".
 """
 
 import ctypes
@@ -124,6 +124,8 @@ def full_at(n_bytes):
 
 def obey_permissions():
     """Give up root's right to write where permissions forbid it; other users do not have it."""
+    if os.geteuid():
+        return
     libc = ctypes.CDLL(None, use_errno=True)
     header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     assert libc.capget(header, sets) == 0

@@ -198,6 +198,25 @@ def test_a_row_is_left_out_as_if_it_had_never_been_there(penalty, few, dtype, we
             np.testing.assert_allclose(found[objective][row], expected, atol=1e-4 * np.abs(expected).max())
 
 
+def test_single_precision_chooses_where_rows_are_summed_and_gives_way_where_it_is_too_coarse():
+    few, listed = rows(30, width=40), rows(60)
+    scale, judges = np.linspace(0.01, 0.1, 8), np.arange(60) < 10
+    assert FewRows(few, np.arange(30) < 10, 4, CPU).view(np.full(40, 0.1)).choosing == torch.float64
+    view = ManyRows(sum_rows(listed, 4, CPU), listed.where(judges), CPU).view(scale)
+    assert view.choosing == torch.float32
+    assert view.whole._factor(1e-2, view.choosing).dtype == torch.float32
+    twins = listed._replace(features=listed.features[:, [0, 0, 0, 0, 1, 1, 1, 1]])  # of rank two
+    whole = ManyRows(sum_rows(twins, 4, CPU), twins.where(judges), CPU).view(scale).whole
+    assert whole._factor(1e-10, torch.float32).dtype == torch.float64
+
+
+def test_shares_have_three_digits():
+    listed = rows(60)
+    found = choose({0.6: ManyRows(sum_rows(listed, 4, CPU), listed, CPU).view(np.full(8, 0.01))}, Settings())
+    assert found
+    assert all(part.share == float(f"{part.share:.3g}") for part in found)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("few", [False, True])
 def test_rows_that_nothing_else_explains_are_left_out_with_finite_scores(few, dtype):
