@@ -308,7 +308,10 @@ class DeviceEncoder:
         self._keys, self._centres = to_tensor(codebook.keys, device), to_tensor(codebook.centres, device)
         self._reaches = codebook.reaches.astype(np.float64)
         self._n_selected, self._device = layout.n_selected, device
-        self._all = self.search(codebook.mask)
+        self._mask = np.ones(codebook.keys.shape[:2], dtype=bool) if codebook.mask is None else codebook.mask
+        self._all = KeySearch(
+            self._keys, None if codebook.mask is None else to_tensor(codebook.mask, device), self._centres
+        )
 
     def encode(self, X: np.ndarray, progress: Progress = SILENT) -> np.ndarray:
         """Return the nearest keys of each head (n, c, m), bit-identical in every batch; see ``Projector``."""
@@ -324,8 +327,13 @@ class DeviceEncoder:
         return codes
 
     def search(self, usable: np.ndarray | None) -> KeySearch:
-        """Return the search among the usable keys (c, j), bool; None for all."""
-        return KeySearch(self._keys, None if usable is None else to_tensor(usable, self._device), self._centres)
+        """Return the search among the usable keys (c, j), bool; None for all.
+
+        The search among all keys is shared, with the grid or the boxes that it has made.
+        """
+        if usable is None or np.array_equal(usable, self._mask):
+            return self._all
+        return KeySearch(self._keys, to_tensor(usable, self._device), self._centres)
 
     def neighbours(self, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions and weights, both (c, j, q), with which each key shares the counts of used keys.

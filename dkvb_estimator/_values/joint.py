@@ -40,6 +40,10 @@ LEAST_LEFT = 1e-6
 """Lower bound of one minus the leverage of a row."""
 DIGITS = 3
 """Of a share; more would be rounding errors, which differ with the number of threads."""
+PANEL = 512
+"""Columns of a symmetric product that are computed at once."""
+MANY_CLASSES = 0.6
+"""With more classes per feature than this, a second factor (w, w) is cheaper than systems (k, k)."""
 
 
 @dataclass(frozen=True)
@@ -181,37 +185,71 @@ def add_rows_(sums: Sums, rows: Listed, device: torch.device) -> None:
     features = torch.from_numpy(rows.features).to(device, torch.float32 if unit else torch.float64)
     scaled = features if unit else features * torch.from_numpy(rows.weights).to(device)[:, None]
     members = torch.from_numpy(rows.labels.astype(np.int64)).to(device)
-    sums.gram[...] += (features.T @ scaled).cpu().numpy()
+    _add_products_(sums.gram, features, scaled)
     by_class = scaled.new_zeros(sums.by_class.shape).index_add_(0, members, scaled)
     sums.by_class[...] += by_class.cpu().numpy()
     sums.weights[...] += np.bincount(rows.labels, weights=rows.weights, minlength=len(sums.weights))
 
 
-class Directions(NamedTuple):
-    """Solution Z (w, k) of ``(W + λI) Z = Mᵀ``, with W the scatter within classes and M the centred class means (k, w).
+def _add_products_(gram: np.ndarray, features: torch.Tensor, scaled: torch.Tensor) -> None:
+    """Add featuresᵀ scaled, which is symmetric, to a matrix (w, w) in place; only half of it is computed."""
+    for left in range(0, len(gram), PANEL):
+        right = min(left + PANEL, len(gram))
+        product = (features[:, left:right].T @ scaled[:, left:]).cpu().numpy()
+        gram[left:right, left:] += product
+        gram[right:, left:right] += product[:, right - left :].T
 
-    ``spread`` is M Z (k, k), ``mean`` the mean of all rows (w,), ``weights`` those of classes (k,). The regression and
-    the discriminant are both Z times a matrix (k, k).
+
+class Directions(NamedTuple):
+    """Solution Z (w, k) of ``(S + λI) Z = Mᵀ``, with M the centred class means (k, w).
+
+    S is the scatter within classes, or with ``of_all`` the scatter of all rows. ``factor`` (w, w) is the Cholesky
+    factor of ``S + λI``, ``mean`` the mean of all rows (w,), ``weights`` those of classes (k,). The scores of both
+    objectives are columns of Z, mixed.
     """
 
     Z: torch.Tensor
-    spread: torch.Tensor
+    factor: torch.Tensor
+    of_all: bool
+    means: torch.Tensor
     mean: torch.Tensor
     weights: torch.Tensor
 
-    def mixed(self, objective: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the matrix (k, k) that mixes the columns of Z, and the bias for centred rows (k,).
+    def mixed(self, objective: str, columns: torch.Tensor) -> torch.Tensor:
+        """Return the columns of Z, or of products with it (r, k), mixed into scores of centred rows without the bias.
 
-        ``ridge``: the regression of centred one-hot labels, ``(W + λI + MᵀNM) B = MᵀN`` with N the class weights, by
-        Woodbury's identity. ``discriminant``: normal classes with covariance ``(W + λI) / n``.
+        ``ridge`` is the regression of centred one-hot labels, ``(T + λI) B = MᵀN``, with N the class weights and T the
+        scatter of all rows. As ``T = W + MᵀNM``, Woodbury's identity gives B from the directions within classes W, by
+        a system (k, k). ``discriminant`` assumes normal classes with covariance ``(W + λI) / n``.
         """
+        if objective == "discriminant":
+            return columns * self.weights.sum()
+        if self.of_all:
+            return columns * self.weights
+        seen = self.weights[:, None] * (self.means @ self.Z)
+        seen.diagonal().add_(1)
+        return columns @ torch.linalg.solve(seen, torch.diag(self.weights))
+
+    def bias(self, objective: str) -> torch.Tensor:
+        """Return the bias of the scores of centred rows (k,)."""
         total = self.weights.sum()
         if objective == "ridge":
-            seen = self.weights[:, None] * self.spread
-            seen.diagonal().add_(1)
-            return torch.linalg.solve(seen, torch.diag(self.weights)), self.weights / total
-        bias = log_class_shares(self.weights) - total / 2 * self.spread.diagonal()
-        return torch.diag(total.expand(len(bias))), bias
+            return self.weights / total
+        return log_class_shares(self.weights) - total / 2 * self.distances()
+
+    def distances(self) -> torch.Tensor:
+        """Return the squared Mahalanobis distance of each class mean to the mean of all (k,)."""
+        return (self.means * self.Z.T).sum(dim=1)
+
+    def of_classes(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return the rows of ``M Z`` (h, k) for the classes of some rows (h,)."""
+        some, places = labels.unique(return_inverse=True)
+        return (self.means[some] @ self.Z)[places]
+
+    def lengths(self, centred: torch.Tensor) -> torch.Tensor:
+        """Return ``xᵀ (S + λI)⁻¹ x`` (h,) for rows x (h, w)."""
+        through = torch.linalg.solve_triangular(self.factor, centred.T.to(self.factor.dtype), upper=False)
+        return through.square().sum(dim=0).double()
 
 
 def log_class_shares(weights: torch.Tensor) -> torch.Tensor:
@@ -238,12 +276,17 @@ class Judges(NamedTuple):
 
 
 class Scatter:
-    """Scatter of rows within classes, factored once per penalty.
+    """Scatter of rows, within classes and of all, factored once per penalty.
 
     Parameters
     ----------
     sums : Sums
     device : torch.device
+
+    Attributes
+    ----------
+    of_all : dict from str to bool
+        Whether an objective is solved from the scatter of all rows: ``ridge``, if classes are many.
     """
 
     def __init__(self, sums: Sums, device: torch.device) -> None:
@@ -254,29 +297,38 @@ class Scatter:
         lengths = float(gram.diagonal().sum())
         self._unit = float(lengths - total * self._mean @ self._mean)
         self._smallest, self._differs = ROUNDING * lengths, self._unit > ROUNDING * lengths
-        centres = torch.cat([self._mean[None], self._means])
-        self._within = gram - centres.T @ (torch.cat([total[None], self._weights])[:, None] * centres)
+        of_all = torch.addr(gram, self._mean, self._mean, alpha=-float(total))
+        many = len(self._means) > MANY_CLASSES * len(self._mean)
+        self.of_all = {"discriminant": False, "ridge": many}
+        weighted = self._weights[:, None] * self._means
+        self._scatters = {False: torch.addmm(of_all, self._means.T, weighted, alpha=-1)} | (
+            {True: of_all} if many else {}
+        )
 
-    def directions(self, penalty: float) -> Directions:
-        """Solve for a penalty in units of the summed squared lengths of centred rows, bounded from below."""
+    def directions(self, penalty: float, *, of_all: bool, dtype: torch.dtype = torch.float64) -> Directions:
+        """Solve for a penalty in units of the summed squared lengths of centred rows, bounded from below.
+
+        The factor has ``dtype``, or float64 if that is too coarse for it.
+        """
         if self._differs:
-            return self._directions(self._factor(penalty))
-        nothing = torch.zeros_like(self._means.T)  # equal rows determine the class shares only
-        return Directions(nothing, self._means @ nothing, self._mean, self._weights)
+            factor = self._factor(penalty, dtype, of_all=of_all)
+            Z = torch.cholesky_solve(self._means.T.to(factor.dtype), factor).double()
+        else:
+            factor, Z = (
+                self._scatters[of_all],
+                torch.zeros_like(self._means.T),
+            )  # equal rows determine the class shares only
+        return Directions(Z, factor, of_all, self._means, self._mean, self._weights)
 
     def _ridge(self, penalty: float) -> float:
         return max(penalty * self._unit, self._smallest)
 
-    def _factor(self, penalty: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    def _factor(self, penalty: float, dtype: torch.dtype = torch.float64, *, of_all: bool = False) -> torch.Tensor:
         """Return the Cholesky factor (w, w), in float64 if ``dtype`` is too coarse for it."""
-        matrix = self._within.to(dtype, copy=True)
+        matrix = self._scatters[of_all].to(dtype, copy=True)
         matrix.diagonal().add_(self._ridge(penalty))
         factor, failed_at = torch.linalg.cholesky_ex(matrix, check_errors=dtype == torch.float64)
-        return self._factor(penalty) if failed_at else factor
-
-    def _directions(self, factor: torch.Tensor) -> Directions:
-        Z = torch.cholesky_solve(self._means.T.to(factor.dtype), factor).double()
-        return Directions(Z, self._means @ Z, self._mean, self._weights)
+        return self._factor(penalty, of_all=of_all) if failed_at else factor
 
     def nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return zero weights (w, k) and a zero bias (k,)."""
@@ -301,23 +353,26 @@ class Scatter:
 
         This needs no further solve, because leaving out a row is a rank-one update of ``W``. Its factor has ``dtype``.
         """
-        factor = self._factor(penalty, dtype)
-        found, centred = self._directions(factor), rows.features.double() - self._mean
-        through = torch.linalg.solve_triangular(factor, centred.T.to(factor.dtype), upper=False)
-        lengths = through.square().sum(dim=0).double()
-        scores = {"ridge": _ridge_left_out, "discriminant": _discriminant_left_out}
-        images = centred @ found.Z
-        return [scores[objective](found, rows, images, lengths).float().cpu().numpy() for objective in objectives]
+        centred, scores = rows.features.double() - self._mean, {}
+        for of_all in {self.of_all[objective] for objective in objectives}:
+            found = self.directions(penalty, of_all=of_all, dtype=dtype)
+            images, lengths = centred @ found.Z, found.lengths(centred)
+            for objective in objectives:
+                if self.of_all[objective] == of_all:
+                    scores[objective] = LEFT_OUT[objective](found, rows, images, lengths).float().cpu().numpy()
+        return [scores[objective] for objective in objectives]
 
 
 def _ridge_left_out(found: Directions, rows: Judges, images: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Return the leave-one-out scores (h, k) of a regression.
 
-    ``lengths`` (h,) are ``xᵀ (W + λI)⁻¹ x``. The leverage of a row pulls its score towards its label.
+    ``images`` (h, k) are ``xᵀ Z`` and ``lengths`` (h,) ``xᵀ (S + λI)⁻¹ x``. The leverage of a row pulls its score
+    towards its label.
     """
-    mix, shares = found.mixed("ridge")
-    pulled = images @ mix
-    leverages = rows.weights * (1 / found.weights.sum() + lengths - (pulled * images).sum(dim=1))
+    pulled, shares = found.mixed("ridge", images), found.bias("ridge")
+    if not found.of_all:
+        lengths = lengths - (pulled * images).sum(dim=1)
+    leverages = rows.weights * (1 / found.weights.sum() + lengths)
     leverages = leverages.clamp(max=1 - LEAST_LEFT)[:, None]
     labels = torch.nn.functional.one_hot(rows.labels, len(shares))
     return (pulled + shares - leverages * labels) / (1 - leverages)
@@ -326,30 +381,33 @@ def _ridge_left_out(found: Directions, rows: Judges, images: torch.Tensor, lengt
 def _discriminant_left_out(
     found: Directions, rows: Judges, images: torch.Tensor, lengths: torch.Tensor
 ) -> torch.Tensor:
-    """Return the leave-one-out scores (h, k) of a discriminant; ``lengths`` (h,) are ``xᵀ (W + λI)⁻¹ x``.
+    """Return the leave-one-out scores (h, k) of a discriminant, given the same as for a regression.
 
     Without a row at d from its class mean, ``W`` loses a multiple of ``ddᵀ``, which the Sherman-Morrison formula
     inverts, and the means of its class and of all rows move away from the row.
     """
     each = torch.arange(len(images), dtype=torch.int64, device=images.device)
-    own, spread = rows.labels, found.spread
+    own, between, apart = rows.labels, found.of_classes(rows.labels), found.distances()
     rest = found.weights[own] - rows.weights
-    to_classes = images - spread[own]  # of d, through (W + λI)⁻¹, to every class mean (h, k)
+    to_classes = images - between  # of d, through (W + λI)⁻¹, to every class mean (h, k)
     to_row = lengths - images[each, own]
     to_itself = to_row - to_classes[each, own]
     moved, lost = rows.weights / rest, rows.weights * found.weights[own] / rest
     gain = lost / (1 - lost * to_itself).clamp(min=LEAST_LEFT)
     away = to_classes[each, own] - moved * to_itself
     near = images + (gain * to_row)[:, None] * to_classes
-    far = spread.diagonal() + gain[:, None] * to_classes.square()
+    far = apart + gain[:, None] * to_classes.square()
     near[each, own] = images[each, own] - moved * to_row + gain * away * to_row
-    far[each, own] = spread[own, own] - 2 * moved * to_classes[each, own] + moved**2 * to_itself + gain * away**2
+    far[each, own] = apart[own] - 2 * moved * to_classes[each, own] + moved**2 * to_itself + gain * away**2
     weights = found.weights.repeat(len(images), 1)
     weights[each, own] = rest
     total = weights.sum(dim=1)
     step = rows.weights / total  # of the mean of all, away from the row
     near += ((step + step**2 / 2) * (lengths + gain * to_row**2))[:, None] * (found.weights > 0)
     return total[:, None] * (near - far / 2) + log_class_shares(weights)
+
+
+LEFT_OUT = {"ridge": _ridge_left_out, "discriminant": _discriminant_left_out}
 
 
 class View(NamedTuple):
@@ -503,8 +561,7 @@ def solve(rows: Rows, prior: Prior, settings: Settings, progress: Progress = SIL
         shares = log_class_shares(torch.from_numpy(rows.weights)).numpy()
         return Solution(np.zeros((prior.width, len(shares))), shares, ())
     chosen = choose(views, settings, progress)
-    n_solved = len({(part.curvature, part.penalty) for part in chosen})
-    with progress.bar("solving", n_solved, "systems") as advance:
+    with progress.bar("solving", len(chosen), "parts") as advance:
         parts = [_mixed(view, [part for part in chosen if part.curvature == at], advance) for at, view in views.items()]
     weights, bias = (sum(each[1:], each[0]).cpu().numpy() for each in zip(*parts))
     return Solution(weights, bias, chosen)
@@ -513,14 +570,15 @@ def solve(rows: Rows, prior: Prior, settings: Settings, progress: Progress = SIL
 def _mixed(view: View, parts: Sequence[Part], advance: Callable[[int], object]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return weights (w, k) and bias (k,) of the parts of a mixture with the same view."""
     solution, bias = view.whole.nothing()
-    for penalty in dict.fromkeys(part.penalty for part in parts):
-        found = view.whole.directions(penalty)
-        for part in parts:
-            if part.penalty == penalty:
-                mix, shift = found.mixed(part.objective)
-                scores = part.share * (found.Z @ mix)
-                solution, bias = solution + scores, bias + part.share * shift - found.mean @ scores
-        advance(1)
+    systems: dict[tuple[float, bool], list[Part]] = {}
+    for part in parts:
+        systems.setdefault((part.penalty, view.whole.of_all[part.objective]), []).append(part)
+    for (penalty, of_all), alike in systems.items():
+        found = view.whole.directions(penalty, of_all=of_all)
+        for part in alike:
+            scores = part.share * found.mixed(part.objective, found.Z)
+            solution, bias = solution + scores, bias + part.share * found.bias(part.objective) - found.mean @ scores
+        advance(len(alike))
     return view.back(solution), bias
 
 

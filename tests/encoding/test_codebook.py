@@ -177,3 +177,13 @@ def test_keys_placed_from_merged_sketches_are_those_placed_from_all_rows():
     )
     book = draw_codebook(first.merged(*rest), params, seed=0, device=CPU)
     np.testing.assert_array_equal(book.keys, draw(X).keys)
+
+
+def test_the_search_is_shared_once_samples_selected_every_key():
+    X, used = rows(60, 10), np.ones((5, 16), dtype=bool)
+    device = encoder(X)
+    assert device.search(used) is device.search(None)
+    used[1, 2] = False
+    fewer = device.search(used)
+    assert fewer is not device.search(None)
+    assert not (device.nearest(X, fewer)[:, 1] == 2).any()

@@ -13,6 +13,7 @@ from sklearn.datasets import make_classification
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
 from dkvb_estimator._kernel import native
+from dkvb_estimator._values import joint as _joint
 from dkvb_estimator._values import solvers as _solvers
 from dkvb_estimator._values.joint import (
     FewRows,
@@ -94,6 +95,15 @@ def test_weighted_sums_equal_a_direct_formula():
     np.testing.assert_allclose(found.by_class, np.eye(4)[listed.labels].T @ weighted, rtol=1e-12)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_half_of_a_product_is_computed_panel_by_panel(weighted, monkeypatch):
+    monkeypatch.setattr(_joint, "PANEL", 3)  # the last panel is narrower
+    listed = rows(90, weighted=weighted)
+    gram = sum_rows(listed, 4, CPU).gram
+    np.testing.assert_allclose(gram, (listed.weights[:, None] * listed.features).T @ listed.features, rtol=1e-12)
+    np.testing.assert_allclose(gram, gram.T, rtol=1e-15)
+
+
 def test_codes_are_summed_as_their_features():
     keys = RNG.standard_normal((3, 7, 2)).astype(np.float32)
     prior = Prior.of_keys(keys, keys.mean(axis=1), np.abs(keys).max(axis=(1, 2)))
@@ -115,6 +125,13 @@ def solved(listed, objective, penalty=1e-3, few=False, curvature=0.6):
     return solve(source, Prior(np.zeros((1, 1, len(steps)), np.int8), steps), settings)
 
 
+@pytest.fixture(params=["few classes", "many classes"])
+def either_system(request, monkeypatch):
+    """The system (k, k) of few classes, or the second factor (w, w) of many."""
+    monkeypatch.setattr(_joint, "MANY_CLASSES", {"few classes": 1e9, "many classes": 0}[request.param])
+
+
+@pytest.mark.usefixtures("either_system")
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("objective", ["ridge", "discriminant"])
 def test_solutions_equal_the_oracle(objective, weighted):
@@ -177,6 +194,7 @@ def left_out(listed, penalty, few, dtype=torch.float64, objectives=("ridge", "di
     return dict(zip(objectives, view.whole.left_out(view.judges, penalty, objectives, dtype), strict=True)), scale
 
 
+@pytest.mark.usefixtures("either_system")
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("few", "dtype"), [(True, torch.float64), (False, torch.float64), (False, torch.float32)])
 @pytest.mark.parametrize("penalty", [1e-5, 1e-2])
