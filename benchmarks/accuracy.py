@@ -38,7 +38,7 @@ from scipy.stats import rankdata, studentized_range
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import features, pages
+from benchmarks import features, pages, stale
 from benchmarks.direct_link import DirectLink
 from dkvb_estimator import DKVBClassifier, KeyEncoder, metrics
 from dkvb_estimator.baselines import (
@@ -223,14 +223,15 @@ def try_method(method, X, y, X_test, y_test):
 class Records:
     """Figures of (set, method, seed), kept in a file where one is given; None for those that are not measured.
 
-    ``old`` says whether the file was there before: what it holds may have been measured with other code.
+    Each line of the file names the sources that it was measured with. ``old`` says whether any are not those of now.
     """
 
-    def __init__(self, path, *, closed=False):
-        self._path, self._known, self._closed = path, {}, closed
-        self.old = path is not None and path.exists()
+    def __init__(self, path, benchmark, *, closed=False):
+        self._path, self._known, self._closed, self.old = path, {}, closed, False
+        self._sources = stale.digest(benchmark)
         if path is not None and path.exists():
             for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+                self.old |= line.pop("sources", None) != self._sources
                 self._known[tuple(line.pop(name) for name in ("set", "method", "seed"))] = line
 
     def get(self, key, make):
@@ -240,7 +241,7 @@ class Records:
                 return None
             self._known[key] = make()
             if self._path is not None:
-                line = dict(zip(("set", "method", "seed"), key, strict=True)) | self._known[key]
+                line = dict(zip(("set", "method", "seed"), key, strict=True), sources=self._sources) | self._known[key]
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
         return self._known[key]
@@ -422,7 +423,7 @@ def report(found):
 
 def main():
     asked, there = arguments()
-    records, found = Records(asked.records, closed=asked.recorded), {}
+    records, found = Records(asked.records, "accuracy", closed=asked.recorded), {}
     for title, load in there.items():
         if asked.sets and title not in asked.sets:
             continue

@@ -185,7 +185,7 @@ def main():
     asked = parser.parse_args()
     most = {"rows": asked.rows, "classes": asked.classes}
     sizes = {axis: [size for size in some if size <= most.get(axis, size)] for axis, some in AXES.items()}
-    records = Records(asked.records, closed=asked.recorded)
+    records = Records(asked.records, "growth", closed=asked.recorded)
     found = {axis: measure(axis, some, asked.baselines, records) for axis, some in sizes.items() if some}
     rows = [row for axis, methods in found.items() for row in report(axis, methods)]
     if asked.figure is not None:

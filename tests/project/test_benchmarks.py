@@ -217,8 +217,14 @@ def test_a_digest_changes_with_code_and_not_with_comments_docstrings_or_places()
     assert first == same != other
 
 
-def test_figures_of_an_earlier_run_are_known_as_such(tmp_path):
-    (tmp_path / "there.jsonl").touch()
-    assert [accuracy.Records(path).old for path in (None, tmp_path / "new.jsonl", tmp_path / "there.jsonl")] == [
-        False, False, True,
-    ]  # fmt: skip
+def test_figures_measured_with_other_sources_are_known_as_such(tmp_path, monkeypatch):
+    path = tmp_path / "records.jsonl"
+    first = accuracy.Records(path, "accuracy")
+    assert first.get(("digits", "joint", 0), lambda: {"accuracy": 0.5}) == {"accuracy": 0.5}
+    again = accuracy.Records(path, "accuracy", closed=True)
+    assert again.get(("digits", "joint", 0), None) == {"accuracy": 0.5}
+    assert (first.old, again.old, accuracy.Records(None, "accuracy").old) == (False, False, False)
+    monkeypatch.setattr(stale, "digest", lambda benchmark: "0" * 12)
+    assert accuracy.Records(path, "accuracy").old
+    path.write_text('{"set": "digits", "method": "joint", "seed": 0, "accuracy": 0.5}\n', encoding="utf-8")
+    assert accuracy.Records(path, "accuracy").old  # of a time before records named their sources
