@@ -313,11 +313,8 @@ class Scatter:
         if self._differs:
             factor = self._factor(penalty, dtype, of_all=of_all)
             Z = torch.cholesky_solve(self._means.T.to(factor.dtype), factor).double()
-        else:
-            factor, Z = (
-                self._scatters[of_all],
-                torch.zeros_like(self._means.T),
-            )  # equal rows determine the class shares only
+        else:  # equal rows determine the class shares only
+            factor, Z = torch.eye(len(self._mean), out=torch.empty_like(self._scatters[of_all])), self.nothing()[0]
         return Directions(Z, factor, of_all, self._means, self._mean, self._weights)
 
     def _ridge(self, penalty: float) -> float:

@@ -186,6 +186,17 @@ def test_rows_that_do_not_differ_teach_the_shares_of_classes(few, weighted):
     np.testing.assert_allclose(found.bias, np.log(oracle.class_shares(per_class)))
 
 
+@pytest.mark.usefixtures("either_system")
+def test_rows_that_differ_by_rounding_alone_teach_the_shares_of_classes_and_leave_each_other_out():
+    listed = rows(20)._replace(features=np.full((20, 8), 17, dtype=np.int8))
+    view = ManyRows(sum_rows(listed, 4, CPU), listed.where(np.arange(20) < 5), CPU).view(np.ones(8))
+    for objective, scores in zip(("ridge", "discriminant"), view.whole.left_out(
+            view.judges, 1e-3, ("ridge", "discriminant")), strict=True):  # fmt: skip
+        found = view.whole.directions(1e-3, of_all=view.whole.of_all[objective])
+        assert not found.Z.any()
+        assert np.isfinite(scores).all()
+
+
 def left_out(listed, penalty, few, dtype=torch.float64, objectives=("ridge", "discriminant")):
     """The scores of the first ten rows, each left out, and the scale of their features."""
     scale, judges = np.linspace(0.01, 0.1, listed.features.shape[1]), np.arange(len(listed.labels)) < 10
