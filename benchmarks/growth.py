@@ -6,8 +6,9 @@ baselines with a Gram matrix or slower to 30,000) in 100 classes; 10 to N (defau
 2,048 heads, and 16 to 4,096 keys per head, for 10,000 rows of 100 classes. Each method learns once, with all its
 choices, until its first answer, then predicts 1,000 rows three times (the median counts); methods take turns within a
 size. Seconds are those of the processor, all threads together, because machines are shared: set ``OMP_NUM_THREADS=1``.
-With ``--records`` figures are appended to a file, and those that it holds are taken from there: an interrupted run
-resumes. With ``--recorded`` nothing else is measured. Everything takes hours.
+Memory is the most that the process held meanwhile, less what it held before, and 1 MB at least; state is the size of a
+pickle. Needs Linux. With ``--records`` figures are appended to a file, and those that it holds are taken from there: an
+interrupted run resumes. With ``--recorded`` nothing else is measured. Everything takes hours.
 
 Prints one JSON line per figure, and for each method the fitted exponent of its growth and what the worst doubling
 multiplies. Goals: no doubling of rows or classes multiplies our learning by more than 2.2; the state at 100,000 rows is
@@ -17,7 +18,9 @@ random-projection ridge of 5,000 features, and so does predicting. Exits with 1 
 """
 
 import argparse
+import ctypes
 import json
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -54,7 +57,12 @@ BASELINES = {
     RP: lambda: RandomProjectionRidge(5000, normalize=True, random_state=0),
 }
 CHEAP = "streaming LDA"
-MEASURED = {"learn_s": "seconds to learn", "predict_1000_s": "seconds to predict 1,000", "megabytes": "MB of state"}
+MEASURED = {
+    "learn_s": "seconds to learn",
+    "predict_1000_s": "seconds to predict 1,000",
+    "memory": "MB of memory",
+    "megabytes": "MB of state",
+}
 COLOURS = dict(zip([*METHODS, *BASELINES], ("#1f4e9e", "#6fa0e0", "#2a9d5c", "#888888", "#d07030"), strict=True))
 
 
@@ -69,14 +77,21 @@ def draw(n_rows, n_classes):
     return X[:n_rows], labels[:n_rows], X[n_rows:]
 
 
+def peak():
+    """Return the most MB that this process held since the last call."""
+    found = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return found
+
+
 def figures(method, X, y, X_test):
-    """Return seconds to learn, seconds to predict and megabytes of one method."""
+    """Return seconds to learn and to predict, and megabytes of memory and of state, of one method."""
+    peak()
+    before = peak()
     _, learning = clocked(lambda: method.fit(X, y).predict(X_test[:1]))
-    return {
-        "learn_s": learning,
-        "predict_1000_s": predicting_seconds(method, X_test),
-        "megabytes": size_of(method) / 1e6,
-    }
+    predicting, memory = predicting_seconds(method, X_test), max(peak() - before, 1.0)
+    return {"learn_s": learning, "predict_1000_s": predicting, "memory": memory, "megabytes": size_of(method) / 1e6}
 
 
 def cases(axis, size, baselines_until):
@@ -127,7 +142,8 @@ def report(axis, found):
         worst = round(exponents["learn_s"][1], 2)
         print(json.dumps({"name": f"exponent by {axis}: {name}"} | line | {"worst_doubling": worst}), flush=True)
         last, largest = list(points.items())[-1][::-1]
-        costs = f"{last['learn_s']:.1f}", f"{last['predict_1000_s']:.3f}", f"{last['megabytes']:.0f}"
+        costs = f"{last['learn_s']:.1f}", f"{last['predict_1000_s']:.3f}", f"{last['memory']:.0f}"
+        costs += (f"{last['megabytes']:.0f}",)
         rows.append((name, axis, f"{largest:,}", *costs, *line.values(), worst))
     return rows
 
@@ -161,7 +177,7 @@ def plot(found, path):
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    size = {"figsize": (10, 0.5 + 2.5 * len(found)), "layout": "constrained", "squeeze": False}
+    size = {"figsize": (12, 0.5 + 2.5 * len(found)), "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(len(found), len(MEASURED), **size)
     for (axis, methods), line in zip(found.items(), axes, strict=True):
         for (what, told), panel in zip(MEASURED.items(), line, strict=True):
@@ -190,8 +206,8 @@ def main():
     rows = [row for axis, methods in found.items() for row in report(axis, methods)]
     if asked.figure is not None:
         plot(found, asked.figure)
-    columns = ("method", "by", "at", "learn, s", "predict 1,000, s", "MB")
-    growths = ("exponent of learning", "of predicting", "of MB", "worst doubling of learning")
+    columns = ("method", "by", "at", "learn, s", "predict 1,000, s", "MB of memory", "MB of state")
+    growths = ("exponent of learning", "of predicting", "of memory", "of state", "worst doubling of learning")
     pages.fill(asked.page, {"growth": pages.table((*columns, *growths), rows)}, measured_now=not records.old)
     return 0 if judge(found) else 1
 
