@@ -171,7 +171,7 @@ class NativeKeys:
         return self._made[make]
 
     def _arranged_for(self, n_rows: int, n_selected: int) -> GriddedKeys | BoxedKeys | None:
-        """Return a grid or boxes once they pay off: building them takes as long as searching about as many rows as keys.
+        """Return a grid or boxes once they pay off: building them takes as long as searching for about j rows.
 
         Small batches never build them, to keep their latency low.
         """
