@@ -1,6 +1,6 @@
 """Call the pipeline of this checkout from any folder: ``python -m dkvb_pipeline VERB …`` or ``… stages STAGE …``.
 
-The folder ``pipeline`` is no installed package: a package of that name would stand beside everybody's own. See
+The folder ``pipeline`` is not installed as a package, since a package of that name would collide with others. See
 ``docs/decisions/0031-how-the-pipeline-is-called-elsewhere.md``.
 """
 

@@ -1,8 +1,8 @@
-"""Build the kernel of nearest keys, once for each instruction set; without a compiler the package installs as well.
+"""Build the nearest-key kernel, once for each instruction set; the package also installs without a compiler.
 
-Everything else stands in pyproject.toml, which cannot say that flags depend on the processor, nor that a wheel offers
-fewer extras than the checkout: it holds the estimator alone, and the extras for what it lacks would install only what
-that needs.
+Everything else is in pyproject.toml. It cannot express that flags depend on the processor, nor that a wheel has fewer
+extras than the checkout: a wheel contains the estimator alone, so extras for other parts would only install their
+requirements.
 """
 
 import platform
@@ -20,7 +20,7 @@ ON_X86 = platform.machine() in ("x86_64", "AMD64", "i686")
 
 
 class Wheel(bdist_wheel):
-    """A wheel that offers the extras of what it holds; what is installed from source keeps all of them."""
+    """A wheel with the extras of its own content; an installation from source keeps all of them."""
 
     def run(self) -> None:
         """Build the wheel."""

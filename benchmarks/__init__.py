@@ -1,1 +1,1 @@
-"""One script a claim: a ratio measured in one run, or an accuracy with its spread."""
+"""One script per claim: a ratio measured in one run, or an accuracy with its spread."""

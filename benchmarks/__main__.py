@@ -1,9 +1,9 @@
 """Run every benchmark of speed and memory, or some: ``python -m benchmarks [nearest] [layer] …`` (all: twenty minutes).
 
-Needs ``pip install -e ".[bench]"``. Prints what each script prints, and writes ``docs/benchmarks.md``, or those rows
-of it. Benchmarks of accuracy and growth take longer and have options of their own: ``python -m benchmarks accuracy
---help``; so do ``defaults``, ``foreign_keys``, ``growth``, ``imagenet``, ``layers``, ``novelty``, ``projections`` and
-``scaling``. ``python -m benchmarks stale`` lists the tables that are older than the code which they measure.
+Needs ``pip install -e ".[bench]"``. Prints the output of each script, and updates the measured rows of
+``docs/benchmarks.md``. Benchmarks of accuracy and growth take longer and have their own options: ``python -m benchmarks
+accuracy --help``. The same holds for ``defaults``, ``foreign_keys``, ``growth``, ``imagenet``, ``layers``, ``novelty``,
+``projections`` and ``scaling``. ``python -m benchmarks stale`` lists tables that are older than the measured code.
 """
 
 import importlib
@@ -21,11 +21,11 @@ ALONE = (
     "accuracy", "defaults", "deletion", "foreign_keys", "gpu", "growth", "imagenet", "layers", "novelty", "projections",
     "scaling", "stale", "streams",
 )  # fmt: skip
-"""Benchmarks with options and pages of their own."""
+"""Benchmarks with their own options and pages."""
 
 
 def lines_of(script):
-    """Run one script, pass its lines on, and return them as records."""
+    """Run one script, print its lines, and return them as records."""
     command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py")]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     print(done.stdout, end="", flush=True)
@@ -35,14 +35,14 @@ def lines_of(script):
 
 
 def processor():
-    """Return the processor's name where the system tells it."""
+    """Return the name of the processor, if the system provides it."""
     path = Path("/proc/cpuinfo")
     names = [line for line in path.read_text().splitlines() if line.startswith("model name")] if path.exists() else []
     return names[0].partition(": ")[2] if names else platform.processor()
 
 
 def merged(text, rows):
-    """Return the rows of the page's table, those measured anew in place of the old, or at the end."""
+    """Return the rows of the page's table; new measurements replace old rows or are appended."""
     lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
     old = [tuple(line[2:-2].split(" | ")) for line in lines]
     named = {row[0]: row for row in old} | {row[0]: row for row in rows}

@@ -1,9 +1,10 @@
-"""Does reading a cache keep up with the disk, checksums on?
+"""Does reading a cache with checksums keep up with the disk?
 
-``python benchmarks/cache_reading.py [n_rows]`` (default 100,000: 256 MB): a cache of 1,280 features in float16, read in
-order by ``iter_batches`` in batches of 512 rows. Compared with ``np.fromfile`` of the same bytes, block by block, which
-checks the same crc32 of each and converts to float32 in the same batches: no reader that checks can do less. In turns,
-best of five, the files in the system's memory. Prints JSON lines; exits with 1 below the goal.
+``python benchmarks/cache_reading.py [n_rows]`` (default 100,000: 256 MB) reads a cache of 1,280 features in float16, in
+order, by ``iter_batches`` in batches of 512 rows. The reference is ``np.fromfile`` of the same bytes, block by block.
+It checks the same crc32 of each block and converts to float32 in the same batches, which is the minimum for any reader
+that checks. Both are measured alternately, best of five, with the files in the page cache. Prints JSON lines; exits
+with 1 below the goal.
 """
 
 import json
@@ -26,7 +27,7 @@ BLOCK = CHUNK_BYTES // (2 * N_FEATURES)
 
 
 def write(folder, n_rows):
-    """Write the same rows as a cache and as a plain file, and return the checksums that reading it checks."""
+    """Write the same rows as a cache and as a plain file, and return the checksums of the plain file's blocks."""
     rng, crcs = np.random.default_rng(0), []
 
     def blocks():

@@ -1,10 +1,10 @@
 """How much memory do counts of a thousand classes take?
 
-``python benchmarks/counts_memory.py [n_samples]`` (default 1,300,000): a simulated stream of 1,000 classes, arriving
-one after another, 256 heads × 4096 keys, one selected. In each head a class has a few favourite keys with shares
-that fall like 1 / rank over 64 keys, so its samples meet again, as real embeddings of a class do; one hit in ten
-goes anywhere. Prints the number of non-zero pairs, the bytes they take and the dense table they replace. Goal: at
-most 4 bytes a pair plus 8 a key.
+``python benchmarks/counts_memory.py [n_samples]`` (default 1,300,000) simulates a stream of 1,000 classes that arrive
+one after another, with 256 heads × 4096 keys, one selected. In each head a class has 64 favourite keys with shares in
+proportion to 1 / rank, so its samples share keys, as real embeddings of a class do. One hit in ten falls on a random
+key. Prints the number of non-zero pairs, their size in bytes, and that of the dense table they replace. Goal: at most 4
+bytes per pair plus 8 per key.
 """
 
 import json
@@ -23,7 +23,7 @@ CLASSES_A_BATCH = 25
 
 
 def draw(rng, labels, favourites):
-    """Codes (n, c, 1) of samples of some classes, whose favourite keys are ``favourites`` (class, c, 64)."""
+    """Return codes (n, c, 1) of samples of classes with the favourite keys ``favourites`` (class, c, 64)."""
     shares = 1 / np.arange(1, FAVOURITES + 1)
     ranks = rng.choice(FAVOURITES, p=shares / shares.sum(), size=(len(labels), N_HEADS))
     codes = favourites[labels[:, None], np.arange(N_HEADS), ranks]

@@ -1,10 +1,10 @@
-"""Do two workers do twice as much as one?
+"""Are two workers twice as fast as one?
 
-``python benchmarks/dask_workers.py [n_rows]`` (default 40,000): centres of 100 classes with as much noise, 640 columns,
-256 heads × 512 keys × 14, in blocks of 2,000 rows, as many of which lie with one worker as with the other: where a
-worker has more, the other waits for it. All of ``transform``, and a ``fit`` with ``counts`` on a frozen encoder, twice
-each on a cluster of one process, then of two, one thread each; again in turns, and the best of all. Prints JSON lines;
-goal: 1.7 times the rows a second.
+``python benchmarks/dask_workers.py [n_rows]`` (default 40,000) uses rows of 640 columns around the centres of 100
+classes, with noise of the same size, and 256 heads × 512 keys × 14. Blocks of 2,000 rows are divided evenly among the
+workers; otherwise one worker would wait for the other. It runs all of ``transform``, and a ``fit`` with ``counts`` on a
+frozen encoder, twice on a cluster of one process and twice on one of two, with one thread each. Clusters alternate, and
+the best time counts. Prints JSON lines; goal: 1.7 times the rows per second.
 """
 
 import json
@@ -33,7 +33,7 @@ def embedded(block, block_info=None):
 
 
 def rows_with_workers(n_rows, client):
-    """Return rows as a dask array whose blocks lie with the workers, evenly."""
+    """Return rows as a dask array whose blocks are distributed evenly over the workers."""
     options = {"dtype": np.float32, "chunks": (BLOCK, N_FEATURES), "meta": np.empty((0, 0), np.float32)}
     rows = da.zeros((n_rows, 1), chunks=(BLOCK, 1)).map_blocks(embedded, **options)
     workers = list(client.scheduler_info(n_workers=-1)["workers"])
@@ -51,11 +51,11 @@ def encode(model, X, y):
 
 
 def counts(model, X, y):
-    model.fit(X, y)  # its encoder is frozen: it only counts, and drops what an earlier turn counted
+    model.fit(X, y)  # the encoder is frozen: this only counts, and discards earlier counts
 
 
 def measured(n_workers, model, y):
-    """Return the seconds of each kind of work on a cluster of its own, the best of two."""
+    """Return the seconds of each kind of work on a new cluster, the best of two."""
     options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": "ERROR"}
     with LocalCluster(n_workers=n_workers, **options) as cluster, Client(cluster) as client:
         rows = rows_with_workers(len(y), client)

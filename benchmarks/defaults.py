@@ -1,10 +1,10 @@
 """Which encoder should be the default: how many heads, keys and coordinates?
 
-``python benchmarks/defaults.py [SET ...] [--rows N] [--records FILE] [--page FILE]``: each encoder of a stated few on
-each set of ``benchmarks/accuracy.py``, with the default solver, one seed, on at most N (default 3,000) training rows
-and as many test rows. No encoder has more than 256 keys per head, so that a code fits into a byte. Prints one JSON line
+``python benchmarks/defaults.py [SET ...] [--rows N] [--records FILE] [--page FILE]`` measures a fixed list of encoders
+on each set of ``benchmarks/accuracy.py``, with the default solver and one seed, on at most N (default 3,000) training
+rows and as many test rows. No encoder has more than 256 keys per head, so a code fits into a byte. Prints one JSON line
 per encoder: mean accuracy and mean rank over sets, seconds to learn and to predict 1,000 rows (medians over sets), and
-bytes (the most). Records as in ``benchmarks/accuracy.py``.
+the largest number of bytes. Records are as in ``benchmarks/accuracy.py``.
 """
 
 import argparse
@@ -33,7 +33,7 @@ TRIED = (
 
 
 def some(rows, labels, most):
-    """Return at most so many rows, drawn by seed 0."""
+    """Return at most this number of rows, drawn with seed 0."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:most])
     return rows[chosen], labels[chosen]
 

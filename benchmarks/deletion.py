@@ -1,9 +1,9 @@
 """Does forgetting remove samples? ``python benchmarks/deletion.py [--page docs/deletion.md] [--figure FILE]``
 
-On the digits and, where they are, the photographs: learns the training rows, forgets 5 % of them, and compares with a
-model that never saw those rows. Per solver, over three seeds:
+On the digits and, if available, the photographs: learns the training rows, forgets 5 % of them, and compares with a
+model that never saw those rows. For each solver, over three seeds:
 
-bits      largest difference of any value to the model that never saw the rows, and differing predictions
+bits      largest difference of any value from the model that never saw the rows, and differing predictions
 seconds   ``forget`` against learning the remaining rows again, both with the next prediction (processor time)
 attack    area under the ROC curve of a membership attack: the forgotten rows against test rows, by the score of the
           true class (Yeom et al., CSF 2018), before, after, and for the model that never saw them; .5 is chance
@@ -38,7 +38,7 @@ SEEDS, SHARE = (0, 1, 2), 0.05
 
 
 def sets():
-    """Yield name, training rows and labels, test rows and labels of each data set that is there."""
+    """Yield name, training rows and labels, test rows and labels of each available data set."""
     yield "digits", *features.digits()
     try:
         X, y, is_train = features.photographs()
@@ -56,7 +56,7 @@ def seconds(function):
 
 
 def attack(model, members, others):
-    """Return how well the score of the true class tells ``members`` from ``others``, pairs of rows and labels."""
+    """Return how well the score of the true class separates ``members`` from ``others``, pairs of rows and labels."""
     margins = []
     for X, y in (members, others):
         scores = model.predict_log_proba(X)
@@ -65,9 +65,9 @@ def attack(model, members, others):
 
 
 def measure(X, y, X_test, y_test, settings, seed):
-    """Return what one solver leaves behind of forgotten rows."""
+    """Return the measurements of one solver."""
     gone = np.random.default_rng(seed).random(len(y)) < SHARE
-    encoder = KeyEncoder(n_heads=256, random_state=seed).fit(X_test[::2])  # keys from rows that nobody learns
+    encoder = KeyEncoder(n_heads=256, random_state=seed).fit(X_test[::2])  # keys from rows that are not learned
     frozen = DKVBClassifier(FrozenEstimator(encoder), **settings)
     full, never = clone(frozen).fit(X, y), clone(frozen)
     refit_s = seconds(lambda: never.fit(X[~gone], y[~gone]).predict(X_test))

@@ -1,4 +1,4 @@
-"""A bottleneck with a direct link: what does it cost that only values may answer?"""
+"""A bottleneck with a direct link, to measure the cost of predicting from values alone."""
 
 import numpy as np
 import torch
@@ -10,10 +10,10 @@ from dkvb_estimator._values.solvers import FEW_ROWS, are_judges
 
 
 class DirectLink:
-    """What values alone cost: ``joint`` whose regression reads the embedding itself too, as a bottleneck must not.
+    """``joint`` whose regression also reads the embedding itself, which a bottleneck must not do.
 
-    Features of embeddings are whole numbers of as many levels as those of keys, and their spread is that of all
-    coordinates of keys together, so that the prior trusts both alike. The rest is the default ``joint``.
+    Features of embeddings are integers with as many levels as those of keys. Their spread equals that of all
+    coordinates of keys together, so the prior weights both equally. Everything else is the default ``joint``.
     """
 
     def __init__(self, seed):
@@ -26,7 +26,7 @@ class DirectLink:
         unit = _unit(X)
         self._mean = unit.mean(axis=0)
         self._reach = np.abs(unit - self._mean).max()
-        order = np.random.default_rng(0).permutation(len(y))  # the first choose
+        order = np.random.default_rng(0).permutation(len(y))  # the first rows choose the mixture
         rows = Listed(self._features(X, codes), labels, np.ones(len(y))).where(order)
         prior = _Columns(self._steps(rows.features, X.shape[1]))
         self._weights, self._bias, _ = solve(_rows(rows, prior, len(self.classes_)), prior, Settings())
@@ -38,7 +38,7 @@ class DirectLink:
         return np.asarray(model.encoder_.transform(X))[:, :, None]
 
     def _features(self, X, codes):
-        """Coordinates, the embedding, curves, and zeros in place of its curves: (n, w + 2 f)."""
+        """Return coordinates, the embedding, curves, and zeros for its curves: (n, w + 2 f)."""
         own, bent = self._prior.features(codes), self._prior.curved
         linear, curved = own[:, ~bent], own[:, bent]
         link = np.rint(LEVELS * ((_unit(X) - self._mean) / self._reach).clip(-1, 1)).astype(np.int8)
@@ -66,7 +66,7 @@ def _unit(X):
 
 
 class _Columns:
-    """What a solution asks of a prior, of features that are there: as many curves as coordinates, after them."""
+    """A prior with given features, for the solver: coordinates, followed by the same number of curves."""
 
     def __init__(self, steps):
         self.width, self.steps = len(steps), steps

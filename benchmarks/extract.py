@@ -1,16 +1,15 @@
 """Does extraction keep its network busy?
 
-``python benchmarks/extract.py [IMAGES] [n_images]``: EfficientNet-Lite0 over photographs (default: those of
-``shared/data/cifar10-images`` beside the checkout, 512 of them), at 96 and 224 px: read, decoded, prepared, embedded,
-checked and added to the store, by as many threads as there are cores. Compared with a bare loop of forward passes over
-batches of the same shape that lie ready in memory. Loading the network and writing the cache, seconds whatever the
-number of images, are left out. In turns, five times; ``ratio`` is the median of the pairs, whose halves ran one after
-the other, and ``best`` is the ratio of each one's best. Prints JSON lines; exits with 1 below the goal, which is that
-of 224 px.
+``python benchmarks/extract.py [IMAGES] [n_images]`` runs EfficientNet-Lite0 over photographs (default: 512 of those in
+``shared/data/cifar10-images`` beside the checkout) at 96 and 224 px. Images are read, decoded, prepared, embedded,
+checked and added to the store, with one thread per core. The reference is a bare loop of forward passes over batches of
+the same shape in memory. Loading the network and writing the cache are left out: their time hardly depends on the
+number of images. Both run alternately, five times. ``ratio`` is the median over pairs of consecutive runs, ``best`` the
+ratio of the best times. Prints JSON lines; exits with 1 below the goal at 224 px.
 
-Readers and network share the cores: ``read_ms`` and ``forward_ms`` are the processor's milliseconds an image that
-reading and preparing take, and the forward pass of the bare loop. The bare loop computes one batch on all threads,
-which wait for each other; extraction computes a batch a thread, and may gain by that more than reading costs it.
+Readers and network share the cores. ``read_ms`` is the processor time per image of reading and preparing,
+``forward_ms`` that of the forward pass in the bare loop. The bare loop computes one batch on all threads, which wait
+for each other. Extraction computes one batch per thread, which may gain more time than reading costs.
 """
 
 import json
@@ -39,7 +38,7 @@ GOALS, REPEATS = {96: 0.0, 224: 0.95}, 5
 
 
 def job_of(images, n_images, side):
-    """Return the extraction of some photographs of a folder, evenly spread over it, in whole batches."""
+    """Return the extraction of some photographs, spread evenly over a folder, in complete batches."""
     manifest = build_manifest("photographs", {"kind": "folder", "root": str(images), "test_fraction": 0.2, "seed": 0})
     n_images = min(n_images, len(manifest.labels)) // extraction.BATCH_ROWS * extraction.BATCH_ROWS
     rows = np.linspace(0, len(manifest.labels) - 1, n_images).astype(int)
@@ -54,7 +53,7 @@ def job_of(images, n_images, side):
 
 
 def bare(network, batches):
-    """Forward passes over batches in memory, and nothing else."""
+    """Run forward passes over batches in memory, and nothing else."""
     with torch.inference_mode():
         for batch in batches:
             network(batch)
@@ -92,14 +91,14 @@ def read(job, side):
 
 
 def seconds(work):
-    """Return the seconds that work takes, of the clock and of the processor."""
+    """Return the wall-clock and the processor seconds of some work."""
     begun = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - begun[0], time.process_time() - begun[1]
 
 
 def report(side, threads, n_images, ours, theirs, read_cpu):
-    """Print a line of what was timed (repeat, 2): by the clock and by the processor; return whether the goal is met."""
+    """Print a line for wall-clock and processor times (repeat, 2), and return whether the goal is met."""
     (clock, _), (their_clock, forward_cpu) = np.median(ours, axis=0), np.median(theirs, axis=0)
     ratio, goal = float(np.median(theirs[:, 0] / ours[:, 0])), GOALS[side]
     line = {"name": f"extraction at {side} px against bare forward passes", "ratio": round(ratio, 3)}

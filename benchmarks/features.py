@@ -1,6 +1,6 @@
 """Real features for benchmarks: extracted once by the pipeline, then read from caches under ``.scratch/features``.
 
-A script in this folder runs as ``python -m benchmarks.NAME`` and as ``python benchmarks/NAME.py`` when it begins with
+A script in this folder runs as ``python -m benchmarks.NAME`` and as ``python benchmarks/NAME.py`` if it begins with
 
     import sys
 import zlib
@@ -19,8 +19,8 @@ and then calls
     X_train, y_train, X_test, y_test = features.digits(network="mobilenet")   # the same images, another network
     X = features.photo_crops()                                 # 2,000 × 1,280 of EfficientNet-Lite0, without classes
 
-All features are float32. ``python benchmarks/features.py`` extracts everything and prints the shapes. Images or weights
-that are absent raise FileNotFoundError; its text says what to place where, so a script can print it and stop.
+All features are float32. ``python benchmarks/features.py`` extracts everything and prints the shapes. If images or
+weights are missing, FileNotFoundError says what to place where, so a script can print it and stop.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def photographs(root=SHARED, network="mobilenet"):
 
 
 def layers_of_photographs(layers, root=SHARED, network="mobilenet"):
-    """Return what ``photographs`` returns of several layers side by side, and the number of columns of each.
+    """Return the photographs' features of several layers side by side, and the number of columns of each layer.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ STRENGTHS = (1, 2, 3)
 
 
 def corrupted_photographs(root=SHARED, network="mobilenet"):
-    """Yield kind, strength, features and labels of the test photographs, corrupted before the network saw them."""
+    """Yield kind, strength, features and labels of the test photographs, corrupted before the network reads them."""
     images = sorted(_there(Path(root) / "data" / "cifar10-images").glob("test/*/*.*"))
     settings = _settings("corrupted", network, root)
     for kind, change in CORRUPTIONS.items():
@@ -177,7 +177,7 @@ def _there(path: Path) -> Path:
 
 
 def _open(name: str, recipe: dict, settings: Embeddings) -> CacheReader:
-    """Open the cache of an entry, extracting it first where it is absent or was made of something else."""
+    """Open the cache of an entry; extract it first if it is missing or outdated."""
     job = make_job(build_manifest(settings.dataset, recipe), settings)
     path = SCRATCH / f"{name}.h5"
     if path.is_file():

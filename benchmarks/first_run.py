@@ -1,7 +1,7 @@
 """Time the README's first command as on a new machine: ``python benchmarks/first_run.py [--page README.md]``.
 
-Clones the checkout's committed state, makes a virtual environment, installs, and runs ``dvc repro`` twice. Needs a
-package index; pip's own cache is used where there is one.
+Clones the committed state of the checkout, creates a virtual environment, installs the package, and runs ``dvc repro``
+twice. Needs a package index; pip uses its own cache if there is one.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""What do keys cost that were placed on another data set? ``python -m benchmarks foreign_keys [SET ...] [--page FILE]``
+"""What do keys from another data set cost? ``python -m benchmarks foreign_keys [SET ...] [--page FILE]``
 
-Forgetting is exact if keys were not placed on the forgotten rows. Keys of each set are placed on its own training rows,
-or on those of another set through the same network: crops of two photographs for the digits, CIFAR-100 for the
-photographs of CIFAR-10 and the reverse, Pets for Caltech-101 and the reverse. Three seeds of projections and keys.
-``joint`` and ``counts`` with default sizes learn all training rows. Prints one JSON line per solver and set: mean
-accuracy with own and with foreign keys, and the mean and spread of the difference (of pairs with the same seed). Ten
-minutes on one thread; sets that are absent are skipped.
+Forgetting is exact if keys were not placed on the forgotten rows. The keys of each set are placed on its own training
+rows, or on those of another set through the same network: crops of two photographs for the digits, CIFAR-100 for the
+photographs of CIFAR-10 and vice versa, Pets for Caltech-101 and vice versa. There are three seeds of projections and
+keys. ``joint`` and ``counts`` with default sizes learn all training rows. Prints one JSON line per solver and set: mean
+accuracy with own and with foreign keys, and the mean and spread of the difference (of pairs with the same seed). Takes
+ten minutes on one thread; missing sets are skipped.
 """
 
 import json
@@ -43,7 +43,7 @@ FOREIGN = {
     "caltech101": ("pets", rows_of("pets")),
     "pets": ("caltech101", rows_of("caltech101")),
 }
-"""Set → the name of the rows that foreign keys are placed on, and the function that reads them."""
+"""Maps a set to the name of the rows for its foreign keys, and the function that reads them."""
 
 
 def accuracies(name):

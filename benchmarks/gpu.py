@@ -1,14 +1,14 @@
 """What does a CUDA device change? ``python benchmarks/gpu.py [--device cuda] [--small] [--page docs/benchmarks.md]``
 
-Encodes, solves and predicts on the CPU and on the device, and compares:
+Encodes, solves and predicts on the CPU and on the device, and compares the results:
 
 codes        share of codes that differ (rounding decides near-ties), at most 1e-4
-scores       largest difference of a logit from the CPU's, as part of the largest logit, at most 1e-3
+scores       largest difference of a logit from the CPU's, relative to the largest logit, at most 1e-3
 features     the same for a backbone's embeddings in float32, at most 1e-3
 ratios       of the device to the CPU, and of ours to a plain torch layer on the device
 
-``--small`` makes a run of seconds, with which the tests check this program on the CPU. Under eight minutes on an H200.
-Exits with 1 if a bound is missed.
+``--small`` takes seconds; the tests use it to check this program on the CPU. A full run takes less than eight minutes
+on an H200. Exits with 1 if a bound is missed.
 """
 
 import argparse
@@ -30,7 +30,7 @@ BOUNDS = {"codes": 1e-4, "scores": 1e-3, "features": 1e-3}
 
 
 def seconds(function, device, repeats=3):
-    """Return the least wall time of a call, after one that warms up and with all work on the device done."""
+    """Return the least wall-clock time of a call after a warm-up, including all work on the device."""
     times = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -42,7 +42,7 @@ def seconds(function, device, repeats=3):
 
 
 def blobs(n, n_classes, n_features, seed=0):
-    """Return made rows of overlapping classes: features (n, f), float32, and labels (n,)."""
+    """Return synthetic rows of overlapping classes: features (n, f), float32, and labels (n,)."""
     rng = np.random.default_rng(seed)
     y = rng.integers(n_classes, size=n)
     centres = rng.standard_normal((n_classes, n_features))
@@ -50,7 +50,7 @@ def blobs(n, n_classes, n_features, seed=0):
 
 
 def compare_estimator(device, small):
-    """Yield what encoding, solving and predicting give and take on the device, beside the CPU."""
+    """Yield results and times of encoding, solving and predicting on the device, compared with the CPU."""
     n, sizes = (400, (16, 32, 2)) if small else (20_000, (1024, 256, 2))
     X, y = blobs(n, 10 if small else 100, 32 if small else 1280)
     encoder = KeyEncoder(*sizes, device="cpu", random_state=0).fit(X[: 10 * sizes[1]])
@@ -78,7 +78,7 @@ def compare_estimator(device, small):
 
 
 class PlainLayer(torch.nn.Module):
-    """Projection, keys and values of a fitted model, read as a torch user would write it."""
+    """Projection, keys and values of a fitted model, as a plain torch module."""
 
     def __init__(self, model):
         super().__init__()
@@ -93,7 +93,7 @@ class PlainLayer(torch.nn.Module):
 
 
 def compare_layer(device, small):
-    """Yield how much quicker prediction is than by a plain torch layer on the same device."""
+    """Yield the speed of prediction relative to a plain torch layer on the same device."""
     n, sizes = (256, (16, 32, 4)) if small else (2_048, (256, 1024, 8))
     X, y = blobs(n, 10, 32 if small else 1280)
     model = DKVBClassifier(KeyEncoder(*sizes, device=device, random_state=0), solver="counts", device=device).fit(X, y)
@@ -104,7 +104,7 @@ def compare_layer(device, small):
 
 
 def compare_extraction(device, small):
-    """Yield how far a backbone's embeddings on the device differ from the CPU's, and the ratio of speeds."""
+    """Yield the difference of a backbone's embeddings from the CPU's, and the ratio of speeds."""
     from torchvision.models import mobilenet_v2, resnet50
 
     torch.manual_seed(0)

@@ -1,10 +1,10 @@
-"""Can two cores learn something of the size of ImageNet from sums alone, and what would 10,000 random features need?
+"""Can two cores learn a data set of the size of ImageNet from sums alone, and what would 10,000 random features need?
 
-``python benchmarks/imagenet.py [n_rows]`` (default 1,281,167; more than half an hour on one thread): made rows of
-2,048 features, 1,000 normal classes, learned in blocks by ``DKVBClassifier(remember=False)``, then solved. Prints the
-seconds that learning and solving take, making the rows not counted, the bytes of what was learned and the most memory
-the process held (goal: 16 GiB). What random-projection ridge of 10,000 features needs is measured on one block and one
-factor of half the width, and extrapolated: its sums grow with rows, its factor with the cube of the width.
+``python benchmarks/imagenet.py [n_rows]`` (default 1,281,167; more than half an hour on one thread) draws rows of 2,048
+features from 1,000 normal classes. ``DKVBClassifier(remember=False)`` learns them in blocks and then solves. Prints the
+seconds of learning and solving, without those of drawing rows, the bytes of the learned state, and the peak memory of
+the process (goal: 16 GiB). The cost of random-projection ridge with 10,000 features is measured on one block and one
+factor of half the width, and extrapolated: its sums grow with the rows, its factor with the cube of the width.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""How much memory do placing keys and encoding take, beside the data?
+"""How much memory do placing keys and encoding take, apart from the data?
 
-``python benchmarks/key_memory.py [n_heads]`` (default 256, some minutes): 4096 keys of 14 coordinates from 50,000
-rows of 1,280 features, by k-means and by moving averages, then the codes of those rows, each in a process of its own.
-The peak does not grow with the number of heads, which are placed a few at a time, nor with the rows, which are encoded
-a block at a time. Needs Linux. Prints JSON lines; exits with 1 above the goals of 512 and 128 MiB.
+``python benchmarks/key_memory.py [n_heads]`` (default 256, some minutes) places 4096 keys of 14 coordinates from 50,000
+rows of 1,280 features, by k-means and by moving averages, then encodes those rows, each in a separate process. The peak
+does not grow with the number of heads, which are placed a few at a time, nor with the number of rows, which are encoded
+block by block. Needs Linux. Prints JSON lines; exits with 1 above the goals of 512 and 128 MiB.
 """
 
 import json

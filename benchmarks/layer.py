@@ -1,10 +1,10 @@
-"""How much faster than the plain torch layer is learning from kept codes, and predicting?
+"""How much faster than a plain torch layer are learning from stored codes, and predicting?
 
-``python benchmarks/layer.py [n_keys]`` (default 4096): 256 heads × 14 coordinates, 10 classes, 1,280 features. It is
-compared with the bottleneck as one writes it in torch: project, ``cdist``, ``argmin``, gather the values, mean,
-cross-entropy, autograd and ``torch.optim.SGD``. One epoch of 1,024 rows in batches of 256, ours from codes that were
-kept; then ``predict`` of one row (median and 99th percentile of 100) and of 1,000 rows. In turns, best of three.
-Prints JSON lines; exits with 1 where a goal is missed.
+``python benchmarks/layer.py [n_keys]`` (default 4096) uses 256 heads × 14 coordinates, 10 classes and 1,280 features.
+The reference is a straightforward bottleneck in torch: project, ``cdist``, ``argmin``, gather the values, mean,
+cross-entropy, autograd and ``torch.optim.SGD``. It measures one epoch of 1,024 rows in batches of 256, ours from stored
+codes, then ``predict`` of one row (median and 99th percentile of 100) and of 1,000 rows. Both run alternately, best of
+three. Prints JSON lines; exits with 1 if a goal is missed.
 """
 
 import json
@@ -26,7 +26,7 @@ EPOCH_GOAL, PREDICT_GOAL = 20, 5
 
 
 class PlainLayer(torch.nn.Module):
-    """Frozen projection and keys of a fitted encoder, values as a parameter."""
+    """Frozen projection and keys of a fitted encoder, with values as a parameter."""
 
     def __init__(self, encoder):
         super().__init__()

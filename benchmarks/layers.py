@@ -1,13 +1,13 @@
 """Are two layers better than one? ``python -m benchmarks layers [NETWORK ...] [--page docs/layers.md]``
 
-NETWORK: mobilenet, squeezenet (default: both), read on the photographs of CIFAR-10 at 96 px. Two layers each: the last
-one, and the last one before the network halves its map for the last time. That rule was fixed before anything was
-measured. Each method learns the inner layer, the outer one, and both side by side; ours also learn both without blocks,
-as one wide layer. Each of three seeds draws 1,000 of the 5,000 training rows, and projections and keys; the 1,000 test
-rows stay. Rows are made unit length layer by layer.
+NETWORK: mobilenet, squeezenet (default: both), which read the photographs of CIFAR-10 at 96 px. Each has two layers:
+the last one, and the last one before the network halves its feature map for the last time. This rule was fixed before
+any measurement. Each method learns the inner layer, the outer one, and both side by side; ours also learn both without
+blocks, as one wide layer. Each of three seeds draws 1,000 of the 5,000 training rows, and projections and keys; the
+1,000 test rows are always the same. Rows are scaled to unit length layer by layer.
 
 Prints one JSON line for each network, method and choice of layers: mean accuracy, its spread over the seeds, and the
-mean difference to the outer layer alone with its spread (of pairs with the same seed). Ten minutes on two cores.
+mean difference from the outer layer alone with its spread (of pairs with the same seed). Ten minutes on two cores.
 """
 
 import json
@@ -30,7 +30,7 @@ INNER, OUTER, BOTH, ONE = "inner", "outer", "both", "both, one block"
 
 
 def methods(seed, widths):
-    """Return the methods that are compared, by name; the first two take the widths of blocks, or None."""
+    """Return the compared methods by name; the first two take the widths of blocks, or None."""
     return {
         "joint": DKVBClassifier(KeyEncoder(feature_blocks=widths, random_state=seed), random_state=seed),
         "counts": DKVBClassifier(KeyEncoder(256, 256, 14, feature_blocks=widths, random_state=seed), solver="counts"),
@@ -51,7 +51,7 @@ def choices(X, widths):
 
 
 def accuracies(network):
-    """Return accuracies by method and choice of layers, one for each seed."""
+    """Return accuracies by method and choice of layers, one per seed."""
     X, y, is_train, widths = features.layers_of_photographs(LAYERS[network], network=network)
     train, test = np.flatnonzero(is_train), np.flatnonzero(~is_train)
     found = {}

@@ -1,13 +1,13 @@
 """Is finding nearest keys as fast as it can be on this machine?
 
-``python benchmarks/nearest.py`` (needs ``pip install -e ".[bench]"``): 1,024 heads × 256 keys × 2 coordinates, the
-default, and 256 heads × 4096 keys, 8 and 14 coordinates; 512 samples, as many threads as there are cores. Compared, in
-turns, best of five, with FAISS ``ProductQuantizer.compute_codes`` of 8 or 12 bits and the same keys (its exact search
-of one centroid per part), the plain torch layer (``cdist`` then ``argmin``), and the peak of ``sgemm`` here as GFLOP/s,
-which the search that scores every key is compared to. Then the projection of 1,280 features against one sgemm, and all
-of ``encode``: ours against FAISS plus that sgemm. Keys of few coordinates are searched in a grid or in boxes, made
-while warming up; the seconds that takes, which a user pays once a model, are printed. Prints JSON lines; exits with 1
-where a goal of the instruction set is missed.
+``python benchmarks/nearest.py`` (needs ``pip install -e ".[bench]"``) uses 1,024 heads × 256 keys × 2 coordinates, the
+default, and 256 heads × 4096 keys with 8 and 14 coordinates, 512 samples, and one thread per core. The search runs
+alternately with FAISS ``ProductQuantizer.compute_codes`` of 8 or 12 bits and the same keys (its exact search for one
+centroid per part) and with a plain torch layer (``cdist`` then ``argmin``), best of five. The search that scores every
+key is also compared with the peak of ``sgemm`` on this machine in GFLOP/s. Then the projection of 1,280 features is
+compared with one sgemm, and all of ``encode`` with FAISS plus that sgemm. Keys of few coordinates are searched in a
+grid or in boxes, which are built during the warm-up; their seconds, which a user pays once per model, are printed.
+Prints JSON lines; exits with 1 if a goal of the instruction set is missed.
 """
 
 import json
@@ -31,7 +31,7 @@ from dkvb_estimator._validation import Layout
 
 N_ROWS, N_FEATURES = 512, 1280
 SHAPES = {2: (1024, 256), 8: (256, 4096), 14: (256, 4096)}
-"""Heads and keys of each, by the number of coordinates."""
+"""Number of heads and keys for each number of coordinates."""
 GOALS = {
     "_kernel_v4": {2: 2.5, 8: 4.0, 14: 12.0},
     "_kernel_v3": {2: 1.5, 8: 2.0, 14: 8.0},
@@ -42,7 +42,7 @@ MADE = {"GriddedKeys": "making a grid", "BoxedKeys": "drawing boxes"}
 
 
 def best(calls, repeats=5):
-    """Return the least seconds of each call, all of them in turns."""
+    """Return the least seconds of each call; the calls alternate."""
     found = dict.fromkeys(calls, np.inf)
     for _ in range(repeats):
         for name, call in calls.items():
@@ -53,14 +53,14 @@ def best(calls, repeats=5):
 
 
 def product_quantizer(keys):
-    """FAISS's quantiser with our keys for centroids."""
+    """Return FAISS's quantiser with our keys as centroids."""
     quantizer = faiss.ProductQuantizer(keys.shape[0] * keys.shape[2], keys.shape[0], keys.shape[1].bit_length() - 1)
     faiss.copy_array_to_vector(np.ascontiguousarray(keys).ravel(), quantizer.centroids)
     return quantizer
 
 
 def unpack(packed, n_heads, n_bits):
-    """Codes of FAISS (n, bytes) → (n, c)."""
+    """Convert codes of FAISS (n, bytes) to (n, c)."""
     bits = np.unpackbits(packed, axis=1, bitorder="little")[:, : n_bits * n_heads].reshape(len(packed), n_heads, n_bits)
     return bits @ (1 << np.arange(n_bits))
 
@@ -77,7 +77,7 @@ def report(name, ours, theirs, goal, unit="samples/s", **more):
 
 
 class Case:
-    """One shape: rows, keys, our ways to their codes and the others'."""
+    """One shape: rows, keys, our searches and the references."""
 
     def __init__(self, key_dim):
         (n_heads, n_keys), rng = SHAPES[key_dim], np.random.default_rng(0)
@@ -91,13 +91,13 @@ class Case:
         self.encoder = make_codebook(projection, keys).encoder(torch.device("cpu"))
         self.keys, self.quantizer = torch.from_numpy(keys), product_quantizer(keys)
         self.search, self.scan = KeySearch(self.keys), KeySearch(self.keys)
-        self.scan._native._searched = -np.inf  # nothing is made
+        self.scan._native._searched = -np.inf  # never builds boxes or a grid
         self.work = n_heads * n_keys * key_dim
         self.told = f"{n_heads} heads × {n_keys} keys × {key_dim}"
         self.projected = f"1280 → {n_heads} × {key_dim}"
 
     def prepare(self):
-        """Warm up; return what the search makes of the keys, and the seconds that takes."""
+        """Warm up; return the name of the structure that the search builds, and the seconds that this takes."""
         for _ in range(-(-self.keys.shape[1] // N_ROWS)):
             self.search.codes(self.heads, 1), self.encoder.encode(self.X)
         begun = time.perf_counter()
@@ -146,14 +146,14 @@ def compare(key_dim, build):
         line = {"name": f"{MADE[made]} once a model, {case.told}", "ours": round(drawing, 2), "unit": "s"}
         print(json.dumps(line, ensure_ascii=False), flush=True)
     more, rate, goal = {"build": build, "same": case.same(), "searched": made}, case.rates(), GOALS[build][key_dim]
-    encode_goal = min(goal, 1.0) if key_dim == 2 else goal  # most of it is the projection, which is theirs too
+    encode_goal = min(goal, 1.0) if key_dim == 2 else goal  # most of it is the projection, which both share
     met = [
         report(f"nearest key against FAISS, {case.told}", rate["ours"], rate["faiss"], goal, **more),
         report(f"nearest key against cdist and argmin, {case.told}", rate["ours"], rate["torch"], 1.0),
         report(f"projection against sgemm, {case.projected}", rate["projection"], rate["sgemm"], PROJECTION_GOAL),
         report(f"encode against FAISS and sgemm, {case.told}", rate["encode"], rate["faiss encode"], encode_goal),
     ]
-    if key_dim > 2:  # of fewer, most of a scan is no multiplication
+    if key_dim > 2:  # with fewer coordinates, a scan spends most of its time on other operations than multiplications
         work, peak = 2e-9 * case.work * rate["scan"], 2e-9 * 2048**3 * rate["peak"] / N_ROWS
         share = SHARE_OF_PEAK if build == "_kernel_v4" else 0
         met.append(report(f"every key scored, against sgemm's peak, {case.told}", work, peak, share, "GFLOP/s"))

@@ -1,4 +1,4 @@
-"""Write a cache of made-up embeddings, for what is measured of any cache. Enters: blocks of rows. Leaves: a file."""
+"""Write a cache of synthetic embeddings, for measurements that suit any cache. Enters: blocks. Leaves: a file."""
 
 from pipeline.cache import CacheHeader, SplitRows, write_cache
 

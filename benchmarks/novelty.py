@@ -1,4 +1,4 @@
-"""How well do scores tell unknown classes from those learned?
+"""How well do scores separate unknown classes from learned ones?
 
 ``python -m benchmarks novelty [photographs] [squeezenet] [digits] [--page docs/solvers.md]`` (default: all sets): half
 of the classes, drawn by three seeds, are learned; a score has to tell test rows of the other half. Prints the area
@@ -49,7 +49,7 @@ def mahalanobis(X, y, X_test):
 
 
 def scores(seed, X, y, X_test):
-    """Return how unusual each test row is (n,), larger is more unusual, by the name of the score."""
+    """Return by the name of the score how unusual each test row is (n,); larger means more unusual."""
     encoder = FrozenEstimator(KeyEncoder(random_state=seed).fit(X))
     joint, counts = (DKVBClassifier(encoder, solver=solver).fit(X, y) for solver in ("joint", "counts"))
     return {

@@ -1,10 +1,10 @@
 """Does memory grow with the rows of a cache?
 
-``python benchmarks/out_of_core.py [n_rows]`` (default 20,000): a cache of that many rows of 512 features, and one of
-ten times as many, are learned and predicted from the file: ``counts``, ``sgd`` in one pass, ``joint`` with its codes in
-a file, and ``joint`` that keeps sums alone; 64 heads × 256 keys × 8, four keys read. Each in a process of its own,
-whose memory is looked at every 5 ms. Pages of files that are merely mapped are not counted: the system drops them when
-it needs the memory. Prints JSON lines; goal: at most 1.1 times the memory.
+``python benchmarks/out_of_core.py [n_rows]`` (default 20,000) learns and predicts from a cache of this many rows of 512
+features, and from one of ten times as many: ``counts``, ``sgd`` in one pass, ``joint`` with its codes in a file, and
+``joint`` that keeps only sums; 64 heads × 256 keys × 8, four keys selected. Each runs in a separate process, whose
+memory is measured every 5 ms. Memory-mapped pages of files do not count, because the system drops them when it needs
+the memory. Prints JSON lines; goal: at most 1.1 times the memory.
 """
 
 import json
@@ -44,14 +44,14 @@ def write(path, n_rows):
 
 
 class Peak(threading.Thread):
-    """The most memory of one's own that the process has had, in bytes."""
+    """Peak of the private memory of this process, in bytes."""
 
     def __init__(self):
         super().__init__(daemon=True)
         self.bytes, self.over = 0, threading.Event()
 
     def run(self):
-        """Look until told that it is over."""
+        """Measure until told to stop."""
         while not self.over.wait(0.005):
             status = Path("/proc/self/status").read_text()
             self.bytes = max(self.bytes, 1024 * int(status.partition("RssAnon:")[2].split()[0]))

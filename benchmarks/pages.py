@@ -1,4 +1,4 @@
-"""Put what a benchmark printed into a page of the documentation, between its markers."""
+"""Insert the output of a benchmark into a page of the documentation, between its markers."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from benchmarks import stale
 
 
 def arguments(default):
-    """Return the words of the command line, or the default ones, and the page after ``--page`` or None."""
+    """Return the arguments of the command line, or the default ones, and the page after ``--page`` or None."""
     words, page = sys.argv[1:], None
     if "--page" in words:
         position = words.index("--page")
@@ -23,11 +23,11 @@ def table(heads, rows):
 
 
 def fill(page, tables, *, missing_ok=False, measured_now=True):
-    """Replace what stands between ``<!-- NAME -->`` and ``<!-- end -->`` by the table of that name.
+    """Replace the text between ``<!-- NAME -->`` and ``<!-- end -->`` by the table of that name.
 
-    The marker's line gets a stamp that names the sources, see ``stale``; a table that holds older figures too keeps its
-    old one with ``measured_now=False``. A table without a marker is left out with ``missing_ok``, and an error without
-    it.
+    The line of the marker gets a stamp that identifies the sources, see ``stale``. With ``measured_now=False``, for a
+    table that also contains older figures, it keeps its old stamp. A table without a marker is an error, or is left out
+    with ``missing_ok``.
     """
     if page is None:
         return

@@ -1,10 +1,11 @@
-"""What if the projection were sparse? What if it were learned?
+"""Can the projection be sparse, and can it be learned?
 
-``python benchmarks/projections.py [digits] [photographs]`` (default: both; some twenty minutes): final accuracy over
-three seeds of every projection with ``counts`` (256 heads × 512 keys × 14, one key read) and ``joint`` (1024 × 256 ×
-2), seconds to place keys and learn, bytes of the projection. Learned ones are learned again from the first half of the
-classes alone, and scored on the other half: the classes that the projection never saw. Prints JSON lines, and with
-``--page FILE`` the tables of ``docs/experiments/projections.md`` between its markers.
+``python benchmarks/projections.py [digits] [photographs]`` (default: both; about twenty minutes) measures every
+projection with ``counts`` (256 heads × 512 keys × 14, one key selected) and ``joint`` (1024 × 256 × 2) over three
+seeds: final accuracy, seconds to place keys and learn, and bytes of the projection. Learned projections are also
+learned from the first half of the classes alone and scored on the other half, the classes that the projection never
+saw. Prints JSON lines; with ``--page FILE`` it fills the tables of ``docs/experiments/projections.md`` between its
+markers.
 """
 
 import json
@@ -77,7 +78,7 @@ def learner(name):
 
 
 def fitted(name, solver, seed, X, y, seen):
-    """Place keys (and a learned projection from the rows whose class it may see), then learn everything."""
+    """Place keys, learn a projection from the classes that it may see if needed, then learn all rows."""
     encoder = KeyEncoder(**SOLVERS[solver], **PROJECTIONS[name], random_state=seed)
     begun = time.perf_counter()
     with mock.patch("dkvb_estimator._encoding.codebook.learn_projection", learner(name)):
@@ -94,7 +95,7 @@ def projection_bytes(projection):
 
 
 def measure(title, X, y, X_test, y_test):
-    """Yield one record a projection, solver and choice of classes that it saw."""
+    """Yield one record per projection, solver and choice of classes that it saw."""
     later = np.unique(y)[len(np.unique(y)) // 2 :]
     whole = np.ones(len(y), dtype=bool)
     for solver in SOLVERS:

@@ -1,10 +1,10 @@
-"""How many bytes and seconds do millions of samples take on a cluster? A model, from coefficients measured here.
+"""How many bytes and seconds do millions of samples take on a cluster? A model with coefficients measured here.
 
-``python benchmarks/scaling.py [--page docs/scaling.md]``: ``counts`` of 256 heads × 512 keys × 14, one key read, and
-``joint`` of 1024 × 256 × 2, from 640 features, on one thread, divided among 16 workers. What a worker does to a row is
-measured on 4,096 rows, in seconds of the processor, best of three; so is one solution of 1,000, 5,000 and 10,000
-classes. Beyond, a solution takes time in proportion to classes. Bytes follow from shapes, and for the counts there is a
-bound. Prints JSON lines.
+``python benchmarks/scaling.py [--page docs/scaling.md]`` uses ``counts`` with 256 heads × 512 keys × 14 and one
+selected key, and ``joint`` with 1024 × 256 × 2, from 640 features, on one thread each of 16 workers. The work of a
+worker per row is measured on 4,096 rows, in processor seconds, best of three; so is one solution with 1,000, 5,000 and
+10,000 classes. With more classes, the time of a solution is proportional to their number. Bytes follow from the shapes;
+for the counts they are an upper bound. Prints JSON lines.
 """
 
 import json
@@ -30,7 +30,7 @@ SAMPLES, CLASSES = (1_300_000, 100_000_000), (1_000, 20_000)
 MANY = (5_000, 10_000)
 """Numbers of classes so large that a solution takes time in proportion to them."""
 SOLUTIONS = 2 * len(OBJECTIVES) * len(CURVATURES) * len(PENALTIES)
-"""Of a choice on held-out rows and of a mixture of all candidates: the most that are computed."""
+"""Number of solutions for a choice on held-out rows and for a mixture of all candidates: the largest possible number."""
 
 
 def seconds(work):
@@ -43,7 +43,7 @@ def seconds(work):
 
 
 def measure():
-    """Return seconds of a row encoded, counted and summed, and of one solution of the sums."""
+    """Return the seconds to encode, count and sum a row, and those of one solution of the sums."""
     torch.set_num_threads(1)
     X = np.random.default_rng(0).standard_normal((ROWS, N_FEATURES), dtype=np.float32)
     y, device = np.arange(ROWS) % N_CLASSES, torch.device("cpu")
@@ -86,7 +86,7 @@ def rows_of(cost):
     cells, sums = COUNTS[0] * COUNTS[1], 8 * WIDTH**2
     for n in SAMPLES:
         for k in CLASSES:
-            pairs = min(n * COUNTS[0], cells * k)  # of a key and a class: never more
+            pairs = min(n * COUNTS[0], cells * k)  # upper bound of the pairs of key and class
             yield (
                 f"{n:,}",
                 f"{k:,}",

@@ -1,9 +1,9 @@
-"""How much faster is a grid search whose encoder keeps its keys?
+"""How much faster is a grid search whose encoder caches its keys?
 
-``python benchmarks/search.py [n_rows]`` (default 1,200): scikit-learn's grid search over settings of each of two
-solvers on two folds; 640 features, 128 heads × 256 keys × 14. Ours is ``KeyEncoder(memory=FOLDER)``: keys are placed
-once per fold, whatever the candidates. The other is the same search without ``memory``. Seconds are those of the
-processor. Both must find the same scores, and solve values anew for each candidate. Prints JSON lines.
+``python benchmarks/search.py [n_rows]`` (default 1,200) runs scikit-learn's grid search over settings of two solvers on
+two folds; 640 features, 128 heads × 256 keys × 14. With ``KeyEncoder(memory=FOLDER)``, keys are placed once per fold
+for all candidates. The reference is the same search without ``memory``. Seconds are processor time. Both must find the
+same scores, and both solve values again for each candidate. Prints JSON lines.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Which measured tables are older than the code that they measure? ``python -m benchmarks stale``
 
-Every table that a benchmark writes into a page carries a stamp: the day, and a digest of the sources that the benchmark
-runs, which are what it imports of ours, directly or not, without comments and docstrings. This prints each table whose
-sources have changed since, and the command that measures it again.
+Every table that a benchmark writes into a page has a stamp: the date, and a digest of the project's sources that the
+benchmark imports, directly or not, without comments and docstrings. This prints each table whose sources have changed
+since, and the command that measures it again.
 """
 
 import ast
@@ -25,9 +25,9 @@ SOURCES = {
     "first_run": ("benchmarks.first_run", *STAGES),
     "speed": tuple(f"benchmarks.{name}" for name in SPEED),
 }
-"""What a benchmark runs, where that is more than its own module."""
+"""The modules that a benchmark runs, if there are others beside its own."""
 COMMANDS = {"speed": "python -m benchmarks", "first_run": "python benchmarks/first_run.py --page README.md"}
-"""How tables are measured, where it is not ``python -m benchmarks NAME --page PAGE``."""
+"""The command that measures a table, if it is not ``python -m benchmarks NAME --page PAGE``."""
 TABLES = {
     "README.md": {"first run": "first_run", "summary": "accuracy"},
     "docs/benchmarks.md": {"speed": "speed"},
@@ -41,12 +41,12 @@ TABLES = {
     },
     "docs/streams.md": {"streams": "streams"},
 }  # fmt: skip
-"""Page → name of a table → benchmark."""
+"""Maps a page and the name of a table to the benchmark."""
 STAMP = re.compile(r"<em>Measured (?P<day>[\d-]+) with sources (?P<digest>[0-9a-f]{12})\.</em>")
 
 
 def stamp(page, name):
-    """Return what stands beside a table that is measured now; nothing on a page that is none of ours."""
+    """Return the stamp of a table that is measured now; an empty text for a page outside this project."""
     path = Path(page).resolve()
     known = TABLES.get(path.relative_to(ROOT).as_posix(), {}) if path.is_relative_to(ROOT) else {}
     if name not in known:
@@ -56,7 +56,7 @@ def stamp(page, name):
 
 @functools.cache
 def digest(benchmark):
-    """Return twelve digits that name the sources of a benchmark, without comments, docstrings and places."""
+    """Return twelve digits that identify the sources of a benchmark, without comments, docstrings and positions."""
     files, found = {}, hashlib.sha256()
     for module in SOURCES.get(benchmark, (f"benchmarks.{benchmark}",)):
         files |= code.closure(module, without=("benchmarks.pages", "benchmarks.stale"))
@@ -72,7 +72,7 @@ def _content(path):
 
 
 def _plain(node):
-    """Return a syntax tree as lists and texts, without what is empty, strings that stand alone, and places."""
+    """Return a syntax tree as lists and text, without empty parts, strings as statements, and positions."""
     if isinstance(node, list):
         return [_plain(part) for part in node if not _is_text(part)]
     if not isinstance(node, ast.AST):
@@ -86,7 +86,7 @@ def _is_text(node):
 
 
 def stamps(root=ROOT):
-    """Yield page, table, benchmark, and the match of its stamp or None, for every table that is known."""
+    """Yield page, table, benchmark, and the match of its stamp or None, for every known table."""
     for page, tables in TABLES.items():
         text = (root / page).read_text(encoding="utf-8")
         for name, benchmark in tables.items():

@@ -1,10 +1,11 @@
 """How many nearest keys flip when embeddings are computed, or stored, in fewer bits?
 
-``python benchmarks/storage_dtype.py [n_images] [image_side]`` (default 512, 96): scikit-learn's digits through
-EfficientNet-Lite0, computed in float32, bfloat16 and float16 and stored in float32 or float16. Keys (256 heads × 512
-keys × 14, from photograph crops computed and stored in float32) stay the same; a code flips where another key of its
-head is nearest than in float32 throughout. Prints JSON lines: the share of codes that flip, and the share of images
-whose prediction changes, by counts learned from the first half and asked about the second. There is no goal.
+``python benchmarks/storage_dtype.py [n_images] [image_side]`` (default 512, 96) embeds scikit-learn's digits with
+EfficientNet-Lite0, computed in float32, bfloat16 and float16 and stored in float32 or float16. The keys (256 heads ×
+512 keys × 14, from photograph crops computed and stored in float32) are always the same. A code flips if the nearest
+key differs from that with float32 throughout. Prints JSON lines: the share of codes that flip, and the share of images
+whose prediction changes, with ``counts`` learned from the first half of the images and predicting the second. There is
+no goal.
 """
 
 import json
@@ -25,7 +26,7 @@ from pipeline.extraction.job import BATCH_ROWS
 
 
 def embedded(recipe, n, prepare, network, compute_dtypes):
-    """Embed up to n images as the pipeline does, in each type; return the embeddings by type, and the labels."""
+    """Embed up to n images like the pipeline, in each type; return the embeddings by type, and the labels."""
     opened = open_images(build_manifest(recipe["kind"], recipe))
     rows = np.arange(min(n, len(opened)))
     batches = [Batch(0, part, False) for part in np.split(rows, range(BATCH_ROWS, len(rows), BATCH_ROWS))]

@@ -1,12 +1,12 @@
 """What does an extraction cost when most of its rows are known?
 
-``python benchmarks/store.py [SHARED]``: 6,000 photographs (``data/cifar10-images`` in the folder shared beside the
-checkout) through MobileNetV2 at 96 px, by as many threads as there are cores. In turns, three times: from nothing; with
-nothing new; with one image in a hundred new. Loading the weights and checking the cache in a process of its own are
-part of each. ``ratio`` is the share of the extraction from nothing, in seconds of the processor, which other programs
-do not lengthen, and ``by_clock`` in seconds that pass; those of new images are what they cost beyond a run with nothing
-new, which copies. Then the memory that putting a cache together takes, for made-up stores of growing size, above what
-the process held before; and a look-up of a million names. Prints JSON lines; exits with 1 where a goal is missed.
+``python benchmarks/store.py [SHARED]`` extracts 6,000 photographs (``data/cifar10-images`` in the shared folder beside
+the checkout) with MobileNetV2 at 96 px and one thread per core: from scratch, with nothing new, and with one new image
+in a hundred. These alternate three times. Each includes loading the weights and checking the cache in a separate
+process. ``ratio`` is the time relative to the extraction from scratch, in processor seconds, which do not depend on
+other programs; ``by_clock`` is the same in wall-clock seconds. For new images it is the cost beyond a run with nothing
+new, which only copies. Then it measures the additional memory of building a cache, for synthetic stores of growing
+size, and the look-up of a million names. Prints JSON lines; exits with 1 if a goal is missed.
 """
 
 import json
@@ -83,14 +83,14 @@ def job_of(shared):
 
 
 def without(job, new):
-    """Return the job without some of its images."""
+    """Return the job without some of the images."""
     rows = np.setdiff1d(np.arange(len(job.manifest.labels)), new)
     few = {f: tuple(getattr(job.manifest, f)[r] for r in rows) for f in ("sample_ids", "splits", "digests")}
     return replace(job, manifest=replace(job.manifest, labels=job.manifest.labels[rows], **few))
 
 
 def seconds(job, folder, name):
-    """Return the seconds of an extraction: of the processor, those of its children included, and by the clock."""
+    """Return the processor seconds of an extraction, including child processes, and the wall-clock seconds."""
     begun = os.times()
     extract(job, folder / f"{name}.h5", folder / "scratch", device="cpu", workers=os.cpu_count() or 1)
     *spent, passed = (end - start for start, end in zip(begun, os.times(), strict=True))
@@ -98,7 +98,7 @@ def seconds(job, folder, name):
 
 
 def one_turn(job, seed):
-    """Return the seconds from nothing, with nothing new and with one image in a hundred new."""
+    """Return the seconds from scratch, with nothing new, and with one new image in a hundred."""
     new = np.random.default_rng(seed).choice(len(job.manifest.labels), len(job.manifest.labels) // 100, replace=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -119,7 +119,7 @@ def tell(name, ratio, ours, theirs, unit, goal, **more):
 
 
 def measured(code, *arguments):
-    """Run code in a process of its own and return what it prints."""
+    """Run code in a separate process and return its output."""
     with tempfile.TemporaryDirectory() as folder:
         words = [word.replace("FOLDER", folder) for word in arguments]
         command = [sys.executable, "-c", code, *words]

@@ -1,6 +1,6 @@
 """How robust is learning from streams? ``python benchmarks/streams.py [CASE ...] [--page docs/streams.md]``
 
-Cases, each on the digits and, where they are, the photographs; three seeds each:
+Each case runs on the digits and, if available, the photographs, with three seeds:
 
 one_by_one    rows arrive one at a time, class after class (a part of the rows)
 one_class     batches of one class each
@@ -31,7 +31,7 @@ FEW_ROWS = 400
 
 
 def methods(seed, **settings):
-    """Return the methods that are compared, by name; ``settings`` are those of the bottleneck's values."""
+    """Return the compared methods by name; ``settings`` configure the bottleneck's values."""
     return {
         "joint": DKVBClassifier(random_state=seed, **settings),
         "counts": DKVBClassifier(KeyEncoder(random_state=seed), solver="counts", **settings),
@@ -42,30 +42,30 @@ def methods(seed, **settings):
 
 
 def by_class(y, seed):
-    """Return the positions of rows, class after class in a drawn order."""
+    """Return the positions of rows, class after class in random order."""
     order = np.random.default_rng(seed).permutation(np.unique(y))
     return np.concatenate([np.flatnonzero(y == label) for label in order])
 
 
 def learn(model, X, y, batches):
-    """Return the model after it learned some batches of row positions."""
+    """Return the model after it has learned batches of row positions."""
     for batch in batches:
         model.partial_fit(X[batch], y[batch])
     return model
 
 
 def one_by_one(X, y, X_test, y_test, seed):
-    """Yield accuracy after rows that arrived one at a time."""
+    """Yield accuracy after learning rows one at a time."""
     few = np.random.default_rng(seed).permutation(len(y))[:FEW_ROWS]
     X, y = X[few], y[few]
-    encoder = KeyEncoder(random_state=seed).fit(X_test[::2])  # a first row alone places no keys
+    encoder = KeyEncoder(random_state=seed).fit(X_test[::2])  # a single first row is not enough to place keys
     for name, model in methods(seed).items():
         model = _with_keys(model, encoder)
         yield name, learn(model, X, y, by_class(y, seed)[:, None]).score(X_test[1::2], y_test[1::2])
 
 
 def one_class(X, y, X_test, y_test, seed):
-    """Yield accuracy after batches of one class each."""
+    """Yield accuracy after learning batches of one class each."""
     encoder = KeyEncoder(random_state=seed).fit(X_test[::2])
     order = np.random.default_rng(seed).permutation(np.unique(y))
     for name, model in methods(seed).items():
@@ -74,7 +74,7 @@ def one_class(X, y, X_test, y_test, seed):
 
 
 def imbalance(X, y, X_test, y_test, seed):
-    """Yield balanced accuracy after classes whose sizes fall geometrically to a thousandth."""
+    """Yield balanced accuracy after learning classes whose sizes fall geometrically to a thousandth."""
     rng, labels = np.random.default_rng(seed), np.unique(y)
     largest = np.bincount(np.searchsorted(labels, y)).min()
     sizes = np.maximum(1, largest * 1000.0 ** (-np.arange(len(labels)) / (len(labels) - 1))).astype(int)
@@ -90,7 +90,7 @@ def imbalance(X, y, X_test, y_test, seed):
 
 
 def label_noise(X, y, X_test, y_test, seed):
-    """Yield accuracy after a tenth of the labels were replaced by another class."""
+    """Yield accuracy after learning with a tenth of the labels replaced by another class."""
     rng, labels = np.random.default_rng(seed), np.unique(y)
     wrong = rng.random(len(y)) < 0.1
     shifted = labels[(np.searchsorted(labels, y) + rng.integers(1, len(labels), len(y))) % len(labels)]
@@ -108,7 +108,7 @@ CASES = {"one_by_one": one_by_one, "one_class": one_class, "imbalance": imbalanc
 
 
 def corrupted():
-    """Yield case, method and accuracies on corrupted photographs; nothing where the photographs are missing."""
+    """Yield case, method and accuracies on corrupted photographs; nothing if the photographs are missing."""
     try:
         X, y, is_train = features.photographs()
     except FileNotFoundError as error:

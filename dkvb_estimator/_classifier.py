@@ -101,27 +101,26 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         coordinates, ≥ 0. ``"auto"`` mixes 0 and 0.6 in the same way.
     remember : bool, default=True
         Whether ``joint`` keeps the codes of all samples, c · m bytes each (twice that with more than 256 keys). False
-        keeps sums of fixed size instead, 32 · (c · d)² bytes for any number of samples. Sums merge and forget bit for
-        bit, but samples can then be neither weighted nor left out to choose a mixture.
+        keeps sums of fixed size instead, 32 · (c · d)² bytes for any number of samples. Sums merge and forget exactly,
+        bit for bit, but samples can then be neither weighted nor left out to choose a mixture.
     smoothing : float, default=10.0
-        Pseudo-count of each class in each head, > 0, which ``counts`` distributes over keys like a normal distribution
-        around the mean of the class.
+        Pseudo-count of each class in each head, > 0. ``counts`` distributes it over the keys according to a normal
+        distribution around the class mean.
     solver_params : dict or None, default=None
         Settings of ``sgd``, with defaults ``learning_rate`` 0.3, ``batch_size`` 256, ``label_smoothing`` 0.1,
         ``clip_norm`` 1.0, ``max_iter`` 10 (epochs of :meth:`fit`) and ``partial_fit_epochs`` 1. One hit changes a value
         by at most learning_rate / (batch_size · c · m).
     class_weight : dict, "balanced" or None, default=None
-        Weights of classes, applied when values are computed. With ``counts`` they change only how often a class is
-        expected.
+        Weights of classes, applied when values are computed. With ``counts`` they change only the prior of a class.
     codes_dir : str or None, default=None
         Folder of an unnamed temporary file for the codes that ``joint`` remembers. None keeps them in memory.
     device : str, default="auto"
-        A torch device for learning and predicting; ``"auto"`` is CUDA where there is one.
+        A torch device for learning and predicting; ``"auto"`` is CUDA if available, else the CPU.
     random_state : int, RandomState or None, default=None
         Random state of the encoder if ``encoder`` is None; otherwise ignored.
     verbose : int, default=0
-        Above 0, shows progress on stderr of placing keys, encoding, learning and solving: a bar that disappears when
-        the work is done, or one line per task where ``tqdm`` is not installed.
+        Above 0, shows on stderr the progress of placing keys, encoding, learning and solving: a bar that disappears
+        when the work is done, or one line per task if ``tqdm`` is not installed.
 
     Attributes
     ----------
@@ -139,7 +138,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     temperature_ : float
         Divisor of the logits before the softmax.
     state_bytes_ : int
-        Bytes of what was learned, without projection and keys.
+        Size of the learned state in bytes, without projection and keys.
     forgetting_is_exact_ : bool
     n_features_in_, n_iter_ : int
 
@@ -519,7 +518,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def state_bytes_(self) -> int:
-        """Bytes of what was learned, without projection and keys."""
+        """Size of the learned state in bytes, without projection and keys."""
         check_is_fitted(self)
         return self._learned.nbytes
 
@@ -602,7 +601,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return valid rows or codes, labels and weights, without samples of weight zero.
 
-        Where sums are kept, weights must be one for samples to be ``learned``, not for others.
+        If the model keeps sums, the weights of samples to be ``learned`` must be one; those of other samples need not.
         """
         self._layout()
         rows, y, weights = drop_weightless(*self._check_rows(X, y), sample_weight)
@@ -860,13 +859,13 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
 
     def _light(self, method: str) -> Self:
         """Return a copy for workers, which holds only what ``method`` needs."""
-        light = type(self)(**self.get_params(deep=False) | {"verbose": 0})  # workers share no screen
+        light = type(self)(**self.get_params(deep=False) | {"verbose": 0})  # workers have no terminal
         for name in ("n_features_in_", "encoder_", "_learned_with", "_keys_were_frozen"):
             setattr(light, name, getattr(self, name))
         light.encoder_ = self.encoder_._light(method)
         light._scratch = DeviceCache()
         if method == "score_samples" and self.solver in JOINT:
-            light._learned = copy.copy(self._learned)  # distances are computed from its rows
+            light._learned = copy.copy(self._learned)  # its rows are needed to compute distances
             light._learned.codes = self._learned.codes.here()
         elif method != "learn":
             light._learned = self._learned.to_predict(self._solution() if self.solver in JOINT else None)

@@ -131,7 +131,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     random_state : int, RandomState or None, default=None
         Determines the projection and the keys.
     verbose : int, default=0
-        Above 0, shows progress on stderr: a bar that disappears when the work is done, or one line per task where
+        Above 0, shows progress on stderr: a bar that disappears when the work is done, or one line per task if
         ``tqdm`` is not installed.
 
     Attributes
@@ -358,7 +358,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return state | {"_schema_version": SCHEMA_VERSION}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = {"feature_blocks": None} | dict(state)  # which older releases did not have
+        state = {"feature_blocks": None} | dict(state)  # older releases do not store it
         check_schema(state.pop("_schema_version", 0))
         check_encoder_state(state)
         if "_codebook" in state:
@@ -374,7 +374,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _light(self, method: str) -> Self:
         """Return a copy for workers, which call ``method``."""
         light = copy.copy(self)
-        light.verbose = 0  # workers share no screen
+        light.verbose = 0  # workers have no terminal
         return light
 
     def _cached(self, function: Any) -> Any:
@@ -445,7 +445,7 @@ class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return sketches
 
     def _sketch_block(self, X: np.ndarray, y: Any, weights: Any, seed: int) -> Sketches:
-        """Return what a worker sees of its block."""
+        """Return the sketches of a worker's block."""
         X, y, _ = weighty(X, y, weights)
         pairs = split_blocks(X, y, labelled=self._reads_labels) if len(X) else iter([])
         sketches = Sketches(self.get_params(deep=False), seed, labelled=self._reads_labels)

@@ -1,7 +1,7 @@
 """Let dask's workers encode, count and predict: the only module that uses dask.
 
-Enters: a dask array, and an estimator. Leaves: lazy results, and sums of what workers learned of their blocks. Must not
-know: what an estimator computes.
+Enters: a dask array, and an estimator. Leaves: lazy results, and sums of what workers learned from their blocks. Must
+not know: what an estimator computes.
 
 The estimator travels as a file that every worker process reads once: if it were scattered, it would be lost with the
 worker that holds it.
@@ -28,7 +28,7 @@ from ._validation import check_axes, check_lengths
 from ._values import CodeStore, Learned
 
 FAN_IN = 8
-"""Results that one call merges into one. The tree, and so the result, depends on the number of parts alone."""
+"""Number of results that one call merges. The tree, and thus the result, depends only on the number of parts."""
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -39,7 +39,7 @@ def is_dask(X: Any) -> bool:
 
 
 def by_blocks(method: Method) -> Method:
-    """Let a method accept lazy rows: a dask array gives a dask array, others a NumPy array, block by block."""
+    """Let a method accept lazy rows: it returns a dask array for a dask array, and a NumPy array for other rows."""
 
     @functools.wraps(method)
     def of_rows_or_blocks(self: Any, X: Any, **options: Any) -> Any:
@@ -49,7 +49,7 @@ def by_blocks(method: Method) -> Method:
         if is_dask(X):
             return _map_rows(self, method.__name__, X, options)
         if not X.shape[0]:
-            return method(self, np.asarray(X), **options)  # which says how many rows it expects
+            return method(self, np.asarray(X), **options)  # raises an error with the expected number of rows
         parts = []
         with Progress.of(self).bar(method.__name__, X.shape[0], "rows") as advance:
             for rows, _, _ in stream_blocks(X):
@@ -63,7 +63,7 @@ def by_blocks(method: Method) -> Method:
 def _map_rows(model: Any, name: str, X: Any, options: dict[str, Any]) -> Any:
     light = model._light(name)
     row = np.zeros((1, X.shape[1]), dtype=X.dtype)
-    one = getattr(light, name)(row, **options)  # tells the shape and type of the result
+    one = getattr(light, name)(row, **options)  # shows the shape and dtype of the result
     X, tail = X.rechunk({1: -1}), one.shape[1:]
     return X.map_blocks(
         _of_block,
@@ -86,7 +86,7 @@ def _of_block(X: np.ndarray, path: str, name: str, options: dict[str, Any], noth
 def map_blocks(
     model: Any, function: Callable[..., Any], X: Any, *columns: Any, extra: tuple[Any, ...] = ()
 ) -> list[Any]:
-    """Return promises of ``function(model, block, *column blocks, *extra)`` for each block of a dask array.
+    """Return a delayed ``function(model, block, *column blocks, *extra)`` for each block of a dask array.
 
     Columns (n,) are labels and weights, lazy or not, or None.
     """
@@ -109,19 +109,19 @@ def _of_part(path: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def merge_learned(parts: list[Any], row_bytes: int) -> Learned:
-    """Merge what workers learned of their blocks, and fetch it.
+    """Merge what workers learned from their blocks, and fetch the result.
 
     Parameters
     ----------
-    parts : list of promises of :class:`Learned`
+    parts : list of delayed :class:`Learned`
         In the order of their rows.
     row_bytes : int
-        Bytes of the codes of a row, which stay with the workers; 0 where no codes are kept.
+        Bytes of the codes of a row, which stay on the workers; 0 if no codes are kept.
     """
     if row_bytes:
         import dask
 
-        parts = list(dask.persist(*parts))  # starts now; a part is made again where a worker is lost
+        parts = list(dask.persist(*parts))  # starts now; the parts of a lost worker are computed again
     whole: Learned = fold([_call(Learned.without_rows, part) for part in parts], _merge_all)
     if row_bytes:
         whole.codes = WorkerCodes(parts, whole.n_samples, whole.n_samples * row_bytes)
@@ -129,7 +129,7 @@ def merge_learned(parts: list[Any], row_bytes: int) -> Learned:
 
 
 def fold(parts: Sequence[Any], merge: Callable[..., Any]) -> Any:
-    """Merge one promise or more, neighbours first, and fetch the result; ``merge`` takes up to ``FAN_IN`` of them."""
+    """Merge delayed parts, neighbours first, and fetch the result; ``merge`` takes up to ``FAN_IN`` of them."""
     while len(parts) > 1:
         groups = [parts[start : start + FAN_IN] for start in range(0, len(parts), FAN_IN)]
         parts = [_call(merge, *group) for group in groups]
@@ -137,7 +137,7 @@ def fold(parts: Sequence[Any], merge: Callable[..., Any]) -> Any:
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return a promise of ``function(*arguments)``; arguments may be promises."""
+    """Return a delayed ``function(*arguments)``; arguments may be delayed too."""
     from dask import delayed
 
     return delayed(function, pure=False)(*arguments)
@@ -150,11 +150,11 @@ def _fetch(*promises: Any) -> list[Any]:
 
 
 class WorkerCodes(CodeStore):
-    """Codes that stay with the workers that made them; solving sums over them in place.
+    """Codes that stay on the workers that computed them; solvers sum over them there.
 
     Parameters
     ----------
-    owners : list of promises of :class:`Learned`
+    owners : list of delayed :class:`Learned`
         In the order of their rows.
     n_rows, nbytes : int
     """
@@ -198,7 +198,7 @@ class WorkerCodes(CodeStore):
         stops = np.cumsum(self._lengths)
         owner = np.searchsorted(stops, positions, side="right")
         asked = {which: positions[owner == which] - (stops[which] - self._lengths[which]) for which in np.unique(owner)}
-        asked = asked or {0: positions}  # no rows, of the right shape
+        asked = asked or {0: positions}  # returns an empty array of the right shape
         parts = _fetch(*(_call(_some_codes_of, self._owners[which], some) for which, some in asked.items()))
         rows = np.empty((len(positions), *parts[0].shape[1:]), dtype=parts[0].dtype)
         for which, part in zip(asked, parts, strict=True):
@@ -261,7 +261,7 @@ _LOADING = threading.Lock()
 
 
 def _load(path: str) -> Any:
-    with _LOADING:  # the threads of a worker read it once
+    with _LOADING:  # only one thread of a worker reads the file
         return _read(path)
 
 

@@ -114,7 +114,7 @@ def make_key(folder: Path) -> bytes:
     path = folder / KEY
     if not path.is_file():
         if read_hashes(folder):
-            read_suppression(folder)  # which says that its key is gone
+            read_suppression(folder)  # raises an error that says that its key is missing
         with replaced(path) as neighbour:
             handle = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "wb") as file:

@@ -130,7 +130,7 @@ class Codebook:
     def state(self) -> dict[str, Any]:
         """Return the codebook as dicts of arrays, text and numbers."""
         state = {name: value for name, value in vars(self).items() if name != "_encoders"}
-        # left out where there are none, so that earlier releases read the file
+        # omitted if there are none, so that earlier releases can read the file
         settings = {name: value for name, value in self.settings.items() if name != "feature_blocks" or value}
         return state | {"layout": vars(self.layout), "settings": settings, "report": dict(self.report)}
 
@@ -161,7 +161,7 @@ class Sketches:
         self._labelled = RowSketch(LABELLED_ROWS, seed) if labelled else None
 
     def look_at(self, blocks: Iterable[Block], *, n_rows: int | None = None, progress: Progress = SILENT) -> Sketches:
-        """Add blocks, with ``n_rows`` rows in all if that is known; each block is read once and dropped."""
+        """Add blocks; each is read once and dropped. ``n_rows`` is their total number of rows, if known."""
         with progress.bar("reading", n_rows, "rows") as advance:
             for X, y in blocks:
                 for start in range(0, len(X), SKETCH_ROWS):

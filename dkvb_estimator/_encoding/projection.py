@@ -101,7 +101,7 @@ def _draw_sparse(n_features: int, n_columns: int, density: float, rng: np.random
 
 
 def share_heads(blocks: Sequence[int] | None, n_features: int, n_heads: int) -> list[tuple[slice, int]]:
-    """Return the columns of each block of features, and the number of heads that read them: as many each, or one more.
+    """Return the columns of each block of features, and the number of heads that read them, equal up to one.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def share_heads(blocks: Sequence[int] | None, n_features: int, n_heads: int) -> 
 
 
 def join_blocks(parts: Sequence[Projection]) -> Projection:
-    """Return one projection of all features from those of each block: zero wherever a head reads another block.
+    """Join the projections of blocks into one of all features, which is zero where a head reads another block.
 
     Examples
     --------
@@ -179,7 +179,7 @@ class Projector:
     normalize : bool
         Whether rows are first divided by their Euclidean length.
     blocks : sequence of int or None
-        Widths of blocks of features that are divided by a length of their own.
+        Widths of blocks of features; each block is divided by its own length.
     """
 
     def __init__(

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 SMALL_WORK = 4_000_000
 """Multiply-adds below which starting threads takes longer than the work: a tenth of a millisecond."""
 MIN_BOXES, MAX_LOOKED_INTO, MAX_BOXED_DIM = 16, 0.5, 16
-"""Scoring all keys is faster with fewer panels of keys, if more of them are looked into, or in more coordinates
-(measured)."""
+"""Scoring all keys is faster with fewer panels of keys, if a search visits a larger part of them, or with more
+coordinates (measured)."""
 PROBED_HEADS, SMALL_BATCH = 4, 64
 MAX_GRID_KEYS, KEYS_A_ROW, MAX_LISTED = 512, 4, 0.5
 """A grid is slower than boxes or a scan with more keys, with more keys per row of a batch, or if cells list more than
@@ -163,15 +163,17 @@ class NativeKeys:
         return gridded
 
     def _once(self, make: Callable[..., Any]) -> Any:
-        """Cache what is made of the keys, without a lock, which a fork could leave held; threads may make it twice."""
+        """Cache a structure built from the keys. There is no lock, since a fork could leave it held; two threads may
+        build the same structure.
+        """
         if make not in self._made:
             self._made[make] = make(self._kernel, self._centred, self._half_norms)
         return self._made[make]
 
     def _arranged_for(self, n_rows: int, n_selected: int) -> GriddedKeys | BoxedKeys | None:
-        """Return a grid or boxes once they pay off: making them takes about as long as searching as many rows as keys.
+        """Return a grid or boxes once they pay off: building them takes as long as searching for about j rows.
 
-        Small batches never make them, to keep their latency low.
+        Small batches never build them, to keep their latency low.
         """
         if n_selected > 1 or self._searched < self._centred.shape[1]:
             self._searched += n_rows if n_selected == 1 and n_rows >= SMALL_BATCH else 0
@@ -264,7 +266,7 @@ def box_keys(kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray) -
 def arrange(
     kernel: ctypes.CDLL, centred: np.ndarray, half_norms: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Return names, sides and reaches of :class:`BoxedKeys`, and the share of boxes that a search looks into."""
+    """Return names, sides and reaches of :class:`BoxedKeys`, and the share of boxes that a search visits."""
     (n_heads, n_keys, key_dim), panel = centred.shape, int(kernel.dkvb_panel())
     padded = -(-n_keys // panel) * panel
     names = np.empty((n_heads, padded), dtype=np.int32)

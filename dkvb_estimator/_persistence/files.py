@@ -84,7 +84,7 @@ def save_model(
     """
     arrays: dict[str, np.ndarray] = {}
     whole = _state(model)
-    # refuses what could not be loaded
+    # refuses a state that could not be loaded
     _rebuild({name: dict(value) if isinstance(value, dict) else value for name, value in whole.items()})
     state = {name: _pack(name, value, arrays) for name, value in sorted(whole.items())}
     header = {
@@ -159,7 +159,7 @@ def _state(estimator: DKVBClassifier | KeyEncoder) -> dict[str, Any]:
     state = estimator.__getstate__()
     state.pop("_sklearn_version", None)
     if isinstance(estimator, KeyEncoder):
-        blocks = plain_setting(state.pop("feature_blocks"))  # left out where there are none, as in the codebook
+        blocks = plain_setting(state.pop("feature_blocks"))  # omitted if there are none, as in the codebook
         return state | {"estimator": "KeyEncoder", "memory": None} | ({"feature_blocks": blocks} if blocks else {})
     encoder, fitted = state["encoder"], state.get("encoder_")
     if isinstance(encoder, FrozenEstimator):

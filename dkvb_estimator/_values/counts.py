@@ -216,7 +216,7 @@ class ClassCounts:
             classes.append(_narrow(part.indices[kept], max(0, self.shape[2] - 1)))
             found = part.data[kept]
             hits.append(_narrow(found.real.astype(np.int64), int(found.real.max(initial=0))))
-            weights.append(np.maximum(found.imag, 0.0))  # a small weight may be less than the rounding of large ones
+            weights.append(np.maximum(found.imag, 0.0))  # a small weight may be below the rounding error of large ones
         return replace(
             self,
             pointers=_pointers(np.concatenate(pointers)),
@@ -280,9 +280,9 @@ class Likelihoods:
 
     ``log((S_cjk + a · r_cjk · S_cj / N) / (n_k + a)) + log(n_k / N) / √c`` with ``a = smoothing``, S the counts N_cjk,
     shared between neighbouring keys, and r the ratios of :class:`ClassNormals`. Their mean over heads is naive Bayes as
-    if √c of the c heads were independent. Class weights multiply the ``n_k`` of the last term only: they say how often
-    a class is expected, not how much is known about its keys. A weight of zero leaves a class out. The values of a key
-    without hits are zero.
+    if √c of the c heads were independent. Class weights multiply the ``n_k`` of the last term only: they change the
+    prior of a class, not what is known about its keys. A weight of zero leaves a class out. The values of a key without
+    hits are zero.
 
     Parameters
     ----------
@@ -295,8 +295,8 @@ class Likelihoods:
     neighbours : Neighbours or None
         With None, keys do not share counts.
     keys : ndarray of shape (c, j, d), integers, or None
-        Coordinates of keys, over which pseudo-hits are distributed like a normal distribution of the class. With None,
-        they are distributed like the hits of all classes.
+        Coordinates of keys. The pseudo-hits of a class follow its normal distribution over them. With None, they follow
+        the hits of all classes.
 
     Examples
     --------
@@ -329,7 +329,7 @@ class Likelihoods:
         ----------
         codes : ndarray of shape (n, c, m), integers
         weights : ndarray of shape (n, c, m)
-            Of each key in the pooled value; a sample's sum to one.
+            Weight of each key in the pooled value; the weights of a sample sum to one.
 
         Returns
         -------
@@ -346,14 +346,14 @@ class Likelihoods:
         return pooled.astype(np.float32)
 
     def _groups(self, cells: np.ndarray) -> Iterator[np.ndarray]:
-        """Cut keys into groups whose values may be held at once."""
+        """Split keys into groups whose values fit into memory at once."""
         size = max(1, VALUE_ENTRIES // max(1, self.counts.shape[2]))
         return (cells[start : start + size] for start in range(0, len(cells), size))
 
     def _of_keys(self, cells: np.ndarray) -> np.ndarray:
         """Return the values of some keys (len, k), counted through all heads, in ascending order."""
         floor, shared = self._log_floor[cells, None], self._shared(cells)
-        shared.eliminate_zeros()  # of classes with a weight of zero
+        shared.eliminate_zeros()  # entries of classes with a weight of zero
         ratios = np.zeros(shared.shape) if self._normals is None else self._normals.logs(cells)
         values = ratios + floor
         pairs = np.repeat(np.arange(len(cells)), np.diff(shared.indptr)), shared.indices

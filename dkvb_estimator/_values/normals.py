@@ -1,7 +1,7 @@
-"""What normal distributions of the classes say of keys, in the place of counts while these are few.
+"""How likely each class is to select each key, estimated by normal distributions of the classes.
 
-Enters: weighted counts (c · j, k) and the whole coordinates of keys (c, j, d). Leaves: logs of ratios. Must not know:
-codes, class labels, how counts are stored.
+Enters: weighted counts (c · j, k) and integer coordinates of keys (c, j, d). Leaves: logarithms of ratios. Must not
+know: codes, class labels, how counts are stored. These estimates smooth the counts while there are few samples.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import numpy as np
 from scipy.sparse import csr_array
 
 ROUNDING = 1e-12
-"""Below this share of the second moments, a variance is rounding."""
+"""A variance below this share of the second moments is a rounding error."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClassNormals:
     """Linear discriminant analysis in each head, from counts of keys alone.
 
-    In a head, the places of a class's samples are normal around their mean, and all classes have one covariance. The
-    ratio is ``P(class | key) / P(class)``: how much more often a class selects a key than all classes do.
+    In each head, the samples of a class are normally distributed around the class mean, with one covariance for all
+    classes. The ratio ``P(class | key) / P(class)`` says how much more often a class selects a key than all classes do.
 
     Parameters
     ----------
     places : ndarray of shape (c, j, d), float64
         Coordinates of keys, in which the covariance is the identity.
     means : ndarray of shape (c, k, d), float64
-        Of each class, in the same coordinates.
+        Class means, in the same coordinates.
     shares : ndarray of shape (k,), float64
-        Of each class among all samples. A class without samples has the smallest ratio of any class.
+        Share of each class in all samples. A class without samples has the smallest ratio of any class.
 
     Examples
     --------
@@ -56,9 +56,9 @@ class ClassNormals:
         counts : csr_array of shape (c · j, k), float64
             How often samples of each class selected each key.
         per_class : ndarray of shape (k,)
-            The sum of counts of each class in one head.
+            Sum of the counts of each class in one head.
         keys : ndarray of shape (c, j, d), integers
-            Whole coordinates, so that sums are the same in any order.
+            Integer coordinates, so that sums are the same in any order.
         """
         n_heads, n_keys, key_dim = keys.shape
         total, seen = per_class.sum(), np.where(per_class > 0, per_class, 1)
@@ -67,14 +67,14 @@ class ClassNormals:
         for head in range(n_heads):
             table = counts[head * n_keys : (head + 1) * n_keys]
             hits, here = table.sum(axis=1), places[head]
-            used = hits > 0  # so that a pruned table gives the same bits
+            used = hits > 0  # a pruned table then gives the same bits
             means[head] = (table.T @ here) / seen[:, None]
             second = here[used].T @ (here[used] * hits[used, None]) / total
             between = means[head].T @ (means[head] * per_class[:, None]) / total
             centre = per_class @ means[head] / total
             whole = np.trace(second) - centre @ centre
             spread = whole / key_dim if whole > ROUNDING * np.trace(second) else 1.0
-            more = max(key_dim + 1, 1e-9 * free)  # so that the sum is positive definite in floats
+            more = max(key_dim + 1, 1e-9 * free)  # keeps the sum numerically positive definite
             within = (free * (second - between) + more * spread * np.eye(key_dim)) / (free + more)
             whiten = np.linalg.inv(np.linalg.cholesky(within)).T
             places[head], means[head] = (here - centre) @ whiten, (means[head] - centre) @ whiten
@@ -88,7 +88,7 @@ class ClassNormals:
         for head, part in zip(heads, np.split(np.arange(len(cells)), starts[1:]), strict=True):
             scores[part] = -np.square(self.means[head]).sum(axis=1) / 2
             for place, mean in zip(self.places[head, cells[part] % n_keys].T, self.means[head].T, strict=True):
-                scores[part] += place[:, None] * mean  # unlike a product of matrices the same bits, pruned or not
+                scores[part] += place[:, None] * mean  # the same bits before and after pruning, unlike a matrix product
         seen = self.shares > 0
         scores[:, ~seen] = scores[:, seen].min(axis=1, keepdims=True)
         largest = scores.max(axis=1, keepdims=True)

@@ -70,7 +70,7 @@ class Prior:
 
     @property
     def coordinates(self) -> np.ndarray:
-        """Whole coordinates of keys (c, j, d)."""
+        """Integer coordinates of keys (c, j, d)."""
         return self.table[:, :, : self.table.shape[2] // 2]
 
     @property

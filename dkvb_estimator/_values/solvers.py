@@ -34,7 +34,8 @@ FEW_ROWS = 0.6
 TABLE_LIMIT_BYTES = 2**30
 """Above this size of the table of values, ``counts`` reads values from the counts instead."""
 READ_SCORES = 2**23
-"""Scores computed at once without a table, 64 MiB: values of the keys that these samples select are computed once."""
+"""Scores computed at once without a table, 64 MiB; values of keys that several of these samples select are computed
+once."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _rows(
     choose: bool = True,
 ) -> _joint.Rows:
     """Return the rows to solve from, in the form that is faster."""
-    if learned.sums is not None:  # no rows that could choose
+    if learned.sums is not None:  # there are no rows to choose with
         return ManyRows(learned.sums, Listed.none(prior.width), device)
     per_class = _class_weights(learned, params)
     rows, n_classes = learned.rows().weighted(per_class), len(learned.classes)
@@ -165,7 +166,7 @@ def _sum_parts(
 
     if learned.codes.are_here and per_class is None and (sums := learned.known_sums(add)) is not None:
         return sums
-    shown = progress if learned.codes.are_here else SILENT  # workers share no screen
+    shown = progress if learned.codes.are_here else SILENT  # workers have no terminal
     whole: Sums = learned.codes.summed(learned, _sum_rows, learned.classes, per_class, prior, device, shown)
     return whole
 

@@ -1,4 +1,4 @@
-"""What a classifier has learned: class counts of every key, and what its solver needs besides.
+"""The learned state of a classifier: class counts of every key, and whatever else its solver needs.
 
 Enters: codes (n, c, m), labels (n,), weights (n,) or None. Leaves: class counts, rows, hashes of samples. Must not
 know: embeddings, keys, hyperparameters. Everything but the ``sgd`` table is a sum or a multiset. Learning is therefore

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 SMALLEST_SHARE, LARGEST_SHARE = np.exp(-5.0), np.exp(7.0)
-"""A temperature is searched between their inverses."""
+"""Bounds of a share; the inverses bound the search for a temperature."""
 
 
 def log_probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Linear classifiers of features, solved from additive sums, or from rows as long as these are few.
+"""Linear classifiers of features, solved from additive sums, or from the rows while there are few.
 
 Enters: embeddings (n, f), labels (n,). Leaves: scores (n, k). Must not know: how features are computed.
 """

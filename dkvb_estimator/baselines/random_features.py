@@ -29,7 +29,7 @@ WIDTHS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Grid of ``gamma="auto"``, in units of 1 / median squared distance between rows."""
 RATIOS = np.geomspace(1e-4, 1e3, 15)
 STRONGER_SHRINKAGES = tuple((RATIOS / (1 + RATIOS)).tolist())
-"""Grid of the shrinkage of Fourier features, which are many: more of it near one."""
+"""Grid of the shrinkage of Fourier features; it is finer near one, because these features are many."""
 COOLERS = tuple(np.geomspace(1 / 256, 1, 33).tolist())
 """Factors of scores; the loss of a kernel width is the least over these.
 

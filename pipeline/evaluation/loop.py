@@ -368,7 +368,7 @@ def restricted_accuracy(tasks: Sequence[Task], scores: Scores, y: np.ndarray, y_
     """
     known, found = np.zeros(len(scores.classes), dtype=bool), []
     for task, rows in zip(tasks, check_tasks(tasks, y_test)):
-        known |= np.isin(scores.classes, [*task.classes, *y[task.rows]])  # a blurry task has rows of other classes
+        known |= np.isin(scores.classes, [*task.classes, *y[task.rows]])  # a blurry task also has rows of other classes
         best = scores.values[np.ix_(rows, known)].argmax(axis=1)
         found.append((scores.classes[known][best] == y_test[rows]).mean())
     return np.array(found)

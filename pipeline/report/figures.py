@@ -2,8 +2,8 @@
 
 Enters: numbers and names. Leaves: markup. Must not know: files, runs.
 
-Figures are drawn in the light colours of ``style.css``. In the SVG each colour becomes the variable of that name, so
-that one drawing serves a light page, a dark one and paper.
+Figures are drawn in the light colours of ``style.css``. In the SVG each colour is replaced by the variable of the same
+name, so one drawing serves the light page, the dark page and print.
 """
 
 import io
@@ -28,8 +28,8 @@ LIGHT = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", CSS.partition("@media")[0]))
 VARIABLES = {colour: f"var(--{name})" for name, colour in LIGHT.items()}
 HEAT = ListedColormap([(*to_rgb(LIGHT["heat"]), share) for share in np.linspace(0, 1, 256)])
 STRONG = 0.69
-"""Share of the strongest colour from which white (on a light page) or black (on a dark one) reads better: with the two
-heat colours both have a contrast of at least 4.5 on either side of it."""
+"""Share of the strongest colour above which white text (on a light page) or black text (on a dark page) is easier to
+read. With both heat colours, the contrast is at least 4.5 on either side of it."""
 SERIES = [colour for name, colour in LIGHT.items() if re.fullmatch("c[0-9a-d]", name)]
 MARKS = "os^DvPp*XHd<>8"
 DASHES = ("-", "-", (0, (5, 2)), (0, (1, 2)), (0, (7, 2, 1, 2)), (0, (3, 1)), ":", "--", "-.", (0, (2, 4)))
@@ -43,9 +43,9 @@ STYLE: Any = {
 
 
 def style_of(method: str, **changes: Any) -> dict[str, Any]:
-    """Return colour, sign and dashes of a method's line."""
+    """Return colour, marker and dashes of a method's line."""
     i, own = look(method), method == "dkvb"
-    # more methods than colours: the colours again, all but that of DKVB, each with the sign of another
+    # With more methods than colours, all colours but that of DKVB are used again, with other markers.
     rounds, place = divmod(i - 1, len(SERIES) - 1) if i else (0, -1)
     line = {"color": SERIES[place + 1], "linestyle": DASHES[i % len(DASHES)], "linewidth": 3 if own else 1.8}
     sign = MARKS[(place + 1 + rounds) % len(MARKS)]
@@ -53,13 +53,13 @@ def style_of(method: str, **changes: Any) -> dict[str, Any]:
 
 
 class Figures:
-    """Draws the figures of one page and gives their parts ids, which are the same for the same page."""
+    """Draws the figures of one page, and gives their parts reproducible ids."""
 
     def __init__(self) -> None:
         self.n_drawn = 0
 
     def answer(self, rows: Sequence[Mapping[str, Any]]) -> Markup:
-        """Draw accuracy, spread over orders and seconds of methods, from above in the order given."""
+        """Draw accuracy, spread over orders and seconds of each method, from top to bottom in the given order."""
         low = min((row["accuracy"] for row in rows if row["accuracy"] is not None), default=0.0)
         slowest = max((row["seconds"] or 0 for row in rows), default=0) or 1
 
@@ -85,7 +85,7 @@ class Figures:
         return self._twice(draw, "Accuracy and cost of each method", described, 60 + 30 * len(rows))
 
     def losses(self, rows: Sequence[Mapping[str, Any]]) -> Markup:
-        """Draw real forgetting and growth of the label space of methods, on one scale, from above in order."""
+        """Draw real forgetting and growth of the label space of each method, on one scale, from top to bottom."""
         shares = [row[part] for row in rows for part in ("real", "growth")]
         low, high = min(0.0, *shares), max(0.01, *shares)
 
@@ -113,13 +113,13 @@ class Figures:
     def curves(self, rows: Sequence[Mapping[str, str]]) -> Markup:
         """Draw accuracy on all classes seen, after each task."""
         paces = {(row["task"], row["classes_seen"]) for row in rows}
-        # Orders that reveal classes at another pace share no count of classes: the number of the task then stands.
+        # If orders reveal classes at different rates, they share no number of classes: use the number of the task.
         shared = len(paces) == len({task for task, _ in paces}) == len({n for _, n in paces})
         at, title = ("classes_seen", "classes seen") if shared else ("task", "tasks learned")
         return self.stream(rows, at, "seen_accuracy", "Accuracy on all classes seen", title)
 
     def stream(self, rows: Sequence[Mapping[str, str]], at: str, share: str, title: str, x_title: str) -> Markup:
-        """Draw a line per method over the places `at` of a stream, with a band over the orders of classes."""
+        """Draw a line per method over the points `at` of a stream, with a band over the orders of classes."""
         x, found = gather(rows, at, share)
         methods = [method for method in ordered(found) if np.isfinite(found[method]).any()]
         display = StreamDisplay(x, {method: found[method] for method in methods[::-1]})
@@ -145,13 +145,13 @@ class Figures:
 
         def draw(matrix: Any, ax: Any) -> None:
             AccuracyMatrixDisplay(np.array(matrix, dtype=float), task_names=names).plot(ax, cmap=HEAT)
-            if max(map(len, names)) > 5:  # the tasks' numbers, which stand beside the rows too
+            if max(map(len, names)) > 5:  # numbers of the tasks, which also label the rows
                 ax.set_xticks(ax.get_yticks(), [label.get_text() for label in ax.get_yticklabels()], rotation=0)
 
         return self._side_by_side(found, draw, "Accuracy on each task after each task")
 
     def confusions(self, found: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, Markup]]:
-        """Draw how often each true class (rows) was taken for each class (columns), side by side."""
+        """Draw confusion matrices, true classes as rows and predicted classes as columns, side by side."""
 
         def draw(counts: Any, ax: Any) -> None:
             table = np.array(counts, dtype=float)
@@ -167,7 +167,7 @@ class Figures:
         return self._map(lambda ax: display.plot(ax, cmap=HEAT), "Keys that classes share")
 
     def scores(self, scores: Mapping[tuple[str, str], float], axes: Mapping[str, str], title: str) -> Markup:
-        """Draw scores of pairs of settings, the whole range of colours over the scores found."""
+        """Draw scores of pairs of settings; the range of colours spans the scores."""
         rows, columns = (sorted({pair[i] for pair in scores}, key=_by_number) for i in (0, 1))
         table = np.array([[scores.get((row, column), np.nan) for column in columns] for row in rows])
         low, high = np.nanmin(table), np.nanmax(table)
@@ -179,13 +179,13 @@ class Figures:
         return self._map(draw, title)
 
     def calibration(self, trust: Mapping[str, Any]) -> Markup:
-        """Draw how often predictions of a confidence are right."""
+        """Draw the share of correct predictions against their confidence."""
         points = {kind: [some[:2] for some in found["bins"]] for kind, found in trust.items()}
         lines = [(*CALIBRATION.get(kind, (kind, kind)), found) for kind, found in points.items()]
         return self._square(lines, "confidence", "share right")
 
     def novelty(self, scores: Mapping[str, Mapping[str, Any]]) -> Markup:
-        """Draw how well scores tell unseen classes from learned ones."""
+        """Draw how well scores separate unseen classes from learned ones."""
         found = {name: one["noticed"] for by_name in scores.values() for name, one in by_name.items()}
         lines = [
             (*SCORES.get(name, (name, name)), list(zip(np.linspace(0, 1, len(noticed)), noticed)))
@@ -229,7 +229,7 @@ class Figures:
             return self._svg(figure, "heat", title, "A table of coloured cells, rows downwards.", tight=True)
 
     def _twice(self, draw: Callable[[Figure, bool], None], title: str, described: str, *heights: int) -> Markup:
-        """Draw for a wide page and for a telephone, of which the page shows one."""
+        """Draw one figure for a wide page and one for a phone; the page shows one of them."""
         drawn = []
         for kind, width, height in (("wide", 1080, heights[0]), ("narrow", 350, heights[-1])):
             with mpl.rc_context(STYLE):
@@ -239,10 +239,10 @@ class Figures:
         return Markup("").join(drawn)
 
     def _svg(self, figure: Any, kind: str, title: str, described: str, *, tight: bool = False) -> Markup:
-        """Return the figure as an element that takes its colours and its font from the page."""
+        """Return the figure as an element that uses the colours and the font of the page."""
         self.n_drawn += 1
         buffer, prefix = io.StringIO(), f"figure{self.n_drawn}"
-        with warnings.catch_warnings():  # the page's font shows what matplotlib's lacks
+        with warnings.catch_warnings():  # the page's font has the glyphs that matplotlib's lacks
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight" if tight else None)
         text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", buffer.getvalue(), flags=re.DOTALL)
@@ -259,7 +259,7 @@ class Figures:
 
 
 def gather(rows: Iterable[Mapping[str, str]], at: str, share: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Fold rows of text to accuracies by method, a row per order of classes and a column per place of the stream."""
+    """Return accuracies by method from rows of text: a row per order of classes, a column per point of the stream."""
     rows = list(rows)
     places = sorted({int(row[at]) for row in rows})
     orders = list(dict.fromkeys(row.get("order_seed", "") for row in rows))
@@ -273,14 +273,14 @@ def gather(rows: Iterable[Mapping[str, str]], at: str, share: str) -> tuple[np.n
 def heat_map(
     ax: Any, shares: np.ndarray, numbers: np.ndarray, form: str, rows: Sequence[str], columns: Sequence[str]
 ) -> None:
-    """Draw cells coloured by shares (n,m), with their numbers (n,m) in up to 20 columns."""
+    """Draw cells coloured by shares (n,m), with their numbers (n,m) if there are up to 20 columns."""
     ax.pcolormesh(np.ma.masked_invalid(shares), cmap=HEAT, vmin=0, vmax=1)
     ax.set(xlim=(0, shares.shape[1]), ylim=(shares.shape[0], 0))
     for (i, j), value in np.ndenumerate(numbers) if shares.shape[1] <= 20 else ():
         if value and np.isfinite(value):
             colour = LIGHT["strong" if shares[i, j] >= STRONG else "weak"]
             ax.text(j + 0.5, i + 0.5, form.format(value), ha="center", va="center", color=colour)
-    every = 1 if max(shares.shape) <= 50 else 5  # labels of smaller cells would run into each other
+    every = 1 if max(shares.shape) <= 50 else 5  # labels of smaller cells would overlap
     ax.set_yticks(np.arange(0, len(rows), every) + 0.5, [cut(name) for name in rows[::every]])
     turned = {"rotation": 90} if max(map(len, columns)) > 3 else {}
     ax.set_xticks(np.arange(0, len(columns), every) + 0.5, [cut(name) for name in columns[::every]], **turned)
@@ -316,7 +316,7 @@ def _by_number(text: str) -> tuple[float, str]:
 
 
 def _themed(tag: str, prefix: str, used: set[str]) -> str:
-    """Give a tag of a figure the page's colours and font, and an id only where something refers to it."""
+    """Give a tag of a figure the page's colours and font; keep its id only if something refers to it."""
     tag = re.sub(r' id="([^"]*)"', lambda hit: f' id="{prefix}-{hit[1]}"' if hit[1] in used else "", tag)
     tag = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", tag)
     tag = re.sub("#[0-9a-f]{6}", lambda hit: VARIABLES.get(hit[0], hit[0]), tag)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Names in full and for narrow figures; a method's place is also its colour and its sign.
+# Names in full and for narrow figures; a method's position also determines its colour and marker.
 METHODS = {
     "dkvb": ("DKVB", "DKVB"),
     "nearest_class_mean": ("nearest class mean", "class mean"),
@@ -67,7 +67,7 @@ def cut(name: str) -> str:
 
 
 def look(method: str) -> int:
-    """Return the number of a method's colour and sign; methods without a name here share one more."""
+    """Return the number of a method's colour and marker; methods without a name here share one number."""
     return list(METHODS).index(method) if method in METHODS else len(METHODS)
 
 

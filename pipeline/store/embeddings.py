@@ -130,7 +130,7 @@ class EmbeddingStore:
         LostRowsError
             If a row differs from what was written, or its block is gone.
         OSError
-            If the disk does not answer.
+            If the disk cannot be read.
         """
         blocks, positions = found.blocks[rows], found.positions[rows]
         order = np.lexsort((positions, blocks))
@@ -195,7 +195,7 @@ class EmbeddingStore:
         return out
 
     def _read_heads(self) -> None:
-        """Read the heads of new blocks, and drop those of deleted blocks."""
+        """Read the headers of new blocks, and drop those of deleted blocks."""
         there = set(self.folder.glob(f"*{SUFFIX}"))
         for path in [path for path in self._heads if path not in there]:
             del self._heads[path]

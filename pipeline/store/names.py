@@ -1,6 +1,6 @@
-"""Names of images: the sha256 of each, as numbers that are compared a million at a time.
+"""Names of images: the sha256 of each, as numbers, so that a million are compared at once.
 
-Enters: digests in hexadecimal. Leaves: names (n, 4), and where they stand among others. Must not know: images, files.
+Enters: digests in hexadecimal. Leaves: names (n, 4), and their positions among others. Must not know: images, files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def image_names(digests: Sequence[str]) -> np.ndarray:
     Raises
     ------
     ValueError
-        If one is no sha256.
+        If one is not a sha256.
 
     Examples
     --------
@@ -39,7 +39,7 @@ def image_names(digests: Sequence[str]) -> np.ndarray:
 
 
 def places_among(names: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return where each of some names (n, 4) stands among those known (r, 4), or −1: by sorting, not comparing all.
+    """Return the position (n,) of each name (n, 4) among the known ones (r, 4), or −1; sorts instead of comparing all.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def places_among(names: np.ndarray, known: np.ndarray) -> np.ndarray:
     near = np.searchsorted(beginnings, names[:, 0])
     places = order[near.clip(0, len(known) - 1)]
     equal = (known[places] == names).all(axis=1)
-    # names of one beginning are few: each is looked at, until none is left that might still be found
+    # few names share a first number: step through these until every name is found or cannot be
     left = np.flatnonzero(~equal)
     while len(left):
         near[left] += 1
@@ -67,5 +67,5 @@ def places_among(names: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def is_among(names: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return whether each of some names (n, 4) is among those known (r, 4)."""
+    """Return whether each name (n, 4) is among the known ones (r, 4)."""
     return places_among(names, known) >= 0

@@ -1,10 +1,10 @@
-"""Rows of several networks side by side: the columns of each layer lie in a store of its own.
+"""Rows of several networks side by side: each layer has its own store.
 
-Enters: names of images, the networks that read each layer. Leaves: rows (n, f) of all layers, or which of them each
+Enters: names of images, the networks that read each layer. Leaves: rows (n, f) of all layers, or which layers each
 image lacks. Must not know: images, caches, what a layer is.
 
-A layer that was read alone before is known to those that are read together with others, and the other way round: a
-row of a layer has the same bits in both cases.
+A layer that was read alone is reused when it is read together with others, and vice versa: its rows have the same bits
+in both cases.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.store.embeddings import EmbeddingStore, Found, LostRowsError
 
 @dataclass(frozen=True)
 class FoundInAll:
-    """Say where the rows of some images lie, in each store.
+    """The places of the rows of some images, in each store.
 
     Parameters
     ----------
@@ -42,19 +42,19 @@ class FoundInAll:
 
     @property
     def rounding(self) -> np.ndarray:
-        """The largest difference that storing a row made, over all layers (n,), float64."""
+        """The largest rounding error of each stored row over all layers (n,), float64."""
         return np.max([part.rounding for part in self.parts], axis=0)
 
 
 class SideBySide:
-    """Hold rows whose columns come from several networks, or from one.
+    """Rows whose columns come from one network or several.
 
     Parameters
     ----------
     folder : str or Path
-        Of all networks.
+        Folder of all networks.
     networks : sequence of mapping, JSON-able
-        What decides the columns of each, in order.
+        Everything that determines the columns of each network, in order.
 
     Examples
     --------
@@ -74,7 +74,7 @@ class SideBySide:
         self.stores = tuple(EmbeddingStore(folder, network) for network in networks)
 
     def look_up(self, images: np.ndarray) -> FoundInAll:
-        """Return where the rows of images (n, 4) lie in each store."""
+        """Return the places of the rows of images (n, 4) in each store."""
         return FoundInAll(tuple(store.look_up(images) for store in self.stores))
 
     def windows(self, found: FoundInAll, rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -85,7 +85,7 @@ class SideBySide:
         LostRowsError
             If a row differs from what was written, or its block is gone.
         OSError
-            If the disk does not answer.
+            If the disk cannot be read.
         """
         if len(rows):
             pairs = list(zip(self.stores, found.parts, strict=True))
@@ -94,18 +94,18 @@ class SideBySide:
                 yield np.concatenate(columns, axis=1) if len(columns) > 1 else columns[0]
 
     def mend(self, error: LostRowsError) -> None:
-        """Replace the block that an error names by one with those of its rows that are as written."""
+        """Replace the block that an error names by one with its intact rows."""
         for store in self.stores:
             if error.path.parent == store.folder:
                 store.mend(error.path)
 
     def clear_leftovers(self) -> None:
-        """Delete what killed processes were still writing."""
+        """Delete temporary files of killed processes."""
         for store in self.stores:
             store.clear_leftovers()
 
     def take_remarks(self) -> list[str]:
-        """Return what was found that no row can be read from, a sentence each, once."""
+        """Return remarks on unreadable blocks, one sentence each, and clear them."""
         remarks = [remark for store in self.stores for remark in store.remarks]
         for store in self.stores:
             store.remarks = []

@@ -1,7 +1,7 @@
-"""The store as a whole: what it holds of which network, and taking rows out of it.
+"""The store as a whole: list its content by network, and remove rows.
 
 Enters: the store's folder, which images to keep. Leaves: sizes by network, blocks without the other images. Must not
-know: manifests, why an image goes.
+know: manifests, why an image is removed.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy as np
 from pipeline.store.blocks import SUFFIX, DamagedBlockError, Head, OtherFormatError, read_head, read_rows, write_block
 
 Keep = Callable[[np.ndarray], np.ndarray]
-"""Names of images (n, 4) to whether each stays (n,), bool."""
+"""Maps names of images (n, 4) to whether each is kept (n,), bool."""
 
 
 @dataclass
 class Stored:
-    """Say what the store holds of one network.
+    """The content of the store for one network.
 
     Parameters
     ----------
     network : mapping, JSON-able
     n_rows, n_blocks, n_bytes : int
     n_kept : int
-        Rows of images that stay, where it was said which do.
+        Number of rows of images to keep; all rows if nothing was said about them.
     """
 
     network: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Stored:
 
 
 def list_networks(folder: str | Path, keep: Keep | None = None) -> tuple[list[Stored], list[str]]:
-    """Return what the store holds, a record for each network, and a sentence on each block that cannot be read."""
+    """Return the content of the store, one record per network, and one sentence on each unreadable block."""
     found: dict[str, Stored] = {}
     remarks = []
     for path in _blocks(folder):
@@ -59,9 +59,9 @@ def list_networks(folder: str | Path, keep: Keep | None = None) -> tuple[list[St
 
 
 def remove_rows(folder: str | Path, keep: Keep) -> int:
-    """Take the rows of all other images out of the store, and blocks that cannot be read; return how many rows went.
+    """Remove the rows of all other images and unreadable blocks; return the number of removed rows.
 
-    A run that reads the store meanwhile computes again what it misses.
+    A run that reads the store at the same time computes missing rows again.
     """
     n_removed = 0
     for path, n_gone in rewrite_blocks(folder, keep):
@@ -72,10 +72,10 @@ def remove_rows(folder: str | Path, keep: Keep) -> int:
 
 
 def rewrite_blocks(folder: str | Path, keep: Keep) -> Iterator[tuple[Path, int]]:
-    """Write a block of the rows that stay beside each that holds others, and yield the old one, and how many rows go.
+    """Write a new block with the kept rows of each block that has others; yield the old block and its removed rows.
 
-    Nothing is deleted: whoever asked deletes the old blocks, all of them. Damaged blocks are yielded too: nobody knows
-    what they hold.
+    Nothing is deleted: the caller deletes all old blocks. Damaged blocks are yielded as well, since their content is
+    unknown.
     """
     for path in list(_blocks(folder)):
         try:
