@@ -30,7 +30,7 @@ SAMPLES, CLASSES = (1_300_000, 100_000_000), (1_000, 20_000)
 MANY = (5_000, 10_000)
 """Numbers of classes so large that a solution takes time in proportion to them."""
 SOLUTIONS = 2 * len(OBJECTIVES) * len(CURVATURES) * len(PENALTIES)
-"""Number of solutions for a choice on held-out rows and for a mixture of all candidates: the largest possible number."""
+"""Largest number of solutions: for a choice on held-out rows, and for a mixture of all candidates."""
 
 
 def seconds(work):
