@@ -24,7 +24,7 @@ from pipeline.store import list_networks
 
 N, SIDE = 21, 32
 LAYERS = ["layer1.0.bn1", "layer3", "avgpool"]
-"""Into the first one the network itself writes afterwards, by `relu`."""
+"""The network itself overwrites the first one afterwards, by an in-place `relu`."""
 
 
 def some_of(manifest, rows):
