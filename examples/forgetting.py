@@ -11,7 +11,7 @@ from crops of scikit-learn's two sample photographs, so no digit has influenced 
 is close to the masks of the paper. ``sgd`` makes its default of ten passes; the paper makes many more, on far larger
 codebooks: read its rows as a warning about masks, not as the numbers of the paper.
 
-What is *not* guaranteed, whatever the tables say:
+What is *not* guaranteed, regardless of the tables:
 
 - Keys that are placed on the forgotten data still reflect it. ``forget`` changes the learned state, not the keys; only
   keys from other data, as here, leave no trace. ``forgetting_is_exact_`` says whether keys were placed before; check

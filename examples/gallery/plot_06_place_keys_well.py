@@ -57,6 +57,6 @@ axes.legend()
 plt.show()
 
 # %%
-# Keys from other data also make forgetting exact, whatever is forgotten:
+# Keys from other data also make forgetting exact for any rows:
 print("forgetting is exact with keys from the stream:", model.forgetting_is_exact_)
 print("forgetting is exact with keys from the photographs:", other.forgetting_is_exact_)
