@@ -1,6 +1,6 @@
-# make docs: the documentation, in docs/_build/html; warnings are errors, and nothing is fetched.
-# make picture: the README's picture, from the gallery that `make docs` ran.
-# make test, make slow, make bench: the tests, those that take long, and the benchmarks of speed and memory.
+# make docs: build the documentation in docs/_build/html, with warnings as errors and without the network.
+# make picture: copy the README's picture from the gallery that `make docs` ran.
+# make test, make slow, make bench: run the fast tests, the slow tests, and the benchmarks of speed and memory.
 PYTHON ?= python
 
 .PHONY: docs picture test slow bench clean

@@ -11,7 +11,7 @@ from crops of scikit-learn's two sample photographs, so no digit has influenced 
 is close to the masks of the paper. ``sgd`` makes its default of ten passes; the paper makes many more, on far larger
 codebooks: read its rows as a warning about masks, not as the numbers of the paper.
 
-What is *not* guaranteed, whatever the tables say:
+What is *not* guaranteed, regardless of the tables:
 
 - Keys that are placed on the forgotten data still reflect it. ``forget`` changes the learned state, not the keys; only
   keys from other data, as here, leave no trace. ``forgetting_is_exact_`` says whether keys were placed before; check
@@ -53,7 +53,7 @@ equals; sgd leaves information behind."""
 
 
 class Data(NamedTuple):
-    """What is learned (n, 64), (n,), and what tests (n, 64), (n,)."""
+    """Training rows (n, 64) and labels (n,), and test rows (n, 64) and labels (n,)."""
 
     X: np.ndarray
     y: np.ndarray
@@ -62,7 +62,7 @@ class Data(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """An encoder, a classifier of its codes that has learned nothing, the codes of ``Data.X``, one that learned all."""
+    """An encoder, an untrained classifier of its codes, the codes of ``Data.X``, and a classifier that learned all."""
 
     encoder: KeyEncoder
     blank: DKVBClassifier
@@ -71,18 +71,18 @@ class Learner(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a model shows of the test rows, then of the rows of the class to forget that it may have learned."""
+    """Outputs of a model for the test rows, then for the rows of the class to forget that it may have learned."""
 
-    values: np.ndarray  # c,j,9: of the retained classes
-    guess: np.ndarray  # n: the predicted label
-    probabilities: np.ndarray  # n,9: of the retained classes, given that it is one of them
+    values: np.ndarray  # c,j,9: values of the retained classes
+    guess: np.ndarray  # n: predicted label
+    probabilities: np.ndarray  # n,9: probabilities of the retained classes, conditional on these classes
     top: np.ndarray  # n: the largest logit among them
     usual: np.ndarray  # n: score_samples
 
 
 def main() -> None:
     started = time.perf_counter()
-    torch.set_num_threads(1)  # for arrays this small more threads gain little, and on a busy machine lose much
+    torch.set_num_threads(1)  # for such small arrays more threads gain little, and cost much on a busy machine
     data, crops = load_data(), photograph_crops(4000)
     print(f"{len(data.y)} digits learned, {len(data.y_test)} to test; keys from {len(crops)} photograph crops")
     encoder = make_encoder(crops)
@@ -116,7 +116,7 @@ def photograph_crops(n: int) -> np.ndarray:
 
 
 def make_encoder(crops: np.ndarray, n_keys: int = N_KEYS) -> KeyEncoder:
-    # key_init="sample" is the quickest; the default is a little more accurate. On a GPU sums may differ in last bits.
+    # key_init="sample" is the fastest; the default is slightly more accurate. On a GPU, sums may differ in last bits.
     return KeyEncoder(N_HEADS, n_keys, KEY_DIM, key_init="sample", device="cpu", random_state=0).fit(crops)
 
 
@@ -133,7 +133,7 @@ def train(blank: DKVBClassifier, codes: Codes, y: np.ndarray) -> DKVBClassifier:
 
 
 def forget_class(learner: Learner, data: Data, label: int) -> DKVBClassifier:
-    """Forget a class in a copy of the full model; ``sgd`` keeps no samples apart and has to be given them."""
+    """Forget a class in a copy of the full model; ``sgd`` stores no individual samples, so it has to be given them."""
     model, members = copy.deepcopy(learner.full), data.y == label
     if model.solver == "sgd":
         return model.forget(learner.codes[members], data.y[members])
@@ -156,7 +156,7 @@ def answer_run_time(data: Data, learners: dict[str, Learner]) -> None:
 
 
 def time_class(data: Data, learner: Learner, label: int) -> list[float]:
-    """Return seconds to forget a class, to train without it from codes, and from embeddings."""
+    """Return the seconds to forget a class, to train without it from codes, and from embeddings."""
     kept = data.y != label
     codes, X, y = learner.codes[kept], data.X[kept], data.y[kept]
     embedded = clone(learner.blank).set_params(encoder=FrozenEstimator(learner.encoder))
@@ -174,7 +174,7 @@ def time_class(data: Data, learner: Learner, label: int) -> list[float]:
 
 
 def compare_all(data: Data, learners: dict[str, Learner]) -> dict[tuple[str, str], list[dict[str, float]]]:
-    """Return for each solver and method what came of forgetting each of the ten classes."""
+    """Return for each solver and method the results of forgetting each of the ten classes."""
     scores = defaultdict(list)
     for solver, learner in learners.items():
         for label in range(10):
@@ -188,7 +188,7 @@ def compare_all(data: Data, learners: dict[str, Learner]) -> dict[tuple[str, str
 
 
 def views(data: Data, learner: Learner, label: int, rows: Codes) -> Iterator[tuple[str, View]]:
-    """Yield each way to forget a class and what the model shows afterwards."""
+    """Yield each way to forget a class, and the outputs of the model afterwards."""
     forgotten = look(forget_class(learner, data, label), rows, label)
     if learner.full.solver == "sgd":
         kept = np.flatnonzero(data.y != label)[::-1]
@@ -200,7 +200,7 @@ def views(data: Data, learner: Learner, label: int, rows: Codes) -> Iterator[tup
 
 
 def look(model: DKVBClassifier, rows: Codes, label: int, *, hide: bool = False) -> View:
-    """Look at a model from outside; ``hide`` masks the logit of the class."""
+    """Return the outputs of a model; ``hide`` masks the logit of the class."""
     logits, classes = model.decision_function(rows), model.classes_
     retained = np.flatnonzero(classes != label)
     shown = retained if hide else np.arange(len(classes))
@@ -211,7 +211,7 @@ def look(model: DKVBClassifier, rows: Codes, label: int, *, hide: bool = False) 
 
 
 def compare(view: View, anew: View, data: Data, label: int) -> dict[str, float]:
-    """Compare with a model trained anew; the probes are areas under the ROC curve of one number of a sample."""
+    """Compare with a retrained model; the probes are areas under the ROC curve of one number per sample."""
     n, kept = len(data.y_test), data.y_test != label
     gone = np.ones(len(view.guess), dtype=bool)  # samples of the class: those of the test set, then the learned ones
     gone[:n] = ~kept

@@ -23,7 +23,7 @@ with tempfile.TemporaryDirectory() as folder:
         },
         cv=3,
     )
-    search.fit(X, y)  # around it, joblib.parallel_config("dask") spreads the candidates over a running cluster
+    search.fit(X, y)  # in joblib.parallel_config("dask"), it spreads the candidates over a running cluster
 
 best_first = sorted(zip(search.cv_results_["mean_test_score"], map(str, search.cv_results_["params"])), reverse=True)
 for score, settings in best_first:

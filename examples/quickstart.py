@@ -22,7 +22,7 @@ for first in range(0, 10, 2):  # two new classes arrive; the old ones are not sh
     seen = y_test < first + 2
     print(f"classes 0 to {first + 1}: accuracy {model.score(X_test[seen], y_test[seen]):.3f} over all seen so far")
 
-with tempfile.TemporaryDirectory() as folder:  # any place you like
+with tempfile.TemporaryDirectory() as folder:  # any folder works
     save_model(model, Path(folder) / "digits.npz")
     model = load_model(Path(folder) / "digits.npz")
 print(f"loaded again: accuracy {model.score(X_test, y_test):.3f}")

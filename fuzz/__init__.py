@@ -1,5 +1,5 @@
-"""Fuzz what reads bytes nobody vouches for: see ``python -m fuzz --help``."""
+"""Fuzz all code that reads untrusted bytes: see ``python -m fuzz --help``."""
 
 
 class Finding(AssertionError):
-    """A promise that an input breaks."""
+    """An input breaks a promise."""

@@ -1,7 +1,7 @@
-"""``python -m fuzz TARGET --seconds 900``: fuzz one target, or all of them for as long each, and keep what is found.
+"""``python -m fuzz TARGET --seconds 900``: fuzz one target, or each of them for that long, and keep the findings.
 
 Enters: names of targets, seconds. Leaves: an input that breaks a promise as ``fuzz/corpus/TARGET/DIGEST``; with
-``--keep`` the inputs that reached most as ``fuzz/corpus/TARGET.zip``; a line of JSON a target; exit code 1 where
+``--keep`` the inputs with the largest coverage as ``fuzz/corpus/TARGET.zip``; a line of JSON per target; exit code 1 if
 something was found. Must not know: what the targets check.
 """
 
@@ -25,13 +25,14 @@ from fuzz.targets import CORPUS, TARGETS, pack, unpack
 ROOT = Path(__file__).parents[1]
 LIMITS = ["-timeout=60", "-rss_limit_mb=6000", "-max_len=20000", "-print_final_stats=1", "-verbosity=0"]
 LONGEST_KEPT = 1024
-"""Bytes of an input that is kept for what it reaches: seeds are made anew each time."""
+"""Largest size in bytes of an input that is kept for its coverage; seeds are made again for each run."""
 
 
 def fuzz(target: str, seconds: int, seed: int, *, keep: bool) -> dict[str, Any]:
     """Fuzz a target for some seconds, or until something is found; return the counts.
 
-    A hang or a crash inside HDF5 is no finding: it is counted as a stop, and another seed goes on (see SECURITY.md).
+    A hang or crash inside HDF5 is not a finding. It is counted as a stop, and fuzzing continues with another seed (see
+    SECURITY.md).
     """
     record: dict[str, Any] = {"kind": "fuzz", "target": target, "seconds": seconds, "executions": 0, "stops": 0}
     record["findings"] = []
@@ -67,7 +68,7 @@ def _statistic(text: str, name: str) -> int:
 
 
 def _judge(path: Path, said: str, record: dict[str, Any]) -> None:
-    """Move a finding into the corpus, or count a stop."""
+    """Move a finding to the corpus, or count a stop."""
     content = path.read_bytes()
     path.unlink()
     raised = "Uncaught Python exception" in said
@@ -88,7 +89,7 @@ def _digest(content: bytes) -> str:
 
 
 def _keep_few(work: Path, target: str) -> int:
-    """Pack the smallest inputs that together reach all that was reached; return how many there are."""
+    """Pack the smallest inputs that together have the full coverage; return their number."""
     with tempfile.TemporaryDirectory() as folder:
         _work(target, "-merge=1", folder, str(work))
         contents = sorted((path.read_bytes() for path in Path(folder).iterdir()), key=lambda each: (len(each), each))

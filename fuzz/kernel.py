@@ -1,4 +1,4 @@
-"""The compiled kernel, fuzzed: shapes and numbers are drawn from bytes.
+"""Fuzz the compiled kernel with shapes and numbers drawn from bytes.
 
 Enters: bytes. Leaves: nothing. Must not know: which fuzzer calls.
 """
@@ -16,7 +16,7 @@ from fuzz import Finding
 
 
 def fuzz_kernel(data: bytes) -> None:
-    """Demand that codes are keys that are there, distinct, and no other is nearer by more than rounding."""
+    """Check that codes name distinct, existing keys, and that no other key is nearer by more than rounding."""
     if native.KERNEL is None or len(data) < 12:
         return
     n, heads, keys, dim, selected, threads, shape = struct.unpack("<7B", data[:7])
@@ -36,7 +36,7 @@ def fuzz_kernel(data: bytes) -> None:
 
 
 def _check_arranged(searched: native.NativeKeys, rows: np.ndarray, codes: np.ndarray) -> None:
-    """Demand the same codes of a search in boxes and of one in a grid, were they worth making or not."""
+    """Check that searches in boxes and in a grid give the same codes, even if these structures do not pay off."""
     limits = {"MIN_BOXES": 1, "MAX_LOOKED_INTO": 1, "MAX_LISTED": 1}
     with patch.multiple(native, **limits):
         ways = {"boxes": searched._boxed, "a grid": searched._gridded}
@@ -49,7 +49,7 @@ def _check_arranged(searched: native.NativeKeys, rows: np.ndarray, codes: np.nda
 def _kernel_arrays(
     data: bytes, n: int, heads: int, keys: int, dim: int, scale: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw arrays that repeat a few of the input's own numbers: ties, zeros, huge and tiny ones."""
+    """Draw arrays that repeat a few of the input's own numbers, including ties, zeros, huge and tiny numbers."""
     few = np.frombuffer(data[: len(data) // 4 * 4], dtype=np.float32)
     few = np.where(np.isfinite(few), few, 0).clip(-1e18, 1e18)
     rng = np.random.default_rng(list(data[:8]))

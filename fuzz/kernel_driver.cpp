@@ -1,5 +1,5 @@
-// Drives the kernel, its search and its projection, over random and edge shapes, to be built with its source and the sanitizers. Arrays have
-// exactly the length that the kernel's interface asks for, each an allocation of its own, so that one float too far is seen.
+// Runs the kernel's search and projection on random and edge-case shapes; built together with the kernel and the sanitizers.
+// Each array is a separate allocation of exactly the length that the interface requires, so reading one float too far is detected.
 // Every result is compared with a plain search.
 
 #include <cmath>
@@ -44,7 +44,7 @@ float draw(std::mt19937 &rng, int kind) {
 
 int64_t padded(int64_t n) { return (n + dkvb_panel() - 1) / dkvb_panel() * dkvb_panel(); }
 
-// Where coordinate u of vector j stands among panels.
+// Position of coordinate u of vector j in the panels.
 int64_t at(int64_t j, int64_t u, int64_t dim) { return (j / dkvb_panel() * dim + u) * dkvb_panel() + j % dkvb_panel(); }
 
 bool projects(const Shape &s, std::mt19937 &rng, int kind) {
@@ -81,7 +81,7 @@ bool same(const Shape &s, const char *where, const uint16_t *found, const uint16
     return true;
 }
 
-// The same search in a grid, of keys and half lengths without padding.
+// The same search in a grid, with keys and half lengths without padding.
 bool grid_agrees(const Shape &s, const float *heads, const float *keys, const float *halves, const float *centres,
                  const uint16_t *codes) {
     const int64_t n_lists = s.heads * dkvb_cells(), n_words = (s.keys + 31) / 32;
@@ -97,8 +97,8 @@ bool grid_agrees(const Shape &s, const float *heads, const float *keys, const fl
     return same(s, "a grid", found.get(), codes);
 }
 
-// The same search in boxes and in a grid: `panels` and `halves` as a scan takes them. Where the plain build does not fuse a
-// product with its sum, all searches are one compiler's work on one expression, so codes are compared exactly.
+// The same search in boxes and in a grid, with `panels` and `halves` as for a scan. If the plain build does not fuse products
+// with sums, one compiler translates the same expression for all searches, so codes are compared exactly.
 bool arranged_agree(const Shape &s, const float *heads, const float *panels, const float *halves, const float *centres,
                     const uint16_t *codes) {
     const int64_t n = padded(s.keys);
@@ -187,8 +187,8 @@ int main(int n_arguments, char **arguments) {
         Shape s{edge ? rows[done / 2 % 10] : among(1, 60), among(1, 4), edge ? keys[done / 20 % 10] : among(1, 300),
                 static_cast<int>(done % 7 < 3 ? among(1, 3) : among(1, 20)), 1, static_cast<int>(among(1, 3))};
         s.selected = done % 3 ? 1 : static_cast<int>(among(1, s.keys < 16 ? s.keys : 16));
-        if (done % 97 == 0) s.rows = 1921, s.heads = 1, s.keys = 20;  // more than one task a head
-        if (done % 89 == 0) s.rows = 40, s.heads = 1, s.keys = among(1000, 4200);  // more than one reach, and group of boxes
+        if (done % 97 == 0) s.rows = 1921, s.heads = 1, s.keys = 20;  // more than one task per head
+        if (done % 89 == 0) s.rows = 40, s.heads = 1, s.keys = among(1000, 4200);  // several reaches and groups of boxes
         if (!holds(s, rng, static_cast<int>(among(0, 4)), done % 5 ? 0.0f : 0.5f)) return 1;
         if (!projects(s, rng, static_cast<int>(among(0, 4)))) return 1;
     }

@@ -1,8 +1,8 @@
-"""Readers of files, fuzzed: each target takes bytes, and raises ``Finding`` where a reader breaks its promise.
+"""Fuzz the readers of files: each target takes bytes, and raises ``Finding`` if a reader breaks its promise.
 
 Enters: bytes. Leaves: nothing. Must not know: which fuzzer calls.
 
-A promise is: what a reader does not refuse with its documented exception is whole, and can be used.
+The promise: whatever a reader does not refuse with its documented exception is intact and usable.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ N_FEATURES = 6
 
 
 class _Scratch:
-    """One file in memory, where the machine has such a folder, rewritten for each input."""
+    """One file that is rewritten for each input, in memory if the machine has such a folder."""
 
     def __init__(self) -> None:
         shared = Path("/dev/shm")
@@ -56,11 +56,11 @@ def _rows() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(24, N_FEATURES)).astype(np.float32)
 
 
-# A cache: bytes 1… are either a whole file, or places to change in a whole one.
+# A cache: bytes 1… are either a whole file, or changes to a valid one.
 
 
 def small_cache() -> bytes:
-    """Return the bytes of a small whole cache of two splits."""
+    """Return the bytes of a small valid cache of two splits."""
     header = CacheHeader("f" * 64, {"id": "b"}, {"side": 8}, "avgpool", "float32", "float32", "m" * 64, "d", ("a", "b"))
     X, labels = _rows(), np.arange(24) % 2
     splits = {"train": SplitRows([X], labels, [f"{i}" for i in range(24)])}
@@ -88,7 +88,7 @@ def _cache_content(path: Path) -> object:
 
 
 def patched(whole: bytes, patches: bytes) -> bytes:
-    """Change a file: three bytes of place and one of new value, again and again; an odd rest cuts the file."""
+    """Change a file by repeated records of a position (three bytes) and a new value; an odd rest truncates the file."""
     damaged = bytearray(whole)
     for start in range(0, len(patches) - 3, 4):
         place, value = int.from_bytes(patches[start : start + 3], "little"), patches[start + 3]
@@ -97,7 +97,7 @@ def patched(whole: bytes, patches: bytes) -> bytes:
 
 
 def fuzz_cache(data: bytes) -> None:
-    """Demand that a cache is refused with OSError or ValueError, or holds what was written."""
+    """Check that a cache is refused with OSError or ValueError, or holds what was written."""
     whole, content = _cache_base()
     is_patch = not data.startswith(b"\x89HDF")
     path = SCRATCH.write("input.h5", patched(whole, data) if is_patch else data)
@@ -113,7 +113,7 @@ def fuzz_cache(data: bytes) -> None:
 
 
 def small_models() -> list[bytes]:
-    """Return the files of small models: each solver, weights, a sparse projection, pruned, sums alone, of codes.
+    """Return small model files: each solver, weights, a sparse projection, pruned, only sums, learned from codes.
 
     The last two are an encoder alone, and a model that an earlier release wrote.
     """
@@ -150,7 +150,7 @@ def _model_members() -> list[dict[str, bytes]]:
 
 
 def _archive(data: bytes) -> bytes:
-    """Build an archive around a changed member: which model, which member, how, then what."""
+    """Build an archive with a changed member: bytes select the model, the member, the kind of change, the content."""
     members = dict(_model_members()[data[0] % len(_model_members())])
     name = sorted(members)[data[1] % len(members)]
     members[name] = data[3:] if data[2] % 4 == 3 else patched(members[name], data[3:])
@@ -162,7 +162,7 @@ def _archive(data: bytes) -> bytes:
 
 
 def fuzz_model(data: bytes) -> None:
-    """Demand that a model is refused with ValueError, or saves itself again, predicts finite numbers and learns on."""
+    """Check that a model is refused with ValueError, or can be saved, predicts finite numbers and learns more."""
     if len(data) < 4:
         return
     path = SCRATCH.write("input.npz", data if data.startswith(b"PK") else _archive(data))
@@ -181,7 +181,7 @@ def fuzz_model(data: bytes) -> None:
         return
     try:
         _use(model)
-    except ValueError as error:  # a setting that disagrees with the keys, as set_params can make it, is refused in use
+    except ValueError as error:  # settings that disagree with the keys are refused when they are used
         if "expected" not in str(error):
             raise
 
@@ -190,7 +190,7 @@ def _use(model: DKVBClassifier) -> None:
     X = np.resize(_rows(), (5, model.n_features_in_))
     if model.encoder == "precomputed":
         X = np.zeros(X.shape, dtype=np.uint8)
-    model.set_params(device="cpu")  # what the file says is checked against this machine when it is used
+    model.set_params(device="cpu")  # a device named in the file is checked against this machine only when it is used
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not np.isfinite(model.predict_proba(X)).all():
@@ -214,7 +214,7 @@ def _encode(encoder: KeyEncoder) -> None:
 
 
 def fuzz_params(data: bytes) -> None:
-    """Demand that settings are refused with ValueError in a sentence, or every reference holds."""
+    """Check that settings are refused with a one-sentence ValueError, or that every reference is valid."""
     path = SCRATCH.write("params.yaml", data)
     try:
         params = load_params(path)
@@ -230,7 +230,7 @@ def fuzz_params(data: bytes) -> None:
 
 
 def fuzz_manifest(data: bytes) -> None:
-    """Demand that a manifest is refused with ValueError, or is the same once written again, and can be described."""
+    """Check that a manifest is refused with ValueError, or is the same when written again, and can be described."""
     try:
         manifest = read_manifest(SCRATCH.write("manifest.jsonl", data))
     except ValueError as error:
@@ -251,12 +251,12 @@ def _patches() -> Iterator[bytes]:
 
 
 def cache_seeds() -> list[bytes]:
-    """Return a whole cache and some patches."""
+    """Return a valid cache and some patches."""
     return [small_cache(), *_patches()]
 
 
 def model_seeds() -> list[bytes]:
-    """Return whole models, patches of their members, and members of other kinds."""
+    """Return valid models, patches of their members, and members of other kinds."""
     odd = [
         json.dumps({"format": "dkvb-model", "version": 1, "card": {}, "state": {}}).encode(),
         b"\x93NUMPY\x01\x00v\x00",
@@ -270,14 +270,14 @@ def model_seeds() -> list[bytes]:
 
 
 def params_seeds() -> list[bytes]:
-    """Return the shipped settings, pieces of them, and forms of YAML that settings do not use."""
+    """Return the shipped settings, parts of them, and forms of YAML that settings do not use."""
     shipped = (ROOT / "params.yaml").read_bytes()
     pieces = [b"a: &x [1]\nb: *x\n", b"!!python/object:os.system {}\n", b"? [1]\n: 2\n", b"runs:\n  a: {<<: {b: 1}}\n"]
     return [shipped, *(line + b"\n" for line in shipped.split(b"\n\n") if len(line) < 800), *pieces]
 
 
 def manifest_seeds() -> list[bytes]:
-    """Return a small manifest, one cut, of one image, of none, and lines of other kinds."""
+    """Return manifests: a small one, a truncated one, one with one image, one with none, and other kinds of lines."""
     manifest = build_manifest("photos", {"kind": "photos", "n_crops": 2, "seed": 0})
     whole = SCRATCH.make("manifest.jsonl", lambda path: write_manifest(manifest, path))
     header, row, _ = whole.splitlines()

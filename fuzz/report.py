@@ -1,7 +1,7 @@
-"""``python -m fuzz.report RECORD... --output docs/reliability.md``: what was tried to break this, and what happened.
+"""``python -m fuzz.report RECORD... --output docs/reliability.md``: report the attempts to break the project.
 
 Enters: lines of JSON that tests (DKVB_RELIABILITY), ``python -m fuzz`` and ``python -m fuzz.sanitize`` (``--record``)
-wrote. Leaves: a page. Must not know: how anything was tried.
+wrote. Leaves: a page. Must not know: how the attempts were made.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def tested(records: list[dict[str, Any]], group: str) -> str:
 
 
 def bad_inputs(records: list[dict[str, Any]]) -> str:
-    """Return how many wrong inputs ended in which exception."""
+    """Return the number of wrong inputs by exception."""
     kinds: Counter[str] = Counter()
     for record in records:
         if record["kind"] == "test" and record["group"] == "bad input":
@@ -82,7 +82,7 @@ def bad_inputs(records: list[dict[str, Any]]) -> str:
 
 
 def fuzzed(records: list[dict[str, Any]]) -> str:
-    """Return the table of all fuzzing, runs of one target added up."""
+    """Return the table of all fuzzing; runs of the same target are added up."""
     totals: dict[str, Counter[str]] = defaultdict(Counter)
     unbroken: Counter[str] = Counter()
     for record in records:
@@ -128,7 +128,7 @@ def page(records: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Read records, write the page."""
+    """Read the records and write the page."""
     parser = argparse.ArgumentParser(prog="python -m fuzz.report", description="Write the page on reliability.")
     parser.add_argument("records", nargs="+")
     parser.add_argument("--output", required=True)

@@ -1,7 +1,7 @@
 """``python -m fuzz.sanitize``: the kernel under AddressSanitizer and UndefinedBehaviorSanitizer, every build.
 
-Enters: the number of problems. Leaves: a line of JSON a build; exit code 1 where a sanitizer or the comparison with a
-plain search found something. Must not know: Python's side of the kernel.
+Enters: the number of problems. Leaves: a line of JSON per build; exit code 1 if a sanitizer or the comparison with a
+plain search found something. Must not know: the Python side of the kernel.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def sanitize(level: str, n: int, compiler: str) -> dict[str, Any]:
 
 
 def supported() -> list[str]:
-    """Return the instruction sets that this processor runs, by the kernel's own word."""
+    """Return the instruction sets that this processor supports, according to the kernel."""
     from dkvb_estimator._kernel import native
 
     plain = native.open_kernel("_kernel")
@@ -50,7 +50,7 @@ def supported() -> list[str]:
 
 
 def main() -> int:
-    """Run every build that this processor runs."""
+    """Run every build that this processor supports."""
     parser = argparse.ArgumentParser(prog="python -m fuzz.sanitize", description="Run the kernel under sanitizers.")
     parser.add_argument("--problems", type=int, default=3000)
     parser.add_argument("--record", help="file to append a line of JSON a build to")

@@ -1,6 +1,6 @@
-"""What is fuzzed, by name, and the inputs that are kept for each.
+"""The fuzz targets by name, and the inputs that are kept for each.
 
-Enters: a name. Leaves: a function of bytes, inputs to begin with, the corpus. Must not know: what a target checks.
+Enters: a name. Leaves: a function of bytes, initial inputs, the corpus. Must not know: what a target checks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 def unpack(target: str) -> list[bytes]:
-    """Return the inputs that are kept: those that broke a promise once, and those that reach most."""
+    """Return the kept inputs: those that once broke a promise, and those with the largest coverage."""
     packed, folder = CORPUS / f"{target}.zip", CORPUS / target
     once = [path.read_bytes() for path in sorted(folder.iterdir())] if folder.is_dir() else []
     if not packed.is_file():
@@ -35,7 +35,7 @@ def unpack(target: str) -> list[bytes]:
 
 
 def pack(target: str, contents: list[bytes]) -> None:
-    """Keep inputs in one file whose bytes depend on them alone."""
+    """Store inputs in one file whose bytes depend only on the inputs."""
     CORPUS.mkdir(exist_ok=True)
     with zipfile.ZipFile(CORPUS / f"{target}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for number, content in enumerate(contents):

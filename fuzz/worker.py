@@ -1,4 +1,4 @@
-"""Run one target under atheris, in a process of its own: libFuzzer ends the process that it runs in.
+"""Run one target under atheris in a separate process, because libFuzzer ends the process that it runs in.
 
 Enters: a target's name, then libFuzzer's own arguments. Leaves: libFuzzer's exit code. Must not know: seconds, reports.
 """
@@ -12,7 +12,7 @@ with atheris.instrument_imports(include=["pipeline", "dkvb_estimator", "yaml", "
 
 if __name__ == "__main__":
     run, _ = fuzz.targets.TARGETS[sys.argv[1]]
-    run(b"\0" * 16)  # what is made once is made before the clock runs
-    command = f"{sys.executable} -m fuzz.worker {sys.argv[1]}"  # merging starts itself again, by the shell
+    run(b"\0" * 16)  # one-time work is done before the clock starts
+    command = f"{sys.executable} -m fuzz.worker {sys.argv[1]}"  # merging restarts itself through the shell
     atheris.Setup([command, *sys.argv[2:]], run)
     atheris.Fuzz()

@@ -57,7 +57,7 @@ def refuse_forgotten(dataset: str, sample_ids: Iterable[str]) -> None:
     Raises
     ------
     ValueError
-        Naming the first.
+        If there is one; the message names the first.
     """
     suppression = read_suppression()
     for sample_id in sample_ids if suppression.hashes else ():

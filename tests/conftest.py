@@ -1,4 +1,4 @@
-"""Tiny seeded data for all tests, and one new process for those that need one."""
+"""Small seeded data for all tests, and a fresh process for tests that need one."""
 
 import json
 import os
@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads would wait for each other
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: more threads would wait for each other
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 import numpy as np
 import pytest
 import torch
 
-collect_ignore_glob = ["data/avalanche_metrics.py"]  # written once, by a package that is not installed
+collect_ignore_glob = ["data/avalanche_metrics.py"]  # was run once, and needs a package that is not installed
 
 torch.set_num_threads(1)  # tiny products are slower on two threads, and ten times slower on a busy machine
 
@@ -39,7 +39,7 @@ def heads():
 
 @pytest.fixture
 def coded():
-    """Codes (90, 4, 2), uint8, of seven keys a head, distinct within a head; labels (90,) below 3; weights (90,)."""
+    """Codes (90, 4, 2), uint8, of seven keys per head, distinct within a head; labels (90,) below 3; weights (90,)."""
     rng = np.random.default_rng(13)
     codes = np.array([[rng.choice(7, size=2, replace=False) for _ in range(4)] for _ in range(90)])
     return codes.astype(np.uint8), rng.integers(3, size=90), rng.uniform(0.5, 2.0, size=90)
@@ -62,7 +62,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="session")
 def elsewhere_timed():
-    """Run a program in a new process that has a minute, and return what it prints."""
+    """Run a program in a new process with a time limit of a minute, and return its output."""
 
     def run(program):
         command, root = [sys.executable, "-c", program], Path(__file__).parent.parent
@@ -75,10 +75,10 @@ def elsewhere_timed():
 
 @pytest.fixture(scope="session")
 def elsewhere():
-    """Run a program in a process that shares nothing with this one but files, and return what it prints.
+    """Run a program in a process that shares only files with this one, and return its output.
 
-    It finds in ``imported`` the packages that importing ours, its displays included, had brought in. One process serves
-    all tests, as the import takes seconds.
+    There, ``imported`` holds the packages that importing ours, including its displays, has imported. One process serves
+    all tests, because the import takes seconds.
     """
     command, root = [sys.executable, "-c", SERVER], Path(__file__).parent.parent
     with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -91,4 +91,4 @@ def elsewhere():
             return printed
 
         yield run
-        process.kill()  # nothing is left to do, and to leave in order takes a while
+        process.kill()  # there is nothing left to do, and a regular exit takes a while

@@ -69,7 +69,7 @@ def save_model(
     ValueError
         If :func:`load_model` would refuse the file.
     OSError
-        If the folder is missing or not writable, or the disk is full; an existing file then stays as it was.
+        If the folder is missing or not writable, or the disk is full; an existing file then stays unchanged.
 
     Examples
     --------

@@ -18,7 +18,7 @@ X = centres[y] + 0.09 * rng.standard_normal((len(y), 2))
 
 # %%
 # Keys are placed on unlabelled rows, here points spread evenly over the square, and never move again.
-# ``normalize=False`` keeps the length of an embedding, which in the plane is half of what there is to know.
+# ``normalize=False`` keeps the length of an embedding, which in the plane is half of the information.
 encoder = KeyEncoder(1, 60, projection="identity", normalize=False, random_state=0).fit(rng.uniform(size=(2000, 2)))
 model = DKVBClassifier(FrozenEstimator(encoder), solver="counts")
 keys = encoder.keys_[0]
@@ -26,7 +26,7 @@ keys = encoder.keys_[0]
 # %%
 # A row selects its nearest key. ``values_`` of the keys, (c, j, k), are what learns: with ``counts``, as here, each
 # says how likely each class is to select that key. At prediction a row goes to the nearest key that
-# learning has *used*, so keys far from all data say nothing.
+# learning has *used*, so keys far from all data have no influence.
 model.fit(X, y)
 used = model.key_counts_[0] > 0
 grid = np.stack(np.meshgrid(np.linspace(0, 1, 250), np.linspace(0, 1, 250)), axis=-1)

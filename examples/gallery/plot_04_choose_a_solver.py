@@ -2,8 +2,8 @@
 Choose a solver: accuracy, time and memory
 ==========================================
 
-The three solvers beside other classifiers for frozen features, on the pixels of scikit-learn's digits,
-all ten classes in one pass (``sgd``: ten). For frozen features of photographs see :doc:`/solvers`.
+This example compares the three solvers with other classifiers for frozen features, on the pixels of scikit-learn's
+digits, all ten classes in one pass (``sgd``: ten). For frozen features of photographs see :doc:`/solvers`.
 """
 
 from time import perf_counter

@@ -3,8 +3,8 @@ Choose a codebook: heads, keys and selected keys
 ================================================
 
 More heads average over more views of an embedding; more keys make each view finer, and need more samples to be
-selected. ``joint`` has heads of two coordinates here, ``counts`` of eight, of which it reads several keys. Accuracy on
-the pixels of scikit-learn's digits.
+selected. Here ``joint`` has heads of two coordinates, and ``counts`` heads of eight coordinates with several selected
+keys. The data are the pixels of scikit-learn's digits.
 """
 
 from time import perf_counter
@@ -51,7 +51,7 @@ for s, solver in enumerate(DIMS):
 plt.show()
 
 # %%
-# How many keys ``counts`` should read of each head, at 64 heads and 256 keys: ``n_selected="auto"`` reads one, since
+# How many keys should ``counts`` select per head, with 64 heads and 256 keys? ``n_selected="auto"`` selects one, since
 # nearby keys share hits anyway. On these pixels one or two are best: try it on your data.
 selected = (1, 2, 4, 8, 16)
 scores = [

@@ -27,7 +27,7 @@ small = []
 for size in sizes:
     model = DKVBClassifier(KeyEncoder(128, 128, random_state=0))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the warning is what this page is about
+        warnings.simplefilter("ignore", UserWarning)  # this page explains the warning
         model.partial_fit(X[:size], y[:size])
     if size < len(X):
         model.partial_fit(X[size:], y[size:])
@@ -57,6 +57,6 @@ axes.legend()
 plt.show()
 
 # %%
-# Keys from other data also make forgetting exact, whatever is forgotten:
+# Keys from other data also make forgetting exact for any rows:
 print("forgetting is exact with keys from the stream:", model.forgetting_is_exact_)
 print("forgetting is exact with keys from the photographs:", other.forgetting_is_exact_)

@@ -2,9 +2,8 @@
 Forget a class, or some samples
 ===============================
 
-``forget_classes`` and ``forget`` subtract what was learned. The figure compares with the model that never saw
-those rows: the difference of all values is zero, bit for bit. Hiding a class from the output
-leaves everything in place.
+``forget_classes`` and ``forget`` subtract what was learned. The figure compares the result with a model that never saw
+those rows: all values are equal, bit for bit. Hiding a class from the output removes nothing.
 """
 
 import copy

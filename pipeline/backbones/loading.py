@@ -165,7 +165,7 @@ class Tapped(nn.Module):
         """Return the embeddings of images."""
         found = self.network(images)
         if isinstance(found, dict):
-            parts = (found[layer] for layer in self.layers)  # the extractor has an order of its own
+            parts = (found[layer] for layer in self.layers)  # the extractor has its own order
             found = [part.mean(dim=(2, 3)) if part.ndim == 4 else part for part in parts]
             return torch.cat(found, dim=1) if len(found) > 1 else found[0]
         return found
@@ -205,7 +205,7 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], record:
     Raises
     ------
     ValueError
-        With the first names that are missing, unexpected or of another shape, and the setting that fixes it.
+        If they do not match; the message names the first differences, and the setting that fixes them.
     """
     wanted = network.state_dict()
     missing = [name for name in wanted if name not in state]

@@ -31,7 +31,7 @@ class Backbone:
     weights_file, weights_url : str
         The file's name, and its download address.
     sha256 : str or None
-        Of the file, or its first eight digits; None if none is published.
+        Digest of the file, or its first eight digits; None if none is published.
     layers : mapping from str to int
         Layers that can be read, with the number of features each gives.
     mean, std : tuple of three floats

@@ -46,7 +46,7 @@ def find_weights(source: Source, path: str | Path | None = None) -> Path:
     Raises
     ------
     FileNotFoundError
-        With the address, the folders that were searched, and the command to run.
+        If the file is missing; the message has its address, the searched folders and the command to run.
     ValueError
         If the file's sha256 is not the pinned one.
     """

@@ -41,7 +41,7 @@ def read_array(value: str, role: str) -> np.ndarray:
     if suffix == ".parquet":
         return _parquet_column(path, name, role)
     with path.open("rb"):
-        pass  # a file that may not be read is told as one
+        pass  # raises here if the file may not be read, which is not damage
     try:
         if suffix == ".npy":
             _refuse_name(path, name)

@@ -80,7 +80,7 @@ class CacheHeader:
     Parameters
     ----------
     fingerprint : str
-        Of everything that determines the embeddings.
+        Digest of everything that determines the embeddings.
     backbone, preprocessing : mapping, JSON-able
     tap : str
         The layer, by the name that the file's attribute has; several are joined by ``+``.
@@ -88,7 +88,7 @@ class CacheHeader:
     class_names : tuple of str
         Label 0 is the first.
     layers : tuple of LayerColumns
-        Of several layers, in order; empty if ``tap`` names the only one.
+        Columns of several layers, in order; empty if ``tap`` names the only layer.
     """
 
     fingerprint: str

@@ -281,7 +281,7 @@ def check_cache(reader: CacheReader, *, backbone: str | None = None, manifest_sh
     Raises
     ------
     ValueError
-        Naming both.
+        If they differ; the message names both.
     """
     header, remedy = reader.header, "Run `dvc repro extract` to rebuild it."
     found = header.backbone.get("id")
@@ -325,7 +325,7 @@ def verify_cache(path: str | Path) -> list[str]:
     Raises
     ------
     OSError, ValueError
-        With the problem found.
+        If a check fails; the message describes the problem.
     """
     return check_in_child(path)
 

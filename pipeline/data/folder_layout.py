@@ -42,7 +42,7 @@ def list_images(name: str, root: Path, *, follow_links: bool = False) -> Listing
     Parameters
     ----------
     name : str
-        Of the data set, for messages.
+        Name of the data set, for messages.
     root : Path
     follow_links : bool
         Whether links may lead out of the root.

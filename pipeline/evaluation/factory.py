@@ -54,7 +54,7 @@ def make_method(
     Parameters
     ----------
     settings : mapping
-        Those of the key encoder under ``encoder``, beside those of the classifier; missing ones take the package's
+        Settings of the classifier, with those of the key encoder under ``encoder``; missing ones get the package's
         defaults.
     feature_blocks : tuple of int or None
         Numbers of columns of several layers: each layer gets its own heads.

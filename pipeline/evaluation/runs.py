@@ -73,7 +73,7 @@ class Evaluation:
         Key usage after the last task of the first order, and ``guarantees`` (see
         `measure_guarantees`).
     model : DKVBClassifier
-        That of the first order, after its last task.
+        Model of the first order, after its last task.
     training : dict
         Samples, classes, test accuracy, and facts about the keys of that model.
     """
@@ -117,7 +117,7 @@ def measure_run(
     scratch : Path or None
         Folder for codes of training rows, so that no row is encoded twice with the same keys; None: in memory.
     name : str
-        Of the run, for progress messages.
+        Name of the run, for progress messages.
 
     Raises
     ------

@@ -126,7 +126,7 @@ def search_settings(
     source : Source
         The source of rows and keys.
     labels : ndarray of int (n,)
-        Of all training rows; rows with −1 are left out.
+        Labels of all training rows; rows with −1 are left out.
     n_jobs : int
         Jobs at a time.
     device : str

@@ -26,7 +26,7 @@ class Claims:
     folder : str or Path
         A scratch folder; the claims are in a separate folder below it.
     fingerprint : str
-        Of everything that determines the cache.
+        Digest of everything that determines the cache.
     helper : bool, default=False
         Whether this process only computes.
     parent : int or None

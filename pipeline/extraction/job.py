@@ -128,7 +128,7 @@ class Part:
     name : str
         Derived from the images and their missing layers.
     rows : ndarray of shape (n,), int64
-        Of the manifest.
+        Rows of the manifest.
     lacks : ndarray of shape (n, layers), bool
         Which layers of each are missing from the store.
     """

@@ -26,7 +26,7 @@ class Journal:
     Parameters
     ----------
     folder : Path
-        Of the suppression list; files are staged in a folder of their own below it.
+        Folder of the suppression list; files are staged in a separate folder below it.
     """
 
     def __init__(self, folder: Path) -> None:

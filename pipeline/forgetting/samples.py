@@ -27,7 +27,7 @@ class Samples:
     ids : mapping from dataset to set of str
         Includes every sample whose image has the same bytes as a named one.
     digests : frozenset of str
-        Of images.
+        Digests of the images.
     names : tuple of str
         The names whose keyed hashes go into the suppression list.
     n_copies : int

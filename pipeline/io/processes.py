@@ -20,7 +20,7 @@ def helpers(command: Sequence[str], number: int, device: str, workers: int) -> I
     ----------
     command : sequence of str
     number : int
-        Of processes, including this one; 1: no helper is started.
+        Number of processes, including this one; 1: no helper is started.
     device : str
         As in ``DKVB_DEVICE``; each command gets its own.
     workers : int

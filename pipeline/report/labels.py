@@ -43,7 +43,7 @@ METRICS = {
     "real_forgetting": ("real forgetting", "points", -1),
     "label_growth": ("growth of the label space", "points", 0),
 }
-# Beginnings of metrics that have a table of their own.
+# Prefixes of metrics that have a separate table.
 TABLED_ELSEWHERE = ("state_bytes", "passes", "needs_classes", "calibration_error_", "score_samples_",
                     "max_softmax_", "mahalanobis_", "real_forgetting", "label_growth")  # fmt: skip
 # Score of novelty → name, and the method whose colour it takes.

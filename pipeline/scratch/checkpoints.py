@@ -45,7 +45,7 @@ class Checkpoint:
     folder : str or Path
         A scratch folder; the checkpoint is in a separate folder below it.
     fingerprint : str
-        Of everything that determines the model: another run never uses this checkpoint.
+        Digest of everything that determines the model: another run never uses this checkpoint.
 
     Examples
     --------

@@ -42,7 +42,7 @@ def stored_codes(
     encode : callable
         ``encode(X)`` for embeddings (n,f): codes (n,c,m) of unsigned integers.
     fingerprint : str
-        Of projection and keys: others have a different file.
+        Fingerprint of projection and keys: others have a different file.
     folder : str or Path
         Folder of the files of codes; it may be deleted when nothing runs.
 

@@ -30,7 +30,7 @@ CENTRES = np.array(
 TASKS = ((0, 4), (1, 5), (2, 6), (3, 7))
 N_CLASSES, TEST_ROWS_A_CLASS, KEY_ROWS, GRID = 8, 200, 2000, 100
 
-# One head whose keys lie in the plane, which can be drawn, and twenty small ones, as on real features: gaussian, since
+# One head whose keys are in the plane, which can be drawn, and twenty small ones, as on real features: gaussian, since
 # rotations of a plane would give all heads the same keys.
 BOTTLENECKS: Mapping[str, Mapping[str, Any]] = {
     "dkvb": {"n_heads": 1, "n_keys": 400, "n_selected": 1, "projection": "identity"},
@@ -81,7 +81,7 @@ class Course:
     regions : list of ndarray (100,100) int64
         Predicted class over the unit square after each task, rows from below.
     keys : ndarray (j,2) float32 or None
-        Of a method whose keys lie in the plane.
+        Keys of a method whose keys are in the plane.
     used : list of ndarray (j,) bool
         Keys that learning had touched after each task; pruning at the end drops the others.
     """

@@ -81,7 +81,7 @@ class EmbeddingStore:
     Parameters
     ----------
     folder : str or Path
-        Of all networks.
+        Folder of all networks.
     network : mapping, JSON-able
         Everything except the image that determines a row: another network never uses these rows.
 

@@ -12,7 +12,7 @@ RESNET, DINO, CLIP = (BACKBONES[name] for name in ("resnet50_imagenet", "dino_re
 RESNET_V1 = BACKBONES["resnet50_imagenet_v1"]
 
 
-# the table
+# the registry
 
 
 def test_records_stand_under_their_own_ids():
@@ -43,7 +43,7 @@ def test_a_record_goes_through_json(record):
 )
 def test_every_layer_of_a_record_has_the_width_that_it_says(record, layer):
     side = record.fixed_input_size or 224
-    with torch.device("cpu" if record.library == "open_clip" else "meta"):  # open_clip moves what it builds
+    with torch.device("cpu" if record.library == "open_clip" else "meta"):  # open_clip moves the models that it builds
         network = Tapped(build_network(record), record.library, layer).eval()
         assert network(torch.zeros(2, 3, side, side)).shape == (2, record.layers[layer])
 
@@ -113,7 +113,7 @@ def test_published_sides_are_kept(record, edge, mode):
 
 @pytest.mark.parametrize("record", BACKBONES.values(), ids=list(BACKBONES))
 def test_every_pixel_is_scaled_to_the_bits_that_torchvision_gives(record):
-    """All 256 values in all three channels, so that no image can come out otherwise."""
+    """An image with all 256 values in all three channels, which covers every possible pixel."""
     from torchvision.transforms import Compose, Normalize, ToTensor
 
     side = record.fixed_input_size or (224 if record.id == "clip_vit_b32" else 32)

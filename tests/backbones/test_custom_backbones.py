@@ -16,7 +16,7 @@ from pipeline.config.embeddings import InlineBackbone
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch, tmp_path):
-    """Weights are nowhere on this machine, and whoever looks for them elsewhere fails."""
+    """A machine without weights, where every search elsewhere fails."""
 
     def refuse(*arguments, **options):
         raise AssertionError("a connection was tried")

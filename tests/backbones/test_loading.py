@@ -144,7 +144,7 @@ def test_no_weights_at_all_are_refused():
 
 
 def swav_parameters():
-    """Count the parameters that a ResNet50 of doubled planes must have, from its published table alone."""
+    """Count the parameters of a ResNet50 with doubled planes, from its published table alone."""
     counts, width_in = {"stem": 3 * 128 * 7 * 7 + 2 * 128}, 128
     for layer, (planes, blocks) in enumerate([(128, 3), (256, 4), (512, 6), (1024, 3)], start=1):
         for block in range(blocks):
@@ -184,7 +184,7 @@ def test_swav_has_the_names_and_strides_of_a_resnet50():
 
 
 def published(network, path, *, prefix="", without=(), extra=None):
-    """Write a network's weights as its publisher does, and read them back."""
+    """Write a network's weights in its publisher's layout, and read them back."""
     state = {prefix + name: t for name, t in network.state_dict().items() if not name.startswith(without or "\0")}
     state |= extra or {}
     if path.suffix == ".safetensors":
@@ -197,7 +197,7 @@ def published(network, path, *, prefix="", without=(), extra=None):
 
 
 def settled(network):
-    """Give batch norms statistics that a wrong mode or a lost buffer would betray."""
+    """Give batch norms statistics that reveal a wrong mode or a lost buffer."""
     generator = torch.Generator().manual_seed(5)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""Without a network every missing weight tells where to get it, where it is looked for and how to place it, at once."""
+"""Offline, missing weights raise an immediate error with their address, the searched folders and where to put them."""
 
 import contextlib
 import functools
@@ -17,12 +17,12 @@ LIBRARY = {
     "timm": ({"model": "mobilenetv3_small_050", "weights": "lamb_in1k"}, "avgpool", 64),
     "open_clip": ({"model": "RN50-quickgelu", "weights": "openai"}, "projected", 224),
 }
-KINDS = [name for name in BACKBONES if name != "efficientnet_lite0"] + list(LIBRARY)  # its weights are installed
+KINDS = [name for name in BACKBONES if name != "efficientnet_lite0"] + list(LIBRARY)  # installed with a package
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch, tmp_path):
-    """A machine without weights, whose every look-up of a name fails; returns the names that were asked for."""
+    """A machine without weights, on which every host look-up fails; returns the requested names."""
     asked = []
 
     def fail(host, *arguments, **options):
@@ -74,7 +74,7 @@ def test_the_command_of_the_message_makes_the_file_be_found(record, tmp_path, mo
     command = re.search(r"`(mkdir -p .*? && mv .*?)`", str(caught.value))[1]
     (tmp_path / record.weights_file).write_bytes(b"")
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    refused = pytest.raises(ValueError, match="has sha256 e3b0c442")  # that of an empty file
+    refused = pytest.raises(ValueError, match="has sha256 e3b0c442")  # the digest of an empty file
     with refused if record.sha256 else contextlib.nullcontext():
         assert find_weights(record).is_file()
 
@@ -83,7 +83,7 @@ def test_the_command_of_the_message_makes_the_file_be_found(record, tmp_path, mo
 @pytest.mark.parametrize("offline", [True, False])
 def test_a_download_that_is_allowed_but_impossible_is_one_error_soon(record, no_network, monkeypatch, offline):
     waited = []
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waited.append)  # between tries of its own
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waited.append)  # between its own retries
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setenv("DKVB_ALLOW_DOWNLOAD", "1")
     with pytest.raises(OSError, match=r"could not be downloaded \(.*\); expected .* at https://.*mkdir -p ") as caught:

@@ -26,7 +26,7 @@ class Source:
 
 @pytest.fixture(autouse=True)
 def homes(tmp_path, monkeypatch):
-    """Folders for weights with nothing in them, and no way to download."""
+    """Empty folders for weights, and no way to download."""
 
     def refuse(*arguments, **options):
         raise AssertionError("a download was tried")
@@ -197,7 +197,7 @@ def test_safetensors_are_read(tmp_path):
 
 
 class Malice:
-    """Makes a folder when a pickle of it is read by an unguarded reader."""
+    """Creates a folder when an unguarded reader loads its pickle."""
 
     def __init__(self, target):
         self.target = target

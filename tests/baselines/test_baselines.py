@@ -1,4 +1,4 @@
-"""Baselines: as one would compute them by hand, or as scikit-learn does."""
+"""Baselines agree with explicit computations and with scikit-learn."""
 
 import copy
 import pickle
@@ -36,7 +36,7 @@ RIDGE = [RandomProjectionRidge(64, random_state=0), RandomProjectionRidge(64, 2.
 FLY = [RandomProjectionRidge(90, random_state=0, projection="sparse", density=0.3, top_share=0.3)]
 CLASSWISE = [ClasswiseLDA(), ClasswiseLDA((0.2, 0.2, 0.2), normalize=True)]
 FOURIER = [RandomFourierDiscriminant(80, gamma=0.02, random_state=0)]
-WIDE = [  # wider than they get rows: these are their state
+WIDE = [  # more features than rows, so the rows are the state
     RandomProjectionRidge(320, random_state=0),
     RandomFourierDiscriminant(320, gamma=0.5, shrinkage=0.3, normalize=True, random_state=0),
 ]
@@ -50,7 +50,7 @@ CHOSEN = {"alpha": "alpha_", "shares": "shares_", "shrinkage": "shrinkage_"}
 
 @pytest.fixture
 def many():
-    """Embeddings (900, 12), float64, of classes 0…4 in unequal numbers, that overlap; features of unequal spread."""
+    """Embeddings (900, 12), float64, of overlapping classes 0…4 of unequal sizes; features have unequal spreads."""
     rng = np.random.default_rng(5)
     y = rng.choice(5, size=900, p=[0.1, 0.15, 0.2, 0.25, 0.3])
     rows = rng.standard_normal((5, 12))[y] + rng.standard_normal((900, 12)) @ rng.standard_normal((12, 12))
@@ -59,7 +59,7 @@ def many():
 
 @pytest.fixture
 def overlapping(many):
-    """The first 300 of them: the systems of wide models are as large as the rows are many."""
+    """The first 300 rows, because the systems of wide models have one unknown per row."""
     return many[0][:300], many[1][:300]
 
 
@@ -497,7 +497,7 @@ def test_how_usual_a_sample_is_does_not_depend_on_a_class_that_was_declared_but_
 
 
 def same(one, other, X, rtol=1e-6):
-    """Whether two models hold and say the same, up to rounding."""
+    """Check that two models have the same state and predictions, up to rounding."""
     np.testing.assert_allclose(one.class_counts_, other.class_counts_)
     np.testing.assert_allclose(one.sums_, other.sums_, rtol=rtol, atol=1e-8)
     if hasattr(one, "_choose"):

@@ -1,4 +1,4 @@
-"""The reader: whatever was asked for is what was written, in any process, or there is an error that helps."""
+"""The reader returns exactly what was written, in any process, or raises a helpful error."""
 
 import json
 import multiprocessing
@@ -218,7 +218,7 @@ def test_a_whole_cache_is_verified_split_by_split():
 
 def test_verifying_reads_every_block(damaged):
     with open_cache(damaged):
-        pass  # the structure is whole
+        pass  # the structure is intact
     with pytest.raises(OSError, match=r"damaged\.h5.*rows 8 to 11 of train/embeddings"):
         verify_cache(damaged)
 

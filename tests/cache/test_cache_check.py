@@ -1,4 +1,4 @@
-"""The check in another process: a file that makes HDF5 hang or crash costs that process, not the caller."""
+"""The check in another process: a file that makes HDF5 hang or crash ends that process, not the caller."""
 
 from pathlib import Path
 

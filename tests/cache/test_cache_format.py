@@ -1,4 +1,4 @@
-"""The format: old files stay readable, and damage of any kind is noticed before it becomes a wrong number."""
+"""The format: old files stay readable, and any damage is detected before it leads to wrong numbers."""
 
 import random
 import re
@@ -23,7 +23,7 @@ N_CUTS = 20
 
 @pytest.fixture
 def small(tmp_path):
-    """A small cache of its own for a test to damage."""
+    """A separate small cache that a test may damage."""
     path = tmp_path / "small.h5"
     path.write_bytes(V1.read_bytes())
     return path
@@ -331,7 +331,7 @@ INCONSISTENT = {
 @pytest.mark.parametrize("case", INCONSISTENT)
 def test_a_file_whose_parts_do_not_fit_each_other_is_refused_though_its_digest_is_right(small, case):
     change, message = INCONSISTENT[case]
-    if case == "list":  # no digest can be made of it
+    if case == "list":  # its digest cannot be computed
         with h5py.File(small, "r+") as file:
             change(file)
     else:

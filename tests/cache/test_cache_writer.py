@@ -1,4 +1,4 @@
-"""The writer: the same content gives the same bytes, and what must not be stored leaves the old file as it was."""
+"""The writer: the same content gives the same bytes, and refused content leaves the old file unchanged."""
 
 import os
 import signal
@@ -44,12 +44,12 @@ write_cache(sys.argv[1], small_cache.header(), {"train": small_cache.rows("train
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Check what was written in this process: starting another takes a while."""
+    """Verify files in this process, because starting another one takes a while."""
     monkeypatch.setattr(cache_writer, "check_in_child", check_everything)
 
 
 def refused(path, match, splits=None, **changes):
-    """Writing raises, and both the old file and the folder stay as they were."""
+    """Check that writing raises, and that the old file and the folder stay unchanged."""
     path.write_bytes(b"old")
     with pytest.raises(ValueError, match=match):
         write_cache(path, header(**changes), splits if splits is not None else {"train": rows("train")})
@@ -243,7 +243,7 @@ def test_killed_while_writing_leaves_no_file_and_no_neighbour_that_is_taken_for_
     assert neighbour.name.startswith(".a.h5.")
     assert neighbour.suffix == ".part"
     assert list(tmp_path.glob("*.h5")) == []
-    if moment == "block":  # at the other moment everything is in it, and only the check is missing
+    if moment == "block":  # at the other moment the file is complete, and only the check is missing
         with pytest.raises(OSError, match="damaged or incomplete"):
             open_cache(neighbour)
     write_small(path)
@@ -294,7 +294,7 @@ def test_parts_of_killed_writers_are_removed_and_those_of_living_ones_stay(quick
 
 @pytest.mark.parametrize("fail", ["write", "truncate"])
 def test_a_full_disk_is_told_by_its_own_error_and_leaves_the_old_file(quick, tmp_path, monkeypatch, fail):
-    """HDF5 alone would raise something else, and crash the process at its end."""
+    """HDF5 alone would raise another error, and crash the process when it ends."""
     calls, usual = [], cache_writer.Sink._try
 
     def disk(sink, call, argument):

@@ -1,4 +1,4 @@
-"""A cache made elsewhere is taken in whole, byte for byte, or not at all."""
+"""A cache made elsewhere is copied byte for byte, or not at all."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Embeddings that come from elsewhere and go elsewhere: nothing is lost, nothing is guessed, no code is run."""
+"""Import and export of embeddings lose nothing, guess nothing and run no code."""
 
 import hashlib
 import pickle
@@ -29,13 +29,13 @@ NAMES = np.array(["ant", "bee", "cat"])
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Check what was written in this process: starting another takes a while."""
+    """Verify files in this process, because starting another one takes a while."""
     monkeypatch.setattr(cache_writer, "check_in_child", check_everything)
 
 
 @pytest.fixture
 def files(tmp_path):
-    """The same twelve rows in every kind of file that needs no more than NumPy and torch."""
+    """The same twelve rows in every kind of file that needs only NumPy and torch."""
     np.save(tmp_path / "X.npy", X)
     np.save(tmp_path / "y.npy", Y)
     np.save(tmp_path / "names.npy", NAMES[Y])
@@ -50,7 +50,7 @@ def run(*arguments):
 
 
 def import_(folder, *arguments, **files):
-    """Import files of a folder by their options; returns the exit code."""
+    """Import files of a folder with some options; return the exit code."""
     options = [part for option, value in files.items() for part in (f"--{option.replace('_', '-')}", folder / value)]
     return run("import", *options, "--backbone", "mine", "--output", folder / "out/a.h5", *arguments)
 
@@ -198,7 +198,7 @@ def test_brain_floats_are_widened(files):
 
 
 class Malice:
-    """Makes a folder when a pickle of it is read by an unguarded reader."""
+    """Creates a folder when an unguarded reader loads its pickle."""
 
     def __init__(self, target):
         self.target = target
@@ -444,7 +444,7 @@ def test_a_large_npy_is_read_block_by_block(files, monkeypatch):
     np.testing.assert_array_equal(read(files)[0], X)
 
 
-# as a user calls it
+# from the command line
 
 
 def test_import_runs_from_the_command_line_and_says_one_line(files):
@@ -463,7 +463,7 @@ def test_debug_may_stand_after_the_verb(files):
         import_(files, "--debug", embeddings="gone.npy")
 
 
-# what a file does hold
+# messages about the content of a file
 
 
 def test_a_checkpoint_of_tensors_and_other_things_gives_what_is_named(files):

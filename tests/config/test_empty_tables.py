@@ -1,4 +1,4 @@
-"""`dvc repro` ends well whatever tables of params.yaml are missing or empty, and whatever ids are called."""
+"""`dvc repro` succeeds with any missing or empty tables in params.yaml, and with any valid ids."""
 
 import re
 
@@ -23,7 +23,7 @@ TABLES = {
 
 
 def project(folder, tables):
-    """A project that starts from embeddings, with these tables, or this text, as settings."""
+    """Set up a project that starts from embeddings, with these tables or this text as settings."""
     copy_project(folder, tables if isinstance(tables, dict) else {})
     if isinstance(tables, str):
         (folder / "params.yaml").write_text(tables, encoding="utf-8")
@@ -34,7 +34,7 @@ def project(folder, tables):
 
 
 def ran(folder):
-    """Reproduce, and return the stages that ran."""
+    """Run ``dvc repro``, and return the stages that ran."""
     return re.findall(r"Running stage '(\S+)'", call(folder, "dvc", "repro"))
 
 

@@ -19,7 +19,7 @@ def shipped():
 
 @pytest.fixture
 def tree(shipped):
-    """The shipped settings, defaults in place."""
+    """The shipped settings, with defaults filled in."""
     return with_defaults(copy.deepcopy(shipped))
 
 
@@ -246,7 +246,7 @@ def test_a_misspelling_in_the_real_settings_is_named_with_the_nearest_name(tmp_p
         load_params(tmp_path / "params.yaml")
 
 
-# a network that is described
+# described networks
 
 
 FILE = {"library": "torchvision", "model": "mobilenet_v2", "weights": "../weights/trunk.safetensors"}
@@ -404,7 +404,7 @@ def test_an_unknown_reference_offers_both_tables(tree, load):
         load(tree)
 
 
-# what YAML means to two readers
+# YAML that two readers interpret differently
 
 ALONE = "datasets:\n"
 

@@ -1,6 +1,7 @@
-"""Write avalanche_metrics.json: what Avalanche's metric plugins say of a small stream, beside the accuracies they saw.
+"""Write avalanche_metrics.json: the results of Avalanche's metric plugins for a small stream, and their input
+accuracies.
 
-Run once, in an environment with ``avalanche-lib`` (0.6.0), which the project itself does not need:
+Run it once, in an environment with ``avalanche-lib`` (0.6.0), which the project itself does not need:
 
     python tests/data/avalanche_metrics.py
 """
@@ -20,7 +21,7 @@ N_TASKS = 4
 
 
 def draw(generator, n):
-    """Points of eight classes in the plane, two classes a task, that overlap."""
+    """Return points of eight overlapping classes in the plane, two classes per task."""
     labels = torch.arange(8).repeat(n)
     angles = labels * torch.pi / 4
     centres = torch.stack([angles.cos(), angles.sin()], dim=1)
@@ -46,7 +47,7 @@ def case(name, learning_rate, epochs):
         criterion=torch.nn.CrossEntropyLoss(),
         train_mb_size=20,
         train_epochs=epochs,
-        eval_every=0,  # forward transfer asks for evaluations around training
+        eval_every=0,  # forward transfer requires evaluations before and after training
         evaluator=plugin,
     )
     found = [strategy.eval(benchmark.test_stream)]

@@ -70,7 +70,7 @@ def test_digits_have_their_known_counts(digits):
 def test_digits_are_split_in_proportion_in_every_class(digits):
     in_test = splits_of(digits) == "test"
     shares = np.bincount(digits.labels[in_test]) / np.bincount(digits.labels)
-    assert np.abs(shares - 0.3).max() < 0.005  # the nearest whole number of about 180 images
+    assert np.abs(shares - 0.3).max() < 0.005  # rounded to integers for about 180 images
 
 
 def test_digits_manifest_has_the_same_bytes_twice(digits, tmp_path):
@@ -280,7 +280,7 @@ def test_no_image_outside_the_root_is_opened(folder, how):
 
 
 def write_cifar(kind, root, monkeypatch, n=4):
-    """Write the files of CIFAR's Python version with a few random images, and let torchvision know their digests."""
+    """Write the files of CIFAR's Python version with a few random images, and register their digests in torchvision."""
     from torchvision.datasets import CIFAR10, CIFAR100
 
     base, key = (CIFAR10, "labels") if kind == "cifar10" else (CIFAR100, "fine_labels")
@@ -352,7 +352,7 @@ def test_an_absent_set_of_torchvision_tells_where_to_get_it(tmp_path, kind):
         build_manifest("c", {"kind": kind, "root": str(tmp_path)})
 
 
-# what is in a folder besides
+# other content of a folder
 
 
 def test_splits_of_any_name_are_those_of_the_manifest(tmp_path):
@@ -443,7 +443,7 @@ def test_an_image_that_is_missing_is_never_skipped(folder):
         images[13]
 
 
-# what could not be read is no corrupt file
+# an unreadable file is not a corrupt file
 
 
 def fail_to_read(monkeypatch, number, *names):
@@ -490,7 +490,7 @@ def test_what_was_read_before_an_error_is_not_read_again(folder, tmp_path, monke
             build_manifest("pets", folder_recipe(folder), tmp_path / "index.json")
     (folder / "ant/a.png").unlink(missing_ok=True)
     fail_to_read(monkeypatch, errno.EIO, "0.png")
-    with pytest.raises(OSError, match=r"bee/0\.png"):  # all of ant is known, although one of them failed
+    with pytest.raises(OSError, match=r"bee/0\.png"):  # ant is known, although one of its files failed
         build_manifest("pets", folder_recipe(folder), tmp_path / "index.json")
 
 
@@ -510,7 +510,7 @@ def test_cifar_that_may_not_be_read_is_not_called_absent(tmp_path, monkeypatch):
         build_manifest("c", {"kind": "cifar10", "root": str(tmp_path)})
 
 
-# one image in two places
+# the same image twice
 
 
 def test_one_image_in_two_splits_is_told_with_both_names(tmp_path):
@@ -563,7 +563,7 @@ def test_a_file_name_that_is_not_text_is_refused(folder):
 def test_a_photograph_is_turned_upright(folder):
     noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     exif = Image.Exif()
-    exif[ORIENTATION] = 6  # to be shown turned by 90° clockwise
+    exif[ORIENTATION] = 6  # displayed rotated by 90° clockwise
     Image.fromarray(noise).save(folder / "ant" / "turned.png", exif=exif)
     manifest = build_manifest("pets", folder_recipe(folder))
     image = open_images(manifest)[manifest.sample_ids.index("ant/turned.png")]

@@ -1,4 +1,4 @@
-"""Files are known again by size, times and place, and read again where anything of it changed."""
+"""Files are recognised by size, times and place, and read again if any of these changed."""
 
 import errno
 import hashlib
@@ -30,7 +30,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def look(tmp_path, monkeypatch):
-    """Ask a new index of the same file for digests, a minute from now; returns them and what was read."""
+    """Query a new index of the same file for digests, a minute later; return them and the files that were read."""
     usual = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: usual() + 60 * 10**9)
 
@@ -62,12 +62,12 @@ def test_a_changed_file_is_read_again_even_with_its_old_size_and_time(file, look
 
 
 def test_a_file_changed_just_now_is_not_trusted(file, tmp_path):
-    """Within one tick of the clock it could change again and keep its times."""
+    """Within one clock tick, a file could change again and keep its times."""
     file.write_bytes(b"two")
     index = DigestIndex(tmp_path / "index")
     assert index.digest(file, lambda: sha256("two")) == sha256("two")
     index.save()
-    assert len((tmp_path / "index").read_bytes()) == 4  # the checksum of nothing
+    assert len((tmp_path / "index").read_bytes()) == 4  # the checksum of zero records
 
 
 def test_a_file_that_is_gone_is_forgotten(file, look, tmp_path):

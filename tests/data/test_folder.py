@@ -1,4 +1,4 @@
-"""The stage that looks at folders: every change is seen, and nothing changed means the same bytes."""
+"""The stage that checks folders detects every change, and writes the same bytes if nothing changed."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from pipeline.stages import manifest as stage
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A folder of two classes with five images each, an absent one, and the settings that name them."""
+    """A folder of two classes with five images each, a missing folder, and the settings that name both."""
     for name in ("ant", "bee"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for number in range(5):
@@ -159,7 +159,7 @@ def test_a_disk_that_fails_is_one_sentence_and_leaves_the_old_manifest(project, 
     as_ever = getattr(owner, name)
 
     def fail(path, *options):
-        if Path(path).suffix == ".yaml":  # the settings are read as ever
+        if Path(path).suffix == ".yaml":  # the settings are read as usual
             return as_ever(path, *options)
         raise OSError(number, os.strerror(number))
 

@@ -1,4 +1,4 @@
-"""Whatever lies below a folder of images is in a list, or named in an error: nothing is passed over."""
+"""Every entry below a folder of images is in a list or named in an error; none is ignored."""
 
 import errno
 import inspect
@@ -192,7 +192,7 @@ def test_images_of_git_annex_are_read_through_their_links(root):
     assert "ant/3.png" in walk(root).images
 
 
-# what cannot be read
+# unreadable entries
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT])

@@ -1,4 +1,4 @@
-"""Splits are told from classes whatever they are called, or refused in a sentence; what is left out is said."""
+"""Splits and classes are distinguished for all names, or refused in one sentence; omissions are reported."""
 
 import time
 import unicodedata
@@ -11,7 +11,7 @@ from pipeline.data.folder_layout import list_images, split_of
 
 @pytest.fixture
 def put(tmp_path):
-    """Write images, two in each folder named, which may name a file instead."""
+    """Write two images into each named folder, or one image if the name is a file."""
 
     def call(*places):
         for place in places:
@@ -29,7 +29,7 @@ def layout(*splits):
 
 
 def counts(listing):
-    """How many images of which folder are in which split."""
+    """Return the number of images by folder and split."""
     found = {}
     for path, _, split in listing.rows:
         key = (path.split("/")[0], split)
@@ -142,7 +142,7 @@ def test_splits_whose_images_are_all_of_formats_not_read_are_no_classes(put):
     assert "(train/ant/0.heic)" in refusal(root)
 
 
-# classes that are named like splits
+# classes with names of splits
 
 
 @pytest.mark.parametrize("names", [("bus", "train"), ("valid", "invalid"), ("control", "test"), ("dev", "prod")])
@@ -203,7 +203,7 @@ def test_two_spellings_of_an_image_are_two_images(put):
     assert len(list_images("pets", root).rows) == 4
 
 
-# what is left out
+# omissions
 
 
 def test_everything_that_is_left_out_is_counted_and_named(put):

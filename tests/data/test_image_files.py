@@ -1,4 +1,4 @@
-"""Image files: any kind becomes upright RGB, and a file is read again only when it may have changed."""
+"""Image files: every format becomes upright RGB, and a file is read again only if it may have changed."""
 
 import errno
 import io
@@ -111,7 +111,7 @@ def test_sixteen_bits_of_either_byte_order_keep_their_upper_half(tmp_path, suffi
     mode = "I;16" if order == "<" else "I;16B"
     image = Image.frombytes(mode, (4, 1), deep.tobytes())
     if suffix == "png" and order == ">":
-        image = Image.fromarray(deep.astype("<u2"))  # PIL writes PNG from this order alone
+        image = Image.fromarray(deep.astype("<u2"))  # PIL writes PNG only from this byte order
     image.save(tmp_path / f"a.{suffix}")
     with Image.open(tmp_path / f"a.{suffix}") as read:
         assert pixels(to_rgb(read))[0, :, 0].tolist() == [0, 1, 128, 255]
@@ -147,7 +147,7 @@ def test_signed_eight_bits_are_refused():
 
 
 def tiff(pixels, *, sample_format=1, n_bits=16, is_white_zero=False):
-    """Write one row of pixels as the plainest TIFF; pixels may be bytes that are packed already."""
+    """Write one row of pixels as a minimal TIFF; pixels may be packed bytes."""
     content = pixels if isinstance(pixels, bytes) else pixels.tobytes()
     width = len(content) * 8 // n_bits
     order = ">" if not isinstance(pixels, bytes) and pixels.dtype.str.startswith(">") else "<"
@@ -179,7 +179,7 @@ def test_deep_portable_maps_say_themselves_what_white_is(largest):
         assert pixels(to_rgb(image))[0, :, 0].tolist() == [0, 128, 255]
 
 
-# what cannot be read, and what cannot be decoded
+# unreadable files, and files that cannot be decoded
 
 OF_READING = [errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT]
 

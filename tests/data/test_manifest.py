@@ -10,7 +10,7 @@ from pipeline.stages import manifest as stage
 
 @pytest.fixture
 def settings(tmp_path):
-    """A settings file with a small photos entry and a CIFAR-10 that is not there."""
+    """A settings file with a small photos entry and a missing CIFAR-10."""
     tables = {
         "datasets": {
             "photos": {"kind": "photos", "n_crops": 6, "seed": 0},

@@ -1,4 +1,4 @@
-"""Codebook: the frozen half, whose codes are a function of the row alone."""
+"""Codebook: the frozen half, whose codes depend only on the row."""
 
 import numpy as np
 import oracle

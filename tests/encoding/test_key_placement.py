@@ -1,4 +1,4 @@
-"""Keys: placed once, by data alone, in the same place whatever the order of that data."""
+"""Key placement: keys depend only on the data, not on its order."""
 
 import numpy as np
 import oracle

@@ -26,7 +26,7 @@ def test_directions_span_those_of_scikit_learn():
     theirs = LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.1).fit(X, labels).scalings_[:, :2]
     directions = discriminant_directions(X.astype(np.float64), labels)
     outside = theirs - directions @ (directions.T @ theirs)
-    assert np.linalg.norm(outside) < 0.02 * np.linalg.norm(theirs)  # they weigh the overall mean by class sizes
+    assert np.linalg.norm(outside) < 0.02 * np.linalg.norm(theirs)  # it weights the overall mean by class sizes
 
 
 def test_the_space_is_stretched_along_the_directions_and_nowhere_else():

@@ -1,4 +1,4 @@
-"""Nearest keys: exact where exactness means something, the lowest position on ties."""
+"""Nearest keys: exact up to float32 rounding, with ties resolved to the lowest position."""
 
 import numpy as np
 import oracle
@@ -18,7 +18,7 @@ LEVELS = {"_kernel": 0, "_kernel_v3": 3, "_kernel_v4": 4}
 
 @pytest.fixture(autouse=True, params=["torch", *(name + how for how in ("", " boxed", " gridded") for name in KERNELS)])
 def path(request, monkeypatch):
-    """Every promise holds on torch and on every build that this processor runs, with boxes, in a grid and without."""
+    """Run each test with torch and with every build that this processor supports: with boxes, a grid, and neither."""
     name, _, how = request.param.partition(" ")
     kernel = KERNELS.get(name)
     if name != "torch":
@@ -46,7 +46,7 @@ def nearest(heads, keys, n_selected, usable=None):
 
 
 def disagreements(heads, keys, n_selected, usable=None):
-    """Count codes that differ from float64's although no candidate is within 1e-5 (relative) of the best ones."""
+    """Count codes that differ from those in float64 although no candidate is within 1e-5 (relative) of the best."""
     away = np.sort(oracle.distances(heads, keys), axis=2)
     tied = (np.diff(away, axis=2) < 1e-5 * away[:, :, 1:])[:, :, :n_selected].any(axis=2)
     differs = (nearest(heads, keys, n_selected, usable) != oracle.nearest(heads, keys, n_selected)).any(axis=2)
@@ -138,7 +138,7 @@ def test_squared_distances_equal_the_oracle(heads):
 
 @st.composite
 def searches(draw):
-    """Heads (n, c, d), keys (c, j, d), a number to select, and usable keys or None; some keys lie on each other."""
+    """Heads (n, c, d), keys (c, j, d), a number to select, and usable keys or None; some keys coincide."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     n, c, j, d = (draw(st.integers(1, largest)) for largest in (30, 4, 90, 20))
     offset, scale = draw(st.sampled_from([0.0, 100.0])), 10.0 ** draw(st.integers(-6, 6))

@@ -1,4 +1,4 @@
-"""Projection: every head reads its own fixed directions, each row alone."""
+"""Projection: every head reads its own fixed directions, and each row is projected independently."""
 
 import numpy as np
 import oracle

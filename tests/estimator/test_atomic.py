@@ -1,4 +1,4 @@
-"""A call that fails, wherever it fails, leaves an estimator as it was."""
+"""A call that fails at any point leaves the estimator unchanged."""
 
 import copy
 import threading
@@ -13,7 +13,7 @@ from dkvb_estimator import DKVBClassifier
 from dkvb_estimator._atomic import all_or_nothing
 
 SOLVERS = ["joint", "counts", "ridge", "sgd"]
-STEPS = {  # a function that learning passes through, early and late
+STEPS = {  # functions that learning calls early and late
     "projection": "_encoding.codebook.draw_projection",
     "keys": "_encoding.codebook.place_keys",
     "report": "_encoding.codebook.report_keys",

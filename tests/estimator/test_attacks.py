@@ -1,4 +1,4 @@
-"""Files that somebody made to do harm: none runs code, none is unpacked beyond its claim, none reads beyond itself."""
+"""Malicious files cannot run code, unpack beyond their claimed size, or read beyond an array."""
 
 import io
 import json
@@ -28,7 +28,7 @@ REFUSED = "is not a readable model file"
 
 
 class Bomb:
-    """Unpickling this makes a file."""
+    """Unpickling this object creates a file."""
 
     def __reduce__(self):
         return open, ("exploded", "w")
@@ -145,7 +145,7 @@ def test_an_index_of_a_sparse_projection_that_points_outside_is_refused(tmp_path
 
 
 def test_a_sparse_projection_that_says_it_is_all_zero_and_points_on_is_refused(tmp_path):
-    """Scipy looks at no index where the last pointer is 0, and then reads where the others point."""
+    """SciPy checks no index if the last pointer is 0, and then reads wherever the others point."""
     save_model(model(projection="sparse"), tmp_path / "m.npz")
     contents = members(tmp_path / "m.npz")
     array = np.load(io.BytesIO(contents["encoder_._codebook.projection.indptr.npy"]))
@@ -156,7 +156,7 @@ def test_a_sparse_projection_that_says_it_is_all_zero_and_points_on_is_refused(t
 
 @pytest.mark.parametrize("order", "<>")
 def test_a_label_of_signs_that_no_text_has_is_refused(tmp_path, order):
-    """NumPy holds any 32 bits as a sign; Python raises a SystemError where it is to make text of them."""
+    """NumPy accepts any 32 bits as a character; Python raises a SystemError when it converts them to text."""
     save_model(model(), tmp_path / "m.npz")
     labels = np.array([1, 2, 0x110000], f"{order}u4").view(f"{order}U1")
     write(tmp_path / "m.npz", members(tmp_path / "m.npz") | {"_learned.classes.npy": npy(labels)})
@@ -164,7 +164,7 @@ def test_a_label_of_signs_that_no_text_has_is_refused(tmp_path, order):
 
 
 def inside(state, part, **changes):
-    """Change what a header says of a part, which is a list of names and values."""
+    """Change the description of a part, a list of names and values, in a header."""
     return state | {part: {"dict": [*state[part]["dict"], *map(list, changes.items())]}}
 
 
@@ -201,7 +201,7 @@ def test_an_archive_that_unpacks_to_more_than_deflate_can_make_is_refused_unread
     save_model(model(), tmp_path / "m.npz")
     content = bytearray((tmp_path / "m.npz").read_bytes())
     directory = content.index(b"PK\x01\x02")
-    content[directory + 24 : directory + 28] = struct.pack("<I", 2**31)  # the size that the first member claims
+    content[directory + 24 : directory + 28] = struct.pack("<I", 2**31)  # the claimed size of the first member
     (tmp_path / "m.npz").write_bytes(content)
     with pytest.raises(ValueError, match="claim to unpack to"):
         load_model(tmp_path / "m.npz")

@@ -1,4 +1,4 @@
-"""Nothing wrong passes silently: each wrong input ends in an exception of its kind, whose message has three parts."""
+"""Each wrong input raises an exception of the expected type, with a message of three parts."""
 
 import re
 
@@ -37,7 +37,7 @@ def kind_of(name):
 
 
 def what_came(name):
-    """The value in the input's own name, where there is one: its message has to repeat it."""
+    """Return the value in the name of the input, if any: the message must repeat it."""
     _, found, value = name.partition("=")
     return value if found else ""
 

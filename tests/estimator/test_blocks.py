@@ -1,4 +1,4 @@
-"""Lazy input: dask arrays and rows in files, block by block, to the result of the whole."""
+"""Lazy input: dask arrays and rows in files, learned block by block, give the same result as rows in memory."""
 
 import dask
 import dask.array as da
@@ -18,7 +18,7 @@ from dkvb_estimator._values.code_store import CodeStore
 from pipeline.cache import open_cache
 
 RIDGE_TOLERANCE = 1e-4
-"""Of weights that are not whole numbers the sums run in another order."""
+"""Sums of weights that are not integers depend on the order."""
 METHODS = ("decision_function", "predict", "predict_proba", "predict_log_proba", "score_samples")
 OF_ENCODERS = ("transform", "distances")
 
@@ -35,7 +35,7 @@ def model(solver="counts", **settings):
 
 
 def equal_state(one, other):
-    """Both learned the same: keys, counts, ledger and values, bit for bit."""
+    """Check that both learned the same keys, counts, hashes and values, bit for bit."""
     assert encoder_of(one).fingerprint_ == encoder_of(other).fingerprint_
     for name in ("pointers", "classes", "hits"):
         found, expected = (getattr(each._learned.counts, name) for each in (one, other))
@@ -44,7 +44,7 @@ def equal_state(one, other):
     for name in ("hashes", "labels"):
         np.testing.assert_array_equal(*(np.concatenate(getattr(each._learned, name)) for each in (one, other)))
     np.testing.assert_array_equal(one.values_, other.values_)
-    np.testing.assert_allclose(one.temperature_, other.temperature_, rtol=1e-2)  # that of the search for it
+    np.testing.assert_allclose(one.temperature_, other.temperature_, rtol=1e-2)  # the tolerance of the search for it
 
 
 @pytest.mark.parametrize("solver", ["joint", "counts", "ridge"])
@@ -178,7 +178,7 @@ def test_blocks_are_in_memory_one_at_a_time(blobs):
 
 
 class Rows:
-    """An array in a file, as one sees it from outside."""
+    """An array in a file, with the interface of HDF5 data sets."""
 
     def __init__(self, X, chunks):
         self.shape, self.dtype, self.chunks = X.shape, X.dtype, chunks
@@ -383,7 +383,7 @@ def test_iterables_are_refused_where_rows_are_needed(blobs, method):
 
 
 def lazily_wrong(X, y):
-    """Columns that cannot be matched with lazy rows, and what is said of them by their name."""
+    """Columns that do not match lazy rows are refused with a message that begins with their name."""
     lazy = da.from_array(y, chunks=60)
     frame = dd.from_pandas(pd.DataFrame({"label": y}), npartitions=3)
     return {

@@ -1,4 +1,4 @@
-"""Settings that are changed after learning: they take effect at the next call, or are refused by name."""
+"""Settings changed after learning take effect at the next call, or are refused by name."""
 
 import copy
 import pickle

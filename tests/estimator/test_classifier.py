@@ -1,4 +1,4 @@
-"""DKVBClassifier: what it promises beyond scikit-learn's contract, and the defects of older code it avoids."""
+"""DKVBClassifier: guarantees beyond scikit-learn's contract, and the defects of older code that it avoids."""
 
 import copy
 
@@ -26,7 +26,7 @@ def frozen(model):
 
 
 def pooled(model, X):
-    """The oracle's logits for the model's own projection, keys and values."""
+    """Return the oracle's logits for the model's own projection, keys and values."""
     rows = oracle.normalize(X) if model.encoder_.normalize else X
     codes = oracle.nearest(
         oracle.project(rows, encoder_of(model).projection_),
@@ -452,7 +452,7 @@ def test_zero_rows_are_welcome(blobs):
     assert np.isfinite(model.predict_proba(np.zeros((2, 12)))).all()
 
 
-# Errors: what came, what is expected, what to do
+# Errors: what is wrong, what is expected, what to do
 
 
 def test_predicting_before_learning_is_refused(blobs):
@@ -633,7 +633,7 @@ def test_calibrated_probabilities_are_those_of_the_best_temperature(blobs, solve
     before, predicted = model.predict_proba(X[120:]), model.predict(X)
 
     def loss(shares):
-        """Of all rows, and of a sample that may be of any class."""
+        """Return the loss of all rows, plus that of a pseudo-sample of unknown class."""
         return -np.log(shares[np.arange(120), y[120:]]).sum() - np.log(shares).mean()
 
     model.calibrate(X[120:], y[120:])

@@ -1,4 +1,4 @@
-"""A dask cluster of processes: the same result as in one process, whatever happens to a worker."""
+"""A dask cluster of processes gives the same result as one process, even if workers are lost."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from dkvb_estimator import distributed
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # of the cluster's own sockets
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # from the cluster's own sockets
 ]
 RIDGE_TOLERANCE = 1e-4
 SETTINGS = {"n_heads": 32, "n_keys": 64, "key_dim": 6, "max_iter": 5, "random_state": 0}
@@ -35,7 +35,7 @@ def client(cluster):
 
 
 def process_ids(client):
-    """Return the processes of both workers, once both answer: the scheduler lists a killed one for a while."""
+    """Return the processes of both workers once both answer; the scheduler lists a killed worker for a while."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
         answers = client.run(os.getpid, on_error="ignore")
@@ -53,7 +53,7 @@ def rows():
 
 
 def lazily(X, slow=0.0):
-    """Twelve blocks; each takes its time to be made, so that a worker can be lost meanwhile."""
+    """Return twelve blocks that take some time to compute, so that a worker can be lost meanwhile."""
 
     def made(block):
         time.sleep(slow)
@@ -112,14 +112,14 @@ def test_codes_of_a_killed_worker_are_made_again(client, rows):
 
 def test_every_worker_reads_the_keys_once(client, rows):
     X, y = rows
-    model = placed(flat(**SETTINGS, alpha=0.123), X)  # a model that no worker has seen
+    model = placed(flat(**SETTINGS, alpha=0.123), X)  # a model that no worker has read
     client.run(lambda: distributed._read.cache_clear())
     model.partial_fit(lazily(X), y)
     assert set(client.run(lambda: distributed._read.cache_info().misses).values()) <= {0, 1}
 
 
 def test_codes_do_not_travel(client, rows):
-    """What reaches this process of a ridge fit is less than the codes: counts, ledger and values alone."""
+    """A ridge fit transfers less than the codes to this process: only counts, hashes and values."""
     X, y = rows
     model = placed(flat(solver="ridge", **SETTINGS), X)
     model.partial_fit(lazily(X), y)

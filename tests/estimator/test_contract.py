@@ -1,4 +1,4 @@
-"""scikit-learn's own estimator checks, and the habits its users have."""
+"""scikit-learn's own estimator checks, and common uses of its estimators."""
 
 import pickle
 import re
@@ -43,7 +43,7 @@ def small(**settings):
 
 
 def failures(estimator, expected):
-    """Run all of scikit-learn's checks; the warning about a small first batch is ours and meant for users."""
+    """Run all of scikit-learn's checks; our warning about a small first batch is meant for users."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = check_estimator(estimator, on_fail=None, on_skip=None, expected_failed_checks=expected)
@@ -131,7 +131,7 @@ def test_a_pipeline_of_both_halves_with_a_memory_is_the_classifier(frozen, tmp_p
     expected = DKVBClassifier(clone(encoder)).fit(X, y).predict_proba(X)
     step = FrozenEstimator(encoder.fit(X)) if frozen else encoder
     pipeline = make_pipeline(step, DKVBClassifier("precomputed"), memory=str(tmp_path))
-    for _ in range(2):  # from the memory the second time
+    for _ in range(2):  # the second time from the memory
         np.testing.assert_allclose(clone(pipeline).fit(X, y).predict_proba(X), expected, atol=1e-6)
     model = pickle.loads(pickle.dumps(pipeline.fit(X, y)))
     np.testing.assert_array_equal(model.predict_proba(X), pipeline.predict_proba(X))

@@ -1,4 +1,4 @@
-"""Device: arrays become tensors, and derived ones are made once."""
+"""Device: arrays become tensors, and derived tensors are computed once."""
 
 import ast
 import multiprocessing
@@ -122,7 +122,7 @@ WAYS = [("counts", False), ("ridge", True)]
 
 @pytest.fixture(scope="module")
 def forked(elsewhere_timed):
-    """What a new process prints that forks in each way, one after the other."""
+    """Output of a new process that forks in each way, one after the other."""
     printed = elsewhere_timed("".join(FORKED.format(solver=solver, busy=busy) for solver, busy in WAYS))
     return dict(zip(WAYS, printed.splitlines(), strict=True))
 
@@ -147,7 +147,7 @@ def test_every_tensor_that_is_made_names_its_type_and_device(path):
             and getattr(called.value, "id", "") == "torch"
         ):
             named = {keyword.arg for keyword in node.keywords}
-            needed = {"device"} if called.attr == "arange" else {"device", "dtype"}  # whole numbers are int64
+            needed = {"device"} if called.attr == "arange" else {"device", "dtype"}  # integers are int64
             assert needed <= named, f"{path.name}:{node.lineno}"
 
 
@@ -156,7 +156,7 @@ KINDS = [torch.float64, torch.float16, torch.bfloat16]
 
 @pytest.fixture
 def defaults():
-    """Put back what a test sets for the whole of torch."""
+    """Restore the global torch settings that a test changes."""
     kind = torch.get_default_dtype()
     yield
     torch.set_default_dtype(kind)
@@ -164,7 +164,7 @@ def defaults():
 
 
 def everything(X, y, **settings):
-    """Codes, keys and answers of a model that goes through every step."""
+    """Return codes, keys and predictions of a model that runs through every step."""
     model = placed(flat(8, 300, 3, random_state=0, **settings), X, y)
     codes = codes_of(model, X)
     by_codes(model.partial_fit(X[:150], y[:150]), "partial_fit", codes[150:], y[150:]).calibrate(X[::3], y[::3])

@@ -1,4 +1,4 @@
-"""KeyEncoder, the frozen half: scikit-learn's contract, keys from blocks, codes and their encoder, memory, pruning."""
+"""KeyEncoder: scikit-learn's contract, keys from blocks, codes and their encoder, memory, pruning."""
 
 import copy
 import pickle
@@ -283,7 +283,7 @@ def test_a_dask_array_is_placed_and_encoded_as_the_whole(blobs, weighted):
     np.testing.assert_allclose(away, whole.distances(X), rtol=1e-5, atol=1e-6)
 
 
-# Codes know their encoder
+# Codes carry their encoder
 
 
 def test_codes_carry_the_encoder_through_slices_pickles_and_joblib(blobs, tmp_path):
@@ -317,7 +317,7 @@ def test_codes_keep_the_keys_they_were_made_with(blobs):
 
 
 def counted(monkeypatch):
-    """Count encodings and placements of keys."""
+    """Count how often rows are encoded and keys are placed."""
     calls = {"encode": 0, "draw": 0}
     encode, draw = DeviceEncoder.encode, _encoder.draw_codebook
 

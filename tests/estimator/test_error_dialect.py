@@ -1,4 +1,4 @@
-"""Every message says, in this order and in these words: what is wrong; what is expected. What to do."""
+"""Every message has the form: what is wrong; what is expected. What to do."""
 
 import ast
 import inspect
@@ -38,7 +38,7 @@ def lazily(**columns):
     return flat(3, 8, 2).fit(da.from_array(X), **{"y": Y} | columns)
 
 
-MORE = {  # what other tests refuse, and what they say of it: the value, or the shape
+MORE = {  # inputs that other tests refuse, and what their messages contain: the value, or the shape
     "a block without labels": (lambda: KeyEncoder(projection="learned").fit(iter([X])), "block 1"),
     "lazy rows": (lambda: fitted().forget(da.from_array(X), Y), "(30, 6)"),
     "lazy rows of one axis": (lambda: lazily().predict(da.from_array(X[0])), "(6,)"),
@@ -95,7 +95,7 @@ MORE = {  # what other tests refuse, and what they say of it: the value, or the 
 
 
 def names_of_inputs():
-    """Return the names that a message may begin with: arguments of what is public, and settings."""
+    """Return the names that a message may begin with: arguments of public functions, and settings."""
     modules = (dkvb_estimator, baselines, metrics, plotting)
     public = [getattr(module, name) for module in modules for name in module.__all__]
     calls = [call for each in public for call in (each, *(vars(each).values() if inspect.isclass(each) else ()))]
@@ -121,7 +121,7 @@ def assert_dialect(text, names):
 
 
 def refusal(call):
-    """Return what a call raises, and whether this package raises it or a library or the pipeline does."""
+    """Return the exception of a call, and whether this package raises it, rather than a library or the pipeline."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -175,10 +175,10 @@ def test_a_damaged_file_is_told_in_the_dialect(tmp_path):
 
 
 def literal_messages():
-    """Yield the errors and warnings that the package spells out, with … for what is filled in."""
+    """Yield the messages of errors and warnings in the package's source, with … for the parts that are filled in."""
     for path in sorted(PACKAGE.rglob("*.py")):
         if path.parent.name == "_persistence":
-            continue  # reasons, which one message quotes
+            continue  # reasons that a message quotes
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.Call)

@@ -1,4 +1,4 @@
-"""Blocks of features: each has heads of its own, which see nothing else, and a length of its own."""
+"""Blocks of features: each block has its own heads, which read nothing else, and is normalized separately."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from dkvb_estimator import DKVBClassifier, KeyEncoder, load_model, save_model
 RNG = np.random.default_rng(5)
 Y = np.arange(90) % 3
 X = (RNG.standard_normal((90, 9)) + np.eye(9)[Y] * 2).astype(np.float32)
-X[:, 4:] *= 30  # lengths that differ, as those of layers do
+X[:, 4:] *= 30  # different lengths, as for layers
 BLOCKS = (4, 5)
 
 
@@ -131,7 +131,7 @@ def header(path):
 
 
 def test_a_file_without_blocks_does_not_speak_of_them(tmp_path):
-    """So that releases which do not know the setting read it."""
+    """Releases without this setting can then read the file."""
     save_model(classifier(feature_blocks=None).fit(X, Y), tmp_path / "model.npz")
     assert "feature_blocks" not in header(tmp_path / "model.npz")
     assert load_model(tmp_path / "model.npz").encoder_.feature_blocks is None
@@ -142,7 +142,7 @@ def test_forged_blocks_are_refused(tmp_path, wrong):
     path = tmp_path / "model.npz"
     save_model(classifier().fit(X, Y), path)
     forged, n = re.subn(r'"tuple": \[\s*4,\s*5\s*\]', f'"tuple": {wrong}', header(path))
-    assert n == 3  # the parameter of both encoders, and the codebook's
+    assert n == 3  # the parameter of both encoders, and that of the codebook
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:

@@ -1,4 +1,4 @@
-"""What keys are used for: which class wrote to which key, by hand and against dense tables."""
+"""Key usage: which class selected which key, by hand and against dense tables."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def fitted(blobs, **changes):
 
 
 def test_four_samples_by_hand():
-    """One head; class 0 hits key 0 twice and key 1 twice, class 1 hits key 1 once and key 2 three times."""
+    """One head: class 0 hits key 0 twice and key 1 twice, class 1 hits key 1 once and key 2 three times."""
     model = DKVBClassifier(
         KeyEncoder(n_heads=1, n_keys=4, key_dim=1, projection="identity", normalize=False, key_init="sample")
     )

@@ -1,4 +1,4 @@
-"""Labels and weights: what fit accepts stays what it is, in the model and wherever it is kept; the rest is refused."""
+"""Labels and weights that fit accepts stay exact in the model and in files; all others are refused."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ def small(**settings):
 
 
 def survives(model, path):
-    """The model comes back from a file, a pickle and a copy with the same answers."""
+    """Check that the model gives the same predictions after it is saved, pickled and copied."""
     save_model(model, path)
     for twin in (load_model(path), pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         np.testing.assert_array_equal(twin.predict_proba(X), model.predict_proba(X))
@@ -50,7 +50,7 @@ ALL_OF_ONE = [
     for name in KEPT
     for solver in SOLVERS
 ]
-"""All labels with one solver, and one kind of labels with all; the rest of the cross is slow."""
+"""All labels with one solver, and one kind of labels with all solvers; other combinations are marked slow."""
 
 
 @pytest.mark.parametrize(("name", "solver"), ALL_OF_ONE)

@@ -1,8 +1,8 @@
-"""A life of an estimator that nobody chose: whatever happened to it, it is what it learned and did not forget.
+"""Random sequences of calls: an estimator always equals what it has learned and not forgotten.
 
-Hypothesis makes up the life. Beside the model stands plain bookkeeping: a list of the samples that are learned, each
-with the keys that it selected when it came. After every step the model must equal the bookkeeping, what the oracle
-makes of it and, but for ``sgd``, a copy of its keys that learns exactly those samples in one call.
+Hypothesis generates the calls. A simple reference model keeps a list of the learned samples, each with the keys that it
+selected when it arrived. After every step, the estimator must equal the reference model, the values that the oracle
+computes from it and, except for ``sgd``, a copy with the same keys that learns exactly these samples in one call.
 """
 
 import copy
@@ -51,19 +51,19 @@ samples = st.tuples(st.integers(0, N_ROWS - 1), st.sampled_from(LABELS), st.samp
 """A row of the pool, a label, and a weight if the batch has weights."""
 batches = st.lists(samples, min_size=1, max_size=6)
 STEP = {"learning_rate": 30.0, "batch_size": 6, "label_smoothing": 0.1, "clip_norm": 1.0}
-"""A whole batch is one step of ``sgd``, so that its order is nothing that the books must know."""
+"""A whole batch is one step of ``sgd``, so the reference model does not depend on the order within it."""
 subsets = st.lists(st.sampled_from(LABELS), min_size=1, max_size=3, unique=True)
 seeds = st.integers(0, 2**16)
 
 
 def choose(items, seed):
-    """Some of the items, at least one."""
+    """Return a random selection of the items, at least one."""
     rng = np.random.default_rng(seed)
     return [items[i] for i in rng.permutation(len(items))[: rng.integers(1, min(5, len(items)) + 1)]]
 
 
 def snapshot(model):
-    """Everything that a refused call, and storing, must leave as it was."""
+    """Return everything that refused calls and storing must not change."""
     parts = [encoder_of(model).fingerprint_, encoder_of(model).keys_.tobytes(), hasattr(model, "_learned")]
     if parts[-1]:
         parts += [model.classes_.tolist(), model.class_counts_.tolist(), model.key_counts_.tolist()]
@@ -80,17 +80,17 @@ def has_learned(life):
 
 
 def has_learned_little(life):
-    """Before what counts twice counts too often for the books."""
+    """Limit the number of samples, because some merges double it."""
     return has_learned(life) and len(life.books.samples) < 60
 
 
 def has_no_keys_in_use(life):
-    """Before a first sample: a model that forgot all its samples keeps its keys."""
+    """Return whether nothing was ever learned; a model that forgot all its samples keeps its keys."""
     return not hasattr(life.model, "encoder_")
 
 
 class Life(RuleBasedStateMachine):
-    """What all solvers share."""
+    """Rules for all solvers."""
 
     solver, n_selected, codes_dir, remember, tolerance = "counts", 1, None, True, 1e-5
 
@@ -110,7 +110,7 @@ class Life(RuleBasedStateMachine):
         assert snapshot(self.model) == before
 
     def teach(self, call, batch, announced=None, weighted=False, epochs=1):
-        """Let the model learn, and write it down."""
+        """Let the model learn, and record it in the reference model."""
         if has_keys(self):
             call()
         else:
@@ -122,7 +122,7 @@ class Life(RuleBasedStateMachine):
 
     @staticmethod
     def merged(model, other):
-        """Merge two models, which share samples on purpose, and are told so."""
+        """Merge two models that share samples on purpose; ignore the warning about it."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"other shares \d+ of its \d+ samples")
             return model.merge(other)
@@ -135,7 +135,7 @@ class Life(RuleBasedStateMachine):
         self.books.calibration = None
 
     def may_weigh(self, batch):
-        """Where sums are kept, samples weigh one or nothing."""
+        """Return whether the weights of a batch are allowed: if sums are kept, only zero and one."""
         return self.remember or set(weights_of(batch)) <= {0, 1}
 
     # Beginning
@@ -203,7 +203,7 @@ class Life(RuleBasedStateMachine):
         assert kept in (None, encoder_of(self.model).fingerprint_)
         self.write_down(self.books.entries(batch, weighted), epochs=10)
 
-    # What changes nothing that was learned
+    # Calls that do not change the learned state
 
     @precondition(has_keys)
     @rule()
@@ -239,7 +239,7 @@ class Life(RuleBasedStateMachine):
         self.model.calibrate(*self.books.calibration)
         np.testing.assert_array_equal(self.model.predict(POOL), before)
 
-    # What must hold after each step
+    # Invariants after each step
 
     @invariant()
     def keys_are_where_they_were_placed(self):
@@ -258,7 +258,7 @@ class Life(RuleBasedStateMachine):
             expected = self.books.codes
             found = np.stack([self.books.places[c][codes_of(self.model, POOL)[:, c]] for c in range(N_HEADS)], axis=1)
             np.testing.assert_array_equal(found, expected)
-            for sample in self.books.samples:  # keys do not move, and pruning takes none that a sample selected
+            for sample in self.books.samples:  # keys do not move, and pruning removes no key that a sample selected
                 np.testing.assert_array_equal(expected[sample.row], sample.codes)
 
     @invariant()
@@ -286,7 +286,7 @@ class Life(RuleBasedStateMachine):
 
 
 class AdditiveLife(Life):
-    """All but ``sgd``: a function of the samples, whatever the way to them."""
+    """All solvers but ``sgd``: the model depends only on the samples, not on the order of calls."""
 
     rounding = 1e-6
 
@@ -318,7 +318,7 @@ class AdditiveLife(Life):
         missing = Counter(map(Sample.name, entries)) - Counter(map(Sample.name, self.books.samples))
         if missing:
             message = rf"X holds samples that were never learned .* \({missing.total()} of {len(entries)}\)"
-            if not self.remember:  # seen where a key would be left with fewer hits than none
+            if not self.remember:  # detected only if the hits of a key would become negative
                 if {entry.label for entry in entries} <= set(self.books.classes()) and (
                     self.books.times_of_classes(self.books.samples) >= self.books.times_of_classes(entries)
                 ).all():
@@ -342,7 +342,7 @@ class AdditiveLife(Life):
 
     def cross_out(self, gone):
         left, kept = Counter(map(Sample.name, gone)), []
-        for sample in self.books.samples:  # of equal samples it does not matter which one goes
+        for sample in self.books.samples:  # among equal samples it does not matter which one is removed
             if left[sample.name()]:
                 left[sample.name()] -= 1
             else:
@@ -354,7 +354,7 @@ class AdditiveLife(Life):
     @precondition(has_learned)
     @rule(batch=batches, weighted=st.booleans(), announced=st.none() | subsets)
     def merge(self, batch, weighted, announced):
-        """Merge with one that learned something else since the keys were placed."""
+        """Merge with a model that has the same initial keys and learned something else."""
         other = copy.deepcopy(self.books.empty)
         weights = weights_of(batch) if weighted and any(weights_of(batch)) and self.may_weigh(batch) else None
         other.partial_fit(rows_of(batch), labels_of(batch), announced, weights)
@@ -367,7 +367,7 @@ class AdditiveLife(Life):
     @precondition(has_learned_little)
     @rule(batch=batches, turned=st.booleans())
     def merge_with_a_copy_that_learned_more(self, batch, turned):
-        """Pruned or not: then everything counts twice."""
+        """Merge with a copy, pruned or not; all samples then count twice."""
         other = copy.deepcopy(self.model).partial_fit(rows_of(batch), labels_of(batch))
         self.model = self.merged(other, self.model) if turned else self.merged(self.model, other)
         self.write_down(self.books.samples + self.books.entries(batch, False))
@@ -389,13 +389,13 @@ class AdditiveLife(Life):
         if self.books.unweighted() and (self.solver != "counts" or not self.books.rounding):
             np.testing.assert_array_equal(self.model.values_[mask], expected)
         np.testing.assert_allclose(self.model.values_[mask], expected, atol=self.rounding * max(1, abs(expected).max()))
-        # Distances may round otherwise in a narrower codebook, and a temperature is found to within 1e-4.
+        # Distances may round differently in a pruned codebook, and a temperature is found to within 1e-4.
         np.testing.assert_allclose(self.model.temperature_, fresh.temperature_, rtol=1e-3)
         tolerance = 1e-6 if self.solver == "counts" and not self.books.calibration else 1e-3
         np.testing.assert_allclose(self.model.predict_proba(POOL), fresh.predict_proba(POOL), atol=tolerance)
         if (
             encoder_of(self.model)._codebook.origin is None
-        ):  # samples are scored by the nearest of all keys, of which pruning leaves fewer
+        ):  # samples are scored by the nearest of all keys, and pruning removes some
             np.testing.assert_allclose(self.model.score_samples(POOL), fresh.score_samples(POOL), rtol=1e-4)
 
 
@@ -416,13 +416,13 @@ class RidgeLifeInAFile(RidgeLife):
 
 
 class SumsLife(JointLife):
-    """``joint`` with ``remember=False``: sums alone, in which no sample is told apart."""
+    """``joint`` with ``remember=False``: only sums, which do not distinguish samples."""
 
     remember = False
 
 
 class SgdLife(Life):
-    """``sgd``: keys and hits are kept as exactly; values depend on the way, but only where samples hit."""
+    """``sgd``: keys and hits are as exact; values depend on the order of calls, but only for keys with hits."""
 
     solver, n_selected = "sgd", 2
 
@@ -493,7 +493,7 @@ def test_counts_are_a_function_of_the_samples_learned_and_not_forgotten():
 
 @pytest.mark.parametrize("kind", [JointLife, RidgeLife, SumsLife])
 def test_joint_values_are_a_function_of_the_samples_learned_and_not_forgotten(kind):
-    live(kind, 4, 12)  # every read solves anew
+    live(kind, 4, 12)  # every access solves again
 
 
 def test_sgd_keeps_its_keys_and_moves_the_values_that_samples_hit():

@@ -1,4 +1,4 @@
-"""Neighbouring keys share counts: what a key gives away adds up, and only used keys take part."""
+"""Neighbouring keys share counts: the shares of a key sum to one, and only used keys take part."""
 
 import numpy as np
 import oracle

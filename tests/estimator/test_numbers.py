@@ -1,4 +1,4 @@
-"""No finite input makes NaN or infinity, and the same seed gives the same bits on one thread and on two."""
+"""No finite input causes NaN or infinity, and the same seed gives the same bits on one thread and on two."""
 
 import warnings
 
@@ -24,7 +24,7 @@ KINDS = ("normal", "constant columns", "one sample", "one class", "duplicates", 
 
 
 def rows(kind, scale, seed):
-    """Embeddings (n, 6), float32, of one kind at one scale, and their classes."""
+    """Return embeddings (n, 6), float32, of one kind at one scale, and their classes."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(1 if kind == "one sample" else 20, 6))
     y = np.zeros(len(X), int) if kind == "one class" else np.arange(len(X)) % 3
@@ -42,7 +42,7 @@ def rows(kind, scale, seed):
 
 
 def finite(model, X):
-    """What a classifier says of rows, all of it finite."""
+    """Return all outputs of a classifier for some rows, after checking that they are finite."""
     for name in ("decision_function", "predict_proba", "predict_log_proba", "score_samples"):
         if hasattr(model, name):
             assert np.isfinite(getattr(model, name)(X)).all(), name
@@ -126,4 +126,4 @@ def test_the_same_seed_gives_the_same_bits_on_one_thread_and_two(solver):
     np.testing.assert_array_equal(one[3], again[3])
     if solver == "counts":
         np.testing.assert_array_equal(one[3], two[3])
-    np.testing.assert_allclose(one[3], two[3], rtol=1e-5, atol=1e-7)  # sums of sgd and ridge may be cut differently
+    np.testing.assert_allclose(one[3], two[3], rtol=1e-5, atol=1e-7)  # sums of sgd and ridge may be divided differently

@@ -1,4 +1,4 @@
-"""Displays: what they draw, on whose axes, and what they refuse."""
+"""Displays: what they draw, on which axes, and what they refuse."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""``verbose`` shows on stderr how far a long computation is, and changes nothing else."""
+"""``verbose`` shows the progress of long computations on stderr, and changes nothing else."""
 
 import sys
 import threading
@@ -24,7 +24,7 @@ def without_tqdm(monkeypatch):
 
 
 def screen(text):
-    """Return what a terminal shows after a text: a carriage return goes back to the start of the line."""
+    """Return what a terminal shows after some text: a carriage return goes back to the start of the line."""
     lines = [[]]
     column = 0
     for sign in text:
@@ -40,7 +40,7 @@ def screen(text):
 
 
 def tasks(lines):
-    """Return what lines say is done, without how long it took."""
+    """Return the finished tasks that lines report, without their times."""
     return [line.rpartition(" in ")[0] for line in lines.splitlines()]
 
 

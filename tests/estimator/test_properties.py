@@ -1,4 +1,4 @@
-"""Invariants that hold for data and settings nobody chose."""
+"""Invariants that hold for random data and settings."""
 
 import copy
 import dataclasses
@@ -45,7 +45,7 @@ def with_keys(problem, solver):
 
 
 def batches(n, seed):
-    """A random order of n rows, cut at random places."""
+    """A random order of n rows, split at random positions."""
     rng = np.random.default_rng(seed)
     cuts = np.sort(rng.choice(np.arange(1, n), size=min(3, n - 1), replace=False))
     return np.split(rng.permutation(n), cuts)

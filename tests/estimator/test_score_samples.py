@@ -1,4 +1,4 @@
-"""How usual a sample is: minus its Mahalanobis distance to the nearest class."""
+"""``score_samples``: minus the squared Mahalanobis distance to the nearest class."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ PENALTY = 1e-3
 
 
 def direct(model, learned, labels, rows):
-    """Squared distances by explicit matrices, from the coordinates that codes name."""
+    """Return squared distances by explicit matrices, from the coordinates that codes name."""
     prior = model._prior()
     features, tested = (
         (prior.features(codes_of(model, part)) * prior.steps)[:, ~prior.curved] for part in (learned, rows)
@@ -64,7 +64,7 @@ def test_what_is_learned_later_counts():
     assert (after > before).all()
 
 
-@pytest.mark.parametrize("n", [2, 10])  # of two classes, decision_function returns one column
+@pytest.mark.parametrize("n", [2, 10])  # for two classes, decision_function returns one column
 @pytest.mark.parametrize("solver", ["counts", "sgd"])
 def test_solvers_without_a_covariance_give_the_largest_logit(solver, n):
     learned = n > Y

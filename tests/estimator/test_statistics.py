@@ -1,4 +1,4 @@
-"""Forgetting and merging: what the additive state promises, seen through the estimator."""
+"""Forgetting and merging: the guarantees of the additive state, tested through the estimator."""
 
 import copy
 
@@ -19,7 +19,7 @@ def data(seed, n=60, n_classes=3):
 
 
 def started(solver, **settings):
-    """A model with keys from other data and nothing learned."""
+    """Return an untrained model with keys from other data."""
     model = flat(8, 12, 3, solver=solver, n_selected=2, random_state=0, **settings)
     return placed(model, np.random.default_rng(9).standard_normal((80, 6)).astype(np.float32))
 
@@ -103,7 +103,7 @@ def test_an_unknown_class_is_an_error_that_names_the_known_ones():
 def test_merged_models_equal_one_that_learned_all(solver):
     X, y = data(0)
     y = np.array(["a", "b", "c"])[y]
-    first, second = y != "b", y == "b"  # the second brings a class that sorts in between
+    first, second = y != "b", y == "b"  # the second has a class that sorts in between
     merged = started(solver).partial_fit(X[first], y[first]).merge(started(solver).partial_fit(X[second], y[second]))
     assert_same(merged, started(solver).partial_fit(X, y))
 

@@ -1,8 +1,8 @@
-"""The toy, the paper's figure 2: eight classes in the plane, two at a time.
+"""The toy example of the paper's figure 2: eight classes in the plane, two per task.
 
-Gradient heads forget, the bottleneck does not.
+Classifiers trained by gradient steps forget; the bottleneck does not.
 
-Known values of the original code over 1,600 fresh points of all classes after each stage: linear probe and MLP .25
+Known values of the original code over 1,600 fresh points of all classes after each task: linear probe and MLP .25
 every time; one head of 400 keys .25 / .50 / .75 / .99; twenty heads of 20 keys .25 / .50 / .75 / .997.
 """
 
@@ -28,29 +28,29 @@ BOTTLENECKS = {
     "B": {"n_heads": 20, "n_keys": 20, "n_selected": 1, "projection": "gaussian"},
 }
 LAST = {"A": 0.985, "B": 0.99}
-"""Accuracy after the last stage at least."""
+"""Lower bound of the accuracy after the last task."""
 OF_ONE_HEAD = [0.25, 0.5, 0.74, 0.86]
-"""What regression reaches with the four functions of the plane that one head gives it: eight classes are too many."""
+"""Accuracy of the regression with the four functions of a single head, which are too few for eight classes."""
 SOLVERS = {
     "joint": {},
     "ridge": {},
     "counts": {},
     "sgd": {"learning_rate": 0.3, "batch_size": 100, "partial_fit_epochs": 20},
 }
-"""Settings, epochs per stage among them."""
+"""Settings, including epochs per task."""
 SEPARATING = [
     (solver, bottleneck) for solver in SOLVERS for bottleneck in BOTTLENECKS if (solver, bottleneck) != ("ridge", "A")
 ]
 
 
 def draw_toy(seed):
-    """Four stages of 100 samples, each sample's class a fair coin; 1,600 test points; uniform points for the keys."""
+    """Return four tasks of 100 samples, with random classes of the task; 1,600 test points; uniform points for keys."""
     plane = draw_plane(Toy(seed=seed))
     return plane.tasks, (plane.X_test, plane.y_test), plane.key_rows
 
 
 def accuracies(solver, bottleneck, seed, key_init="ema"):
-    """Accuracy over all eight classes after each stage; classes are not announced."""
+    """Return the accuracy over all eight classes after each task; classes are not declared."""
     stages, (X_test, y_test), square = draw_toy(seed)
     shape = BOTTLENECKS[bottleneck] | {"key_dim": 2, "normalize": False, "key_init": key_init}
     model = placed(flat(**shape, **SOLVERS[solver], solver=solver, random_state=seed), square)
@@ -93,7 +93,7 @@ def test_sgd_with_the_papers_keys_reaches_the_same(bottleneck, seed):
 
 
 def layer(n_in, n_out, generator):
-    """Weights and bias of one layer for each seed at once (s, in, out), as torch draws them."""
+    """Return weights and bias of one layer for all seeds (s, in, out), drawn like torch does."""
     shapes, bound = [(len(SEEDS), n_in, n_out), (len(SEEDS), 1, n_out)], n_in**-0.5
     return [torch.empty(shape).uniform_(-bound, bound, generator=generator).requires_grad_() for shape in shapes]
 
@@ -101,7 +101,7 @@ def layer(n_in, n_out, generator):
 @pytest.mark.slow
 @pytest.mark.parametrize(("widths", "learning_rate"), [((2, 8), 0.01), ((2, 32, 8), 0.001)], ids=["probe", "mlp"])
 def test_a_gradient_head_keeps_the_last_stage_alone(widths, learning_rate):
-    """Adam, 1,000 full-batch steps a stage on the plane as it is; as ``Probe`` does without a scale."""
+    """Adam with 1,000 full-batch steps per task on unscaled points, like ``Probe`` without a scale."""
     toys = [draw_toy(seed) for seed in SEEDS]
     generator = torch.Generator().manual_seed(0)
     layers = [layer(*pair, generator) for pair in pairwise(widths)]
@@ -125,7 +125,7 @@ def test_a_gradient_head_keeps_the_last_stage_alone(widths, learning_rate):
         np.testing.assert_array_less(0.24, accuracy)
 
 
-# The stage, with fewer points and steps than it makes by default.
+# The DVC stage, with fewer points and steps than by default.
 
 QUICK = Toy(samples_per_task=40, steps=150)
 

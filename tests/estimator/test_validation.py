@@ -1,4 +1,4 @@
-"""Validation: what is refused, and in which words."""
+"""Validation: what is refused, and with which messages."""
 
 import re
 

@@ -189,7 +189,7 @@ def test_cache_without_test_images_is_refused(tmp_path, paths, capsys):
     assert "expected a split named test" in capsys.readouterr().err
 
 
-# Probes: scikit-learn's networks, trained well on what arrives and on nothing else.
+# Probes: scikit-learn's networks, trained well on each task and on nothing else.
 
 
 @pytest.fixture(scope="module")
@@ -248,12 +248,12 @@ def test_a_probes_scale_comes_from_the_rows_given_and_stays(four_classes):
     mean, deviation = Probe(4, scale=flat).partial_fit(X, y).scale
     np.testing.assert_allclose(mean, flat.mean(axis=0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(deviation[1:], flat[:, 1:].std(axis=0), rtol=1e-5)
-    assert deviation[0] == pytest.approx(0.1 * flat.std(axis=0).mean(), rel=1e-4)  # and does not swamp the others
+    assert deviation[0] == pytest.approx(0.1 * flat.std(axis=0).mean(), rel=1e-4)  # and does not dominate the others
 
 
 @pytest.fixture(scope="module")
 def layered(bench):
-    """The same rows, said to come from two layers, the second of which gives numbers a thousand times as large."""
+    """The same rows, declared as two layers; the numbers of the second are a thousand times as large."""
     factors = np.repeat(np.float32([1, 1000]), [10, 14])
     return replace(bench, X=bench.X * factors, X_test=bench.X_test * factors, feature_blocks=(10, 14))
 
@@ -268,7 +268,7 @@ def test_each_layers_columns_have_unit_length_for_methods_that_want_it(layered, 
 
 
 def test_no_layer_outweighs_another_unless_rows_are_taken_as_they_come(layered, scale):
-    """Streaming LDA of rows whose layers were made unit length by hand says the same."""
+    """Streaming LDA on rows whose layers were scaled to unit length by hand gives the same result."""
     entry = Baselines(**ENTRY | {"methods": ["streaming_lda", "nearest_class_mean", "linear_probe"]})
     found = measure_baselines(entry, layered, scale)
     by_hand = measure_baselines(entry, replace(room.with_unit_blocks(layered), feature_blocks=None), scale)

@@ -1,4 +1,4 @@
-"""What a run says that it can do is measured, and only said where it holds."""
+"""The guarantees of a run are measured, and stated only if they hold."""
 
 import numpy as np
 import pytest

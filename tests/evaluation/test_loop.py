@@ -77,7 +77,7 @@ def test_the_report_has_words_for_every_number_of_a_summary():
 
 
 class Scoring:
-    """Gives every class a score drawn for each row and task; knows a class once it came."""
+    """A method with a random score for each class, row and task; it knows a class once it has arrived."""
 
     n_tasks, classes_ = 0, np.array([], dtype=int)
 
@@ -98,7 +98,7 @@ def test_restricted_accuracy_is_that_of_predictions_among_the_classes_of_tasks_s
     rng = np.random.default_rng(0)
     y, y_test = rng.permutation(np.arange(64) % 8), rng.integers(0, 8, 200)
     y_test[:8] = np.arange(8)
-    # Class 1 comes again in the third task.
+    # Class 1 returns in the third task.
     tasks = [Task(classes, np.flatnonzero(np.isin(y, classes))) for classes in ((5, 2), (0, 1, 7), (1, 3), (4, 6))]
     model = Scoring()
     outcome = feed_then_test(model, tasks, y[:, None], y, y_test[:, None], y_test)
@@ -156,7 +156,7 @@ def meet(given):
 def test_a_stream_meets_the_method_in_batches_each_predicted_before_it_is_learned():
     labels, predicted = meet(bench())
     assert labels.tolist() == [0, 0, 1, 1, 2, 2]
-    # The first batch meets a method that knows nothing; class 1 is new to the second, class 2 to the third.
+    # At the first batch the method knows nothing; class 1 is new in the second batch, class 2 in the third.
     assert predicted.tolist() == [-1] * 6
     assert meet(bench(3))[1].tolist() == [-1, -1, -1, 1, -1, -1]
 
@@ -174,7 +174,7 @@ def test_a_shuffled_stream_leaves_no_class_unknown():
 
 def test_seconds_are_told_per_order_and_per_thousand_rows():
     clock = {"keys": 1.0, "fit": 6.0, "predict": 0.8}
-    # Two orders of two tasks and four test rows are 16 predictions.
+    # Two orders × two tasks × four test rows are 16 predictions.
     assert per_order(clock, bench()) == {"keys": 1.0, "fit": 3.0, "predict_1000": 50.0}
     assert per_order(clock, bench(), n_orders=1, n_tasks=1) == {"keys": 1.0, "fit": 6.0, "predict_1000": 200.0}
 

@@ -56,7 +56,7 @@ def found(paths):
 
 @pytest.fixture(scope="module")
 def baselines(found, paths, tmp_path_factory):
-    """Return the tables of baselines, as the stage before leaves them."""
+    """Return the tables of baselines, as the preceding stage writes them."""
     entry = Baselines(embeddings="own", keys="keys", stream=SETTINGS["stream"], methods=BASELINES)
     with open_cache(paths[1]) as keys, pytest.MonkeyPatch.context() as patch:
         make_few_steps(patch)
@@ -89,10 +89,10 @@ def digits_cache(path):
 
 @pytest.fixture(scope="module")
 def on_digits(tmp_path_factory):
-    """Return the evaluation of a small classifier on scikit-learn's digits, and the numbers of the probes beside it."""
+    """Return the evaluation of a small classifier on scikit-learn's digits, and the metrics of the probes."""
     run = settings(
         keys="own",
-        stream=SETTINGS["stream"] | {"order_seeds": [0], "batch_rows": 120},  # each batch has values solved
+        stream=SETTINGS["stream"] | {"order_seeds": [0], "batch_rows": 120},  # values are solved for each batch
         **with_method({"n_heads": 32, "n_keys": 64}),
     )
     with open_cache(digits_cache(tmp_path_factory.mktemp("digits") / "digits.h5")) as own:
@@ -281,7 +281,7 @@ def test_keys_of_another_backbone_are_refused(tmp_path, paths, capsys):
     assert "Extract both with the same backbone" in capsys.readouterr().err
 
 
-# What is learned, and kept.
+# The model that is learned and kept.
 
 
 def test_learns_the_stream_and_says_what_it_found(found):
@@ -317,7 +317,7 @@ def test_one_epoch_comes_in_batches_and_more_epochs_as_one_task(readers, monkeyp
         room, "learn_codes", lambda m, codes, y, **how: (learned.append(len(y)), learn(m, codes, y, **how))
     )
     measure_run(run, *readers)
-    # With several epochs a second model meets the batches, each predicted before it is learned.
+    # With several epochs a second model predicts each batch before learning it.
     assert learned == calls + ([16, 16, 8] * 2 if epochs > 1 else [])
 
 
@@ -362,7 +362,7 @@ def test_a_file_holds_the_model_that_was_measured(written, paths):
 
 
 def broken_off(run, readers, folder, monkeypatch, task):
-    """Break a run off as it begins to learn a task; return the labels that were learned before."""
+    """Interrupt a run when it begins to learn a task; return the labels learned before."""
     learned, learn = [], room.learn_codes
 
     def break_off(model, codes, y, **settings):

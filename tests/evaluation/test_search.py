@@ -1,4 +1,4 @@
-"""The search stage: what a plain grid search finds, with keys and codes made once."""
+"""The search stage finds the same as a plain grid search, but computes keys and codes only once."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def found(source, **changes):
 
 
 class Plain(ClassifierMixin, BaseEstimator):
-    """What one would write without sharing anything: place keys, fit."""
+    """The same search without sharing anything: place keys, fit."""
 
     def __init__(self, estimator=None, key_rows=None):
         self.estimator, self.key_rows = estimator, key_rows
@@ -172,7 +172,7 @@ def test_the_stage_writes_table_best_and_seconds_the_same_each_time(tmp_path, so
     best = json.loads((tmp_path / "out/pets.json").read_text())
     assert best["best_score"] == float(lines[0]["mean_score"])
     assert best["heat_map"] == {"x": "encoder__n_keys", "y": "solver"}
-    model = make_method(best["best_params"])  # to be copied into a run as it stands
+    model = make_method(best["best_params"])  # the settings can be copied into a run unchanged
     assert model.encoder.n_heads == 6
     assert str(model.encoder.n_keys) == lines[0]["encoder__n_keys"]
     assert set(json.loads((tmp_path / "out/seconds.json").read_text())) == {"keys_and_codes", "fit_and_test"}

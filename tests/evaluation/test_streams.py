@@ -74,7 +74,7 @@ def test_blur_scatters_about_the_share_asked_for():
     labels = np.arange(4000) % 4
     tasks = blurry(labels, 1, 1, blur=0.4)
     away = np.mean([~np.isin(labels[row], task.classes) for task in tasks for row in task.rows])
-    # A scattered row lands in its own task one time in four: 0.4 * 3/4 = 0.3, standard error 0.008.
+    # A scattered row falls into its own task one time in four: 0.4 * 3/4 = 0.3, standard error 0.008.
     assert abs(away - 0.3) < 0.03
 
 

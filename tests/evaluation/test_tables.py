@@ -39,7 +39,7 @@ def test_prequential_rows_say_the_share_right_so_far_after_every_batch():
 def test_confusion_has_one_row_per_true_class():
     found = tables(model=LastTaskOnly).matrices
     assert found["task_classes"] == [["a", "b"], ["c"]]
-    # The method of the last task says −1 for others, written here as class 0.
+    # The method that knows only the last task predicts −1 for others, which is written here as class 0.
     assert found["confusion"]["x"] == [[1, 0, 0], [1, 0, 0], [0, 0, 2]]
     assert found["class_accuracy"]["x"] == [1.0, 0.0, 1.0]
 

@@ -1,4 +1,4 @@
-"""Claims: one process at a time computes a block, and nobody waits for one that has ended."""
+"""Claims: one process at a time computes a block, and no process waits for one that has ended."""
 
 import subprocess
 import sys
@@ -93,7 +93,7 @@ def test_clearing_deletes_the_claims_of_this_extraction_only(tmp_path):
         owner.clear()
         assert not owner.folder.exists()
         assert other.process_of("0")
-        assert not late.claim("1")  # a helper that comes late
+        assert not late.claim("1")  # a helper that starts late
         owner.clear()
 
 

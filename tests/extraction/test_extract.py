@@ -36,11 +36,11 @@ from pipeline.store import SideBySide, image_names
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE, N, N_TEST = 8, 43, 11
-"""43 images: six blocks of eight rows, the last one short; eleven batches of four, the last one padded."""
+"""43 images: six blocks of eight rows, the last one shorter; eleven batches of four, the last one padded."""
 
 
 class Tiny(nn.Module):
-    """Twelve features: the mean of each quarter of an image; can be made to fail or to give NaN."""
+    """A network with twelve features, the mean of each quarter of an image; it can be made to fail or to return NaN."""
 
     def __init__(self):
         super().__init__()
@@ -70,7 +70,7 @@ def manifest(digits):
 
 @pytest.fixture
 def network(monkeypatch, tmp_path):
-    """A tiny network in place of the real one, small blocks, and no second process that checks the cache."""
+    """A tiny network instead of the real one, small blocks, and no second process that checks the cache."""
     tiny = Tiny()
     (tmp_path / "weights.pth").write_bytes(b"weights")
     monkeypatch.setattr(extraction, "load_backbone", lambda record, layers, state: tiny)
@@ -112,14 +112,14 @@ def job(manifest, network, tmp_path):
 
 
 def extract(job, folder, name, **options):
-    """Extract into a cache of its own and return the number of images embedded now, and the cache's sha256."""
+    """Extract into a separate cache; return the number of images embedded now, and the cache's sha256."""
     output = folder / f"{name}.h5"
     computed = extraction.extract(job, output, scratch(folder, name), **({"device": "cpu", "workers": 2} | options))
     return computed.images, hashlib.sha256(output.read_bytes()).hexdigest()
 
 
 def scratch(folder, name):
-    """Return the scratch folder of a cache: each has its own, so that it is computed from nothing the first time."""
+    """Return the scratch folder of a cache: each has its own, so that it is first computed from scratch."""
     return folder / f"scratch of {name}"
 
 
@@ -127,7 +127,7 @@ def blocks(folder):
     return sorted(folder.rglob("*.rows"))
 
 
-# what the cache holds
+# content of the cache
 
 
 def test_every_image_is_embedded_under_its_own_id_and_label(job, network, tmp_path):
@@ -177,7 +177,7 @@ def test_a_finished_extraction_leaves_blocks_of_rows_and_neither_claims_nor_thre
     extract(job, tmp_path, "a")
     left = [path.suffix for path in scratch(tmp_path, "a").rglob("*") if path.is_file()]
     assert left == [".rows"] * 6
-    assert threading.active_count() <= before + 1  # tqdm keeps one monitor
+    assert threading.active_count() <= before + 1  # tqdm keeps one monitor thread
 
 
 @pytest.mark.parametrize(
@@ -215,18 +215,18 @@ def test_lower_precision_is_stored_as_asked(job, tmp_path):
         assert not np.array_equal(full.read("train"), halved.read("train"))
 
 
-# rows that are known
+# known rows
 
 
 def changed(job, rows, **names):
-    """Return the job with some of its rows, in this order, and other names where given."""
+    """Return the job with some of its rows, in this order, and with other names if given."""
     rows = list(rows)
     few = {f: tuple(getattr(job.manifest, f)[r] for r in rows) for f in ("sample_ids", "splits", "digests")}
     return replace(job, manifest=replace(job.manifest, labels=job.manifest.labels[rows], **(few | names)))
 
 
 def both(job, tmp_path, name):
-    """Extract with what cache "a" knows, and from nothing; return the images embedded, and whether bytes agree."""
+    """Extract with the known rows of cache "a" and from scratch; return the images embedded and whether bytes agree."""
     output = tmp_path / f"{name}.h5"
     computed = extraction.extract(job, output, scratch(tmp_path, "a"), device="cpu")
     _, expected = extract(job, tmp_path, f"{name} from nothing")
@@ -275,7 +275,7 @@ def test_what_decides_no_bit_of_a_row_does_not_name_it(job):
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "vit_tiny_patch16_224"])
 @pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
 def test_a_row_has_the_same_bits_at_every_place_of_a_batch(name, compute_dtype):
-    """What the store rests on: a row does not depend on which images were computed with it."""
+    """The store relies on this: a row does not depend on the images computed together with it."""
     import timm
 
     torch.manual_seed(0)
@@ -291,7 +291,7 @@ def test_a_row_has_the_same_bits_at_every_place_of_a_batch(name, compute_dtype):
 
 
 def test_pixels_are_those_that_rules_names():
-    """Raise RULES in extraction/job.py with any change that this test sees: rows of older pixels are not used."""
+    """If a change makes this test fail, raise RULES in extraction/job.py, so that rows of older pixels are not used."""
     deep = Image.fromarray((np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8))
     grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
     prepare = extraction.preprocess(BACKBONES["efficientnet_lite0"], 8)
@@ -306,7 +306,7 @@ def test_progress_says_what_is_known_and_what_is_new(job, tmp_path, capsys):
     assert "[extract digits] 30 known · 13 to compute" in capsys.readouterr().err
 
 
-# going on
+# resuming
 
 
 def test_a_failed_extraction_goes_on_from_its_finished_blocks(job, network, tmp_path):
@@ -434,7 +434,7 @@ def test_a_manifest_with_what_is_no_sha256_is_refused(job, tmp_path):
 def test_a_nan_embedding_names_its_sample_and_reaches_neither_cache_nor_store(job, network, tmp_path):
     _, before = extract(job, tmp_path, "a")
     network.shapes.clear()
-    network.nan_at = 4  # its second row is image 13, in the second half of a block
+    network.nan_at = 4  # the second row of the batch is image 13, in the second half of a block
     job.weights.write_bytes(b"others")
     with pytest.raises(
         ValueError, match=r"sample digits/0013 holds NaN or infinity; expected finite numbers.*Get effic"
@@ -471,7 +471,7 @@ def parts_of(job, tmp_path):
 
 
 def compute(job, tmp_path, claims, part):
-    """Finish a part as a helper does."""
+    """Finish a part like a helper."""
     rows = Tiny()(prepared(job, part.rows)).numpy()
     images = image_names(job.manifest.digests)[part.rows]
     claims.finish(part.name, store_of(job, tmp_path).stores[0].add(images, rows, np.zeros(len(rows))))
@@ -509,7 +509,7 @@ def test_the_writer_waits_for_what_a_helper_has_begun(job, network, tmp_path):
         assert not (tmp_path / "a.h5").exists()
         compute(job, tmp_path, helper, part)
     thread.join(60)
-    assert found == [(N, expected)]  # by both together
+    assert found == [(N, expected)]  # by both processes together
     assert len(network.shapes) == 11 - 2
 
 
@@ -541,10 +541,10 @@ def test_a_helper_of_one_who_makes_the_cache_anew_helps(job, tmp_path):
 
 
 def test_a_helper_whose_parent_was_killed_begins_no_more(job, network, tmp_path, monkeypatch):
-    # the number that a process has for its parent changes when that one ends
+    # the parent id of a process changes when the parent ends
     monkeypatch.setattr(os, "getppid", lambda: 7 if len(network.shapes) < 5 else 1)
     embedded = help_with(job, tmp_path, parent=7, workers=1)
-    assert 3 * 8 <= embedded <= 4 * 8  # what it had begun, and what was being read already, was finished
+    assert 3 * 8 <= embedded <= 4 * 8  # it finished its block and the images being read
 
 
 def test_the_writer_tells_its_own_blocks_from_those_of_helpers(job, tmp_path):
@@ -579,7 +579,7 @@ with Claims({str(scratch(tmp_path, "a") / "extractions")!r}, {header.fingerprint
         thread.start()
         computed = extraction.extract(job, tmp_path / "a.h5", scratch(tmp_path, "a"), device="cpu")
         thread.join()
-    assert computed == extraction.Computed(images=N - 3, blocks=(4, 1))  # the last one was finished before
+    assert computed == extraction.Computed(images=N - 3, blocks=(4, 1))  # the last one was already finished
     assert hashlib.sha256((tmp_path / "a.h5").read_bytes()).hexdigest() == expected
     assert first.name not in rows
 
@@ -589,7 +589,7 @@ with Claims({str(scratch(tmp_path, "a") / "extractions")!r}, {header.fingerprint
 
 @pytest.fixture
 def command(network, manifest, tmp_path, monkeypatch):
-    """Call the stage as a user does; returns its exit code."""
+    """Call the stage like a user; return its exit code."""
     write_manifest(manifest, tmp_path / "digits.jsonl")
     monkeypatch.setenv("DKVB_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("DKVB_DEVICE", "cpu")
@@ -679,7 +679,7 @@ def test_a_helping_command_adds_to_the_store_alone(command, tmp_path, capsys):
 
 @pytest.fixture
 def started(monkeypatch):
-    """Start no process, and list the commands and environments of those that would have been."""
+    """Start no process, and list the commands and environments of those that would be started."""
     commands, ended = [], []
 
     class Process:
@@ -699,7 +699,7 @@ def started(monkeypatch):
 
 def test_more_processes_run_the_same_command_on_the_next_devices(command, started, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # nothing is computed there
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # nothing is computed on these devices
     monkeypatch.setenv("DKVB_DEVICE", "auto")
     monkeypatch.setenv("DKVB_PROCESSES", "4")
     assert command() == 0
@@ -828,7 +828,7 @@ def test_a_missing_image_of_a_folder_is_one_sentence(command, tmp_path, capsys):
     write_manifest(build_manifest("pets", recipe), tmp_path / "digits.jsonl")
     assert command() == 0
     (tmp_path / "pets/bee/2.png").unlink()
-    assert command() == 0  # its row is known, and its bytes are those that the manifest lists
+    assert command() == 0  # its row is known, and its bytes match the manifest
     shutil.rmtree(tmp_path / "scratch")
     assert command() == 1
     assert_one_sentence(capsys, "image bee/2.png is missing in")
@@ -860,7 +860,7 @@ def test_an_image_that_cannot_be_read_stops_the_command_with_one_sentence_and_is
     assert command() == 0
 
 
-# a network that the settings describe
+# a network described in the settings
 
 
 def described(weights, **changes):
@@ -869,7 +869,7 @@ def described(weights, **changes):
 
 @pytest.fixture
 def squeezenet(manifest, tmp_path, monkeypatch):
-    """A checkpoint with random weights, and the stage's command as a user calls it, nothing replaced."""
+    """A checkpoint with random weights, and the real command of the stage, with nothing replaced."""
     from torchvision.models import squeezenet1_1
 
     monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
@@ -1041,26 +1041,26 @@ def test_offline_a_missing_weight_ends_the_command_with_what_to_type(manifest, t
 
 
 class Crew:
-    """One real extraction with its helpers, each of them stopped from outside as soon as it has begun a block."""
+    """A real extraction with helpers, each of which is stopped from outside as soon as it has begun a block."""
 
     def __init__(self, folder, scratch, processes):
         self.main, self.scratch, self.size = start(folder, scratch, processes), scratch, processes
         self.stopped = []
 
     def begun(self):
-        """Return the blocks that are begun and not finished, each with its process."""
+        """Return the unfinished blocks that have been begun, each with its process."""
         claims = {path.stem: path.read_text() for path in self.scratch.rglob("*.claim")}
         return {name: int(text) for name, text in claims.items() if text and " " not in text}
 
     def gather(self):
-        """Return when every process has begun a block, with all of them stopped in the midst of it."""
+        """Wait until every process has begun a block, and stop all of them there."""
         limit = time.monotonic() + 300
         while len(self.stopped) < self.size:
             assert self.main.poll() is None, self.main.stderr.read()
             assert time.monotonic() < limit
             for process in set(self.begun().values()) - set(self.stopped):
                 os.kill(process, signal.SIGSTOP)
-                if process in self.begun().values():  # else it has just finished
+                if process in self.begun().values():  # otherwise it has just finished
                     self.stopped.append(process)
                 else:
                     os.kill(process, signal.SIGCONT)
@@ -1080,7 +1080,7 @@ class Crew:
 
 @pytest.fixture
 def crew(digits, tmp_path, monkeypatch):
-    """Settings, 1,797 digits in eight blocks, a network with random weights; and whoever extracts them."""
+    """Settings, 1,797 digits in eight blocks, a network with random weights, and the extraction of them."""
     from torchvision.models import squeezenet1_1
 
     torch.manual_seed(0)
@@ -1127,7 +1127,7 @@ def test_several_processes_share_one_extraction_and_one_that_is_killed_costs_not
 
 
 def shares(printed, processes):
-    """Return how many blocks each process computed, as the closing line tells."""
+    """Return the number of blocks that each process computed, from the last line of output."""
     found = re.search(r"(\d+) processes computed ([\d, and]+) blocks", printed)
     counts = [int(number) for number in re.findall(r"\d+", found[2])]
     assert int(found[1]) == len(counts)

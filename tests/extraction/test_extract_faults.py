@@ -1,4 +1,4 @@
-"""What no extraction can prevent: it is killed, or the disk is full. What was finished stays, what was there stays."""
+"""Killed extractions and full disks: finished work and existing files are kept."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ N, BLOCK_ROWS = 43, 8
 
 @pytest.fixture
 def run(tmp_path):
-    """Carry out orders one after the other in one folder; see ``faults.py``."""
+    """Carry out orders one after another in one folder; see ``faults.py``."""
 
     def call(*orders):
         command = [sys.executable, str(ROOT / "tests/support/faults.py"), str(tmp_path)]
@@ -39,7 +39,7 @@ def outputs(ended):
 
 
 def remains(folder):
-    """Everything that an extraction should not leave behind."""
+    """Return all files that an extraction should not leave behind."""
     return [path.name for path in folder.rglob("*") if path.suffix in (".part", ".claim", ".gone")]
 
 
@@ -51,7 +51,7 @@ def test_an_extraction_killed_anywhere_goes_on_to_the_same_bytes(run, tmp_path):
     points = sorted(np.random.default_rng(0).choice(np.arange(1, 60), size=20, replace=False).tolist())
     whole, *ended = run({}, *(order for kill in points for order in ({"kill": kill, "fresh": True}, {})))
     assert whole["code"] == 0
-    assert int(said(whole, "operations").split()[1]) > 50  # the points lie all over it
+    assert int(said(whole, "operations").split()[1]) > 50  # the points cover all of it
     finished = set()
     for killed, resumed in zip(ended[::2], ended[1::2], strict=True):
         assert killed["code"] == -9
@@ -73,7 +73,7 @@ def test_killed_again_and_again_it_gets_there(run):
 
 
 def test_a_full_disk_keeps_finished_blocks_and_the_old_output(run, tmp_path):
-    """A block takes about 2,000 bytes here, the cache some thousands more."""
+    """A block takes about 2,000 bytes here, and the cache a few thousand more."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.h5").write_bytes(b"old")
     in_a_block, in_the_cache, after = run({"limit": 300}, {"limit": 3000}, {})

@@ -1,4 +1,4 @@
-"""Batches are embedded in order, while others are read and computed; an error ends everything that was begun."""
+"""Batches are embedded in order while others are read and computed; an error ends all work that was started."""
 
 import threading
 
@@ -16,7 +16,7 @@ SIDE, ROWS, CPU = 8, 4, torch.device("cpu")
 
 
 class Images:
-    """Flat images whose brightness is their row; tells which were read."""
+    """Uniform images whose brightness is their row; records which were read."""
 
     def __init__(self):
         self.read, self.row_was_read = [], [threading.Event() for _ in range(200)]
@@ -109,7 +109,7 @@ def test_a_batch_has_the_same_bits_however_many_threads_compute_it():
 
 
 def test_pixels_are_scaled_where_they_are():
-    """On ``meta``, a device without storage that every machine has: what lies elsewhere cannot be added to it."""
+    """Every machine has ``meta``, a device without storage; tensors of other devices cannot be combined with it."""
     pixels = torch.zeros((2, SIDE, SIDE, 3), dtype=torch.uint8, device="meta")
     assert forward(Mean()).prepare.scale(pixels).device.type == "meta"
 

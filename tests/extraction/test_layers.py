@@ -1,4 +1,4 @@
-"""Several layers in one pass: the columns of each are those of an extraction of that layer alone, to the last bit."""
+"""Several layers in one pass: each layer's columns equal those of extracting it alone, to the last bit."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from pipeline.store import list_networks
 
 N, SIDE = 21, 32
 LAYERS = ["layer1.0.bn1", "layer3", "avgpool"]
-"""Into the first one the network itself writes afterwards, by `relu`."""
+"""The network itself overwrites the first one afterwards, by an in-place `relu`."""
 
 
 def some_of(manifest, rows):
@@ -50,7 +50,7 @@ WIDTHS_FOUND = {}
 
 
 def found_once(*described, find=custom._widths):
-    """Widths of the same layers, which would be found each time by building a network."""
+    """Fix the widths of the layers, which would otherwise be determined by building a network each time."""
     if repr(described) not in WIDTHS_FOUND:
         WIDTHS_FOUND[repr(described)] = find(*described)
     return dict(WIDTHS_FOUND[repr(described)])
@@ -58,7 +58,7 @@ def found_once(*described, find=custom._widths):
 
 @pytest.fixture
 def job(manifest, weights, tmp_path, monkeypatch):
-    """Return a function that makes the job of an entry which reads such layers."""
+    """Return a function that makes the job of an entry with the given layers."""
     monkeypatch.setattr(extraction, "BLOCK_ROWS", 8)
     monkeypatch.setattr(extraction, "BATCH_ROWS", 4)
     monkeypatch.setattr(cache_writer, "check_in_child", lambda path: None)
@@ -87,7 +87,7 @@ def settings(folder, weights, layers, **changes):
 
 
 def extract(job, folder, name, scratch=None):
-    """Extract with a scratch folder, a new one if none is named, and return the cache and the images computed."""
+    """Extract with a scratch folder, by default a new one; return the cache and the number of computed images."""
     path = folder / f"{name}.h5"
     computed = extraction.extract(job, path, folder / (scratch or f"scratch of {name}"), device="cpu")
     return path, computed.images
@@ -117,7 +117,7 @@ def test_each_layers_columns_are_those_of_an_extraction_of_it_alone(job, tmp_pat
 
 
 def test_without_copies_a_layer_that_is_written_into_would_be_another(job, tmp_path, monkeypatch):
-    """What the copies are for: this fails to differ where torchvision begins to copy by itself."""
+    """Show that the copies are needed: this test fails if torchvision starts to copy layers itself."""
     whole, _ = extract(job(LAYERS), tmp_path, "copied")
     monkeypatch.setattr(loading, "_copy_what_is_read", lambda network: None)
     bare, _ = extract(job(LAYERS), tmp_path, "bare")
@@ -140,7 +140,7 @@ def test_a_layer_that_is_added_later_costs_what_is_new_and_gives_the_same_bytes(
     assert extract(job("avgpool"), tmp_path, "one", "shared")[1] == N
     both, n = extract(job(["layer3", "avgpool"]), tmp_path, "both", "shared")
     assert (n, sha256(both)) == (N, sha256(expected))
-    assert read == [["avgpool"], ["layer3"]]  # the known one is not computed again
+    assert read == [["avgpool"], ["layer3"]]  # the known layer is not computed again
     swapped, n = extract(job(["avgpool", "layer3"]), tmp_path, "swapped", "shared")
     assert n == extract(job("layer3"), tmp_path, "other", "shared")[1] == 0
     with open_cache(both) as one, open_cache(swapped) as other:
@@ -150,7 +150,7 @@ def test_a_layer_that_is_added_later_costs_what_is_new_and_gives_the_same_bytes(
 
 
 def test_images_that_lack_different_layers_are_computed_once_each(job, manifest, tmp_path):
-    """Of some images one layer is known, of some the other, of some both or none."""
+    """For some images one layer is known, for some the other, for some both or none."""
     expected, _ = extract(job(["layer3", "avgpool"]), tmp_path, "from nothing")
 
     def some(layers, rows):
@@ -161,7 +161,7 @@ def test_images_that_lack_different_layers_are_computed_once_each(job, manifest,
     both, n = extract(job(["layer3", "avgpool"]), tmp_path, "both", "shared")
     assert (n, sha256(both)) == (N - 4, sha256(expected))
     listed, _ = list_networks(tmp_path / "shared/store")
-    assert [stored.n_rows for stored in listed] == [N, N]  # none was added twice
+    assert [stored.n_rows for stored in listed] == [N, N]  # no row was added twice
 
 
 def test_a_damaged_row_of_one_layer_is_computed_again(job, tmp_path, capsys):
@@ -222,11 +222,11 @@ def test_the_card_names_layers_and_their_columns(job, manifest, weights, tmp_pat
     assert "layers" not in json.loads((tmp_path / "out/a.json").read_text(encoding="utf-8"))
 
 
-# any order of extractions
+# random sequences of extractions
 
 
 class Parts(nn.Module):
-    """Read layers whose numbers follow from an image's pixels alone, and count the rows of each."""
+    """Read layers whose numbers depend only on the pixels of an image, and count the rows of each."""
 
     def __init__(self, layers, rows):
         super().__init__()
@@ -243,7 +243,7 @@ WIDTHS = {"a": 3, "bb": 5, "ccc": 2}
 
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])
 def test_whatever_the_store_knows_a_cache_has_the_bytes_of_one_from_nothing(manifest, tmp_path, monkeypatch, seed):
-    """Extractions of random images and layers, one after the other, with blocks that disappear in between."""
+    """Consecutive extractions of random images and layers, with blocks that disappear in between."""
     rng, rows = np.random.default_rng(seed), []
     (tmp_path / "weights").write_bytes(b"weights")
     monkeypatch.setattr(extraction, "BLOCK_ROWS", 5)
@@ -262,14 +262,14 @@ def test_whatever_the_store_knows_a_cache_has_the_bytes_of_one_from_nothing(mani
         assert sha256(found) == sha256(expected)
         rows.clear()
         assert extract(job, tmp_path, f"{number}", "shared")[1] == 0
-        assert not rows  # nothing was computed that was known
+        assert not rows  # no known row was computed
         blocks = sorted((tmp_path / "shared/store").rglob("*.rows"))
         blocks[rng.integers(len(blocks))].unlink()
 
 
 @pytest.mark.parametrize("layers", [["layer2", "avgpool"], ["avgpool", "layer2"], ["avgpool", "conv1", "layer2"]])
 def test_columns_follow_the_order_of_the_settings(layers):
-    """The network's own order is another: torchvision gives layers as they are computed."""
+    """The order in the network differs: torchvision returns layers in the order of computation."""
     network = resnet18(weights=None).eval()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

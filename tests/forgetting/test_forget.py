@@ -1,4 +1,4 @@
-"""Forgetting reaches every file of a project, all or nothing, and the receipt says what it did not reach."""
+"""Forgetting changes every file of a project or none, and the receipt says what it did not reach."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ NETWORK = {"network": 1}
 
 
 def rows_of(manifest):
-    """Features that follow from an image alone."""
+    """A network whose features depend only on the image."""
     seeds = [int(digest[:12], 16) for digest in manifest.digests]
     return np.array([np.random.default_rng(seed).normal(size=N_FEATURES) for seed in seeds]).astype(np.float16)
 
@@ -80,7 +80,7 @@ def checked_here(monkeypatch):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The project that each test gets a copy of."""
+    """The project of which each test gets a copy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_writer, "check_in_child", lambda path: None)
         return make_project(tmp_path_factory.mktemp("made"))
@@ -92,7 +92,7 @@ def project(made, tmp_path):
 
 
 def make_project(tmp_path):
-    """Digits and photographs with caches, a store, codes, checkpoints, an index of files and models."""
+    """Make a project of digits and photographs with caches, a store, codes, checkpoints, a file index and models."""
     digits = build_manifest("digits", RECIPE)
     few = {field: getattr(digits, field)[:N] for field in ("sample_ids", "labels", "splits", "digests")}
     manifests = [replace(digits, **few), build_manifest("photos", {"kind": "photos", "n_crops": 40, "seed": 0})]
@@ -126,7 +126,7 @@ def contents(folder):
 
 
 def unpacked(folder):
-    """Bytes of every file, those of models unpacked."""
+    """Return the bytes of every file; models are unpacked."""
     found = []
     for path, content in contents(folder).items():
         found.append((path, content))
@@ -372,7 +372,7 @@ class KilledError(BaseException):
 
 
 def kill_at(monkeypatch, point):
-    """End at an operation on files, counted from the first one of a function below."""
+    """Raise an error at a file operation, counted over the functions below."""
     count = [0]
 
     def dying(usual):
@@ -424,7 +424,7 @@ def test_a_deletion_that_ends_anywhere_changed_nothing_or_is_finished(project, t
 
 
 def same(project):
-    """What two projects must agree in: all but the key, what is written with it, and the time."""
+    """Return what must be equal in two projects: everything but the key, what is derived from it, and the time."""
     skipped = ("lock", "key", "list.txt")
     files = {p.relative_to(project): c for p, c in contents(project).items() if p.name not in skipped}
     return {p: hashlib.sha256(c).hexdigest() for p, c in files.items() if "receipts" not in p.parts}
@@ -454,7 +454,7 @@ def test_nothing_is_reproduced_while_a_deletion_is_interrupted(project, monkeypa
     assert not Path("s").exists()
 
 
-# what was forgotten does not come back
+# forgotten samples do not return
 
 
 def test_the_manifest_leaves_them_out_and_the_others_keep_their_splits(project, monkeypatch):

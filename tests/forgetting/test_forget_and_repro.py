@@ -1,4 +1,4 @@
-"""After samples were forgotten, `dvc repro` makes what `forget` left: nothing brings the samples back."""
+"""After `forget`, `dvc repro` produces the same files: nothing brings the samples back."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Several at once: threads that predict, processes that read a cache while it is rebuilt, two runs of one pipeline."""
+"""Concurrency: threads that predict, processes that read a cache while it is rebuilt, two runs of one pipeline."""
 
 import hashlib
 import os
@@ -34,7 +34,7 @@ def test_threads_that_predict_with_one_model_get_what_one_thread_gets(blobs, sol
     X, y = blobs
     model = DKVBClassifier(KeyEncoder(8, 32, 4, random_state=0), solver=solver).fit(X, y)
     expected = DKVBClassifier(KeyEncoder(8, 32, 4, random_state=0), solver=solver).fit(X, y).predict_proba(X)
-    with ThreadPoolExecutor(2) as pool:  # nothing is derived yet: both threads derive it
+    with ThreadPoolExecutor(2) as pool:  # nothing is cached yet: both threads compute it
         results = list(pool.map(lambda _: model.predict_proba(X), range(40)))
     for found in results:
         np.testing.assert_array_equal(found, expected)
@@ -90,7 +90,7 @@ def test_dvc_repro_twice_at_once_ends_with_one_whole_result(tmp_path):
     ended = [finish(process) for process in both]
     codes = [code for code, _ in ended]
     assert 0 in codes, ended
-    for code, text in ended:  # the other one either waited its turn, or was told that it has to
+    for code, text in ended:  # the other run either waited, or was told to wait
         assert code == 0 or "lock" in text.lower() or "busy" in text.lower() or "another process" in text, text
     call(tmp_path, "dvc", "repro", "extract")
     with open_cache(tmp_path / "caches/photos.h5") as reader:

@@ -1,4 +1,4 @@
-"""Faults, for real: processes are killed, disks fill up, folders are closed, files are damaged; nothing is lost."""
+"""Real faults: killed processes, full disks, read-only folders, damaged files. Nothing is lost."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ WORKS = {"extract": "extraction", "run": "a run", "save": "saving a model"}
 
 
 def break_work(kind, how, n):
-    """Run ``break_work.py`` in a folder that other users can reach."""
+    """Run ``break_work.py`` in a folder that other users can access."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         command = [
@@ -65,7 +65,7 @@ def test_a_killed_work_leaves_nothing_broken_and_the_next_run_equals_an_uninterr
     check_tries(kind, tries, "kill -9")
     assert len(tries) == N
     assert sum(each["code"] == -9 for each in tries) > 0.8 * N
-    if kind != "save":  # what was kept in the scratch folder is not done again
+    if kind != "save":  # work kept in the scratch folder is not repeated
         assert min(each["calls_again"] for each in tries) < 0.95 * result["calls"]
         assert sum(each["leftovers"] for each in tries) == 0
 
@@ -176,7 +176,7 @@ def tables_of_baselines(folder, cache):
 
 
 def ending(path, read, damaged, expected):
-    """What reading a damaged file comes to: scratch that is none, or is made again, is as good as an error."""
+    """Return the outcome of reading a damaged file; ignoring or remaking a scratch file is as good as an error."""
     path.write_bytes(damaged)
     try:
         found = read()
@@ -186,7 +186,7 @@ def ending(path, read, damaged, expected):
 
 
 FILES = [a_model, a_checkpoint, a_block_of_the_store, a_file_of_codes, a_manifest, tables_of_baselines]
-CHECKED = FILES[:4]  # those that hold a checksum; DVC's own hash is what vouches for the text files
+CHECKED = FILES[:4]  # files with a checksum; text files rely on DVC's hash
 
 
 @pytest.mark.parametrize("make", FILES, ids=lambda make: make.__name__)
@@ -194,7 +194,7 @@ def test_a_file_cut_at_twenty_lengths_is_never_believed(cache, tmp_path, make):
     (tmp_path / "own").mkdir()
     path, read = make(tmp_path / "own", cache)
     whole, expected = path.read_bytes(), read()
-    lengths = np.linspace(0, len(whole) - 2, 20).astype(int)  # the last byte of a text is the end of its line
+    lengths = np.linspace(0, len(whole) - 2, 20).astype(int)  # the last byte of a text file is its line end
     endings = [ending(path, read, whole[:length], expected) for length in lengths]
     note("caches", f"{make.__name__.replace('_', ' ')} cut short", endings)
     none = dict.fromkeys((a_block_of_the_store, a_checkpoint), "taken for none")

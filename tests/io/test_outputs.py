@@ -1,4 +1,4 @@
-"""What is written to never destroys anything: devices, pipes, links, folders, and what a command reads."""
+"""Writing never destroys devices, pipes, links, folders, or the inputs of a command."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def write(path, text="new"):
 
 @pytest.fixture
 def pipe(tmp_path):
-    """A named pipe, and what came out of it once somebody wrote and closed it."""
+    """A named pipe, and the bytes that were read from it after it was written and closed."""
     path, read = tmp_path / "pipe", []
     os.mkfifo(path)
     reader = threading.Thread(target=lambda: read.append(path.read_bytes()), daemon=True)
@@ -46,7 +46,7 @@ def test_a_pipe_gets_the_bytes_and_stays_a_pipe(pipe):
 
 @pytest.fixture
 def device():
-    """A terminal, and what was written to it; never /dev/null, which a mistake of ours would cost the machine."""
+    """A terminal, and what was written to it; not /dev/null, since a bug would delete it from the machine."""
     master, slave = os.openpty()
     yield Path(os.ttyname(slave)), lambda: os.read(master, 1000)
     os.close(master), os.close(slave)
@@ -100,7 +100,7 @@ def test_a_hard_link_of_what_dvc_has_stored_is_replaced_and_leaves_the_store_alo
 
 
 def test_a_link_that_leads_in_a_circle_a_folder_and_a_socket_are_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the address of a socket is short
+    monkeypatch.chdir(tmp_path)  # the address of a socket must be short
     Path("one").symlink_to("two")
     Path("two").symlink_to("one")
     Path("folder").mkdir()
@@ -125,7 +125,7 @@ def test_a_folder_beside_a_pipe_lies_elsewhere(pipe, tmp_path):
 
 
 def stage(tmp_path, *words):
-    """Run a stage that reads --cache and --params and writes --model and --card, and return its exit code."""
+    """Run a stage that reads --cache and --params and writes --model and --card; return its exit code."""
     files = {"--cache": "cache to read", "--model": "file to write", "--card": "file to write"}
 
     def do(args):
@@ -154,7 +154,7 @@ def test_no_stage_writes_over_what_it_reads(inputs, tmp_path, capsys, name):
         assert said.startswith(f"error: the output {Path(name)} would overwrite what is read from ")
         assert said.endswith("; expected another file. Rename it.\n")
     assert Path("a.h5").read_text() == "a cache"
-    assert not Path("model.npz").exists()  # nothing is half done
+    assert not Path("model.npz").exists()  # nothing was written
 
 
 def test_outputs_that_are_folders_or_named_twice_are_refused_before_anything_is_written(inputs, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Processes beside this one: where each runs, and that none outlives the work."""
+"""Helper processes: the device of each, and that none outlives the work."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Foreign errors become true sentences: what the system cannot do is not called damage, and nothing is cut."""
+"""Errors of libraries become correct sentences: system errors are not called damage, and nothing is cut off."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Text files of every editor: byte order marks, UTF-16, line ends, empty lines."""
+"""Text files as various editors write them: byte order marks, UTF-16, line ends, empty lines."""
 
 import codecs
 import json

@@ -1,4 +1,4 @@
-"""A search that looks only into boxes near a head finds what a scan finds, and is used where it pays."""
+"""A search that visits only the boxes near a head finds the same as a scan, and is used where it pays off."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.skipif(native.KERNEL is None, reason="the package was i
 
 
 def search(rng, n_keys, key_dim, draw, usable=1.0, n_heads=3):
-    """Keys of some heads, as the kernel takes them, and 300 heads drawn alike."""
+    """Return keys of some heads in the kernel's layout, and 300 samples from the same distribution."""
     keys, heads = draw((n_heads, n_keys, key_dim)), draw((300, n_heads, key_dim))
     with np.errstate(over="ignore"):
         half_norms = ((keys.astype(np.float64) ** 2).sum(axis=2) / 2).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What fuzzing once found stays mended, and what it reached is tried again; the kernel is clean under sanitizers."""
+"""Findings of fuzzing stay fixed, inputs of its corpus are run again, and the kernel passes the sanitizers."""
 
 import shutil
 
@@ -24,7 +24,7 @@ def test_patches_change_and_cut_a_file():
 
 
 def test_a_target_sees_a_cache_that_is_believed_and_wrong(monkeypatch):
-    fuzz_cache(b"\0" * 8)  # the whole cache is read first
+    fuzz_cache(b"\0" * 8)  # the intact cache is read first
     content = small_cache()
     place = content.index(b"t4") + 1
     monkeypatch.setattr("pipeline.cache.format.meta_sha256", lambda file: file.attrs["meta_sha256"].decode())

@@ -1,4 +1,4 @@
-"""A search that looks only at the keys of a sample's cell finds what a scan finds, and is used where it pays."""
+"""A search that scores only the keys of a sample's cell finds the same as a scan, and is used where it pays off."""
 
 import platform
 
@@ -18,7 +18,7 @@ NEEDED = {"_kernel": 0, "_kernel_v3": 3, "_kernel_v4": 4}
 
 @pytest.fixture(scope="module", autouse=True)
 def grids_of_any_lists():
-    """Make grids whatever their cells list: scans are no worse where they list nearly everything."""
+    """Build grids even if cells list nearly all keys, where scans are as fast."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "MAX_LISTED", 1)
         yield
@@ -37,7 +37,7 @@ def codes_of(build, problem, arranged=None):
 
 
 def brute_force(problem):
-    """Score every key in float32 as the kernel does where it does not fuse a product with its sum."""
+    """Score every key in float32, like a kernel that does not fuse products with sums."""
     heads, keys, half_norms, centres = problem
     rows, scores = heads - centres, np.broadcast_to(half_norms, (len(heads), *half_norms.shape))
     for u in range(keys.shape[2]):
@@ -47,7 +47,7 @@ def brute_force(problem):
 
 @st.composite
 def problems(draw):
-    """Heads, keys less their centres, half norms and centres: samples near keys of many shapes, on them, far off."""
+    """Heads, centred keys, half norms and centres: samples near keys of many shapes, on keys, and far from them."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     kind = draw(st.sampled_from(["normal", "many ties", "near ties", "clusters", "one point", "a line", "a column"]))
     n, c, d = (draw(st.sampled_from(sizes)) for sizes in ([1, 17, 256, 512, 700], [1, 7, 8, 9, 20], [1, 2, 3]))

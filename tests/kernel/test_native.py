@@ -1,4 +1,4 @@
-"""The compiled kernel is found, chosen by the processor, and not needed."""
+"""The compiled kernel is found, its build is chosen for the processor, and it is optional."""
 
 import logging
 import threading

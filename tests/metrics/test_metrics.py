@@ -9,7 +9,7 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from dkvb_estimator import metrics
 
-# Three tasks; worked out by hand below.
+# Three tasks; the results below are computed by hand.
 R = np.array([[0.9, 0.1, 0.0], [0.95, 0.8, 0.2], [0.5, 0.7, 1.0]])
 
 
@@ -100,13 +100,13 @@ TRUE = np.array([0, 1, 1, 1])
 
 
 def test_confidence_of_four_samples_by_hand():
-    # Two bins: nothing below one half; four samples of mean confidence .75, three of them right.
+    # Two bins: no sample below one half; four samples of mean confidence .75, three of them correct.
     confidence, accuracy, counts = metrics.reliability_curve(SURE, TRUE, n_bins=2)
     assert counts.tolist() == [0, 4]
     assert confidence[1] == pytest.approx(0.75)
     assert accuracy[1] == 0.75
     assert metrics.expected_calibration_error(SURE, TRUE, n_bins=2) == pytest.approx(0.0)
-    # Four bins: .6 and .7 in one, right half of the time; .8 and .9 in the next, always right.
+    # Four bins: .6 and .7 in one, half of them correct; .8 and .9 in the next, all correct.
     assert metrics.expected_calibration_error(SURE, TRUE, n_bins=4) == pytest.approx((0.15 * 2 + 0.15 * 2) / 4)
     assert metrics.brier_score(SURE, TRUE) == pytest.approx(2 * (0.01 + 0.36 + 0.09 + 0.04) / 4)
     assert metrics.negative_log_likelihood(SURE, TRUE) == pytest.approx(-np.log([0.9, 0.4, 0.7, 0.8]).mean())
@@ -131,7 +131,7 @@ def test_certainty_that_is_wrong_has_a_finite_loss():
 
 def test_rejection_of_five_samples_by_hand():
     known, unknown = [1.0, 2.0, 3.0], [2.0, 9.0]
-    # Of six pairs the unknown is stranger in four, and equal in one.
+    # In four of six pairs the unknown sample has the higher score, and in one the scores are equal.
     assert metrics.rejection_auroc(known, unknown) == pytest.approx(4.5 / 6)
     assert metrics.fpr_at_95_tpr(known, unknown) == 0.5
     assert metrics.fpr_at_95_tpr(range(100), [94.0, 94.5]) == 0.5
@@ -168,7 +168,7 @@ def test_labels_probabilities_and_scores_that_make_no_sense_are_refused(call, pr
         call()
 
 
-# What Avalanche's own metric classes say of a stream, computed once; see tests/data/avalanche_metrics.py.
+# Results of Avalanche's own metric classes for a stream, computed once; see tests/data/avalanche_metrics.py.
 AVALANCHE = json.loads((Path(__file__).parents[1] / "data/avalanche_metrics.json").read_text(encoding="utf-8"))
 
 

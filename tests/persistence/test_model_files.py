@@ -1,4 +1,4 @@
-"""Model files: whole, the same bytes for the same model, and unable to run anything."""
+"""Model files: complete, the same bytes for the same model, and unable to run code."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def small(**settings):
 
 @pytest.fixture
 def saved(blobs, tmp_path):
-    """The path of a small fitted model's file."""
+    """The path of the file of a small fitted model."""
     path = tmp_path / "model.npz"
     save_model(small().fit(*blobs), path, {"cache": "abc"})
     return path
@@ -215,7 +215,7 @@ def test_a_truncated_file_is_refused(saved, share):
 
 
 def outcome(path, X, expected):
-    """Return what loading a damaged file comes to: "refused", "harmless", or the surprise."""
+    """Return the outcome of loading a damaged file: "refused", "harmless", or the unexpected error."""
     try:
         same = np.array_equal(load_model(path).predict_proba(X), expected)
     except Exception as error:
@@ -276,7 +276,7 @@ def test_a_model_written_by_version_one_is_read_for_ever():
     path = Path(__file__).parents[1] / "data" / "model_v1.npz"
     model, card = load_model(path), read_card(path)
     expected = np.array(["ant", "bee", "cow"])[np.argmax(card["predict_proba"], axis=1)]
-    np.testing.assert_array_equal(model.predict(card["X"]), expected)  # how likely each is has another formula since
+    np.testing.assert_array_equal(model.predict(card["X"]), expected)  # the formula of probabilities has changed
     np.testing.assert_allclose(model.predict_proba(card["X"]).sum(axis=1), np.ones(5))
     assert encoder_of(model).fingerprint_ == card["fingerprint"]
     assert model.partial_fit(card["X"], ["dog"] * 5).classes_.tolist() == ["ant", "bee", "cow", "dog"]

@@ -1,4 +1,4 @@
-"""``python -m benchmarks accuracy`` reads other people's sets, and says of each unusable file why it is skipped."""
+"""``python -m benchmarks accuracy`` reads users' own sets, and says why it skips an unusable file."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def good():
 
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
-    """No set but those of a folder: the others are not there."""
+    """Hide all sets but those of a folder."""
 
     def missing(*arguments, **options):
         raise FileNotFoundError("the benchmark needs images, which are not there")
@@ -138,7 +138,7 @@ def test_a_wrong_word_is_refused_by_name(words, reason, alone, tmp_path, monkeyp
 
 
 def test_two_classes_have_probabilities_with_every_method(good):
-    """decision_function has one column of two classes; a set of two must not end in an error."""
+    """decision_function has one column for two classes; a set of two classes must not cause an error."""
     kept, tested = good["y"] != "cat", good["y_test"] != "cat"
     data = good["X"][kept], good["y"][kept], good["X_test"][tested], good["y_test"][tested]
     made = accuracy.RandomProjectionRidge(20, normalize=True, random_state=0)

@@ -1,7 +1,7 @@
-"""The method's checklist, line by line, and the defects of its copies, each with a test that would catch it here.
+"""The method's checklist, line by line, and the defects of re-implementations, each with a test that detects it.
 
-Lines and defects are those of the fact sheet: what a Discrete Key-Value Bottleneck must match, and what went wrong in
-earlier re-implementations. Most promises are tested in depth elsewhere; here none is missing.
+Lines and defects are those of the fact sheet: the properties of a Discrete Key-Value Bottleneck, and the errors of
+earlier re-implementations. Most are tested in depth elsewhere; this module is complete.
 """
 
 import copy
@@ -87,7 +87,7 @@ def test_line_1_chunks_must_fill_the_features(blobs):
         placed(small(projection="chunk"), X)
 
 
-# Line 2: the nearest key
+# Line 2: nearest key
 
 
 def test_line_2_ties_go_to_the_lowest_key():
@@ -126,12 +126,12 @@ def test_line_3_logits_are_the_mean_of_the_nearest_values_one_column_a_class(blo
     np.testing.assert_allclose(oracle.pool(codes[:, order], model.values_[order]), logits, atol=1e-5)
 
 
-# Line 4: where values start, and the first step
+# Line 4: initial values, and the first step
 
 
 @pytest.fixture
 def two_heads():
-    """Two heads of keys 0 and 1, the published samples, and where key 0 of each head stands."""
+    """Two heads of keys 0 and 1, the published samples, and the position of key 0 of each head."""
     X = np.float32([[0, 0], [1, 1]])
     options = {"projection": "chunk", "key_init": "sample", "normalize": False, "solver": "sgd", "batch_size": 2}
     model = placed(flat(2, 2, 1, **options, random_state=0), X)
@@ -188,7 +188,7 @@ def test_line_5_with_counts_hits_of_other_keys_keep_every_bit(blobs):
     )
 
 
-# Line 6: what never moves (the encoder: defect 12)
+# Line 6: frozen parts (for the network see defect 12)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -254,7 +254,7 @@ def test_line_7_evaluating_changes_no_counter(blobs, solver):
     np.testing.assert_array_equal(model.class_counts_, classes)
 
 
-# Line 8: where keys are placed
+# Line 8: key placement
 
 
 def test_line_8_moving_averages_equal_the_published_vector():
@@ -277,7 +277,7 @@ def test_line_8_the_mended_start_wastes_few_keys_and_beats_random_samples():
         model = placed(
             small(n_heads=1, n_keys=1024, key_dim=14, projection="gaussian", normalize=False, key_init=name), X
         )
-        # the report of "sample" looks at its 1,024 keys alone: here all look at the same 2,000 rows
+        # the report of "sample" uses only its own 1,024 rows: here all use the same 2,000 rows
         heads = torch.from_numpy((X @ encoder_of(model).projection_[:, 0])[:, None])
         unused[name], error[name] = key_room.report_keys(heads, torch.from_numpy(encoder_of(model).keys_))
         if name != "sample":
@@ -285,10 +285,10 @@ def test_line_8_the_mended_start_wastes_few_keys_and_beats_random_samples():
             assert encoder_of(model).key_report_["quantisation_error"] == pytest.approx(error[name], rel=1e-5)
     assert max(unused["kmeans"], unused["ema"]) <= 0.006
     assert max(error["kmeans"], error["ema"]) < error["sample"] < error["ema-faithful"]
-    assert 0.2 < unused["ema-faithful"] < 0.3  # what the original's order of operations costs
+    assert 0.2 < unused["ema-faithful"] < 0.3  # the cost of the original's order of operations
 
 
-# Line 9: the toy (in full: test_toy.py)
+# Line 9: the toy example (complete in test_toy.py)
 
 
 @pytest.mark.parametrize("solver", ["joint", "counts"])
@@ -312,7 +312,7 @@ def test_line_9_the_toys_classes_are_learned_two_by_two(solver):
 
 @pytest.fixture(scope="module")
 def preset():
-    """The run of the paper's settings on features of DINO."""
+    """The run with the paper's settings on features of DINO."""
     return load_params(ROOT / "examples/paper/params.yaml").run("c10_dino")
 
 
@@ -394,7 +394,7 @@ def test_line_12_counts_depend_on_no_order_of_classes_batches_or_merges(blobs):
         np.testing.assert_array_equal(other.predict_proba(X), whole.predict_proba(X))
 
 
-# Line 13: gradient steps at the paper's dose against plain counting
+# Line 13: gradient steps at the paper's dose, compared with plain counting
 
 
 PIXELS = {"n_heads": 64, "n_keys": 256, "key_dim": 8, "normalize": False}
@@ -402,7 +402,7 @@ PIXELS = {"n_heads": 64, "n_keys": 256, "key_dim": 8, "normalize": False}
 
 @pytest.fixture(scope="module")
 def pixels():
-    """Two estimators with the same keys, codes and labels of 1,200 digits as pixels, 597 digits to test."""
+    """Two estimators with the same keys, codes and labels of 1,200 digits as pixels, and 597 test digits."""
     X, y = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(y))
     X, y = X[order].astype(np.float32), y[order]
@@ -413,7 +413,7 @@ def pixels():
 
 
 def sum_counts(model, codes, y, X):
-    """Learned class counts of each sample's nearest used keys, summed over heads (n, k)."""
+    """Return the learned class counts of each sample's nearest used keys, summed over heads (n, k)."""
     table = np.zeros((64, 256, 10), dtype=np.int64)
     np.add.at(table, (np.arange(64)[None, :], codes[:, :, 0], y[:, None]), 1)
     used = table.sum(axis=2) > 0
@@ -425,7 +425,7 @@ def sum_counts(model, codes, y, X):
 @pytest.mark.parametrize("learning_rate", [0.3, 12.0], ids=["small-dose", "papers-dose"])
 @pytest.mark.parametrize("order", ["by-class", "mixed"])
 def test_line_13_small_steps_in_equal_batches_agree_with_counts(pixels, order, learning_rate):
-    """One pass at 12 is forty at 0.3: a dose of 12 / (20 · 64) = .0094 a sample, the paper's of 2,000 epochs."""
+    """One pass at 12 is forty at 0.3: a dose of 12 / (20 · 64) = .0094 per sample, as in the paper's 2,000 epochs."""
     stepping, counting, codes, y, X_test = pixels
     model = copy.deepcopy(stepping)
     model.set_params(solver_params={"batch_size": 20, "learning_rate": learning_rate})
@@ -437,7 +437,7 @@ def test_line_13_small_steps_in_equal_batches_agree_with_counts(pixels, order, l
     counted = sum_counts(model, codes[learned], y[learned], X_test).argmax(axis=1)
     assert (predicted == counted).mean() >= 0.99
 
-    for smoothing in (10.0, 1.0):  # likelihoods are another rule than sums of counts: rarely hit keys say more
+    for smoothing in (10.0, 1.0):  # unlike sums of counts, likelihoods give more weight to rarely hit keys
         shares = by_codes(copy.deepcopy(counting).set_params(smoothing=smoothing), "fit", codes[learned], y[learned])
         assert (predicted == shares.predict(X_test)).mean() >= 0.98
 
@@ -466,7 +466,7 @@ def test_line_14_the_metric_is_the_mean_over_all_classes_of_their_accuracies():
     found = np.where(truth == 0, 0, np.where(np.arange(100) % 2 == 0, truth, 0))
     expected = np.mean([(found[truth == label] == label).mean() for label in range(4)])
     assert mean_class_accuracy(truth, found) == pytest.approx(expected)
-    assert mean_class_accuracy(truth, np.zeros(100)) == 0.25  # classes not learned yet count, as zero
+    assert mean_class_accuracy(truth, np.zeros(100)) == 0.25  # classes that are not learned yet count as zero
 
 
 # Line 15: round trip
@@ -567,7 +567,7 @@ def test_defect_8_a_chunk_is_several_features_not_one(blobs):
 def test_defect_9_heads_do_not_grow_with_the_number_of_features(n_features):
     X = np.random.default_rng(0).standard_normal((500, n_features)).astype(np.float32)
     keys = encoder_of(placed(small(n_heads=64, n_keys=64, normalize=False, key_init="sample"), X)).keys_
-    assert 0.9 < keys.std() < 1.1  # the data's own deviation is one
+    assert 0.9 < keys.std() < 1.1  # the standard deviation of the data is one
 
 
 def test_defect_10_keys_stand_where_the_data_is(blobs):
@@ -584,7 +584,7 @@ def test_defect_11_keys_never_trained_vote_for_nothing(blobs, solver):
     model = placed(small(solver=solver, n_keys=64, learning_rate=30), X).partial_fit(X[:30], y[:30], classes=range(5))
     rest = model.values_[model.key_counts_ == 0]
     assert len(rest)
-    if solver in ("sgd", "counts"):  # jointly solved values are a function of a key's place, wherever rows were
+    if solver in ("sgd", "counts"):  # jointly solved values depend on a key's position, even without rows
         assert not rest.any()
     logits = model.decision_function(X)
     model = copy.deepcopy(model)
@@ -608,7 +608,7 @@ def test_defect_15_single_precision_fixed_seeds_and_no_ones_home_path(blobs):
 
 @pytest.fixture
 def with_batch_norm(monkeypatch):
-    """A tiny network with a batch norm in place of the real one, and weights that a wrong mode would betray."""
+    """A tiny network with a batch norm instead of the real one, and weights that reveal a wrong mode."""
 
     def build(record):
         generator = torch.Generator().manual_seed(0)
@@ -649,7 +649,7 @@ def test_defect_12_an_embedding_does_not_depend_on_its_batch(with_batch_norm):
 
 
 class Counting(nn.Module):
-    """Twelve features an image; remembers how many images it was given."""
+    """A network with twelve features per image that counts its images."""
 
     def __init__(self):
         super().__init__()
@@ -662,7 +662,7 @@ class Counting(nn.Module):
 
 @pytest.fixture
 def extraction(monkeypatch, tmp_path):
-    """A job of 40 digits through a network that counts, in batches that they fill; where its cache is to be."""
+    """A job of 40 digits in full batches through a counting network, and the path of its cache."""
     network, weights = Counting(), tmp_path / "weights.pth"
     weights.write_bytes(b"weights")
     monkeypatch.setattr(extracting, "load_backbone", lambda record, layers, state: network)

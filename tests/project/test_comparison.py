@@ -1,4 +1,4 @@
-"""The comparison page names tests that exist, and says of scikit-learn what scikit-learn does."""
+"""The comparison page names existing tests, and its statements about scikit-learn are true."""
 
 import ast
 import re

@@ -41,13 +41,13 @@ def test_make_docs_builds_without_a_warning_or_the_network(tmp_path):
         "dkvb_estimator",
         "Makefile",
         "pyproject.toml",
-    ):  # what the build writes stays here
+    ):  # what the build writes stays in this folder
         source = ROOT / name
         ignore = shutil.ignore_patterns("_build", "api", "gallery" if name == "docs" else "__pycache__")
         shutil.copytree(source, tmp_path / name, ignore=ignore) if source.is_dir() else shutil.copy(source, tmp_path)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
         "OMP_NUM_THREADS": "1",
-        "https_proxy": "http://127.0.0.1:9",  # whoever asks the network gets no answer
+        "https_proxy": "http://127.0.0.1:9",  # every access to the network fails
         "http_proxy": "http://127.0.0.1:9",
     }
     command = ["make", "docs", f"PYTHON={sys.executable}"]

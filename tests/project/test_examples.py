@@ -1,4 +1,4 @@
-"""Each example runs as a user runs it, without a warning, and prints what it promises."""
+"""Each example runs like a user runs it, without a warning, and prints what it should."""
 
 import os
 import re
@@ -61,7 +61,7 @@ with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as sai
 assert not said.getvalue(), said.getvalue()
 """
 ALONE = {"dask_cluster.py", "read_cache.py"}
-"""Run as files: workers of the first import the file of the main process; the second does without the package."""
+"""Examples that run as files: workers of the first import the main file; the second works without the package."""
 
 
 def run_example(name, elsewhere):
@@ -91,7 +91,7 @@ def test_the_example_runs_and_prints_what_it_promises(name, elsewhere):
 
 
 def check_probes(printed):
-    """Table (b): exact forgetting is the model that never saw the class, to every digit; nothing else is."""
+    """Table (b): only exact forgetting equals the model that never saw the class, to every digit."""
     rows = re.findall(r"^(joint|counts|sgd) +([^\d\n]+?) +((?:\d\.\d{3} *){6})$", printed, flags=re.MULTILINE)
     numbers = {(solver, method): found.split() for solver, method, found in rows}
     for solver, method in numbers:

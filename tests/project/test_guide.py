@@ -1,4 +1,4 @@
-"""The user guide's code runs, page by page, and its sessions print what they show."""
+"""The code of the user guide runs, page by page, and its sessions print the output that they show."""
 
 import ast
 import doctest

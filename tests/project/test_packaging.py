@@ -1,4 +1,4 @@
-"""What a user installs: the source archive builds the wheel, and the wheel works without the checkout or a compiler."""
+"""Installation: the source archive builds the wheel, and the wheel works without the checkout or a compiler."""
 
 import email
 import importlib.metadata
@@ -41,7 +41,7 @@ def archives(tmp_path_factory):
 
 
 def needed(lines, extras=frozenset({""})):
-    """Names of the installed distributions that some requirements lead to."""
+    """Return the names of the installed distributions that some requirements need, directly or not."""
     found = {}
     todo = [(Requirement(line), extras) for line in lines]
     while todo:
@@ -60,7 +60,7 @@ def needed(lines, extras=frozenset({""})):
 
 
 def fresh_environment(folder, archive, requirements):
-    """Make a virtual environment that holds an archive of ours and links to what some requirements need, no more."""
+    """Make a virtual environment with one of our archives and links to what some requirements need, nothing else."""
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     python = folder / "bin" / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
@@ -167,7 +167,7 @@ def test_the_wheel_offers_extras_of_what_it_holds_alone(archives):
 
 @pytest.mark.slow
 def test_an_installation_from_source_offers_every_extra(archives, tmp_path):
-    """What pip asks for by ``pip install -e ".[pipeline]"``, in the unpacked source archive."""
+    """The requirements of ``pip install -e ".[pipeline]"`` in the unpacked source archive."""
     with tarfile.open(archives[0]) as archive:
         archive.extractall(tmp_path, filter="data")
     (source,) = tmp_path.iterdir()

@@ -1,4 +1,4 @@
-"""The README's code runs, its commands are those of CI, its numbers are those of the pages they come from."""
+"""The README's code runs, its commands match CI, and its numbers match their source pages."""
 
 import re
 import shlex
@@ -50,7 +50,7 @@ def test_ci_runs_both_commands():
 
 
 def own_data():
-    """The lines for one's own data, word by word."""
+    """Return the lines for the user's own data, split into words."""
     (block,) = (block for block in blocks("") if "pip install" not in block)
     return [shlex.split(line) for line in block.splitlines()]
 
@@ -61,7 +61,7 @@ def test_lines_for_own_data_name_options_that_the_commands_have():
         assert line[:5] == ["python", "-m", "pipeline", "new", "mine"]
         assert {word for word in line if word.startswith("--")} == options
         done = subprocess.run([sys.executable, *line[1:4], "--help"], cwd=ROOT, capture_output=True, text=True)
-        if done.returncode == 0:  # the command is there
+        if done.returncode == 0:  # the command exists
             assert all(option in done.stdout for option in options)
     assert judged == ["python", "-m", "benchmarks", "accuracy", "--data", "FOLDER"]
 

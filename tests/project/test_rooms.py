@@ -1,4 +1,4 @@
-"""Which package may import which, and how long a function may grow."""
+"""Which package may import which, and the largest length of a function."""
 
 import ast
 import functools
@@ -11,10 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = {"numpy", "scipy", "torch", "sklearn", "joblib"}
-"""What the estimator may import; dask, matplotlib and tqdm only inside functions, where a caller asked for them."""
+"""What the estimator may import; dask, matplotlib and tqdm only inside functions that need them."""
 MAX_FUNCTION_LINES = 60
 
-ARROWS = {  # package, or module of a half: what it may import of its own half
+ARROWS = {  # package or module of one half → what it may import from the same half
     "dkvb_estimator": {
         "_version": set(),
         "_device": set(),
@@ -68,13 +68,13 @@ EVERY_FILE = [pytest.param(half, path, id=str(path.relative_to(ROOT))) for half 
 
 
 def room_of(half, path):
-    """Return the package below a half that a file belongs to, or the module that it is."""
+    """Return the package below a half to which a file belongs, or the module that it is."""
     return path.relative_to(ROOT / half).parts[0].removesuffix(".py")
 
 
 @functools.cache
 def imports(path):
-    """Return the dotted names that a module imports anywhere in its text, its own package spelled out."""
+    """Return the dotted names that a module imports anywhere in its text, with relative names resolved."""
     package, found = list(path.relative_to(ROOT).parts[:-1]), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -88,7 +88,7 @@ def imports(path):
 
 
 def own_imports(half, path):
-    """Return the packages and modules of a file's half that it imports, its own aside."""
+    """Return the packages and modules of its own half that a file imports, except the one it is in."""
     inside = {name.split(".")[1] for name in imports(path) if name.startswith(f"{half}.") and name.count(".")}
     there = {room_of(half, other) for other in FILES[half]}
     return (inside & there) - {room_of(half, path)}
@@ -104,7 +104,7 @@ def test_packages_import_only_what_lies_below_them(half, path):
 
 @pytest.mark.parametrize(("half", "path"), EVERY_FILE)
 def test_other_packages_are_imported_through_their_door(half, path):
-    """What a package exports is named in its ``__init__``; model files know the estimator, and are loaded last."""
+    """A package exports names in its ``__init__``; model files know the estimator and are imported last."""
     deep = {
         name
         for name in imports(path)
@@ -123,7 +123,7 @@ def test_other_packages_are_imported_through_their_door(half, path):
 @pytest.mark.parametrize("half", ARROWS)
 def test_there_is_no_cycle_among_packages(half):
     waiting = {room: set(needed) for room, needed in ARROWS[half].items()}
-    if half == "dkvb_estimator":  # model files are read by the package's own __init__, after everything else
+    if half == "dkvb_estimator":  # the package's own __init__ imports model files after everything else
         waiting["_persistence"] -= {"_classifier", "_encoder"}
     while free := [room for room, needed in waiting.items() if not needed & set(waiting)]:
         for room in free:
@@ -168,7 +168,7 @@ def test_only_the_cache_opens_hdf5(half, path):
 
 @functools.cache
 def code_lines(source):
-    """Return the numbers of the lines that hold code: no docstring, no comment, no blank."""
+    """Return the numbers of the lines with code, without docstrings, comments and blank lines."""
     docstrings = set()
     for node in ast.walk(ast.parse(source)):
         body = getattr(node, "body", None)

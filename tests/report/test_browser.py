@@ -1,4 +1,4 @@
-"""The page in a real browser: what a reader meets, which no parser can tell."""
+"""The page in a real browser: properties that no parser can check."""
 
 import base64
 import contextlib
@@ -23,7 +23,7 @@ pytestmark = [
     ),
 ]
 
-# Nothing but the page may speak to the network, so that every request found is the page's own.
+# Only the page may use the network, so that every detected request comes from the page.
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -73,7 +73,7 @@ return [...document.querySelectorAll(".scroll")].filter(part => part.scrollWidth
   .map(part => part.textContent.trim().slice(0, 40));
 """
 
-# Every piece of text against the colours stacked behind it; a heat map's cells are mixed as the browser mixes them.
+# Every piece of text is compared with the colours behind it; cells of a heat map are mixed like in the browser.
 CONTRASTS = """
 const parse = text => text.match(/[\\d.]+/g).map(Number);
 const over = (top, alpha, below) => below.map((value, i) => alpha * top[i] + (1 - alpha) * value);
@@ -115,7 +115,7 @@ return low;
 
 
 class Browser:
-    """A headless Chromium spoken to in plain WebDriver, so that no package is needed for it."""
+    """A headless Chromium, controlled by plain WebDriver, so that no package is needed."""
 
     def __init__(self, profile):
         self.driver = subprocess.Popen(

@@ -22,7 +22,7 @@ from pipeline.stages import report
 
 FOLDERS = ("metrics", "matrices", "curves", "prequential", "confidence", "audits", "timings", "cards")
 TASKS = [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["8", "9"]]
-# method → accuracy just after learning, share of it kept per later task, spread over orders.
+# method → accuracy right after learning, share of it kept per later task, spread over orders.
 COURSES = {
     "dkvb": (0.965, 0.968, 0.012),
     "nearest_class_mean": (0.95, 0.958, 0.015),
@@ -82,7 +82,7 @@ def run_settings(solver="counts", keys="photos"):
 
 
 def course_matrix(course, rng):
-    """One method's accuracy on every task's classes after every task; zero before they are learned."""
+    """Return one method's accuracy on the classes of each task after each task; zero before they are learned."""
     start, kept, _ = course
     return [
         [
@@ -94,7 +94,7 @@ def course_matrix(course, rng):
 
 
 def confusion(course, rng):
-    """Counts in which a method that forgets answers with the last two classes."""
+    """Return confusion counts; a method that forgets predicts the last two classes."""
     rows = []
     for true in range(10):
         right = round(54 * course[0] * course[1] ** (4 - true // 2))
@@ -107,7 +107,7 @@ def confusion(course, rng):
 
 
 def confidence(rng):
-    """A method that is too modest until a temperature is chosen, and three scores for what it has never learned."""
+    """Return the calibration of an underconfident method before and after a temperature, and three novelty scores."""
     kinds = {}
     for kind, lift, temperature in (("plain", 0.3, 1.0), ("calibrated", 0.02, 0.19)):
         bins = [[share / 10, min(1.0, share / 10 + lift), 60] for share in range(3, 10)]
@@ -228,7 +228,7 @@ def write_rows(path, columns, rows):
 
 
 def write_search(folder):
-    """Nine settings of two parameters, one of which failed."""
+    """Write a search over nine settings of two parameters, one of which failed."""
     rows, rank = [], 0
     for n_heads in (64, 128, 256):
         for n_keys in (64, 128, 256):
@@ -256,7 +256,7 @@ def write_toy(folder):
 
 
 def write_receipt(folder, time="2026-03-01T10:00:00+00:00", **changes):
-    """One deletion as `python -m pipeline forget` writes it down."""
+    """Write the receipt of one deletion, as `python -m pipeline forget` does."""
     gap = {"measured": True, "bits_of_values": 0, "largest_difference_of_scores": 0.0, "n_rows_compared": 1252}
     receipt = {
         "format": "dkvb-deletion-receipt",
@@ -287,7 +287,7 @@ def write_receipt(folder, time="2026-03-01T10:00:00+00:00", **changes):
 
 
 def write_inputs(folder):
-    """Two runs as the earlier stages leave them: one with the expected heads, one with more."""
+    """Write two runs like the earlier stages: one with the expected methods, one with more."""
     PARAMS["runs"] = {}
     write_run(folder, "digits", COURSES, run_settings())
     write_run(folder, "digits_sgd", COURSES | EXTRA, run_settings("sgd", keys="digits"))
@@ -306,7 +306,7 @@ def write_inputs(folder):
     write_json(folder / "timings" / "baselines" / "digits.json", baselines)
     write_json(folder / "cards" / "digits.json", card("digits", {"train": 1257, "test": 540}))
     write_json(folder / "cards" / "photos.json", card("photos", {"train": 2000}))
-    # JSON is YAML: the settings file needs no second way of writing.
+    # JSON is valid YAML, so the settings file can be written the same way.
     write_json(folder / "params.yaml", PARAMS)
     return Namespace(
         **{name: folder / name for name in report.FOLDERS},
@@ -322,7 +322,7 @@ def written_page(arguments):
 
 
 class DrawnOnce(Figures):
-    """Draws the same figure at the same place of a page once for all tests: nearly all of a page's time is drawing."""
+    """Draws the same figure at the same position of a page once for all tests, since drawing takes most of the time."""
 
     drawn: ClassVar = {}
 
@@ -351,13 +351,13 @@ def figures_drawn_once():
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A folder of inputs, written once and copied for each test: the figure of noise takes a while."""
+    """A folder of inputs, written once and copied for each test, because the figure of noise takes a while."""
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
 def page(written, tmp_path_factory):
-    """The page of these inputs, beside them: who copies them copies no page."""
+    """The page of these inputs, in a separate folder, so that copies of the inputs do not contain it."""
     return written_page(Namespace(**vars(written) | {"output": tmp_path_factory.mktemp("page") / "index.html"}))
 
 
@@ -369,7 +369,7 @@ def inputs(written, tmp_path):
 
 
 class _Outline(HTMLParser):
-    """Tags left open, and everything in the page that could make a browser fetch something."""
+    """Collects unclosed tags, and everything in the page that could make a browser fetch something."""
 
     def __init__(self):
         super().__init__()
@@ -404,7 +404,7 @@ def test_page_is_well_formed_and_fetches_nothing(page):
 
 
 def test_same_input_gives_the_same_bytes(page, inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "Figures", Figures)  # which draws everything anew
+    monkeypatch.setattr(pages, "Figures", Figures)  # draws everything again
     inputs.output = tmp_path / "elsewhere" / "index.html"
     assert written_page(inputs) == page
     assert str(tmp_path) not in page
@@ -492,7 +492,7 @@ def test_headline_says_above_below_or_level(own, other, words):
         "dkvb": {"final_accuracy": own},
         "mlp": {"final_accuracy": 0.3},
         "nearest_class_mean": {"final_accuracy": other},
-        "joint_linear_probe": {"final_accuracy": 0.99},  # a bound, not a baseline
+        "joint_linear_probe": {"final_accuracy": 0.99},  # an upper bound, not a baseline
     }
     assert pages.headline(metrics, TASKS) == [f"After 10 classes in 5 tasks, {words}."]
 
@@ -692,7 +692,7 @@ def test_a_page_without_any_entry_says_what_is_missing(inputs):
         in page
     )
     assert "Final accuracy of all runs" not in page
-    assert 'id="search-' not in page  # an earlier search's files are still there
+    assert 'id="search-' not in page  # files of an earlier search still exist
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "metrics/page.html", "metrics/toy.json"])

@@ -1,4 +1,4 @@
-"""Codes of a cache's rows are made once, kept beside nothing they could be mistaken for, and checked when read."""
+"""Codes of a cache's rows are computed once, stored under an unambiguous name, and checked when they are read."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from pipeline.scratch import stored_codes
 
 
 class Encoder:
-    """Counts the rows that it is asked for."""
+    """An encoder that counts the rows that it encodes."""
 
     def __init__(self):
         self.rows = 0

@@ -1,4 +1,4 @@
-"""The outer edge of every stage: exit codes, one sentence for a user's mistake, a traceback for ours."""
+"""The command line of every stage: exit codes, one sentence for a user's mistake, a traceback for a bug."""
 
 import argparse
 import json

@@ -17,14 +17,14 @@ from pipeline.io import code
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 LOOKING = "manifest"
-"""The stage that every `dvc repro` runs: what it depends on, it looks at by itself."""
+"""The stage that every `dvc repro` runs: it checks its dependencies itself."""
 STANDS_FOR = {"caches": "cards", "forgotten/receipts": "forgotten/list.txt"}
-"""Folders that stages read without depending on them, and what stands for them: a card holds its cache's sha256, and
-every deletion changes the list of what is forgotten."""
+"""Folders that stages read without depending on them, and the dependencies that represent them: a card contains its
+cache's sha256, and every deletion changes the list of forgotten samples."""
 
 
 def commands(name):
-    """Return the commands of a stage, as words."""
+    """Return the commands of a stage, split into words."""
     command = STAGES[name]["cmd"]
     return [text.split() for text in (command if isinstance(command, list) else [command])]
 
@@ -53,7 +53,7 @@ parse = cache(ast.parse)
 
 @cache
 def closure(name):
-    """Return every file of ours that a stage reads as code; what several stages read is parsed once."""
+    """Return every file of this project that a stage reads as code; shared files are parsed once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ast, "parse", parse)
         patch.setattr(code, "_imported", imported)
@@ -121,7 +121,7 @@ def test_what_differs_between_two_runs_of_the_same_thing_stays_out_of_dvcs_cache
 
 
 def test_folders_over_tables_persist():
-    """What has not changed is not made again, so DVC must not delete it first."""
+    """Unchanged entries are not made again, so DVC must not delete their files first."""
     for name in CODE[:-1]:
         for group in ("outs", "metrics", "plots"):
             assert all(options["persist"] for entry in STAGES[name].get(group, []) for options in entry.values())
@@ -133,12 +133,12 @@ def test_git_ignores_every_output_at_the_root_alone():
 
 
 def test_git_sees_the_lock_file():
-    """DVC refuses to run where Git ignores dvc.lock."""
+    """DVC refuses to run if Git ignores dvc.lock."""
     assert "dvc.lock" not in (ROOT / ".gitignore").read_text(encoding="utf-8").split()
 
 
 def test_the_lock_file_of_one_machine_is_not_committed():
-    """Its digests are of this machine's floats: elsewhere `dvc repro` would change a tracked file."""
+    """Its digests depend on this machine's floats: on another one, `dvc repro` would change a tracked file."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a Git checkout")
     listed = subprocess.run(["git", "ls-files", "dvc.lock"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -170,7 +170,7 @@ def dvc(folder, *arguments):
 
 
 def ran(said):
-    """Return the stages that ran, but for the one that always does."""
+    """Return the stages that ran, except the one that always runs."""
     found = re.findall(r"Running stage '(\w+)'", said)
     assert found[0] == LOOKING
     return found[1:]
@@ -188,7 +188,7 @@ def set_encoder(folder, **settings):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Return a copy of the project, small and reproduced once."""
+    """Return a small copy of the project that has been reproduced once."""
     folder = tmp_path_factory.mktemp("project") / "copy"
     copy_project(folder, small_tables())
     dvc(folder, "repro")
@@ -231,7 +231,7 @@ def test_a_setting_reruns_its_run_alone_and_going_back_gives_the_same_bytes(proj
 
 @pytest.mark.slow
 def test_a_changed_docstring_or_comment_computes_nothing_and_changed_code_does(project):
-    """The page alone is drawn again after any change of the estimator, whose displays draw its figures."""
+    """After any change of the estimator, only the page is made again, because its displays draw the figures."""
     for path in ("dkvb_estimator/metrics/continual.py", "dkvb_estimator/_classifier.py", "pipeline/evaluation/runs.py"):
         file = project / path
         text = file.read_text(encoding="utf-8")
@@ -281,7 +281,7 @@ def commit(folder, message):
 
 
 def first_json(said):
-    """Return the record that a command printed before or after a remark."""
+    """Return the record that a command printed, before or after a remark."""
     return json.JSONDecoder().raw_decode(said[said.index("{") :])[0]
 
 

@@ -1,6 +1,6 @@
-"""``dvc repro`` is killed with all its processes; the next ``dvc repro`` ends as if nothing had happened.
+"""After ``dvc repro`` is killed with all its processes, the next ``dvc repro`` ends as if nothing had happened.
 
-Where it is killed: at seeded calls of functions, of those that the work makes, so in the middle of whatever it does.
+It is killed at function calls that are drawn with a seed from all calls of the work, so at any point of it.
 """
 
 import json
@@ -19,7 +19,7 @@ from small_project import ROOT, call, copy_project, finish, start
 
 pytestmark = pytest.mark.slow
 
-N = int(os.environ.get("DKVB_KILLS", "4"))  # of each work; twenty take ten minutes
+N = int(os.environ.get("DKVB_KILLS", "4"))  # kills of each work; twenty take ten minutes
 BY_CLASS = {"embeddings": "digits", "keys": "digits", "stream": "by_class", "baselines": "digits"}
 ENCODER = {"n_heads": 8, "n_keys": 16, "key_dim": 4, "random_state": 0}
 METHOD = {"solver": "sgd", "solver_params": {"learning_rate": 30.0}, "encoder": ENCODER}
@@ -52,7 +52,7 @@ OUTPUTS = (*OUTPUTS, "metrics/train_digits.json")
 
 @dataclass(frozen=True)
 class Work:
-    """What is killed: a process of ``dvc repro TARGET``, between two files that it opens, in a copy of a project."""
+    """The work to kill: a process of ``dvc repro TARGET``, between two files that it opens, in a copy of a project."""
 
     before: str
     target: str
@@ -79,7 +79,7 @@ def repro(folder, work, **hook):
 
 
 def counted(folder, work):
-    """Run the work to its end; return the number of its calls, up to where the file that ends it is opened."""
+    """Run the work to its end; return the number of its calls until it opens the file that ends it."""
     told = folder.parent / f"{folder.name}.json"
     code, said = finish(repro(folder, work, KILL_TOLD=str(told)))
     assert code == 0, said
@@ -90,7 +90,7 @@ def counted(folder, work):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A folder with the project before extraction, before training and at its end, uninterrupted; calls by work."""
+    """A folder with the uninterrupted project before extraction, before training and at the end; calls by work."""
     folder = tmp_path_factory.mktemp("killed")
     (folder / "hook").mkdir()
     shutil.copy(ROOT / "tests/support/kill_group.py", folder / "hook/sitecustomize.py")
@@ -106,7 +106,7 @@ def whole(tmp_path_factory):
 
 
 def copied(source, target):
-    """Copy a project, except for what DVC knows of its place on the disk."""
+    """Copy a project, except for what DVC records about its place on the disk."""
     return Path(shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "tmp")))
 
 
@@ -115,7 +115,7 @@ def outputs(folder):
 
 
 def killed_and_run_again(folder, work, point):
-    """Return the outputs that a killed run left, those of the next one, how that ended, and files begun and left."""
+    """Return the outputs of a killed run, those of the next run, how that ended, and leftover temporary files."""
     here = copied(folder / work.before, folder / f"work {[*WORKS.values()].index(work)} at {point}")
     code, said = finish(repro(here, work, KILL_AT=str(point)))
     assert code == -signal.SIGKILL, said
@@ -124,9 +124,9 @@ def killed_and_run_again(folder, work, point):
 
 
 def ended(folder, target):
-    """Run to the end, without those files of DVC's that it refuses: it writes them in place.
+    """Run to the end; delete the files that DVC writes in place and then refuses.
 
-    Return what was said, and how it ended in a few words.
+    Return the output, and a few words on how the run ended.
     """
     said, deleted = "", []
     for _ in range(len(IN_PLACE) + 1):
@@ -151,14 +151,14 @@ def ended(folder, target):
 def test_a_repro_that_is_killed_is_followed_by_one_that_ends_as_if_it_had_not_been(whole, name):
     folder, calls = whole
     work, expected = WORKS[name], outputs(folder / "end")
-    assert calls[work] > 1  # the process that was meant was watched
+    assert calls[work] > 1  # the intended process was watched
     within = np.arange(1, int(0.95 * calls[work]))  # some calls depend on the clock
     points = np.random.default_rng(N).choice(within, min(N, len(within)), replace=False)
     with ThreadPoolExecutor(2) as pool:
         tries = list(pool.map(lambda point: killed_and_run_again(folder, work, int(point)), points))
     endings = []
     for left, after, how, begun in tries:
-        assert left.items() <= expected.items()  # what is there is whole
+        assert left.items() <= expected.items()  # all existing outputs are complete
         assert after.items() <= expected.items()
         assert set(expected) - set(after) == (set() if work.target == TRAINING.target else {*OUTPUTS[3:]})
         assert begun == []
@@ -169,21 +169,21 @@ def test_a_repro_that_is_killed_is_followed_by_one_that_ends_as_if_it_had_not_be
 
 
 def test_a_lock_file_of_dvc_that_is_cut_short_costs_no_work(whole):
-    """DVC writes it in place, so a kill can leave any part of it. Nothing is learned anew."""
+    """DVC writes it in place, so a kill can leave any part of it. Nothing is learned again."""
     folder, _ = whole
     content, endings = (folder / "end/dvc.lock").read_bytes(), []
     for length in (0, *np.random.default_rng(N).integers(1, len(content), 3)):
         here = copied(folder / "end", folder / f"cut {length}")
         (here / "dvc.lock").write_bytes(content[:length])
         said, how = ended(here, TRAINING.target)
-        assert " to do" not in said  # stages look at their entries, and none is done again
+        assert " to do" not in said  # stages check their entries, and none is computed again
         assert outputs(here) == outputs(folder / "end")
         endings.append(how)
     note("faults", "dvc.lock cut short", endings)
 
 
 def test_a_byte_changed_in_every_output_and_in_dvcs_copy_of_it_is_put_right(whole):
-    """Where a disk has no copies on write, the two are one file, so what changes one changes both."""
+    """Without copy-on-write the two are one file, so a change affects both."""
     folder, _ = whole
     here = copied(folder / "end", folder / "changed")
     expected = outputs(here)

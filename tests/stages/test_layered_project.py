@@ -1,4 +1,4 @@
-"""Two layers from one entry of params.yaml, through every stage, by the commands that ``dvc repro`` runs."""
+"""Two layers from one entry of params.yaml pass through every stage, by the commands that ``dvc repro`` runs."""
 
 import contextlib
 import json
@@ -54,7 +54,7 @@ TABLES = {
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A folder in which sixty small images of three classes went through all stages."""
+    """A folder in which all stages have processed sixty small images of three classes."""
     folder, rng = tmp_path_factory.mktemp("layers"), np.random.default_rng(0)
     (folder / "forgotten").mkdir()
     (folder / "forgotten/list.txt").write_text("", encoding="utf-8")
@@ -71,7 +71,7 @@ def project(tmp_path_factory):
         make_few_steps(patch)
         for stage in ("manifest", "extract", "baselines", "run", "search"):
             run_stage(stage)
-    search._reader.cache_clear()  # which keeps caches open, as its process usually ends with it
+    search._reader.cache_clear()  # it keeps caches open, because its process usually ends with the search
     return folder
 
 
@@ -115,9 +115,9 @@ def test_forgetting_rewrites_a_cache_of_two_layers_and_its_model(project):
     with open_cache(project / "caches/both.h5") as reader:
         assert [layer.name for layer in reader.header.layers] == LAYERS
         assert reader.read("train").tobytes() == np.delete(rows, 3, axis=0).tobytes()
-    assert receipt["n_rows_of_store"] == 2  # one of each layer
+    assert receipt["n_rows_of_store"] == 2  # one row per layer
     models = {model["path"]: model for model in receipt["models"]}
-    assert models["models/both.npz"]["how"] == "trained again"  # its keys were placed from the row
+    assert models["models/both.npz"]["how"] == "trained again"  # its keys were placed on that row
     assert models["models/foreign_keys.npz"]["gap"]["bits_of_values"] == 0
     assert load_model(project / "models/foreign_keys.npz").encoder_.feature_blocks == WIDTHS
 

@@ -1,4 +1,4 @@
-"""A user's own project: set up from an empty directory by one command, and run."""
+"""A user's own project: one command sets it up from an empty directory, and it runs."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def arrays(folder, n=300):
 
 
 def photographs(folder, n=60):
-    """Digits as pictures, a folder per class."""
+    """Digits as image files, one folder per class."""
     pictures, labels = load_digits(return_X_y=True)
     for i in range(n):
         (folder / f"digit {labels[i]}").mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A user's own folder of images and own embeddings, from one entry of params.yaml each, by ``dvc repro``."""
+"""A user's own folder of images and own embeddings: one entry of params.yaml each, and ``dvc repro``."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def stages_run(folder, *words):
 
 
 def import_rows(folder, shift):
-    """Import 60 rows of three classes that lie apart, and put a share of each aside for the test."""
+    """Import 60 rows of three separated classes, and hold out a share of each for testing."""
     y = np.arange(60) % 3
     rng = np.random.default_rng(0)
     np.save(folder / "X.npy", (4 * np.eye(8)[y] + rng.standard_normal((60, 8)) + shift).astype(np.float32))

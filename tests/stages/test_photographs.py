@@ -1,4 +1,4 @@
-"""Real photographs through real networks, by the very commands that ``dvc repro`` runs."""
+"""Real photographs through real networks, by the same commands that ``dvc repro`` runs."""
 
 import contextlib
 import hashlib
@@ -30,8 +30,8 @@ NETWORKS = {
     "squeezenet": {"model": "squeezenet1_1", "weights": str(SQUEEZENET)},
 }
 WIDTH = {"mobilenet": 1280, "squeezenet": 512}
-# Test accuracy, measured: .745, .826, .647, .776, joint at its default sizes. A range is three standard errors of
-# 1,000 images on either side.
+# Measured test accuracy: .745, .826, .647, .776, with joint at its default sizes. Each range extends three standard
+# errors of 1,000 images to either side.
 EXPECTED = {
     "mobilenet_counts": (0.70, 0.79),
     "mobilenet_joint": (0.79, 0.865),
@@ -69,7 +69,7 @@ def tables():
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A folder in which all 6,000 photographs went through both networks."""
+    """A folder in which both networks have embedded all 6,000 photographs."""
     folder = tmp_path_factory.mktemp("photographs")
     (folder / "params.yaml").write_text(yaml.safe_dump(tables()), encoding="utf-8")
     with contextlib.chdir(folder):

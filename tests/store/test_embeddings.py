@@ -1,4 +1,4 @@
-"""The embedding store: what was added comes back bit for bit under its name, or not at all."""
+"""The embedding store returns what was added under a name, bit for bit, or nothing."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ NETWORK = {"weights_sha256": "abc", "storage_dtype": "float32"}
 
 
 def names(*numbers):
-    """Return a name for each number: names that differ only at their end."""
+    """Return a name for each number; the names differ only at the end."""
     return image_names([f"{'ab' * 31}{number:02x}" for number in numbers])
 
 
@@ -100,7 +100,7 @@ def test_no_flipped_byte_is_believed(store):
         except LostRowsError:
             continue
         assert all(one.tobytes() == wanted[row].tobytes() for one, row in zip(read, rows, strict=True))
-        assert len(rows) == 0  # every byte is covered: none flips unnoticed
+        assert len(rows) == 0  # checksums cover every byte, so every flip is detected
         assert store.remarks
 
 

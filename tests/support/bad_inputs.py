@@ -1,4 +1,4 @@
-"""Wrong inputs by name, over estimator, pipeline and files: what is done with them, given a folder to work in."""
+"""Wrong inputs by name, for estimator, pipeline and files; each is a function of a folder to work in."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def _of_codes(seed):
 
 
 def settings(**changes):
-    """A parameter of the constructor that is refused by fit."""
+    """A parameter of the constructor that fit refuses."""
     (name, value) = next(iter(changes.items()))
     EVERY[f"{name}={value!r}"] = lambda folder: small(**changes).fit(X, Y)
 
@@ -125,7 +125,7 @@ bad("a setting that a file cannot hold")(
 
 
 def text(name, content, read):
-    """A file of this content is refused by this reader."""
+    """A file with this content, which this reader refuses."""
 
     def do(folder):
         path = folder / name.replace(" ", "_")
@@ -219,7 +219,7 @@ bad("a folder of images that is not there")(
 
 
 def folder_of(name, paths, *, kind=np.uint8, link=None, **recipe):
-    """A folder of tiny images, and perhaps a link in it, that becomes no manifest."""
+    """A folder of tiny images, perhaps with a link, for which no manifest can be made."""
 
     def do(folder):
         for path in paths:

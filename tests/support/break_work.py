@@ -1,10 +1,10 @@
-"""Break a piece of work in many places, let it run again, and print how each try ended, as JSON.
+"""Interrupt some work at many points, run it again, and print how each attempt ended, as JSON.
 
-Run as ``python break_work.py WORK HOW FOLDER SEED N``. Each try is a process of its own. HOW is ``kill`` (SIGKILL at
-one of N seeded calls of functions, of those that the whole work makes), ``full`` (no file may grow beyond one of N
-sizes up to that of the largest file, as on a full disk) or ``readonly`` (a folder that may not be written). A try tells
-what was in place afterwards ("nothing", "old", "new", or the defect "broken"), and what the run after it left: "equal"
-to an uninterrupted run byte for byte, or "different".
+Run as ``python break_work.py WORK HOW FOLDER SEED N``. Each attempt is a separate process. HOW is ``kill`` (SIGKILL at
+one of N function calls, drawn with a seed from all calls of the work), ``full`` (no file may grow beyond one of N sizes
+up to that of the largest file, as on a full disk) or ``readonly`` (a write-protected folder). The output says what was
+in place after the attempt ("nothing", "old", "new", or the defect "broken"), and what the next run left: "equal" to an
+uninterrupted run byte for byte, or "different".
 """
 
 import ctypes
@@ -41,9 +41,9 @@ class Quarters(nn.Module):
 
 
 def prepare_extract(shared):
-    """Give the stage a tiny network, blocks of eight rows, and a check of the cache in this process."""
+    """Give the stage a tiny network, blocks of eight rows, and a check of the cache within this process."""
     extraction.tqdm.monitor_interval = 0  # its thread may hold a lock when a process is forked
-    extraction.tqdm.set_lock(threading.RLock())  # its own is shared by forked processes, and one is killed holding it
+    extraction.tqdm.set_lock(threading.RLock())  # forked processes share the default, and a killed one may hold it
     extraction.load_backbone = lambda record, layers, state: Quarters()
     extraction.read_weights = lambda path: {}
     extraction.BLOCK_ROWS, extraction.BATCH_ROWS = 8, 4
@@ -63,7 +63,7 @@ def prepare_extract(shared):
 
 
 def prepare_run(shared):
-    """Learn and measure four classes in four tasks, with a solver that remembers order."""
+    """Learn and measure four classes in four tasks, with a solver that depends on the order."""
     paths = write_two_caches(shared)
     stream = SETTINGS["stream"] | {"classes_per_task": 1}
     run = (
@@ -80,7 +80,7 @@ def prepare_run(shared):
 
 
 def prepare_save(shared):
-    """Write a model over an older one."""
+    """Overwrite an older model."""
     X = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
     model = DKVBClassifier(KeyEncoder(4, 16, 3, random_state=0), solver="ridge").fit(X, np.arange(60) % 3)
     save_model(DKVBClassifier(KeyEncoder(2, 4, 2, random_state=0)).fit(X, np.arange(60) % 2), shared / "old.npz")
@@ -123,13 +123,13 @@ def full_at(n_bytes):
 
 
 def obey_permissions():
-    """Give up root's right to write where permissions forbid it; other users do not have it."""
+    """Drop root's right to ignore write permissions; other users do not have it."""
     if os.geteuid():
         return
     libc = ctypes.CDLL(None, use_errno=True)
     header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     assert libc.capget(header, sets) == 0
-    sets[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH of those in effect
+    sets[0] &= ~0b110  # effective CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
     assert libc.capset(header, sets) == 0
 
 
@@ -137,7 +137,7 @@ COUNTED = [0]
 
 
 def in_process(work, folder, fault=whole):
-    """Run the work in a process that meets a fault; return how it ended, and how many calls it counted."""
+    """Run the work in a process with a fault; return how it ended, and the number of calls that it counted."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -170,7 +170,7 @@ def new_folder(path, old):
 
 
 def outputs(folder):
-    """Contents of outputs by name, what a killed run was still writing left out."""
+    """Return the contents of outputs by name, without temporary files of a killed run."""
     return {path.name: path.read_bytes() for path in (folder / "out").iterdir() if not path.name.endswith(".part")}
 
 
@@ -182,7 +182,7 @@ def left(found, expected, old):
 
 
 def faults(how, seed, n, calls, largest):
-    """Return n ways to break a work that makes so many calls, and whose largest file has so many bytes."""
+    """Return n ways to interrupt work, given its number of calls and the size of its largest file in bytes."""
     rng = np.random.default_rng(seed)
     if how == "readonly":
         return [obey_permissions] * n
@@ -212,7 +212,7 @@ def main():
     shared.mkdir()
     work = WORKS[kind](shared)
     old = {"model.npz": (shared / "old.npz").read_bytes()} if kind == "save" else {}
-    work(new_folder(folder / "first", old))  # what libraries import and parse once is not counted
+    work(new_folder(folder / "first", old))  # one-time imports and parsing of libraries are not counted
     reference = new_folder(folder / "whole", old)
     code, calls = in_process(work, reference, killed_at(-1))
     assert code == 0, (reference / "said.txt").read_text()

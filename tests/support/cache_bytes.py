@@ -1,4 +1,4 @@
-"""Where the bytes of a cache lie, by what they are."""
+"""The positions of the bytes of a cache, by their meaning."""
 
 import re
 
@@ -6,7 +6,7 @@ import h5py
 
 
 def regions(path):
-    """Where the bytes of each kind lie: the file's header, arrays and attributes by name, chunk indexes, the rest."""
+    """Return positions of bytes by kind: the file's header, arrays and attributes by name, chunk indexes, the rest."""
     content, found = path.read_bytes(), {"superblock": list(range(48))}
     with h5py.File(path, "r") as file:
         holders = {"": file, **{f"{name}/": file[name] for name in ("train", "test")}}
@@ -23,7 +23,7 @@ def regions(path):
 
 
 def bytes_of_array(array):
-    """All chunks, or the one block of an array without; not what fills up the last chunk of whole rows."""
+    """Return the bytes of all chunks, or of an unchunked array, without the padding of the last chunk."""
     blocks = [(array.id.get_offset(), array.nbytes)]
     if array.chunks:
         chunks = map(array.id.get_chunk_info, range(array.id.get_num_chunks()))
@@ -32,7 +32,7 @@ def bytes_of_array(array):
 
 
 def bytes_of_attribute(content, holder, name, value):
-    """The value of an attribute message: sizes of name, type and space, then these, each padded to 8 bytes, then it."""
+    """Return the bytes of an attribute's value, which follows the sizes of name, type and space, and these, padded."""
     at = content.index(name.encode() + b"\0", h5py.h5o.get_info(holder.id).addr)
     lengths = [int.from_bytes(content[at - i : at - i + 2], "little") for i in (6, 4, 2)]
     start = at + sum(-(-length // 8) * 8 for length in lengths)
@@ -41,7 +41,7 @@ def bytes_of_attribute(content, holder, name, value):
 
 
 def bytes_of_chunk_indexes(content):
-    """Leaves of B-trees of the first version, of type 1: 24 bytes, then a key of 32 and an address for each chunk."""
+    """Return the leaves of version-1 B-trees of type 1: 24 bytes, then a key of 32 and an address for each chunk."""
     starts = [match.start() for match in re.finditer(b"TREE\x01\x00", content)]
     used = [int.from_bytes(content[start + 6 : start + 8], "little") for start in starts]
     return [place for start, n in zip(starts, used, strict=True) for place in range(start, start + 24 + 40 * n)]

@@ -1,8 +1,8 @@
-"""Damage a cache in many ways, each tried in a process of its own, and print how each try ended, as JSON.
+"""Damage a cache in many ways, read each result in a separate process, and print the outcomes as JSON.
 
-Run as ``python damage.py FILE FOLDER < ways.json``; a way is a list of [position, bits to turn over], or a length to
-cut the file to. It ends in "error", "same" (everything read is as in the whole file), "wrong" (something differs and
-nothing was said), "stopped" (a crash, or no end), or in the name of an error that users should not meet.
+Run as ``python damage.py FILE FOLDER < ways.json``. A way is a list of [position, bits to flip], or a length to
+truncate the file to. The outcome is "error", "same" (all content equals that of the intact file), "wrong" (something
+differs without an error), "stopped" (a crash or a hang), or the name of an error that users should not see.
 """
 
 import json
@@ -21,7 +21,7 @@ ENDINGS = {0: "same", 1: "error", 2: "wrong", 3: "MemoryError", 4: "another erro
 
 
 def try_ways(path, folder, ways):
-    """Return how reading ends after each way of damage, tried by this file in a process of its own."""
+    """Return the outcome of reading after each kind of damage; this file runs in a separate process for it."""
     done = subprocess.run(
         [sys.executable, __file__, str(path), str(folder)],
         input=json.dumps(ways),
@@ -35,7 +35,7 @@ def try_ways(path, folder, ways):
 
 
 def content(path):
-    """Everything that a cache tells."""
+    """Return the complete content of a cache."""
     with open_cache(path) as reader:
         splits = {
             name: [
@@ -59,7 +59,7 @@ def damage(whole, way):
 
 
 def ending(path, expected):
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal ends the process, in the middle of C code too
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal ends the process even inside C code
     try:
         return 0 if content(path) == expected else 2
     except (OSError, ValueError):

@@ -1,9 +1,9 @@
 """Extract with a tiny network in processes that are killed, or whose disk is full, and print how each ended, as JSON.
 
 Run as ``python faults.py FOLDER < orders.json``. An order is an object: ``kill`` (the process kills itself, by a signal
-that it cannot catch, at this operation on files, counted from the start of the extraction), ``limit`` (no file may
-grow beyond this many bytes), or neither; with ``fresh`` the outputs and the scratch folder of earlier ones are
-removed first. Each runs in a process of its own, in FOLDER, by the stage's own command.
+that it cannot catch, at this file operation, counted from the start of the extraction), ``limit`` (no file may grow
+beyond this number of bytes), or neither; ``fresh`` first removes the outputs and the scratch folder of earlier orders.
+Each order runs in a separate process, in FOLDER, by the stage's own command.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir"
 
 
 class Tiny(nn.Module):
-    """Twelve features: the mean of each quarter of an image."""
+    """A network with twelve features: the mean of each quarter of an image."""
 
     def forward(self, batch):
         return nn.functional.adaptive_avg_pool2d(batch, 2).flatten(1)
 
 
 def prepare(folder):
-    """Write settings, weights and a manifest of 43 digits; put a tiny network and small blocks in their place."""
+    """Write settings, weights and a manifest of 43 digits; set up a tiny network and small blocks."""
     torch.set_num_threads(1)
     recipe = {"kind": "digits", "test_fraction": 0.3, "seed": 0}
     digits = build_manifest("digits", recipe)
@@ -55,7 +55,7 @@ def prepare(folder):
     extraction.read_weights = lambda path: {}
     extraction.BLOCK_ROWS, extraction.BATCH_ROWS = 8, 4
     cache_writer.check_in_child = check_everything
-    # what every child would import and read again
+    # every child process would import and read these again
     record = extraction.find_backbone("efficientnet_lite0")
     extraction.preprocess(record, SIDE)(extraction.open_images(digits)[0])
 
@@ -67,7 +67,7 @@ def arguments(folder):
 
 
 def watch(folder, kill):
-    """Count operations on files below the folder, and end the process at one of them."""
+    """Count file operations below the folder, and end the process at one of them."""
     count = [0]
 
     def hook(event, values):
@@ -81,7 +81,7 @@ def watch(folder, kill):
 
 
 def in_fork(folder, order):
-    """Run the command and return how it ended, what it said, and what files there are, with their sha256."""
+    """Run the command; return how it ended, its output, and all files with their sha256."""
     if order.get("fresh"):
         shutil.rmtree(folder / "out", ignore_errors=True)
         shutil.rmtree(folder / "scratch", ignore_errors=True)

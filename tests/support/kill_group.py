@@ -1,10 +1,10 @@
-"""End a whole group of processes at one call of a function, as a machine does that goes down.
+"""End a whole group of processes at one function call, as if the machine went down.
 
-A copy of this file, named ``sitecustomize.py`` in a folder of PYTHONPATH, is imported by every Python that is started.
-Where the command of a process holds the word KILL_IN, its calls of functions are counted from the moment when it first
-opens a file whose path holds KILL_FROM: in that thread, in Python and in C. At call number KILL_AT the kernel ends the
-process and all others of its group, by a signal that none can catch. Without KILL_AT the process is let through, and
-writes into the file KILL_TOLD how many calls there were, and at which of them each file of its folder was opened.
+A copy of this file, named ``sitecustomize.py`` in a folder of PYTHONPATH, is imported by every Python process. If the
+command of a process contains the word KILL_IN, its function calls are counted, in Python and in C, from the moment when
+it first opens a file whose path contains KILL_FROM, in that thread. At call number KILL_AT the kernel ends the process
+and all others of its group, by a signal that they cannot catch. Without KILL_AT the process continues, and writes to
+the file KILL_TOLD the number of calls, and the call at which each file of its folder was opened.
 """
 
 import atexit

@@ -1,4 +1,4 @@
-"""Models and encoders as tests want them: from flat settings, with keys placed before, or fed with codes."""
+"""Models and encoders for tests: from flat settings, with keys placed beforehand, or learning from codes."""
 
 import numpy as np
 from sklearn.base import clone
@@ -11,7 +11,7 @@ OF_STEPS = {"learning_rate", "batch_size", "label_smoothing", "clip_norm", "max_
 
 
 def flat(n_heads=1024, n_keys=256, key_dim=2, **settings):
-    """Return a classifier of settings that belong to its encoder, to its gradient steps, or to itself."""
+    """Return a classifier with settings of its encoder, of its gradient steps, or its own."""
     settings |= {"n_heads": n_heads, "n_keys": n_keys, "key_dim": key_dim}
     steps = {name: settings.pop(name) for name in OF_STEPS & set(settings)}
     own = {name: settings[name] for name in ("device", "verbose") if name in settings}

@@ -1,4 +1,4 @@
-"""The estimator in plain NumPy loops, in float64: slow, obvious, and what the tests compare with."""
+"""The estimator in plain NumPy loops, in float64: slow and obvious. The tests compare with it."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def normalize(X):
 
 
 def project(X, projection):
-    """Multiply every row with every head's matrix: n,f × f,c,d → n,c,d."""
+    """Multiply every row by every head's matrix: n,f × f,c,d → n,c,d."""
     n, (_, n_heads, key_dim) = len(X), projection.shape
     heads = np.zeros((n, n_heads, key_dim))
     for i in range(n):
@@ -25,7 +25,7 @@ def project(X, projection):
 
 
 def distances(heads, keys):
-    """Squared Euclidean distance of each head to each of its keys (n, c, j)."""
+    """Return the squared Euclidean distance of each head to each of its keys (n, c, j)."""
     out = np.zeros((len(heads), keys.shape[0], keys.shape[1]))
     for i in range(len(heads)):
         for c in range(keys.shape[0]):
@@ -34,7 +34,7 @@ def distances(heads, keys):
 
 
 def nearest(heads, keys, n_selected, usable=None):
-    """Positions of the nearest keys (n, c, m): by distance, then by position; −1 where usable keys run out."""
+    """Return the positions of the nearest keys (n, c, m), by distance, then by position; −1 if keys run out."""
     away = distances(heads, keys)
     codes = np.full((*away.shape[:2], n_selected), -1)
     for i in range(away.shape[0]):
@@ -46,7 +46,7 @@ def nearest(heads, keys, n_selected, usable=None):
 
 
 def pool(codes, values):
-    """Mean over heads of the mean over selected keys (n, k); a code of −1 is nothing."""
+    """Return the mean over heads of the mean over selected keys (n, k); codes of −1 are left out."""
     logits = np.zeros((len(codes), values.shape[2]))
     for i in range(len(codes)):
         for c in range(codes.shape[1]):
@@ -56,7 +56,7 @@ def pool(codes, values):
 
 
 def counts(shape, codes, labels, weights):
-    """Add each sample's weight to the class of its label at each selected key (c, j, k)."""
+    """Add each sample's weight to the class of its label at each selected key; return the counts (c, j, k)."""
     table = np.zeros(shape)
     for i in range(len(codes)):
         for c in range(codes.shape[1]):
@@ -66,9 +66,9 @@ def counts(shape, codes, labels, weights):
 
 
 def class_ratios(table, keys):
-    """How much more often a class selects a key than all classes do (c, j, k), were classes normal in each head.
+    """Return how much more often a class selects a key than all classes do (c, j, k), with normal classes in each head.
 
-    The covariance within classes is drawn towards a multiple of the identity, as by d + 1 samples more.
+    The covariance within classes is shrunk towards a multiple of the identity, as if by d + 1 more samples.
     """
     ratios = np.ones(table.shape)
     for c in range(len(table)):
@@ -81,7 +81,7 @@ def class_ratios(table, keys):
         )
         total = np.cov(here.T, aweights=samples, ddof=0).reshape(d, d)
         second = np.average((here**2).sum(axis=1), weights=samples)
-        spread = np.trace(total) / d if np.trace(total) > 1e-12 * second else 1.0  # less is rounding
+        spread = np.trace(total) / d if np.trace(total) > 1e-12 * second else 1.0  # a smaller value is a rounding error
         free = max(per_class.sum() - len(known), 0)
         within = (free * scatter / per_class.sum() + (d + 1) * spread * np.eye(d)) / (free + d + 1)
         shares = per_class[known] / per_class.sum()
@@ -89,15 +89,15 @@ def class_ratios(table, keys):
             gaps = np.array([here[j] - means[k] for k in known])
             densities = -0.5 * np.einsum("kd,kd->k", gaps, np.linalg.solve(within, gaps.T).T)
             relative = np.exp(densities - densities.max())
-            ratios[c, j] = relative.min() / (shares @ relative)  # of classes without samples
+            ratios[c, j] = relative.min() / (shares @ relative)  # for classes without samples
             ratios[c, j, known] = relative / (shares @ relative)
     return ratios
 
 
 def counts_to_values(table, class_counts, n_selected, smoothing, ratios=None):
-    """Logs of how likely each class selects a key, and of its share by the root of heads; keys without hits hold zeros.
+    """Return the log-likelihood of each key plus the log share of the class over √c; zero for keys without hits.
 
-    Each class in a head has ``smoothing`` hits more, shared among keys as the hits of all classes are, times ratios.
+    Each class has ``smoothing`` more hits in a head, distributed over keys like the hits of all classes, times ratios.
     """
     n_heads, n_keys, n_classes = table.shape
     total, values = sum(class_counts), np.zeros(table.shape)
@@ -115,7 +115,7 @@ def counts_to_values(table, class_counts, n_selected, smoothing, ratios=None):
 
 
 def features(codes, table):
-    """What a row's keys are in the functions that values are linear in: their rounded mean in each head (n, w)."""
+    """Return the features of rows (n, w): the rounded mean of the functions of their keys in each head."""
     n_heads, _, functions = table.shape
     rows = np.zeros((len(codes), n_heads, functions))
     for i in range(len(codes)):
@@ -125,7 +125,7 @@ def features(codes, table):
 
 
 def sharing(keys, used, reaches, most):
-    """What each key has of the counts of others (c, j, j): by distance, among the nearest used keys."""
+    """Return the share of each key in the counts of the others (c, j, j): by distance, among the nearest used keys."""
     kernel = np.zeros((*used.shape, used.shape[1]))
     for c, j in np.argwhere(used):
         squares = np.square(np.float64(keys[c]) - keys[c, j]).sum(axis=1)
@@ -137,12 +137,12 @@ def sharing(keys, used, reaches, most):
 
 
 def class_shares(weights):
-    """The share of each class; one without rows counts as one row in a million."""
+    """Return the share of each class; a class without rows counts as one row in a million."""
     return np.where(weights > 0, weights, weights.sum() / 1e6) / weights.sum()
 
 
 def ridge(rows, labels, weights, n_classes, penalty):
-    """Weights (w, k) and bias (k,) of the regression of one-hot labels, by least squares."""
+    """Return weights (w, k) and bias (k,) of the regression on one-hot labels, by least squares."""
     mean = weights @ rows / weights.sum()
     targets = np.eye(n_classes)[labels]
     shares = weights @ targets / weights.sum()
@@ -155,7 +155,7 @@ def ridge(rows, labels, weights, n_classes, penalty):
 
 
 def discriminant(rows, labels, weights, n_classes, penalty):
-    """Weights (w, k) and bias (k,) of normal classes with one covariance, by its inverse."""
+    """Return weights (w, k) and bias (k,) for normal classes with one covariance, by its inverse."""
     mean, per_class = weights @ rows / weights.sum(), np.bincount(labels, weights, minlength=n_classes)
     means, scatter = np.tile(mean, (n_classes, 1)), np.zeros((rows.shape[1],) * 2)
     for k in range(n_classes):
@@ -171,7 +171,7 @@ def discriminant(rows, labels, weights, n_classes, penalty):
 
 
 def scales(rows, steps, weights, curvature, n_heads):
-    """What features are multiplied by: curves get ``curvature²`` times the spread of coordinates."""
+    """Return the factors of features: curves get ``curvature²`` times the spread of coordinates."""
     spread = weights @ (rows - weights @ rows / weights.sum()) ** 2 * steps**2
     linear, curved = spread.reshape(n_heads, 2, -1).sum(axis=(0, 2))
     bent = curvature / np.sqrt(curved) if curved > 0 else 0.0
@@ -179,7 +179,7 @@ def scales(rows, steps, weights, curvature, n_heads):
 
 
 def joint_values(table, steps, samples, n_classes, mixture):
-    """Values (c, j, k) of a mixture of solutions for codes, labels and weights."""
+    """Return the values (c, j, k) of a mixture of solutions for codes, labels and weights."""
     codes, labels, weights = samples
     rows, n_heads = features(codes, table), len(table)
     total, bias = np.zeros((len(steps), n_classes)), np.zeros(n_classes)
@@ -188,7 +188,7 @@ def joint_values(table, steps, samples, n_classes, mixture):
         solve = {"ridge": ridge, "discriminant": discriminant}[part["objective"]]
         found, shift = solve(rows * scale, labels, weights, n_classes, part["penalty"])
         total, bias = total + part["share"] * scale[:, None] * found, bias + part["share"] * shift
-    if not mixture:  # rows that do not differ
+    if not mixture:  # all rows are equal
         bias = np.log(class_shares(np.bincount(labels, weights, minlength=n_classes)))
     own = total.reshape(n_heads, -1, n_classes)
     return bias + n_heads * np.einsum("cjf,cfk->cjk", np.float64(table), own)
@@ -200,7 +200,7 @@ def softmax(logits):
 
 
 def sgd_gradient(values, codes, labels, weights, batch_size, label_smoothing):
-    """Gradient (c, j, k) of the weighted, smoothed cross-entropy over batch_size samples; every column is a class."""
+    """Return the gradient (c, j, k) of the weighted, smoothed cross-entropy over batch_size samples."""
     gradient = np.zeros(values.shape)
     share = softmax(pool(codes, values))
     n_classes = values.shape[2]
@@ -215,14 +215,14 @@ def sgd_gradient(values, codes, labels, weights, batch_size, label_smoothing):
 
 
 def sgd_step(values, codes, labels, weights, *, learning_rate, batch_size, label_smoothing, clip_norm):
-    """Values after one step of plain gradient descent with the gradient's norm clipped."""
+    """Return the values after one step of plain gradient descent with the gradient's norm clipped."""
     gradient = sgd_gradient(values, codes, labels, weights, batch_size, label_smoothing)
     norm = np.sqrt((gradient**2).sum())
     return values - learning_rate * gradient * (min(1.0, clip_norm / norm) if norm > 0 else 1.0)
 
 
 def ema_step(batch, keys, size, total, decay=0.95, epsilon=1e-5):
-    """Keys, running sizes and running sums after one batch of exponential moving averages."""
+    """Return keys, running sizes and running sums after one batch of exponential moving averages."""
     n_heads, n_keys, _ = keys.shape
     codes = nearest(batch, keys, 1)
     keys, size, total = np.float64(keys).copy(), size.copy(), total.copy()

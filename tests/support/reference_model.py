@@ -1,4 +1,4 @@
-"""Plain bookkeeping of what an estimator learned, and what the oracle makes of it: codes, values, probabilities."""
+"""A simple reference model: a list of the learned samples, and the oracle's codes, values and probabilities for it."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -13,12 +13,12 @@ N_HEADS, N_KEYS, N_ROWS = 3, 7, 24
 LABELS = [30, 10, 20, 0]
 POOL = np.random.default_rng(5).standard_normal((N_ROWS, 4)).astype(np.float32)
 OTHERS = np.random.default_rng(6).standard_normal((30, 4)).astype(np.float32)
-"""Rows that keys are placed from, and never learned."""
+"""Rows that keys are placed on; they are never learned."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A learned copy of a row; codes (c, m) in the first numbering of the keys."""
+    """A learned copy of a row; codes (c, m) use the initial numbering of the keys."""
 
     row: int
     label: int
@@ -26,14 +26,14 @@ class Sample:
     codes: np.ndarray
 
     def name(self):
-        """What makes two samples the same to a model, which sees keys and not rows."""
+        """Return what identifies a sample to a model, which sees keys instead of rows."""
         return np.sort(self.codes, axis=1).tobytes(), self.label, self.weight
 
 
 class Books:
-    """Plain bookkeeping of one model, from the moment when it has keys and has learned nothing.
+    """Reference model of one estimator, starting when it has keys and has learned nothing.
 
-    Keys are numbered as they were before any pruning.
+    Keys have the numbers from before any pruning.
     """
 
     def __init__(self, model):
@@ -42,7 +42,7 @@ class Books:
         self.places = [np.flatnonzero(mask) for mask in encoder_of(model).key_mask_]
         self.fingerprint = encoder_of(model).fingerprint_
         self.samples, self.declared, self.calibration = [], set(), None
-        self.rounding = 0.0  # until a fractional weight arrives, every number is exact
+        self.rounding = 0.0  # numbers are exact until a fractional weight arrives
         self.n_selected = codes_of(model, POOL[:1]).shape[2]
         self.heads = oracle.project(POOL, encoder_of(model).projection_)
         self.codes = self.nearest(encoder_of(model).key_mask_)
@@ -52,7 +52,7 @@ class Books:
         return oracle.nearest(self.heads, encoder_of(self.empty).keys_, self.n_selected, usable)
 
     def entries(self, batch, weighted):
-        """The samples of a batch; weight zero is as if never given."""
+        """Return the samples of a batch, without those of weight zero."""
         parts = [(row, label, float(weight) if weighted else 1.0) for row, label, weight in batch]
         return [Sample(*part, self.codes[part[0]]) for part in parts if part[2] > 0]
 
@@ -60,29 +60,29 @@ class Books:
         return sorted({sample.label for sample in self.samples} | self.declared)
 
     def arrays(self, entries):
-        """Codes (n, c, m), positions of labels among the classes (n,) and weights (n,) of some samples."""
+        """Return codes (n, c, m), positions of labels among the classes (n,) and weights (n,) of some samples."""
         labels = np.searchsorted(self.classes(), [sample.label for sample in entries])
         return np.stack([sample.codes for sample in entries]), labels, np.array([sample.weight for sample in entries])
 
     def hits(self):
-        """Weight that selected each key (c, j)."""
+        """Return the weight of the samples that selected each key (c, j)."""
         return self.counts(self.samples).sum(axis=2)
 
     def times(self, entries):
-        """How often some samples selected each key (c, j), whatever their weights."""
+        """Return how often some samples selected each key (c, j), ignoring weights."""
         return self.times_of_classes(entries).sum(axis=2)
 
     def times_of_classes(self, entries):
-        """How often some samples of each class selected each key (c, j, k), whatever their weights."""
+        """Return how often some samples of each class selected each key (c, j, k), ignoring weights."""
         return self.counts([replace(entry, weight=1.0) for entry in entries])
 
     def counts(self, entries):
-        """Weight of each class (c, j, k) at each key, of some samples."""
+        """Return the weight of each class at each key (c, j, k) for some samples."""
         codes, labels, weights = self.arrays(entries)
         return oracle.counts((*self.table.shape[:2], len(self.classes())), codes, labels, weights)
 
     def fresh(self):
-        """A model that learned the samples in one call."""
+        """Return a model that learned the samples in one call."""
         codes, labels, weights = self.arrays(self.samples)
         labels = np.array(self.classes())[labels]
         declared, weights = sorted(self.declared) or None, None if self.unweighted() else weights
@@ -92,7 +92,7 @@ class Books:
         )
 
     def values(self, solver, mixture):
-        """Values (c, j, k), by the oracle; what is solved jointly as the mixture that the model chose."""
+        """Return the oracle's values (c, j, k); jointly solved values use the mixture that the model chose."""
         if solver == "sgd":
             return self.table[:, :, :-1]
         codes, labels, weights = self.arrays(self.samples)
@@ -108,13 +108,13 @@ class Books:
         return oracle.counts_to_values(kernel @ counts, per_class, self.n_selected, self.empty.smoothing, ratios)
 
     def probabilities(self, values, temperature):
-        """What is predicted for the pool (n, k), by the oracle: of the nearest keys that some sample selected."""
+        """Return the oracle's predictions for the pool (n, k), from the nearest keys that some sample selected."""
         return oracle.softmax(oracle.pool(self.nearest(self.hits() > 0), values) / temperature)
 
     def descend(self, entries, epochs, **settings):
-        """Let the oracle's table of ``sgd`` (c, j, k + 1) learn a batch of one step an epoch.
+        """Let the oracle's table of ``sgd`` (c, j, k + 1) learn a batch with one step per epoch.
 
-        A class is new as the hidden column, which counts as one class more until classes are declared.
+        A new class starts as the hidden column, which counts as one more class until classes are declared.
         """
         old, self.columns = self.columns, self.classes()
         grown = np.repeat(self.table[:, :, -1:], len(self.columns) + 1, axis=2)
@@ -125,7 +125,7 @@ class Books:
         self.table = grown
 
     def drop_columns(self):
-        """Keep those columns of the table whose class is still there."""
+        """Keep the columns of the table whose class still exists."""
         kept = np.isin(self.columns, self.classes())
         self.columns, self.table = self.classes(), self.table[:, :, np.append(kept, True)]
 
@@ -138,7 +138,7 @@ class Books:
         self.codes = self.nearest(used)
 
     def now(self, table):
-        """Bring a table (c, j, …) to the numbering that keys have now, zeros where a head is padded."""
+        """Convert a table (c, j, …) to the current numbering of keys, with zeros for padding."""
         found = np.zeros((N_HEADS, max(map(len, self.places)), *table.shape[2:]), dtype=table.dtype)
         for c, places in enumerate(self.places):
             found[c, : len(places)] = table[c, places]
@@ -158,7 +158,7 @@ def weights_of(batch):
 
 
 def as_given(entries):
-    """Rows, labels and weights of learned samples; no weights where all are one, as a user would leave them out."""
+    """Return rows, labels and weights of learned samples; no weights if all are one, as a user would omit them."""
     weights = [entry.weight for entry in entries]
     rows, labels = POOL[[entry.row for entry in entries]], [entry.label for entry in entries]
     return rows, labels, None if all(weight == 1 for weight in weights) else weights

@@ -1,4 +1,4 @@
-"""Tell ``docs/reliability.md`` what was tried: a line of JSON a test, into the file that DKVB_RELIABILITY names."""
+"""Record attempts for ``docs/reliability.md``: one line of JSON per test, in the file that DKVB_RELIABILITY names."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def note(group, tried, outcomes):
-    """Note how often each thing happened; without a file to write to, nothing."""
+    """Record how often each outcome occurred; do nothing without a file to write to."""
     if target := os.environ.get("DKVB_RELIABILITY"):
         line = {"kind": "test", "group": group, "tried": tried, "outcomes": dict(Counter(outcomes))}
         with Path(target).open("a", encoding="utf-8") as file:

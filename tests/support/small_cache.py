@@ -1,4 +1,4 @@
-"""The small cache that the tests write: two splits, several blocks, ids beyond ASCII, unlabelled rows."""
+"""A small cache for tests: two splits, several blocks, ids beyond ASCII, unlabelled rows."""
 
 import hashlib
 
@@ -29,7 +29,7 @@ def header(**changes):
 
 
 def embeddings(split):
-    """Embeddings (n, 8), float32, the same ones for ever: they come from no generator."""
+    """Return embeddings (n, 8), float32; they come from no random generator, so they never change."""
     n = SIZES[split]
     values = np.arange(n * N_FEATURES, dtype=np.float64).reshape(n, N_FEATURES)
     return (np.sin(values + len(split)) * 3).astype(np.float32)
@@ -44,13 +44,13 @@ def sample_ids(split):
 
 
 def rows(split, **changes):
-    """What a split is written from, in blocks of 3 rows."""
+    """Return the data from which a split is written, in blocks of 3 rows."""
     blocks = [embeddings(split)[start : start + 3] for start in range(0, SIZES[split], 3)]
     return SplitRows(**({"blocks": blocks, "labels": labels(split), "sample_ids": sample_ids(split)} | changes))
 
 
 def write_small(path, compression="none", chunk_bytes=64, **changes):
-    """Write the small cache with as many bytes a block as given (64: four rows of float16)."""
+    """Write the small cache with a given number of bytes per block (64: four rows of float16)."""
     usual = cache_writer.CHUNK_BYTES
     cache_writer.CHUNK_BYTES = chunk_bytes
     try:
@@ -61,7 +61,7 @@ def write_small(path, compression="none", chunk_bytes=64, **changes):
 
 
 def forge(path, change):
-    """Change a cache as somebody would who knows the format: the digest of the structure is made right again."""
+    """Change a cache with knowledge of the format: the digest of the structure is updated."""
     with h5py.File(path, "r+") as file:
         change(file)
         file.attrs["meta_sha256"] = np.bytes_(meta_sha256(file))

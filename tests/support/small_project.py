@@ -1,4 +1,4 @@
-"""A copy of the project in a folder of its own, with settings of its own, and DVC called in it."""
+"""A copy of the project in a separate folder, with its own settings, in which DVC is called."""
 
 import importlib
 import os
@@ -16,13 +16,13 @@ from pipeline.stages import __main__ as stages
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("pipeline", "dkvb_estimator")
 TABLES = with_defaults(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
-"""The shipped settings, defaults in place."""
+"""The shipped settings, with defaults filled in."""
 SMALL_PHOTOS = {"kind": "photos", "n_crops": 24, "seed": 0}
 SMALL_METHOD = {"solver": "counts", "encoder": {"n_heads": 8, "n_keys": 16, "key_dim": 4, "random_state": 0}}
 
 
 def copy_project(folder, tables):
-    """Copy what ``dvc repro`` needs, with these tables as settings; what DVC and runs have left here stays here."""
+    """Copy what ``dvc repro`` needs, with these tables as settings, but no files that DVC and runs have written."""
     for name, left_out in [*((ours, ["__pycache__"]) for ours in OURS), (".dvc", ["tmp", "cache"])]:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*left_out))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "forgotten/list.txt"):
@@ -33,7 +33,7 @@ def copy_project(folder, tables):
 
 
 def start(folder, *words, **environment):
-    """Start ``python -m WORDS`` there, in a group of processes of its own; stages find the same Python."""
+    """Start ``python -m WORDS`` in a folder and in a separate process group; stages find the same Python."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.Popen(
         [sys.executable, "-m", *words], cwd=folder, text=True, start_new_session=True,
@@ -43,20 +43,20 @@ def start(folder, *words, **environment):
 
 
 def finish(process):
-    """Wait for it, and for all that it started; return its exit code and what was said."""
+    """Wait for a process and all processes that it started; return its exit code and output."""
     said = process.communicate(timeout=280)
     return process.returncode, "".join(said)
 
 
 def call(folder, *words, **environment):
-    """Run ``python -m WORDS`` there to its good end, and return what it said."""
+    """Run ``python -m WORDS`` in a folder, check that it succeeds, and return its output."""
     code, said = finish(start(folder, *words, **environment))
     assert code == 0, said
     return said
 
 
 def small_tables():
-    """The shipped settings with one run, small enough to be reproduced in seconds."""
+    """Return the shipped settings with one run that is small enough to be reproduced in seconds."""
     search = {"method": {"encoder": {"n_heads": 8, "key_dim": 4, "random_state": 0}}, "heat_map": None}
     return TABLES | {
         "datasets": TABLES["datasets"] | {"photos": SMALL_PHOTOS},
@@ -71,7 +71,7 @@ def small_tables():
 
 
 def run_stage(name):
-    """Run a stage's commands of dvc.yaml, in this process, in the folder that is current."""
+    """Run a stage's commands from dvc.yaml in this process, in the current folder."""
     commands = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][name]["cmd"]
     for text in commands if isinstance(commands, list) else [commands]:
         python, flag, module, *argv = text.split()

@@ -1,4 +1,4 @@
-"""Two small caches of one space, the settings of a run on them, and the stage `run` called on them."""
+"""Two small caches of one embedding space, settings of a run on them, and calls of the stage `run`."""
 
 import numpy as np
 import yaml
@@ -63,12 +63,12 @@ def settings(**changes):
 
 
 def with_method(encoder=None, **rest):
-    """Settings of a run whose method differs in some settings of its encoder, or in others."""
+    """Return the settings of a run with other settings of the method or of its encoder."""
     return {"method": {"encoder": ENCODER | (encoder or {}), **rest}}
 
 
 def make_few_steps(patch):
-    """Let probes make a tenth of their steps, ten times as long ones, which the classes of a small run need no more."""
+    """Let probes take a tenth of their steps, each ten times as large, which is enough for a small run."""
     few = {name: kind | {"min_steps": 20, "learning_rate": 1e-2} for name, kind in baselines.PROBES.items()}
     patch.setattr(baselines, "PROBES", few)
 
@@ -89,7 +89,7 @@ def params_file(folder, run=SETTINGS, **tables):
 
 
 def command(folder, paths, name="pets", **changes):
-    """Words that every stage on caches takes."""
+    """Return the arguments that every stage on caches takes."""
     return [
         name,
         *("--params", str(params_file(folder, **changes))),

@@ -1,4 +1,4 @@
-"""A stream of three classes in two tasks whose one feature is the class, and methods that know what they have seen."""
+"""A stream of three classes in two tasks whose only feature is the class, and methods that know the classes seen."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from pipeline.evaluation.streams import Task
 
 
 class LastTaskOnly:
-    """Knows the classes of the last task alone. The one feature is the class itself."""
+    """A method that knows only the classes of the last task. The only feature is the class itself."""
 
     def partial_fit(self, X, y):
         self.known = set(y.tolist())

@@ -1,4 +1,4 @@
-"""Store of codes: rows come back as they went in, from memory or a file."""
+"""Code store: rows are returned unchanged, from memory or from a file."""
 
 import numpy as np
 import pytest

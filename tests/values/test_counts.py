@@ -1,4 +1,4 @@
-"""Counts: a sum over samples, stored where it is not zero, and the log-likelihoods of keys read from it."""
+"""Counts: sparse sums over samples, and the log-likelihoods of keys computed from them."""
 
 import numpy as np
 import oracle
@@ -200,9 +200,9 @@ def test_a_weight_of_zero_leaves_a_class_out(coded):
 
 
 def test_balanced_weights_help_rare_classes():
-    """One row of a rare class is no proof of where its rows lie: weights must not make up for smoothing."""
+    """One row of a rare class says little about the class: weights must not undo the smoothing."""
     rng = np.random.default_rng(0)
-    chances = rng.dirichlet(np.full(8, 0.5), size=(3, 64))  # of each key of 64 heads, for three classes
+    chances = rng.dirichlet(np.full(8, 0.5), size=(3, 64))  # for each key of 64 heads and three classes
 
     def drawn(labels):
         ends, draws = chances[labels].cumsum(axis=2), rng.random((len(labels), 64, 1))

@@ -1,4 +1,4 @@
-"""Values: pooled by means, moved one gradient step at a time, and only where a sample hit."""
+"""Values are pooled by means, and a gradient step changes them only for keys with hits."""
 
 import numpy as np
 import oracle
@@ -19,7 +19,7 @@ def wide(codes):
 
 
 def step(table, codes, labels, weights=None, **changes):
-    """Return the table after one step, as an array; the one given stays."""
+    """Return the table after one step, as an array; the given table does not change."""
     moved = torch.from_numpy(np.float32(table)).clone()
     weights = np.ones(len(codes)) if weights is None else weights
     step_(moved, wide(codes), wide(labels), torch.from_numpy(np.float32(weights)), settings(**changes))
@@ -75,7 +75,7 @@ def test_the_first_step_equals_the_published_vector():
 def test_a_step_equals_the_oracle(coded, n_unseen):
     codes, labels, weights = coded
     table = random_table(4)
-    columns = 3 + n_unseen  # a hidden column that counts once is a class like any other
+    columns = 3 + n_unseen  # a hidden column that counts once is like any other class
     moved = step(table, codes, labels, weights, batch_size=90, n_unseen=n_unseen)
     expected = oracle.sgd_step(
         table[:, :, :columns],

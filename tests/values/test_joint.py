@@ -1,4 +1,4 @@
-"""Values solved together: sums that are exact, solutions that equal an oracle, a mixture that held-out rows choose."""
+"""Jointly solved values: exact sums, solutions that equal an oracle, a mixture chosen by held-out rows."""
 
 import copy
 import pickle
@@ -198,7 +198,7 @@ def test_rows_that_differ_by_rounding_alone_teach_the_shares_of_classes_and_leav
 
 
 def left_out(listed, penalty, few, dtype=torch.float64, objectives=("ridge", "discriminant")):
-    """The scores of the first ten rows, each left out, and the scale of their features."""
+    """Return the leave-one-out scores of the first ten rows, and the scale of their features."""
     scale, judges = np.linspace(0.01, 0.1, listed.features.shape[1]), np.arange(len(listed.labels)) < 10
     source = FewRows(listed, judges, 4, CPU) if few else ManyRows(sum_rows(listed, 4, CPU), listed.where(judges), CPU)
     view = source.view(scale)
@@ -221,7 +221,7 @@ def test_a_row_is_left_out_as_if_it_had_never_been_there(penalty, few, dtype, we
     for objective, solve_it in (("ridge", oracle.ridge), ("discriminant", oracle.discriminant)):
         for row in range(10):
             others = np.arange(len(scaled)) != row
-            same = penalty * unit(slice(None)) / unit(others)  # the penalty stays that of all rows
+            same = penalty * unit(slice(None)) / unit(others)  # the penalty remains that of all rows
             weights, bias = solve_it(scaled[others], listed.labels[others], listed.weights[others], 4, same)
             expected = scaled[row] @ weights + bias
             np.testing.assert_allclose(found[objective][row], expected, atol=1e-4 * np.abs(expected).max())
@@ -322,7 +322,7 @@ def test_what_rows_choose_is_no_worse_than_any_single_solution_with_the_best_sha
 
     def loss(scores):
         logs = np.log(oracle.softmax(scores.astype(float)))
-        return -logs[np.arange(len(logs)), labels].sum() - logs.mean()  # one row of no known class joins in
+        return -logs[np.arange(len(logs)), labels].sum() - logs.mean()  # includes a pseudo-sample of unknown class
 
     mixed = loss(sum(part.share * tables[part.objective, part.penalty] for part in found))
     for table in tables.values():
@@ -376,7 +376,7 @@ def test_order_and_splits_change_no_bit(part, remember):
     other = started(remember=remember)
     for some in np.array_split(order, 4):
         other.partial_fit(rows_[some], labels[some])
-        other.predict(X[:2])  # sums that were asked for in between only grow
+        other.predict(X[:2])  # sums computed in between are only extended
     assert_same_model(other, started(remember=remember).partial_fit(rows_, labels))
 
 
@@ -430,7 +430,7 @@ def test_the_device_may_be_named_and_the_kernel_may_be_missing(monkeypatch):
     np.testing.assert_array_equal(twin.values_, expected.values_)
 
 
-# Sums alone
+# Only sums
 
 
 def forgetful(**settings):

@@ -19,7 +19,7 @@ X, Y = load_digits(return_X_y=True)
 
 
 def drawn(n_heads=3, n_keys=9, n_classes=4, key_dim=2, n=200, seed=0):
-    """Counts (c, j, k) of n samples in each head, and whole keys (c, j, d)."""
+    """Return counts (c, j, k) of n samples in each head, and integer keys (c, j, d)."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(n_classes, size=n)
     table = np.zeros((n_heads, n_keys, n_classes))
@@ -102,7 +102,7 @@ def test_a_pruned_table_has_the_same_bits():
 
 @cache
 def codes_of_digits(seed):
-    """Keys of the default encoder, and codes (n, c) of all digits: they are the same whatever is learned."""
+    """Keys of the default encoder, and codes (n, c) of all digits; they do not depend on what is learned."""
     encoder = KeyEncoder(random_state=seed).fit(X)
     return FrozenEstimator(encoder), encoder.transform(X)
 
@@ -111,7 +111,7 @@ def codes_of_digits(seed):
     ("n_per_class", "n_draws"), [(5, 1), *(pytest.param(n, 3, marks=pytest.mark.slow) for n in (2, 5, 20, 100))]
 )
 def test_counts_are_above_the_nearest_class_mean_with_few_samples_and_with_many(n_per_class, n_draws):
-    """In the mean of several draws; the normals are what few samples have."""
+    """On average over several draws, the normal distributions help if samples are few."""
     gaps = []
     for seed in range(n_draws):
         order = np.random.default_rng(seed).permutation(len(X))
@@ -121,11 +121,11 @@ def test_counts_are_above_the_nearest_class_mean_with_few_samples_and_with_many(
         model = by_codes(DKVBClassifier(encoder, solver="counts"), "partial_fit", codes[rows], Y[rows])
         mean = NearestClassMean(normalize=True).fit(X[rows], Y[rows])
         gaps.append(by_codes(model, "score", codes[rest], Y[rest]) - mean.score(X[rest], Y[rest]))
-    assert np.mean(gaps) > (0 if n_per_class >= 5 else -0.005)  # with two samples, both are guesses
+    assert np.mean(gaps) > (0 if n_per_class >= 5 else -0.005)  # with two samples, both are unreliable
 
 
 def test_classes_without_samples_are_never_predicted():
-    """Declared, or left out by a weight of zero: they have the smallest ratio of any class, and the smallest share."""
+    """Declared classes, and classes of weight zero, have the smallest ratio and the smallest share of all classes."""
     encoder = FrozenEstimator(KeyEncoder(64, 64, 2, random_state=0).fit(X[:900]))
     rows = np.concatenate([np.flatnonzero(Y[:900] == label)[:5] for label in (0, 1)])
     for weight in (1.0, 1e-3):

@@ -1,4 +1,4 @@
-"""The prior: values as sums of a few whole functions of a key's place, which know no label."""
+"""The prior: values are sums of a few integer functions of a key's coordinates, independent of labels."""
 
 import numpy as np
 import oracle

@@ -1,4 +1,4 @@
-"""Ledger: a multiset of hashes tells what was learned."""
+"""Sample hashes: a multiset of hashes records what was learned."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Confidence: probabilities from logits, and the temperature between them."""
+"""Confidence: probabilities from logits, and their temperature."""
 
 import numpy as np
 import oracle
@@ -10,7 +10,7 @@ LOGITS = np.array([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0], [-3.0, 5.0, 1.0]])
 
 
 def drawn(temperature, n=4000):
-    """Logits (n, 3), and labels drawn with the probabilities that this temperature gives."""
+    """Return logits (n, 3), and labels drawn with the probabilities at this temperature."""
     rng = np.random.default_rng(0)
     logits = 3 * rng.standard_normal((n, 3))
     cumulative = oracle.softmax(logits / temperature).cumsum(axis=1)
