@@ -106,8 +106,8 @@ def whole(tmp_path_factory):
 
 
 def copied(source, target):
-    """Copy a project, except for what DVC records about its place on the disk."""
-    return Path(shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "tmp")))
+    """Copy a project, except for what DVC knows of its place on the disk."""
+    return Path(shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("tmp")))
 
 
 def outputs(folder):

@@ -22,9 +22,13 @@ SMALL_METHOD = {"solver": "counts", "encoder": {"n_heads": 8, "n_keys": 16, "key
 
 
 def copy_project(folder, tables):
-    """Copy what ``dvc repro`` needs, with these tables as settings, but no files that DVC and runs have written."""
-    for name, left_out in [*((ours, ["__pycache__"]) for ours in OURS), (".dvc", ["tmp", "cache"])]:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*left_out))
+    """Copy what ``dvc repro`` needs, with these tables as settings; what DVC and runs have left here stays here.
+
+    Compiled modules come along: they are valid there, as files keep their time, and a dozen processes read them.
+    """
+    for name in OURS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"))  # half-written ones
+    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "forgotten/list.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
