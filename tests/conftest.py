@@ -18,7 +18,24 @@ import torch
 
 collect_ignore_glob = ["data/avalanche_metrics.py"]  # was run once, and needs a package that is not installed
 
+LONGEST = [
+    f"tests/{path}.py"
+    for path in (
+        "estimator/test_life", "stages/test_killed_repro", "stages/test_photographs", "stages/test_graph",
+        "config/test_empty_tables", "project/test_packaging", "kernel/test_fuzz", "stages/test_new",
+        "project/test_examples", "project/test_docs", "io/test_io_faults", "values/test_normals",
+        "estimator/test_cluster", "report/test_report", "extraction/test_extract", "evaluation/test_run",
+        "extraction/test_layers", "estimator/test_device", "backbones/test_custom_backbones",
+    )
+]  # fmt: skip
+"""Files that take longest. They begin first, so that no process is left with one of them when the other has ended."""
+
 torch.set_num_threads(1)  # tiny products are slower on two threads, and ten times slower on a busy machine
+
+
+def pytest_collection_modifyitems(items):
+    places = {path: place for place, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
 
 @pytest.fixture

@@ -91,6 +91,7 @@ def test_the_wheel_works_without_the_checkout_and_with_its_dependencies_alone(ar
     assert float(printed[0]) > 0.9
     assert str(tmp_path) in printed[-1]
     assert printed[-1].endswith(__version__)
+    assert "loaded again" in run(python, "-W", "error", ROOT / "examples/quickstart.py", cwd=tmp_path)
     absent = run(
         python, "-c", "import importlib.util as u; print(u.find_spec('h5py'), u.find_spec('pipeline'))", cwd=tmp_path
     )
