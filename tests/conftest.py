@@ -9,7 +9,7 @@ from pathlib import Path
 # Compiled modules are kept beside their sources, also where an image says otherwise: hundreds of processes read them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads would wait for each other
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: more threads would wait for each other
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 import numpy as np

@@ -163,11 +163,11 @@ class NativeKeys:
         return gridded
 
     def _once(self, make: Callable[..., Any]) -> Any:
-        """Cache a structure built from the keys. There is no lock, since a fork could leave it held; two threads may
-        build the same structure.
+        """Cache a structure built from the keys. There is no lock, since a fork could leave it held: two threads may
+        both build it, and the first stays, because a search of another thread may be reading its arrays by address.
         """
         if make not in self._made:
-            self._made[make] = make(self._kernel, self._centred, self._half_norms)
+            self._made.setdefault(make, make(self._kernel, self._centred, self._half_norms))
         return self._made[make]
 
     def _arranged_for(self, n_rows: int, n_selected: int) -> GriddedKeys | BoxedKeys | None:

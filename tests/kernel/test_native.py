@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -74,3 +75,17 @@ def test_heads_that_the_kernel_cannot_write_are_refused(heads):
     projection = native.NativeProjection(native.KERNEL, np.zeros((4, 6), dtype=np.float32))
     with pytest.raises(TypeError, match="expected float32 in C order"):
         projection.project(np.zeros((5, 4), dtype=np.float32), heads, 1)
+
+
+@needs_kernel
+def test_what_one_thread_searches_in_is_not_replaced_by_another():
+    keys = native.NativeKeys(native.KERNEL, np.zeros((1, 4, 2)), np.zeros((1, 4)), np.zeros((1, 2)))
+    both_build = threading.Barrier(2)
+
+    def build(*arrays):
+        both_build.wait(60)
+        return object()
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda _: keys._once(build), range(2))
+    assert first is second is keys._once(build)
