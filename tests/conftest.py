@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Compiled modules are kept beside their sources, also where an image says otherwise: hundreds of processes read them.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # hundreds of processes would compile every module again
+    sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: more threads would wait for each other
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
