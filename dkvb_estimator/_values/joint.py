@@ -314,7 +314,8 @@ class Scatter:
             factor = self._factor(penalty, dtype, of_all=of_all)
             Z = torch.cholesky_solve(self._means.T.to(factor.dtype), factor).double()
         else:  # equal rows determine the class shares only
-            factor, Z = torch.eye(len(self._mean), out=torch.empty_like(self._scatters[of_all])), self.nothing()[0]
+            factor = torch.eye(len(self._mean), dtype=self._mean.dtype, device=self._mean.device)
+            Z = self.nothing()[0]
         return Directions(Z, factor, of_all, self._means, self._mean, self._weights)
 
     def _ridge(self, penalty: float) -> float:

@@ -193,7 +193,9 @@ def literal_messages():
                     yield pytest.param(text.value, id=f"{path.stem}:{node.lineno}")
 
 
-@pytest.mark.parametrize("text", list(literal_messages()))
-def test_every_message_of_the_package_is_written_in_the_dialect(text):
-    assert DIALECT.fullmatch(text) or re.fullmatch(r"…=… is (not valid|a …); expected …", text), text
+def test_every_message_of_the_package_is_written_in_the_dialect():
+    texts = list(literal_messages())
+    assert len(texts) > 50
+    usual = [DIALECT, re.compile(r"…=… is (not valid|a …); expected …")]
+    assert [text for text in texts if not any(pattern.fullmatch(text) for pattern in usual)] == []
     assert "!" not in text

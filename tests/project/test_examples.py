@@ -77,10 +77,8 @@ def run_example(name, elsewhere):
     return done.stdout
 
 
-QUICK = {"quickstart.py"}
-
-
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_the_example_runs_and_prints_what_it_promises(name, elsewhere):
     printed = run_example(name, elsewhere)
     assert printed

@@ -64,7 +64,7 @@ ARROWS = {  # package or module of one half → what it may import from the same
 }  # fmt: skip
 
 FILES = {half: sorted((ROOT / half).rglob("*.py")) for half in ARROWS}
-EVERY_FILE = [pytest.param(half, path, id=str(path.relative_to(ROOT))) for half in FILES for path in FILES[half]]
+EVERY_FILE = [(half, path) for half in FILES for path in FILES[half]]
 
 
 def room_of(half, path):
@@ -94,30 +94,38 @@ def own_imports(half, path):
     return (inside & there) - {room_of(half, path)}
 
 
-@pytest.mark.parametrize(("half", "path"), EVERY_FILE)
-def test_packages_import_only_what_lies_below_them(half, path):
-    room = room_of(half, path)
-    if room != "__init__":
-        assert room in ARROWS[half], f"{room} is new: write into ARROWS what it may import"
-        assert own_imports(half, path) <= ARROWS[half][room]
+def offences(files, find):
+    """Return what a rule finds in each file, by path, without the files in which it finds nothing."""
+    return {str(path.relative_to(ROOT)): found for half, path in files if (found := find(half, path))}
 
 
-@pytest.mark.parametrize(("half", "path"), EVERY_FILE)
-def test_other_packages_are_imported_through_their_door(half, path):
+def test_packages_import_only_what_lies_below_them():
+    rooms = {(half, room_of(half, path)) for half, path in EVERY_FILE}
+    new = {(half, room) for half, room in rooms if room != "__init__" and room not in ARROWS[half]}
+    assert not new, "write into ARROWS what they may import"
+
+    def above(half, path):
+        room = room_of(half, path)
+        return room != "__init__" and own_imports(half, path) - ARROWS[half][room]
+
+    assert offences(EVERY_FILE, above) == {}
+
+
+def test_other_packages_are_imported_through_their_door():
     """A package exports names in its ``__init__``; model files know the estimator and are imported last."""
-    deep = {
-        name
-        for name in imports(path)
-        if name.startswith(f"{half}.")
-        and (ROOT / half / name.split(".")[1]).is_dir()
-        and name.split(".")[1] != room_of(half, path)
-        and (ROOT.joinpath(*name.split(".")).with_suffix(".py")).is_file()
-    }
-    assert deep <= {
-        "dkvb_estimator._persistence.files",
-        "dkvb_estimator._kernel.native",
-        "pipeline.cache.import_export",
-    }
+    known = {"dkvb_estimator._persistence.files", "dkvb_estimator._kernel.native", "pipeline.cache.import_export"}
+
+    def deep(half, path):
+        return {
+            name
+            for name in imports(path) - known
+            if name.startswith(f"{half}.")
+            and (ROOT / half / name.split(".")[1]).is_dir()
+            and name.split(".")[1] != room_of(half, path)
+            and (ROOT.joinpath(*name.split(".")).with_suffix(".py")).is_file()
+        }
+
+    assert offences(EVERY_FILE, deep) == {}
 
 
 @pytest.mark.parametrize("half", ARROWS)
@@ -131,28 +139,36 @@ def test_there_is_no_cycle_among_packages(half):
     assert waiting == {}
 
 
-@pytest.mark.parametrize("path", FILES["dkvb_estimator"], ids=lambda path: path.name)
-def test_the_estimator_needs_four_libraries_and_joblib(path):
-    others = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"dkvb_estimator"}
-    assert others <= LIBRARIES | {"distributed": {"dask"}, "_progress": {"tqdm"}, "plotting": {"matplotlib"}}.get(
-        path.stem, set()
-    )
+def test_the_estimator_needs_four_libraries_and_joblib():
+    optional = {"distributed": {"dask"}, "_progress": {"tqdm"}, "plotting": {"matplotlib"}}
+    ours = set(sys.stdlib_module_names) | {"dkvb_estimator"} | LIBRARIES
+
+    def others(_, path):
+        return {name.split(".")[0] for name in imports(path)} - ours - optional.get(path.stem, set())
+
+    assert offences([each for each in EVERY_FILE if each[0] == "dkvb_estimator"], others) == {}
 
 
-@pytest.mark.parametrize("path", FILES["pipeline"], ids=lambda path: path.name)
-def test_the_pipeline_uses_public_names_of_the_estimator(path):
-    ours = {name for name in imports(path) if name.startswith("dkvb_estimator")}
-    assert not any(part.startswith("_") and part != "__version__" for name in ours for part in name.split(".")[1:])
+def imports_of_the_estimator(_, path):
+    return {name for name in imports(path) if name.startswith("dkvb_estimator")}
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for room in ("io", "config", "data", "backbones", "cache", "extraction", "store") for path in
-     sorted((ROOT / "pipeline" / room).glob("*.py"))],
-    ids=lambda path: f"{path.parent.name}-{path.stem}",
-)  # fmt: skip
-def test_what_comes_before_learning_does_not_import_the_estimator(path):
-    assert not any(name.startswith("dkvb_estimator") for name in imports(path))
+def test_the_pipeline_uses_public_names_of_the_estimator():
+    def private(half, path):
+        return {
+            name
+            for name in imports_of_the_estimator(half, path)
+            if any(part.startswith("_") and part != "__version__" for part in name.split(".")[1:])
+        }
+
+    assert offences([each for each in EVERY_FILE if each[0] == "pipeline"], private) == {}
+
+
+def test_what_comes_before_learning_does_not_import_the_estimator():
+    before = {"io", "config", "data", "backbones", "cache", "extraction", "store"}
+    files = [(half, path) for half, path in EVERY_FILE if half == "pipeline" and room_of(half, path) in before]
+    assert {room_of(*each) for each in files} == before
+    assert offences(files, imports_of_the_estimator) == {}
 
 
 def test_the_report_draws_with_the_estimators_displays_and_knows_nothing_else_of_it():
@@ -160,10 +176,9 @@ def test_the_report_draws_with_the_estimators_displays_and_knows_nothing_else_of
     assert {name for name in ours if name.startswith("dkvb_estimator")} == {"dkvb_estimator.plotting"}
 
 
-@pytest.mark.parametrize(("half", "path"), EVERY_FILE)
-def test_only_the_cache_opens_hdf5(half, path):
-    if room_of(half, path) not in ("cache", "scratch"):
-        assert not any(name.split(".")[0] == "h5py" for name in imports(path))
+def test_only_the_cache_opens_hdf5():
+    elsewhere = [each for each in EVERY_FILE if room_of(*each) not in ("cache", "scratch")]
+    assert offences(elsewhere, lambda _, path: {name for name in imports(path) if name.split(".")[0] == "h5py"}) == {}
 
 
 @functools.cache
@@ -196,9 +211,8 @@ def long_functions(source):
     return {name: length for name, length in lengths.items() if length >= MAX_FUNCTION_LINES}
 
 
-@pytest.mark.parametrize(("half", "path"), EVERY_FILE)
-def test_functions_stay_under_sixty_lines_of_code(half, path):
-    assert long_functions(path.read_text(encoding="utf-8")) == {}
+def test_functions_stay_under_sixty_lines_of_code():
+    assert offences(EVERY_FILE, lambda _, path: long_functions(path.read_text(encoding="utf-8"))) == {}
 
 
 def test_code_lines_leave_out_docstrings_comments_and_blank_lines():

@@ -20,6 +20,7 @@ from pipeline.config import load_params
 from pipeline.evaluation import search
 from pipeline.forgetting import forget
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 METHOD = {"solver": "counts", "encoder": {"n_heads": 6, "n_keys": 8, "key_dim": 2, "random_state": 0}}
 BOTH = {"embeddings": "both", "keys": "both", "stream": "by_class"}
