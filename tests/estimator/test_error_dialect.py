@@ -188,14 +188,13 @@ def literal_messages():
                 text = node.args[0]
                 if isinstance(text, ast.JoinedStr):
                     parts = [part.value if isinstance(part, ast.Constant) else "…" for part in text.values]
-                    yield pytest.param("".join(parts), id=f"{path.stem}:{node.lineno}")
+                    yield "".join(parts)
                 elif isinstance(text, ast.Constant):
-                    yield pytest.param(text.value, id=f"{path.stem}:{node.lineno}")
+                    yield text.value
 
 
 def test_every_message_of_the_package_is_written_in_the_dialect():
     texts = list(literal_messages())
     assert len(texts) > 50
     usual = [DIALECT, re.compile(r"…=… is (not valid|a …); expected …")]
-    assert [text for text in texts if not any(pattern.fullmatch(text) for pattern in usual)] == []
-    assert "!" not in text
+    assert [text for text in texts if "!" in text or not any(pattern.fullmatch(text) for pattern in usual)] == []
