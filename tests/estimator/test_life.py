@@ -6,6 +6,7 @@ computes from it and, except for ``sgd``, a copy with the same keys that learns 
 """
 
 import copy
+import os
 import pickle
 import tempfile
 import warnings
@@ -500,7 +501,10 @@ def test_sgd_keeps_its_keys_and_moves_the_values_that_samples_hit():
     live(SgdLife, 8, 15)
 
 
+N_LIVES = int(os.environ.get("DKVB_LIVES", "40"))  # a hundred take seven minutes
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [CountsLife, JointLife, RidgeLife, RidgeLifeInAFile, SumsLife, SgdLife])
 def test_a_long_life_holds_no_surprise(kind):
-    live(kind, 100, 30)
+    live(kind, N_LIVES, 30)
