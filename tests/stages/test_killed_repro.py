@@ -19,7 +19,7 @@ from small_project import ROOT, call, copy_project, finish, start
 
 pytestmark = pytest.mark.slow
 
-N = int(os.environ.get("DKVB_KILLS", "3"))  # kills of each work; twenty take ten minutes
+N = int(os.environ.get("DKVB_KILLS", "4"))  # kills of each work; twenty take ten minutes
 BY_CLASS = {"embeddings": "digits", "keys": "digits", "stream": "by_class", "baselines": "digits"}
 ENCODER = {"n_heads": 8, "n_keys": 16, "key_dim": 4, "random_state": 0}
 METHOD = {"solver": "sgd", "solver_params": {"learning_rate": 30.0}, "encoder": ENCODER}
