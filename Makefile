@@ -16,7 +16,7 @@ test:
 	$(PYTHON) -m pytest
 
 slow:
-	$(PYTHON) -m pytest -n 0 -m "slow or browser"
+	$(PYTHON) -m pytest -m "slow or browser"
 
 bench:
 	$(PYTHON) -m benchmarks

@@ -30,6 +30,7 @@ from ._validation import (
     FLOATS,
     JOINT,
     Layout,
+    ReadsNamesOnce,
     as_array,
     as_float32,
     check_codes,
@@ -72,7 +73,7 @@ MUCH_STATE_BYTES = 4 * 2**30
 """Size of codes in memory above which a warning is given."""
 
 
-class DKVBClassifier(ClassifierMixin, BaseEstimator):
+class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
     """Discrete Key-Value Bottleneck: learn classes one after another on frozen features.
 
     An encoder maps each embedding to the nearest keys of many small heads, and only the *values* of these keys are

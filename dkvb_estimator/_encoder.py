@@ -28,6 +28,7 @@ from ._progress import Progress
 from ._validation import (
     FLOATS,
     Layout,
+    ReadsNamesOnce,
     as_array,
     as_float32,
     check_axes,
@@ -92,7 +93,7 @@ class Codes(np.ndarray):
         super().__setstate__(array)
 
 
-class KeyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class KeyEncoder(ReadsNamesOnce, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Map embeddings to the nearest keys of many heads: the frozen half of a Discrete Key-Value Bottleneck.
 
     Each embedding is projected into many small heads, and each head selects the nearest of its keys. :meth:`fit` draws

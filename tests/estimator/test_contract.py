@@ -51,6 +51,19 @@ def failures(estimator, expected):
     return {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
 
 
+@pytest.mark.parametrize("estimator", [DKVBClassifier, KeyEncoder])
+def test_the_constructor_is_inspected_once_and_a_subclass_has_its_own_parameters(estimator, monkeypatch):
+    class Narrow(estimator):
+        def __init__(self, *, narrow=1, random_state=0):
+            super().__init__(random_state=random_state)
+            self.narrow = narrow
+
+    assert Narrow().get_params() == {"narrow": 1, "random_state": 0}
+    usual = estimator().get_params()
+    monkeypatch.setattr("sklearn.base.inspect.signature", None)
+    assert estimator().get_params() == usual
+
+
 @pytest.mark.parametrize(  # the default, joint, is also checked below
     "solver", ["counts", "sgd", *(pytest.param(solver, marks=pytest.mark.slow) for solver in ("joint", "ridge"))]
 )
