@@ -162,11 +162,11 @@ def usage_facts(usage: Mapping[str, Any]) -> dict[str, str]:
     used, shares, own = usage["used_share"], usage["classes_per_key"], list(zip(usage["own_share"], usage["classes"]))
     least, most = (f"{written(share, 'share')} ({name})" for share, name in (min(own), max(own)))
     return {
-        "keys used, mean of heads": written(fmean(used), "share"),
-        "least and most of a head": f"{written(min(used), 'share')} and {written(max(used), 'share')}",
+        "keys used, mean over heads": written(fmean(used), "share"),
+        "lowest and highest share of a head": f"{written(min(used), 'share')} and {written(max(used), 'share')}",
         "used keys that serve one class": written(shares[1], "share"),
         "used keys that serve several": written(sum(shares[2:]), "share"),
-        "hits on keys of no other class": f"{least} to {most}",
+        "hits on keys that no other class uses": f"{least} to {most}",
     }
 
 

@@ -356,8 +356,8 @@ def test_an_absent_file_is_told_with_its_path(tmp_path):
         (in_file("squeezenet1_1"), "feature", 64, r"no layer 'feature'; expected one of x, feat.*mean 'features'"),
         (in_file("squeezenet1_1", without_classifier=True), "classifier.1", 64, "has no layer 'classifier.1'"),
         (in_file("squeezenet1_1", width=1280), "features", 64, "gives 512 features; expected width 1280. Correct"),
-        (in_file("squeezenet1_1"), "features", 8, r"cannot read images of 8 × 8 pixels \(.*\); expected a supported"),
-        (in_file("vit_tiny_patch16_224", "timm"), "avgpool", 64, "cannot read images of 64 × 64 pixels .* Set"),
+        (in_file("squeezenet1_1"), "features", 8, r"does not accept images of 8 × 8 pixels \(.*\); expected a"),
+        (in_file("vit_tiny_patch16_224", "timm"), "avgpool", 64, "does not accept images of 64 × 64 pixels .* Set"),
         (in_file("swin_t"), "features", 64, r"gives \(1, 2, 2, 768\) for one image; expected features \(1, f\)"),
     ],
 )  # fmt: skip

@@ -326,7 +326,7 @@ def test_an_id_in_two_splits_is_refused(files, capsys):
     np.savez(files / "test.npz", embeddings=X[:2] + 1, ids=["new.png", "3.png"])
     parts = {"embeddings": "X.npy", "ids": "ids.npz", "test_embeddings": "test.npz:embeddings"}
     assert import_(files, **parts, test_ids="test.npz:ids") == 1
-    assert_one_sentence(capsys, "id '3.png' stands in split 'test' and in split 'train'; expected distinct ids.")
+    assert_one_sentence(capsys, "id '3.png' is in split 'test' and in split 'train'; expected distinct ids.")
     assert not (files / "out/a.h5").exists()
 
 

@@ -121,7 +121,7 @@ def test_ids_are_letters_digits_and_underscores(tree, load, name):
 @pytest.mark.parametrize("name", ["train_digits", "toy"])
 def test_run_ids_that_would_share_a_file_are_refused(tree, load, name):
     tree["runs"][name] = tree["runs"]["counts"]
-    with pytest.raises(ValueError, match=rf"runs\.{name}: this id would share metrics/{name}\.json"):
+    with pytest.raises(ValueError, match=rf"runs\.{name}: metrics/{name}\.json is reserved for another"):
         load(tree)
 
 

@@ -53,7 +53,7 @@ def test_rows_arrive_in_the_tasks_order():
 
 
 def test_task_without_test_rows_is_refused():
-    with pytest.raises(ValueError, match=r"no test row has a class of \(2,\); .* Use a split"):
+    with pytest.raises(ValueError, match=r"the test rows contain none of the classes \(2,\) of a task; .* Use a split"):
         feed_then_test(Everything(), TASKS, Y[:, None], Y, np.zeros((2, 1)), np.array([0, 1]))
 
 

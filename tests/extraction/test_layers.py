@@ -279,5 +279,5 @@ def test_columns_follow_the_order_of_the_settings(layers):
 
 
 def test_two_names_of_one_layer_are_refused():
-    with pytest.raises(ValueError, match=r"layers holds layer4 and layer4\.1, which give the same features; expected"):
+    with pytest.raises(ValueError, match=r"layers names layer4 and layer4\.1, which give the same features; expected"):
         loading.Tapped(resnet18(weights=None).eval(), "torchvision", ["layer4", "layer4.1"])
