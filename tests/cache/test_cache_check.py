@@ -56,6 +56,6 @@ def test_time_grows_with_the_file(monkeypatch, tmp_path):
     monkeypatch.setattr(cache_check.subprocess, "run", note)
     for n in (0, 4_000_000):
         (tmp_path / "file.h5").write_bytes(b"0" * n)
-        with pytest.raises(OSError, match="did not end"):
+        with pytest.raises(OSError, match="did not finish"):
             check_in_child(tmp_path / "file.h5")
     assert limits == [60, 60.2]

@@ -304,7 +304,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_file(files, capsys, changes, te
             ["--test-fraction", "1.5"],
             "--test-fraction 1.5 was given; expected a share between 0 and 1, together with --labels",
         ),
-        (["--test-fraction", "0.01"], "cannot be split into train and test: 12 "),
+        (["--test-fraction", "0.01"], "cannot be split into train and test: test_fraction is 0.01, "),
     ],
 )
 def test_a_share_that_cannot_be_drawn_is_one_sentence(files, capsys, arguments, text):

@@ -199,7 +199,7 @@ def test_images_travel_to_other_processes(folder):
 
 def test_a_missing_root_is_named(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"dataset pets looks.*nowhere.*expected.*Correct its root in params\.yaml"
+        FileNotFoundError, match=r"root of dataset pets is .*nowhere.*expected.*Correct root in params\.yaml"
     ):
         build_manifest("pets", folder_recipe(tmp_path / "nowhere"))
 

@@ -254,13 +254,11 @@ def test_unknown_setting_names_the_nearest(settings, wrong, right):
 
 
 @pytest.mark.parametrize(
-    ("name", "place"), [("device", "DKVB_DEVICE"), ("verbose", "one line each"), ("feature_blocks", "the cache")]
+    ("name", "place"), [("device", "DKVB_DEVICE"), ("verbose", "progress itself"), ("feature_blocks", "the cache")]
 )
 def test_setting_that_is_said_elsewhere_names_the_place(name, place):
     for settings, where in (({name: 1}, "method"), ({"encoder": {name: 1}}, "method.encoder")):
-        with pytest.raises(
-            ValueError, match=rf"{where}\.{name} is among the settings of .*; expected it from .*{place}"
-        ):
+        with pytest.raises(ValueError, match=rf"{where}\.{name} cannot be set for .*; expected it from .*{place}"):
             make_method(settings)
 
 
