@@ -50,8 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = console.stage_parser(
         "extract",
         "Embed the images of a manifest with a frozen backbone. Environment variables: DKVB_DEVICE, DKVB_WORKERS, "
-        "DKVB_PROCESSES and DKVB_SCRATCH. Of these, only DKVB_DEVICE affects results: their last bits differ between "
-        "kinds of devices.",
+        "DKVB_PROCESSES and DKVB_SCRATCH. Results differ between kinds of devices, only in their last bits.",
         {
             "--manifest": "manifest to read",
             "--output": "cache to write (.h5)",

@@ -503,7 +503,7 @@ def test_headline_says_what_each_method_lost():
         "linear_probe": {"final_accuracy": 0.2, "forgetting_first": 0.95},
     }
     assert pages.headline(metrics, TASKS[:2])[1] == (
-        "Of what it had learned DKVB lost nothing; the linear probe lost 95.0 points and ends at 20.0%."
+        "Of what it had learned, DKVB lost nothing; the linear probe lost 95.0 points and ends at 20.0%."
     )
 
 
