@@ -43,8 +43,8 @@ stages, each as python -m pipeline.stages.STAGE (--help: arguments); their paths
   toy           draw the example in the plane
   search        try a grid of settings
   report        draw report/index.html
-settings: params.yaml defines what to compute; DKVB_DEVICE (cuda, cpu), DKVB_WORKERS and DKVB_WEIGHTS
-(folder of weight files) define how. Results differ between kinds of devices, only in their last bits."""
+settings: params.yaml defines what to compute; DKVB_DEVICE (cuda, cpu), DKVB_WORKERS and
+DKVB_WEIGHTS (folder of weight files) define how. Kinds of devices differ in the last bits of results."""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = console.stage_parser(
         "extract",
         "Embed the images of a manifest with a frozen backbone. Environment variables: DKVB_DEVICE, DKVB_WORKERS, "
-        "DKVB_PROCESSES and DKVB_SCRATCH. Results differ between kinds of devices, only in their last bits.",
+        "DKVB_PROCESSES and DKVB_SCRATCH. Kinds of devices differ in the last bits of results.",
         {
             "--manifest": "manifest to read",
             "--output": "cache to write (.h5)",
