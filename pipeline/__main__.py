@@ -44,7 +44,7 @@ stages, each as python -m pipeline.stages.STAGE (--help: arguments); their paths
   search        try a grid of settings
   report        draw report/index.html
 settings: params.yaml defines what to compute; DKVB_DEVICE (cuda, cpu), DKVB_WORKERS and
-DKVB_WEIGHTS (folder of weight files) define how. Kinds of devices differ in the last bits of results."""
+DKVB_WEIGHTS (folder of weights) define how. Devices may differ in the last bits of results."""
 
 
 def build_parser() -> argparse.ArgumentParser:
