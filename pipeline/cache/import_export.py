@@ -214,7 +214,7 @@ def _column(value: str, field: str, n: int) -> np.ndarray:
     if found.shape != (n,) or found.dtype.kind not in "iuUSO" or (field != "labels" and found.dtype.kind in "iu"):
         kinds = "integers from 0 (−1: unlabelled), or text" if field == "labels" else "text"
         raise ValueError(
-            f"the {field} in {value} have shape {found.shape} and type {found.dtype} beside {n} embeddings; "
+            f"the {field} in {value} have shape {found.shape} and type {found.dtype} for {n} embeddings; "
             f"expected ({n},), {kinds}. Pass the {field} of these samples."
         )
     return found if found.dtype.kind in "iu" else found.astype(str)

@@ -110,7 +110,9 @@ class Embeddings(Record):
             )
             raise ValueError(f"{given} set; expected one of the two. {advice} one.")
         if len(set(self.layer_names)) < len(self.layer_names):
-            raise ValueError(f"layers {list(self.layer_names)} names one twice; expected each once. Remove one.")
+            raise ValueError(
+                f"layers {list(self.layer_names)} names a layer twice; expected each layer once. Remove one."
+            )
         if len(self.layer_names) > 1 and isinstance(self.network, InlineBackbone) and self.network.width is not None:
             raise ValueError(
                 f"backbone.width is {self.network.width}, but {len(self.layer_names)} layers are read; expected "

@@ -209,7 +209,7 @@ def test_baselines_that_met_something_else_are_refused(tree, load, changes, fiel
 
 def test_a_baseline_named_twice_or_unknown_is_refused(tree, load):
     tree["baselines"]["digits"]["methods"] = ["mlp", "mlp"]
-    with pytest.raises(ValueError, match=r"baselines\.digits: methods .* names one twice; expected each once"):
+    with pytest.raises(ValueError, match=r"baselines\.digits: methods .* names a method twice; expected each"):
         load(tree)
     tree["baselines"]["digits"]["methods"] = ["transformer"]
     with pytest.raises(ValueError, match=r"baselines\.digits\.methods\.0 is 'transformer'"):

@@ -185,7 +185,7 @@ def test_the_fingerprint_follows_layers_and_their_order(job):
 WRONG = {
     "unknown": ({"layers": ["layer3", "avgpol"]}, "has no layer 'avgpol'; expected one of x, conv1, "),
     "nearest": ({"layers": ["layer3", "avgpol"]}, "Did you mean 'avgpool'?"),
-    "twice": ({"layers": ["layer3", "layer3"]}, "embeddings.digits: layers ['layer3', 'layer3'] names one twice;"),
+    "twice": ({"layers": ["layer3", "layer3"]}, "embeddings.digits: layers ['layer3', 'layer3'] names a layer twice;"),
     "none": ({"layers": []}, "embeddings.digits.layers is []; "),
     "width": ({"layers": ["layer3", "avgpool"], "width": 9}, "backbone.width is 9, but 2 layers are read; expected"),
 }
