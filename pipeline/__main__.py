@@ -24,34 +24,34 @@ from pipeline.suppression import FOLDER
 
 VERBS = {
     "new": "set up a project for your own images or embeddings",
-    "info": "print where a cache comes from",
+    "info": "print the origin of a cache",
     "verify": "check a cache from end to end",
-    "import": "make a cache of embeddings in .npy, .npz, .pt or Parquet files",
+    "import": "convert embeddings in .npy, .npz, .pt or Parquet files to a cache",
     "export": "write a cache as .npz, .npy or Parquet",
     "forget": "forget samples in every file of this project",
     "store": "show or free the rows of the embedding store",
 }
 
 STAGES = """\
-stages, each as python -m pipeline.stages.STAGE (--help: arguments); dvc.yaml has their paths:
+stages, each as python -m pipeline.stages.STAGE (--help: arguments); their paths are in dvc.yaml:
   settings      check params.yaml and write its tables one by one
   manifest      list the images of a dataset with their hashes, labels and splits
-  extract       embed them once with a frozen network, into a cache
+  extract       embed them once with a frozen network, and write a cache
   import_cache  copy a cache that was imported or made elsewhere
   baselines     measure other methods on a stream
   run           measure a run over all its orders of classes, and save its model
   toy           draw the example in the plane
   search        try a grid of settings
   report        draw report/index.html
-settings: params.yaml says what to compute; DKVB_DEVICE (cuda, cpu), DKVB_WORKERS and DKVB_WEIGHTS
-(a folder of weight files) say how. Only another kind of device changes results, in their last bits."""
+settings: params.yaml defines what to compute; DKVB_DEVICE (cuda, cpu), DKVB_WORKERS and
+DKVB_WEIGHTS (folder of weights) define how. Devices may differ in the last bits of results."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline",
-        description="Set up projects, look at caches. `dvc repro` runs the stages below; each also runs by itself.",
+        description="Set up projects and inspect caches. `dvc repro` runs the stages below; each also runs by itself.",
         epilog=STAGES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
             continue
         command.add_argument("file", help="a cache, such as caches/digits.h5")
         if verb == "verify":
-            command.add_argument("--backbone", help="also check that this backbone wrote it")
+            command.add_argument("--backbone", help="also check that its embeddings are from this backbone")
             command.add_argument("--manifest", help="also check that it was written from this manifest")
         if verb == "export":
             command.add_argument("--output", required=True, help="file to write, ending in .npz, .npy or .parquet")
@@ -154,7 +154,7 @@ def _add_store_options(command: argparse.ArgumentParser) -> None:
     scratch = os.environ.get("DKVB_SCRATCH", ".scratch")
     command.add_argument("--scratch", default=scratch, help="scratch folder of the store (default: %(default)s)")
     command.add_argument("--manifests", default="manifests", help="folder of the manifests (default: %(default)s)")
-    command.add_argument("--free", action="store_true", help="delete the rows of images that no manifest names")
+    command.add_argument("--free", action="store_true", help="delete the rows of images that no manifest lists")
 
 
 def _store(arguments: argparse.Namespace) -> None:
@@ -169,7 +169,7 @@ def _store(arguments: argparse.Namespace) -> None:
     if arguments.free:
         before = _bytes_below(folder)
         n_removed = remove_rows(folder, keep)
-        print(f"freed {n_removed:,} rows that no manifest names, {(before - _bytes_below(folder)) / 2**20:,.1f} MiB")
+        print(f"freed {n_removed:,} rows that no manifest lists, {(before - _bytes_below(folder)) / 2**20:,.1f} MiB")
 
 
 def _described(stored: Stored) -> str:
@@ -180,7 +180,7 @@ def _described(stored: Stored) -> str:
     how = f"{network.get('compute_dtype')} → {network.get('storage_dtype')}, {network.get('device')}"
     weights = str(backbone.get("weights_sha256"))[:8]
     rows = f"{stored.n_rows:,} rows in {stored.n_blocks:,} blocks, {stored.n_bytes / 2**20:,.1f} MiB"
-    return f"{what}, weights {weights}, {how}: {rows}; no manifest names {stored.n_rows - stored.n_kept:,}"
+    return f"{what}, weights {weights}, {how}: {rows}; not in any manifest: {stored.n_rows - stored.n_kept:,}"
 
 
 def _named_by_manifests(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -194,7 +194,7 @@ def _named_by_manifests(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:
         raise FileNotFoundError(
-            f"there is no manifest in {folder}; expected the manifests of all datasets whose rows to keep. Run "
+            f"there is no manifest in {folder}; expected the manifests of all datasets whose rows are needed. Run "
             "`dvc repro manifest`, or name their folder with --manifests; to free all rows, delete the store's "
             "folder."
         )

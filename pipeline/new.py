@@ -31,7 +31,7 @@ DEFAULT_BACKBONE = "efficientnet_lite0"
 """Its weights come with an installed package."""
 
 IMAGES = """\
-# Images in one folder per class, or train/ and test/ with such folders each. Every `dvc repro` looks for changes.
+# Images: one folder per class, or train/ and test/ with one folder per class each. Every `dvc repro` checks them.
 datasets:
   mine:
     kind: folder
@@ -143,7 +143,7 @@ def _check_place(folder: Path) -> None:
     for parent in folder.parents:
         if (parent / ".dvc").is_dir():
             raise ValueError(
-                f"{folder.name} lies in {parent.name}, which is a DVC project already; expected a folder outside "
+                f"{folder.name} is inside {parent.name}, which is already a DVC project; expected a folder outside "
                 "of it. Choose another one."
             )
 

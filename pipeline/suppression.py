@@ -104,7 +104,7 @@ def read_hashes(folder: Path) -> frozenset[str]:
     wrong = next((line for line in hashes if len(line) != 64 or not set(line) <= set("0123456789abcdef")), None)
     if wrong is not None:
         raise ValueError(
-            f"{path} contains the line {wrong!r:.80}; expected 64 hexadecimal digits. Restore the file, as from Git."
+            f"{path} contains the line {wrong!r:.80}; expected 64 hexadecimal digits. Restore the file from Git."
         )
     return frozenset(hashes)
 

@@ -160,7 +160,7 @@ def _of_open_clip(described: Mapping[str, Any], side: int) -> Backbone:
     if bool(known.get("quick_gelu")) != bool(settings.get("quick_gelu")):
         wanted = "QuickGELU" if known.get("quick_gelu") else "GELU"
         raise ValueError(
-            f"{model} has another activation function than its weights {tag!r}; expected {wanted}. Choose the "
+            f"{model} has another activation function than its weights {tag!r} need; expected {wanted}. Choose the "
             f"model whose name {'ends' if known.get('quick_gelu') else 'does not end'} in -quickgelu."
         )
     repository, _, file = known["hf_hub"].rpartition("/")
@@ -222,7 +222,7 @@ def _width(network: torch.nn.Module, record: Backbone, layer: str, side: int, ex
             found = tapped.network(torch.zeros(1, 3, side, side))  # before places are averaged
     except Exception as error:  # a network that does not support this side may raise almost any error
         raise ValueError(
-            f"{record.model} of {record.id} cannot read images of {side} × {side} pixels "
+            f"{record.model} of {record.id} does not accept images of {side} × {side} pixels "
             f"({first_sentence(error)}); expected a supported side. Set image_side in params.yaml."
         ) from error
     found = found[layer] if isinstance(found, dict) else found
@@ -231,7 +231,7 @@ def _width(network: torch.nn.Module, record: Backbone, layer: str, side: int, ex
     if len(shape) != 2 and not (len(shape) == 4 and shape[2] == shape[3]):
         raise ValueError(
             f"layer {layer!r} of {record.id} gives {shape} for one image; expected features (1, f) or a map "
-            "(1, f, places, places). Name another layer in params.yaml."
+            "(1, f, height, width). Name another layer in params.yaml."
         )
     if expected not in (None, found.shape[1]):
         raise ValueError(

@@ -182,7 +182,7 @@ def _check_apart(network: nn.Module, layers: Sequence[str]) -> None:
         other = seen.setdefault(output.args[0][layer].name, layer)
         if other != layer:
             raise ValueError(
-                f"layers holds {other} and {layer}, which give the same features; expected different layers. Leave one "
+                f"layers names {other} and {layer}, which give the same features; expected different layers. Leave one "
                 "out."
             )
 
@@ -238,7 +238,7 @@ def _way_out(network: nn.Module, record: Backbone, missing: list[str], extra: li
         return f"set {lists}, which leaves them out"
     head = "\0" if record.without_classifier else f"{classifier_name(network, record.library)}."
     if all(name.startswith(head) for name in missing):
-        return f"set without_classifier: true{f' and {lists}' if extra else ''}, if the layer lies before that layer"
+        return f"set without_classifier: true{f' and {lists}' if extra else ''}, if layer comes before the classifier"
     longer = next((name for name in extra if name.endswith(f".{missing[0]}")), None)
     if longer is not None:
         return f"set prefix: {longer.removesuffix(missing[0])}"

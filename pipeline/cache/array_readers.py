@@ -71,7 +71,7 @@ def _npz_array(path: Path, name: str | None, role: str) -> np.ndarray:
                 shape, _, dtype = (read_header or np.lib.format.read_array_header_2_0)(member)
                 room = archive.getinfo(f"{chosen}.npy").file_size - member.tell()
             if math.prod(shape) * dtype.itemsize != room and not dtype.hasobject:
-                raise ValueError(f"{chosen} claims {dtype} of shape {shape} in {room:,} bytes")
+                raise ValueError(f"{chosen} has {room:,} bytes, but its header states {dtype} of shape {shape}")
         return found[chosen]
 
 
@@ -129,7 +129,7 @@ def _of_checkpoint(path: Path, name: str | None, role: str) -> np.ndarray:
         _refuse_name(path, name)
         return _numpy(content)
     if not isinstance(content, Mapping):
-        raise ValueError(f"it contains a {type(content).__name__}, no tensors")
+        raise ValueError(f"it contains a {type(content).__name__} instead of tensors")
     found = {str(key): array for key, value in content.items() if (array := _numpy(value)) is not None}
     if name in {str(key) for key in content} - set(found):
         raise _ChoiceError(

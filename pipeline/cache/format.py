@@ -254,7 +254,7 @@ def _check_array(name: str, array: h5py.Dataset, length: int) -> None:
     limit = length * (_LARGEST_INFLATION if packed else 1)
     for what, shape in (("shape", array.shape), ("chunks of", array.chunks or ())):
         if math.prod(map(int, shape)) * array.dtype.itemsize > limit:
-            raise OSError(f"{name} claims {what} {shape}, more than {length} bytes can hold")
+            raise OSError(f"{name} has {what} {shape}, more than a file of {length} bytes can hold")
 
 
 def _read_header(file: h5py.File) -> CacheHeader:
@@ -266,7 +266,7 @@ def _read_header(file: h5py.File) -> CacheHeader:
     if not all(isinstance(values[name], str | dict) for name in ATTRIBUTES):
         raise OSError("an attribute that should be text is a number")
     if ("layers" in file.attrs) != (_attribute(file, "version") == VERSION_OF_LAYERS):
-        raise OSError("a file of one layer has version 1 and names no layers, a file of several layers has version 2")
+        raise OSError("its version is 1 with the attribute layers, or 2 without it")
     layers = _read_layers(_attribute(file, "layers"), values["tap"]) if "layers" in file.attrs else ()
     return CacheHeader(**values, class_names=tuple(_decode(file["class_names"][()])), layers=layers)
 
@@ -303,9 +303,9 @@ def _check_split(name: str, split: Split, embeddings: h5py.Dataset, header: Cach
     if embeddings.dtype != np.dtype(header.storage_dtype):
         raise OSError(f"{name}/embeddings are {embeddings.dtype}, not {header.storage_dtype}")
     if n and (split.labels.min() < -1 or split.labels.max() >= len(header.class_names)):
-        raise OSError(f"{name}/labels hold a class without a name")
+        raise OSError(f"{name}/labels contain a class that has no name")
     if len(set(split.sample_ids)) != n:
-        raise OSError(f"{name}/sample_ids repeat an id")
+        raise OSError(f"{name}/sample_ids contain an id twice")
 
 
 def meta_sha256(file: h5py.File) -> str:
@@ -350,7 +350,7 @@ def fixed_text(values: Iterable[str]) -> np.ndarray:
         ) from error
     if any(b"\0" in value for value in encoded):
         raise ValueError(
-            "an id or a class name contains the character NUL, which ends a text here; expected text without it. "
+            "an id or a class name contains the character NUL, which ends text in a cache; expected text without it. "
             "Rename it."
         )
     length = max(1, max(map(len, encoded), default=1))

@@ -214,8 +214,8 @@ def _column(value: str, field: str, n: int) -> np.ndarray:
     if found.shape != (n,) or found.dtype.kind not in "iuUSO" or (field != "labels" and found.dtype.kind in "iu"):
         kinds = "integers from 0 (−1: unlabelled), or text" if field == "labels" else "text"
         raise ValueError(
-            f"the {field} in {value} have shape {found.shape} and type {found.dtype} beside {n} embeddings; "
-            f"expected ({n},), {kinds}. Pass those of these samples."
+            f"the {field} in {value} have shape {found.shape} and type {found.dtype} for {n} embeddings; "
+            f"expected ({n},), {kinds}. Pass the {field} of these samples."
         )
     return found if found.dtype.kind in "iu" else found.astype(str)
 
@@ -305,7 +305,7 @@ def _check_ids(rows: Mapping[str, SplitRows]) -> None:
         for sample_id in part.sample_ids:
             if home.setdefault(sample_id, split) != split:
                 raise ValueError(
-                    f"id {sample_id!r} stands in split {home[sample_id]!r} and in split {split!r}; expected "
+                    f"id {sample_id!r} is in split {home[sample_id]!r} and in split {split!r}; expected "
                     "distinct ids. Correct --ids or --splits, or rename the file of test samples."
                 )
 

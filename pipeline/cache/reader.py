@@ -333,12 +333,12 @@ def verify_cache(path: str | Path) -> list[str]:
 def check_everything(path: str | Path) -> list[str]:
     """Check structure, checksums and values of a cache in this process; see :func:`verify_cache`."""
     with open_cache(path) as reader:
-        facts = ["attributes, labels, ids and checksums are as written"]
+        facts = ["attributes, labels, ids and checksums are unchanged"]
         for name in reader.split_names:
             for start in range(0, reader.n_rows(name), 4096):
                 if not np.isfinite(reader.read(name, slice(start, start + 4096))).all():
                     raise OSError(
                         f"cache {reader.path.name} holds NaN or infinity in split {name!r}; expected finite numbers."
                     )
-            facts.append(f"{name}: {reader.n_rows(name):,} rows of {reader.n_features:,} features, finite, as written")
+            facts.append(f"{name}: {reader.n_rows(name):,} rows of {reader.n_features:,} features, finite, unchanged")
     return facts

@@ -46,7 +46,7 @@ def check_in_child(path: str | Path) -> list[str]:
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired as error:
-        raise OSError(_broken(path, f"reading it did not end within {limit:.0f} s")) from error
+        raise OSError(_broken(path, f"reading it did not finish within {limit:.0f} s")) from error
     try:
         found = json.loads(done.stdout)
     except ValueError as error:

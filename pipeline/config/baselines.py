@@ -54,5 +54,5 @@ class Baselines(Record):
     @model_validator(mode="after")
     def _methods_are_distinct(self) -> "Baselines":
         if len(set(self.methods)) < len(self.methods):
-            raise ValueError(f"methods {self.methods} names one twice; expected each once. Remove one.")
+            raise ValueError(f"methods {self.methods} names a method twice; expected each method once. Remove one.")
         return self

@@ -57,9 +57,8 @@ class InlineBackbone(Record):
         extra = [name for name in _OF_FILES if getattr(self, name) is not None]
         if self.file is None and extra:
             raise ValueError(
-                f"{extra[0]} describes a checkpoint file, but {self.library} itself knows this of its weights "
-                f"{self.weights!r}; expected a file ending in {', '.join(CHECKPOINTS)}. Name one, or remove "
-                f"{extra[0]}."
+                f"{extra[0]} is for a checkpoint file, but weights {self.weights!r} is a name in {self.library}, which "
+                f"sets it; expected a file ending in {', '.join(CHECKPOINTS)}. Name one, or remove {extra[0]}."
             )
         return self
 
@@ -104,10 +103,16 @@ class Embeddings(Record):
     @model_validator(mode="after")
     def _layers_are_said_once(self) -> "Embeddings":
         if (self.layer is None) == (self.layers is None):
-            both = "layer and layers both say" if self.layer is not None else "neither layer nor layers says"
-            raise ValueError(f"{both} where the network is read; expected one of the two. Keep one.")
+            given, advice = (
+                ("neither layer nor layers is", "Add")
+                if self.layer is None
+                else ("layer and layers are both", "Remove")
+            )
+            raise ValueError(f"{given} set; expected one of the two. {advice} one.")
         if len(set(self.layer_names)) < len(self.layer_names):
-            raise ValueError(f"layers {list(self.layer_names)} names one twice; expected each once. Remove one.")
+            raise ValueError(
+                f"layers {list(self.layer_names)} names a layer twice; expected each layer once. Remove one."
+            )
         if len(self.layer_names) > 1 and isinstance(self.network, InlineBackbone) and self.network.width is not None:
             raise ValueError(
                 f"backbone.width is {self.network.width}, but {len(self.layer_names)} layers are read; expected "

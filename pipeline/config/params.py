@@ -186,7 +186,7 @@ def _check_run_id(name: str) -> None:
     # metrics/<run>.json must not collide with metrics/train_<run>.json or metrics/toy.json
     if name == "toy" or name.startswith("train_"):
         raise ValueError(
-            f"runs.{name}: this id would share metrics/{name}.json with another file; expected an id that is not "
+            f"runs.{name}: metrics/{name}.json is reserved for another result; expected an id that is not "
             "'toy' and does not start with 'train_'. Rename the run."
         )
 

@@ -44,7 +44,7 @@ def load_plain(path: str | Path) -> Any:
     encoding = encoding_of(Path(path).read_bytes()).removesuffix("-sig").upper()
     if encoding != "UTF-8":
         raise ValueError(
-            f"{path} is text in {encoding}; expected UTF-8, the only one that DVC reads. Write it again as UTF-8."
+            f"{path} is text in {encoding}; expected UTF-8, the only encoding that DVC reads. Save it as UTF-8."
         )
     text = read_text(path)
     with _naming_the_line(path):

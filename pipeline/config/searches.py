@@ -43,7 +43,7 @@ class Search(Record):
     def _settings_stand_once(self) -> "Search":
         encoder, rest = encoder_and_rest(self.method)
         for name in sorted(({f"encoder__{name}" for name in encoder} | set(rest)) & set(self.grid)):
-            raise ValueError(f"{name} is under method and under grid; expected it in one place. Remove the other.")
+            raise ValueError(f"{name} is in method and in grid; expected it in one of them. Remove the other.")
         for axis in (self.axes() or {}).values():
             if axis not in self.grid:
                 raise ValueError(

@@ -245,8 +245,8 @@ def remarks(manifest: Manifest) -> list[str]:
     if repeated := repeated_images(manifest):
         named = some([f"{one} = {other}" for one, other in repeated], "; ")
         said.append(
-            f"{len(repeated)} images have the same content as another of their split; each content is embedded once: "
-            f"{named}."
+            f"{len(repeated)} images have the same content as another image of the same split; each content is "
+            f"embedded once: {named}."
         )
     if pairs := shared_images(manifest):
         named = some([f"{one} = {other}" for one, other in pairs], "; ")
@@ -442,10 +442,10 @@ def stratified_splits(name: str, labels: np.ndarray, test_fraction: float, seed:
     except ValueError as error:
         counts = np.unique(labels, return_counts=True)[1]
         raise ValueError(
-            f"dataset {name} cannot be split into train and test: {len(labels)} images of {len(counts)} classes, "
-            f"the smallest of {counts.min(initial=len(labels))}, with test_fraction={test_fraction}; expected at "
-            "least two images per class, and one per class in each split. Add images, change test_fraction, or "
-            "make folders train and test."
+            f"dataset {name} cannot be split into train and test: test_fraction is {test_fraction}, and "
+            f"{len(counts)} classes have {len(labels)} images, the smallest class {counts.min(initial=len(labels))}; "
+            "expected at least two images per class, and one per class in each split. Add images, change "
+            "test_fraction, or make folders train and test."
         ) from error
     in_test = np.isin(rows, test)
     return tuple(np.where(in_test, "test", "train").tolist())

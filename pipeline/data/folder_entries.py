@@ -66,8 +66,8 @@ def check_root(name: str, root: Path) -> None:
             if error.errno not in _LEADS_NOWHERE:
                 raise
     raise FileNotFoundError(
-        f"dataset {name} looks for images in {root}, which is not a folder; expected one sub-folder per class, or "
-        "train and test with one per class each. Correct its root in params.yaml."
+        f"the root of dataset {name} is {root}, which is not a folder; expected one with a sub-folder per class, or "
+        "with train and test, which have one per class each. Correct root in params.yaml."
     )
 
 
@@ -135,7 +135,7 @@ def _mode(root: Path, path: str) -> int:
             if error.errno not in _LEADS_NOWHERE or not (root / path).is_symlink():
                 raise
     raise FileNotFoundError(
-        f"link {path} in {root} leads to {(root / path).readlink()}, which is not there; expected a file or a "
+        f"link {path} in {root} leads to {(root / path).readlink()}, which does not exist; expected a file or a "
         "folder. Fetch it (`dvc pull`, `git annex get`), or remove the link."
     )
 
@@ -143,7 +143,7 @@ def _mode(root: Path, path: str) -> int:
 def _check_inside(root: Path, path: str, target: str, top: str) -> None:
     if not Path(target).is_relative_to(top):
         raise ValueError(
-            f"link {path} in {root} leads to {target}, which lies outside; expected links that stay inside. Set "
+            f"link {path} in {root} leads to {target}, which is outside it; expected a target inside it. Set "
             "follow_links: true in params.yaml to follow them, or replace the link with a copy."
         )
 

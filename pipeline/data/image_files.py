@@ -159,7 +159,7 @@ def _content(root: Path, sample_id: str, follow_links: bool) -> bytes:
     place = os.path.normpath(path.absolute()) if follow_links else os.path.realpath(path)
     top = os.path.normpath(root.absolute()) if follow_links else _resolved(root)
     if not Path(place).is_relative_to(top):
-        raise ValueError(f"image {sample_id} lies outside {root}; expected a path below it. Correct the manifest.")
+        raise ValueError(f"image {sample_id} is outside {root}; expected a path below it. Correct the manifest.")
     with reading(f"image {sample_id} in {root}"):
         try:
             if stat.S_ISREG(path.stat().st_mode):
@@ -186,10 +186,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     (255, 255, 255)
     """
     if image.mode == "F":
-        raise PixelTypeError("floating-point pixels, of which nobody says what white is")
+        raise PixelTypeError("floating-point pixels, whose value for white is unknown")
     tags = getattr(image, "tag_v2", {})
     if (image.mode == "I" and image.format not in _NEVER_BEYOND_16_BITS) or _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
-        raise PixelTypeError("32-bit or signed integer pixels, of which nobody says what white is")
+        raise PixelTypeError("32-bit or signed integer pixels, whose value for white is unknown")
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):  # 16-bit greyscale; a plain conversion would clip it to white
         upright = _grey(np.asarray(upright), tags)

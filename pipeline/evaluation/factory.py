@@ -38,8 +38,8 @@ __all__ = [
 _ELSEWHERE = {
     "device": "the environment variable DKVB_DEVICE",
     "feature_blocks": "the cache, whose layers are the blocks",
-    "memory": "the stage, which keeps codes itself",
-    "verbose": "the stage, which reports one line each",
+    "memory": "the stage, which stores codes in the scratch folder",
+    "verbose": "the stage, which reports progress itself",
 }
 """Settings that the pipeline sets itself, and where they come from instead."""
 N_BUSIEST = 8
@@ -196,7 +196,7 @@ def _check_names(place: str, settings: Mapping[str, Any], valid: tuple[str, ...]
     for name in settings:
         if name in _ELSEWHERE:
             raise ValueError(
-                f"{place}.{name} is among the settings of a method; expected it from {_ELSEWHERE[name]}. Remove it."
+                f"{place}.{name} cannot be set for a method; expected it from {_ELSEWHERE[name]}. Remove it."
             )
         if name not in valid:
             close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)

@@ -37,14 +37,14 @@ def measure_guarantees(start: Any, codes: np.ndarray, y: np.ndarray, X_test: np.
     with warnings.catch_warnings():  # equal samples may be in both shares, and must count twice
         warnings.filterwarnings("ignore", message=".*count twice")
         merged = halves[0].merge(halves[1])
-    found = {"Merging two models": _compare(merged, whole, X_test, "one that learned both shares")}
+    found = {"Merging two models": _compare(merged, whole, X_test, "a model that learned all samples")}
     never = fit_codes(fresh(start), codes[~gone], y[~gone])
     forget_codes(whole, codes[gone], y[gone])
-    return {f"Forgetting {N_FORGOTTEN} samples": _compare(whole, never, X_test, "one that never saw them"), **found}
+    return {f"Forgetting {N_FORGOTTEN} samples": _compare(whole, never, X_test, "a model that never saw them"), **found}
 
 
 def _compare(model: Any, other: Any, X: np.ndarray, what: str) -> str:
     largest = float(np.abs(model.decision_function(X) - other.decision_function(X)).max())
     if largest == 0:
-        return f"no bit of {len(X):,} predictions differs from {what}"
-    return f"scores differ from {what} by {largest:.1e} at most"
+        return f"scores of {len(X):,} test rows are equal to those of {what}"
+    return f"scores differ from those of {what} by at most {largest:.1e}"

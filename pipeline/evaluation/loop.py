@@ -525,8 +525,8 @@ def check_tasks(tasks: Sequence[Task], y_test: np.ndarray) -> list[np.ndarray]:
     for task, mask in zip(tasks, masks):
         if not mask.any():
             raise ValueError(
-                f"no test row has a class of {task.classes}; expected at least one for each task. Use a split "
-                "with test images of every class."
+                f"the test rows contain none of the classes {task.classes} of a task; expected at least one row per "
+                "task. Use a split with test images of every class."
             )
     return masks
 

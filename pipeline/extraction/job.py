@@ -281,7 +281,7 @@ def _telling_of_full_disks(scratch: str | Path) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            f"the disk is full ({os.strerror(error.errno)}); expected room for the store in {scratch} and for the "
+            f"the disk is full ({os.strerror(error.errno)}); expected space for the store in {scratch} and for the "
             "cache. Finished rows are kept. Free some space, then run the same command again.",
         ) from error
 

@@ -53,7 +53,7 @@ def forget_in_model(path: Path, changes: dict[str, Change], staged: Path) -> dic
         return None
     record = {"path": path.name, "run": card.get("run")}
     if keys is not None and len(keys.rows):
-        return record | _again("its keys were placed among the deleted rows")
+        return record | _again("its keys were placed on rows that are deleted")
     model = load_model(path)
     new_card = dict(card)
     if keys is not None:
@@ -62,20 +62,20 @@ def forget_in_model(path: Path, changes: dict[str, Change], staged: Path) -> dic
         labels = own.old.labels("train")
         rows = own.rows[labels[own.rows] >= 0]
         if len(rows) and not model.forgetting_is_exact_:
-            return record | _again(f"solver {model.solver} with keys of {card.get('key_dataset')} forgets inexactly")
+            return record | _again(
+                f"solver {model.solver} with keys of {card.get('key_dataset')} cannot forget exactly"
+            )
         if len(rows):
             try:
                 model.forget(own.old.read("train", rows), labels[rows])
             except ValueError as error:
                 return record | _again(str(error).partition(";")[0])
             if not hasattr(model, "classes_"):
-                return record | _again("it learned nothing else")
+                return record | _again("it learned only these samples")
             record |= _gap(model, own.new)
         new_card["cache_sha256"] = own.new_sha256
     save_model(model, staged, new_card)
-    return record | {
-        "how": "forgot exactly" if "gap" in record else "learned none of them; its card names the new cache"
-    }
+    return record | {"how": "forgot exactly" if "gap" in record else "learned none of them; only its card changes"}
 
 
 def _again(why: str) -> dict[str, Any]:

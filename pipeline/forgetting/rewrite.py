@@ -177,14 +177,14 @@ class _Work:
             staged = after.get(str(self.project / file["path"]))
             file["sha256_after"] = file_sha256(staged) if staged is not None else None
         touched = [] if not self._changes else [
-            "results that were measured with these samples, and are in the report; `dvc repro` measures them again: "
-            + (", ".join(_measured_with(self.project, self._caches)) or "none are here"),
-            "temperatures and held-out shares that saw them are deleted with their models; `dvc repro` chooses "
-                "them again",
+            "results in the report that were measured with these samples (`dvc repro` measures them again): "
+            + (", ".join(_measured_with(self.project, self._caches)) or "none"),
+            "temperatures and held-out samples that depend on these samples, which are deleted with their models "
+                "(`dvc repro` chooses them again)",
         ]  # fmt: skip
-        touched += [f"the name of class {name} stays in class_names" for name in self.samples.emptied]
+        touched += [f"the name of class {name}, which stays in class_names" for name in self.samples.emptied]
         if "trained again" in models:
-            touched.append("keys or steps that saw these samples: the models that are trained again")
+            touched.append("keys or gradient steps of the models that are trained again")
         return {
             "format": "dkvb-deletion-receipt",
             "version": 1,

@@ -108,7 +108,7 @@ def find_samples(
     found = set().union(*named.values())
     if class_name is not None and not found:
         classes = sorted({name for one in asked for name in one.classes if name})
-        raise ValueError(f"no sample is of class {class_name!r}{_nearest(class_name, classes)}. Correct --class.")
+        raise ValueError(f"there is no sample of class {class_name!r}{_nearest(class_name, classes)}. Correct --class.")
     if unknown := sorted(wanted - found):
         every = [sample_id for one in asked for sample_id in one.ids]
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""

@@ -74,7 +74,7 @@ def check_files(reads: Iterable[str | Path], writes: Iterable[str | Path]) -> No
         for other in inputs:
             if _same(target, other) or (other.is_dir() and _same(target.parent, other)):
                 raise ValueError(
-                    f"the output {target} would overwrite what is read from {other}; expected another file. Rename it."
+                    f"the output {target} would overwrite the input {other}; expected another file. Rename it."
                 )
         place = os.path.realpath(target)
         if place in seen:
@@ -177,7 +177,7 @@ def _destination(path: Path) -> Path:
     """Return the path after following links."""
     target = Path(os.path.realpath(path))
     if target.is_dir() or target.is_symlink():
-        kind = "a folder" if target.is_dir() else "a link that leads in a circle"
+        kind = "a folder" if target.is_dir() else "a circular link"
         raise OSError(f"the output {path} is {kind}; expected a file. Name another.")
     if path.is_symlink() and target.exists() and not target.stat().st_mode & 0o222:  # as DVC protects its cached files
         raise OSError(

@@ -22,7 +22,7 @@ _NO_LOCKS = (
     "DKVB_SCRATCH to a folder on a disk that has them."
 )
 _LOCKED = (
-    "expected a file that no other process writes. Wait until that one has finished; if it only reads, set "
+    "expected a file that no other process uses. Wait until the other process has finished; if both only read, set "
     "HDF5_USE_FILE_LOCKING=FALSE in both."
 )
 _REMEDIES = {
@@ -89,5 +89,5 @@ def describe_lock(error: BaseException) -> str:
         return ""
     number = system_error(error)
     if number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-        return f"lies on a file system without locks (errno {number}); {_NO_LOCKS}"
+        return f"is on a file system without locks (errno {number}); {_NO_LOCKS}"
     return f"is locked by another process (errno {number}); {_LOCKED}"

@@ -34,8 +34,8 @@ def read_text(path: str | Path) -> str:
     except UnicodeDecodeError as error:
         name = encoding.removesuffix("-sig").upper()
         raise ValueError(
-            f"{path} is not text in {name} (byte {error.start} is 0x{content[error.start]:02x}); expected UTF-8. Write "
-            "it again as UTF-8."
+            f"{path} is not text in {name} (byte {error.start} is 0x{content[error.start]:02x}); expected UTF-8. Save "
+            "it as UTF-8."
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -60,7 +60,8 @@ def read_names(path: str | Path, what: str) -> tuple[str, ...]:
         raise ValueError(f"{path} contains no name; expected a {what} on each line. Add them.")
     if "" in names:
         raise ValueError(
-            f"line {names.index('') + 1} of {path} is empty; expected a {what} on each line. Name it, or remove it."
+            f"line {names.index('') + 1} of {path} is empty; expected a {what} on each line. Add it, or "
+            "remove the line."
         )
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:

@@ -204,7 +204,7 @@ class Figures:
                 axis.set_major_formatter(_percent)
             ax.grid()
             ax.legend(loc="upper left", bbox_to_anchor=(-0.2, -0.16))
-            title, described = f"{y_title} against {x_title}", "The table beside it sums it up."
+            title, described = f"{y_title} against {x_title}", "The table next to it gives the summary."
             return self._svg(ax.figure, "square", title, described, tight=True)
 
     def _side_by_side(self, found: Mapping[str, Any], draw: Callable[..., Any], title: str) -> list[tuple[str, Markup]]:
@@ -226,7 +226,7 @@ class Figures:
                 label.set(rotation_mode="anchor", **place)
             ax.tick_params(length=0)
             ax.spines[:].set_visible(False)
-            return self._svg(figure, "heat", title, "A table of coloured cells, rows downwards.", tight=True)
+            return self._svg(figure, "heat", title, "A grid of coloured cells, rows from top to bottom.", tight=True)
 
     def _twice(self, draw: Callable[[Figure, bool], None], title: str, described: str, *heights: int) -> Markup:
         """Draw one figure for a wide page and one for a phone; the page shows one of them."""

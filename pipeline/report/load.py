@@ -134,8 +134,8 @@ def read_receipts(folder: Path) -> list[Mapping[str, Any]]:
             why = f"begins with {str(receipt)[:60]!r}"
         if not isinstance(receipt, dict) or not RECEIPT.items() <= receipt.items():
             raise ValueError(
-                f"{path} {why}; expected a receipt as `python -m pipeline forget` writes it. Restore it, as from Git, "
-                f"or move it elsewhere."
+                f"{path} {why}; expected a receipt as `python -m pipeline forget` writes it. Restore it, for example "
+                "from Git, or move it elsewhere."
             )
         receipts.append(receipt)
     return sorted(receipts, key=lambda receipt: str(receipt["time"]))

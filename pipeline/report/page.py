@@ -59,7 +59,7 @@ def headline(metrics: Mapping[str, Mapping[str, Any]], tasks: Sequence[Sequence[
     ...            "mlp": {"final_accuracy": 0.2, "forgetting_first": 0.97}}
     >>> print(*headline(numbers, [["a", "b"], ["c"]]), sep=" / ")
     After 3 classes in 2 tasks, DKVB recognises 85.9%, 5.2 points above the best baseline, nearest class mean (80.7%). /
-    Of what it had learned DKVB lost 6.1 points; the MLP lost 97.0 points and ends at 20.0%.
+    Of what it had learned, DKVB lost 6.1 points; the MLP lost 97.0 points and ends at 20.0%.
     """
     met = f"{len({name for names in tasks for name in names})} classes in {len(tasks)} tasks"
     own = number(metrics.get("dkvb", {}).get("final_accuracy"))
@@ -75,7 +75,7 @@ def headline(metrics: Mapping[str, Mapping[str, Any]], tasks: Sequence[Sequence[
     for method in ("dkvb", "linear_probe", "mlp"):
         lost, end = (number(metrics.get(method, {}).get(name)) for name in ("forgetting_first", "final_accuracy"))
         if lost is not None and end is not None:
-            who = "of what it had learned DKVB" if method == "dkvb" else f"the {method_name(method)}"
+            who = "of what it had learned, DKVB" if method == "dkvb" else f"the {method_name(method)}"
             ends = "" if method == "dkvb" else f" and ends at {written(end, 'share')}"
             clauses.append(f"{who} lost {'nothing' if lost < 0.0005 else f'{100 * lost:.1f} points'}{ends}")
     rest = "; ".join(clauses)
@@ -109,7 +109,7 @@ def beyond_accuracy(run: RunResult) -> list[tuple[str, str]]:
     lines = [(str(name), written(value)) for name, value in run.guarantees.items()]
     if lost := next((row for row in losses(run) if row["method"] == "dkvb"), None):
         total, real, growth = (written(lost[part], "points") for part in ("total", "real", "growth"))
-        said = f"{real} are real forgetting, {growth} come from having more classes to choose from."
+        said = f"{real} are real forgetting, and {growth} come from having more classes to choose from."
         lines.append(("Points lost since each class was learned", f"{total}, of which {said}"))
     if run.audit:
         shares = fmean(run.audit["used_share"]), run.audit["classes_per_key"][1]
@@ -162,11 +162,11 @@ def usage_facts(usage: Mapping[str, Any]) -> dict[str, str]:
     used, shares, own = usage["used_share"], usage["classes_per_key"], list(zip(usage["own_share"], usage["classes"]))
     least, most = (f"{written(share, 'share')} ({name})" for share, name in (min(own), max(own)))
     return {
-        "keys used, mean of heads": written(fmean(used), "share"),
-        "least and most of a head": f"{written(min(used), 'share')} and {written(max(used), 'share')}",
+        "keys used, mean over heads": written(fmean(used), "share"),
+        "lowest and highest share of a head": f"{written(min(used), 'share')} and {written(max(used), 'share')}",
         "used keys that serve one class": written(shares[1], "share"),
         "used keys that serve several": written(sum(shares[2:]), "share"),
-        "hits on keys of no other class": f"{least} to {most}",
+        "hits on keys that no other class uses": f"{least} to {most}",
     }
 
 

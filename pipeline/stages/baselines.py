@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Measure other methods on the same stream.",
         {
             "--cache": "cache to read",
-            "--key-cache": "cache to read rows from that give the scale of features; may be the same",
+            "--key-cache": "cache whose rows set the scale of the features; may be the same file",
             "--output": "JSON file to write: all tables",
             "--timings": "JSON file to write: seconds",
         },

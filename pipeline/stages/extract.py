@@ -25,7 +25,7 @@ __all__ = ["build_parser", "main"]
 def _number(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{name} is {text!r}; expected a number, 1 or more. Correct it, or unset it.")
+        raise ValueError(f"{name} is {text!r}; expected a whole number, 1 or more. Correct it, or unset it.")
     return int(text)
 
 
@@ -49,8 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     parser = console.stage_parser(
         "extract",
-        "Embed the images of a manifest with a frozen backbone. DKVB_DEVICE, DKVB_WORKERS, DKVB_PROCESSES and "
-        "DKVB_SCRATCH say how; only another kind of device changes results, in their last bits.",
+        "Embed the images of a manifest with a frozen backbone. Environment variables: DKVB_DEVICE, DKVB_WORKERS, "
+        "DKVB_PROCESSES and DKVB_SCRATCH. Kinds of devices differ in the last bits of results.",
         {
             "--manifest": "manifest to read",
             "--output": "cache to write (.h5)",

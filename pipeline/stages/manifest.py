@@ -22,7 +22,7 @@ from pipeline.suppression import read_suppression
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     return console.stage_parser(
-        "manifest", "List the images of a data set.", {"--output": "manifest to write (JSON lines)"}, table="datasets"
+        "manifest", "List the images of a dataset.", {"--output": "manifest to write (JSON lines)"}, table="datasets"
     )
 
 

@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
         neighbour.write_text(page, encoding="utf-8", newline="\n")
     console.say("report", f"{len(runs)} runs → {arguments.output}")
     page_path, params_path = arguments.output, arguments.params
-    print(f"{page_path}: open it with `{opener(page_path)}`; to change a run, edit {params_path} and `dvc repro`")
+    print(f"{page_path}: open it with `{opener(page_path)}`; to change a run, edit {params_path} and run `dvc repro`")
 
 
 def opener(path: Path) -> str:

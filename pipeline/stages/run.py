@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Measure one run and save its model.",
         {
             "--cache": "the run's own cache to read",
-            "--key-cache": "cache to read the rows for keys from; may be the same",
+            "--key-cache": "cache with the rows on which keys are placed; may be the same file",
             "--model": "model file to write (.npz)",
             "--training": "JSON file to write: facts about the model and its keys",
             "--metrics": "JSON file to write: metrics by method",

@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         "of a dask cluster.",
         {
             "--cache": "the cache to learn from",
-            "--key-cache": "cache to read the rows for keys from; may be the same",
+            "--key-cache": "cache with the rows on which keys are placed; may be the same file",
             "--table": "CSV file to write: one line per candidate, best first",
             "--best": "JSON file to write: the best settings",
             "--timings": "JSON file to write: seconds",

@@ -111,7 +111,7 @@ def read_head(path: Path) -> Head:
         size = os.fstat(file.fileno()).st_size
         beginning = file.read(_BEGINNING.size)
         if len(beginning) < _BEGINNING.size or not beginning.startswith(MAGIC):
-            raise DamagedBlockError(f"block {path.name} does not begin like a block")
+            raise DamagedBlockError(f"block {path.name} does not begin with {MAGIC.decode()}")
         _, version, length = _BEGINNING.unpack(beginning)
         if version != VERSION:
             raise OtherFormatError(f"block {path.name} has format version {version}; this release reads {VERSION}")
@@ -123,12 +123,12 @@ def read_head(path: Path) -> Head:
             (crc,) = _CHECK.unpack(file.read(_CHECK.size))
             records = np.frombuffer(kept, RECORD)
         except (ValueError, KeyError, TypeError, struct.error, OverflowError, RecursionError) as error:
-            raise DamagedBlockError(f"the head of block {path.name} cannot be read") from error
+            raise DamagedBlockError(f"the header of block {path.name} cannot be read") from error
     if zlib.crc32(kept, zlib.crc32(beginning + text)) != crc or dtype not in DTYPES:
-        raise DamagedBlockError(f"the head of block {path.name} differs from its checksum")
+        raise DamagedBlockError(f"the header of block {path.name} does not match its checksum")
     head = Head(about["network"], dtype, n_features, records, _BEGINNING.size + len(text) + len(kept) + _CHECK.size)
     if size != head.offset + n_rows * head.row_bytes:
-        raise DamagedBlockError(f"block {path.name} has {size} bytes, but its head says otherwise")
+        raise DamagedBlockError(f"block {path.name} has {size} bytes, which does not match its header")
     return head
 
 

@@ -189,7 +189,7 @@ class EmbeddingStore:
         try:
             whole = read_rows(path, head, positions, out)
         except FileNotFoundError as error:
-            raise LostRowsError(path, f"block {path.name} of the store is gone") from error
+            raise LostRowsError(path, f"block {path.name} of the store is missing") from error
         if not whole.all():
             raise LostRowsError(path, f"{(~whole).sum()} rows of block {path.name} in the store are damaged")
         return out
@@ -214,7 +214,7 @@ class EmbeddingStore:
             if head.network == self.network:
                 self._heads[path] = head
             else:
-                self.remarks.append(f"block {path.name} is of another network: left as it is, and not used.")
+                self.remarks.append(f"block {path.name} is from another network: left as it is, and not used.")
 
 
 def network_name(network: Mapping[str, Any]) -> str:

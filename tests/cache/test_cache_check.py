@@ -36,7 +36,7 @@ def test_the_kind_of_error_comes_back(monkeypatch):
 def test_a_check_that_does_not_end_is_stopped(monkeypatch):
     monkeypatch.setattr(cache_check, "_CODE", "while True: pass")
     monkeypatch.setattr(cache_check, "SECONDS", 0.3)
-    with pytest.raises(OSError, match=r"cache_v1\.h5 is damaged \(reading it did not end within .*; expected .* Run"):
+    with pytest.raises(OSError, match=r"cache_v1\.h5 is damaged \(reading it did not finish within .*; expected .*Run"):
         check_in_child(V1)
 
 
@@ -56,6 +56,6 @@ def test_time_grows_with_the_file(monkeypatch, tmp_path):
     monkeypatch.setattr(cache_check.subprocess, "run", note)
     for n in (0, 4_000_000):
         (tmp_path / "file.h5").write_bytes(b"0" * n)
-        with pytest.raises(OSError, match="did not end"):
+        with pytest.raises(OSError, match="did not finish"):
             check_in_child(tmp_path / "file.h5")
     assert limits == [60, 60.2]

@@ -40,7 +40,7 @@ def test_the_cache_is_the_same_file_and_its_card_says_where_it_comes_from(projec
     assert card == json.loads(json.dumps(describe_cache(project / "elsewhere/a.h5"))) | {"file_sha256": sha256}
     assert sorted(path.name for path in (project / "caches").iterdir()) == ["mine.h5", "mine.json"]
     said = capsys.readouterr().err
-    assert said.startswith("[import_cache mine] test: 7 rows of 8 features, finite, as written; train: 20 rows")
+    assert said.startswith("[import_cache mine] test: 7 rows of 8 features, finite, unchanged; train: 20 rows")
 
 
 @pytest.mark.parametrize(

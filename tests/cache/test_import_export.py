@@ -267,9 +267,9 @@ def test_a_truncated_file_is_one_sentence(files, capsys, name):
         ({"embeddings": "y.npy"}, "have shape (12,) and type int64; expected numbers (n, f)."),
         ({"embeddings": "names.npy"}, "have shape (12,) and type <U3; expected numbers (n, f)."),
         ({"embeddings": "both.npz:train"}, "both.npz contains embeddings, labels, other, but no train; expected the"),
-        ({"labels": "short.npy"}, "have shape (3,) and type int64 beside 12 embeddings; expected (12,), integers from"),
-        ({"labels": "X.npy"}, "have shape (12, 5) and type float32 beside 12 embeddings; expected (12,), integers"),
-        ({"labels": "half.npy"}, "have shape (12,) and type float64 beside 12 embeddings; expected (12,), integers"),
+        ({"labels": "short.npy"}, "have shape (3,) and type int64 for 12 embeddings; expected (12,), integers from"),
+        ({"labels": "X.npy"}, "have shape (12, 5) and type float32 for 12 embeddings; expected (12,), integers"),
+        ({"labels": "half.npy"}, "have shape (12,) and type float64 for 12 embeddings; expected (12,), integers"),
         ({"labels": "low.npy"}, "the labels run from -2 to 0; expected −1 (unlabelled) to 65535. Number the classes"),
         ({"labels": "y.npy", "class_names": "two.txt"}, "the labels run from 0 to 2; expected −1 (unlabelled) to 1."),
         ({"labels": "names.npy", "class_names": "two.txt"}, "two.txt; expected one of them. Add a line for it"),
@@ -304,7 +304,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_file(files, capsys, changes, te
             ["--test-fraction", "1.5"],
             "--test-fraction 1.5 was given; expected a share between 0 and 1, together with --labels",
         ),
-        (["--test-fraction", "0.01"], "cannot be split into train and test: 12 "),
+        (["--test-fraction", "0.01"], "cannot be split into train and test: test_fraction is 0.01, "),
     ],
 )
 def test_a_share_that_cannot_be_drawn_is_one_sentence(files, capsys, arguments, text):
@@ -326,7 +326,7 @@ def test_an_id_in_two_splits_is_refused(files, capsys):
     np.savez(files / "test.npz", embeddings=X[:2] + 1, ids=["new.png", "3.png"])
     parts = {"embeddings": "X.npy", "ids": "ids.npz", "test_embeddings": "test.npz:embeddings"}
     assert import_(files, **parts, test_ids="test.npz:ids") == 1
-    assert_one_sentence(capsys, "id '3.png' stands in split 'test' and in split 'train'; expected distinct ids.")
+    assert_one_sentence(capsys, "id '3.png' is in split 'test' and in split 'train'; expected distinct ids.")
     assert not (files / "out/a.h5").exists()
 
 

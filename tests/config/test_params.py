@@ -121,7 +121,7 @@ def test_ids_are_letters_digits_and_underscores(tree, load, name):
 @pytest.mark.parametrize("name", ["train_digits", "toy"])
 def test_run_ids_that_would_share_a_file_are_refused(tree, load, name):
     tree["runs"][name] = tree["runs"]["counts"]
-    with pytest.raises(ValueError, match=rf"runs\.{name}: this id would share metrics/{name}\.json"):
+    with pytest.raises(ValueError, match=rf"runs\.{name}: metrics/{name}\.json is reserved for another"):
         load(tree)
 
 
@@ -209,7 +209,7 @@ def test_baselines_that_met_something_else_are_refused(tree, load, changes, fiel
 
 def test_a_baseline_named_twice_or_unknown_is_refused(tree, load):
     tree["baselines"]["digits"]["methods"] = ["mlp", "mlp"]
-    with pytest.raises(ValueError, match=r"baselines\.digits: methods .* names one twice; expected each once"):
+    with pytest.raises(ValueError, match=r"baselines\.digits: methods .* names a method twice; expected each"):
         load(tree)
     tree["baselines"]["digits"]["methods"] = ["transformer"]
     with pytest.raises(ValueError, match=r"baselines\.digits\.methods\.0 is 'transformer'"):
@@ -282,7 +282,7 @@ def test_a_described_network_is_known_by_library_architecture_and_weights(tree, 
         ({"interpolation": "nearest"}, r"backbone\.interpolation is 'nearest'; .*'bilinear' or 'bicubic'"),
         ({"crop_pct": 1.2}, r"backbone\.crop_pct is 1\.2; .*less than or equal to 1"),
         ({"sha256": "xyz"}, r"backbone\.sha256 is 'xyz'"),
-        ({"weights": "IMAGENET1K_V1", "prefix": "a."}, r"prefix describes a checkpoint file, but torchvision .*'IMA"),
+        ({"weights": "IMAGENET1K_V1", "prefix": "a."}, r"prefix is for a checkpoint file, but weights 'IMA"),
     ],
 )  # fmt: skip
 def test_a_wrong_description_is_one_sentence(tree, load, changes, text):
@@ -490,10 +490,10 @@ def test_a_byte_order_mark_is_skipped_and_another_encoding_named(load, tmp_path)
     assert list(load_params(path).datasets) == ["a"]
     for encoding in ("utf-16", "utf-32"):
         path.write_text(ALONE, encoding=encoding)
-        with pytest.raises(ValueError, match=rf"params\.yaml is text in {encoding.upper()}; expected UTF-8.*Write it"):
+        with pytest.raises(ValueError, match=rf"params\.yaml is text in {encoding.upper()}; expected UTF-8.*Save it"):
             load_params(path)
     path.write_bytes("# Käfer\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"not text in UTF-8 \(byte 3 is 0xe4\); expected UTF-8\. Write"):
+    with pytest.raises(ValueError, match=r"not text in UTF-8 \(byte 3 is 0xe4\); expected UTF-8\. Save"):
         load_params(path)
 
 

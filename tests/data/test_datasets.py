@@ -199,7 +199,7 @@ def test_images_travel_to_other_processes(folder):
 
 def test_a_missing_root_is_named(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"dataset pets looks.*nowhere.*expected.*Correct its root in params\.yaml"
+        FileNotFoundError, match=r"root of dataset pets is .*nowhere.*expected.*Correct root in params\.yaml"
     ):
         build_manifest("pets", folder_recipe(tmp_path / "nowhere"))
 
@@ -275,7 +275,7 @@ def test_no_image_outside_the_root_is_opened(folder, how):
     changed = replace(manifest, sample_ids=(sample_id, *manifest.sample_ids[1:]))
     with pytest.raises(ValueError, match=r"secret|link") as caught:
         open_images(changed)[0]
-    assert "lies outside" in str(caught.value)
+    assert "is outside" in str(caught.value)
     assert "expected a path below it. Correct" in str(caught.value)
 
 
@@ -393,7 +393,7 @@ def test_linked_images_out_of_the_root_are_those_of_their_files_by_option(folder
     store = folder.parent / "store"
     (folder / "ant").rename(store)
     (folder / "ant").symlink_to(store)
-    with pytest.raises(ValueError, match=r"^link ant in .*, which lies outside; expected .* Set follow_links: true"):
+    with pytest.raises(ValueError, match=r"^link ant in .*, which is outside it; expected .* Set follow_links: true"):
         build_manifest("pets", folder_recipe(folder))
     manifest = build_manifest("pets", folder_recipe(folder, follow_links=True))
     assert len(manifest.labels) == 20
@@ -540,7 +540,7 @@ def test_one_image_twice_in_a_split_is_named_once_and_no_warning(digits):
     thrice = replace(digits, digests=copies, splits=("train",) * 1797)
     assert shared_images(thrice) == []
     assert remarks(thrice)[1:] == [
-        "2 images have the same content as another of their split; each content is embedded once: "
+        "2 images have the same content as another image of the same split; each content is embedded once: "
         "digits/0000 = digits/0001; digits/0000 = digits/0002."
     ]
 

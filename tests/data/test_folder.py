@@ -127,8 +127,8 @@ def save_integers(folder):
 
 
 REFUSED = {
-    link_out: r"link cat in .* leads to .*/outside, which lies outside; expected links that stay inside\. Set follow",
-    link_nowhere: r"link ant/7\.png in .* leads to gone\.png, which is not there; expected a file or a folder\. Fetch",
+    link_out: r"link cat in .* leads to .*/outside, which is outside it; expected a target inside it\. Set follow",
+    link_nowhere: r"link ant/7\.png in .* leads to gone\.png, which does not exist; expected a file or a folder\. F",
     nest: r"folders that are named like splits \(train\) beside others \(bee\) in .*; expected either splits or",
     save_integers: r"image ant/7\.tif in .* has 32-bit or signed integer pixels.*; expected 8-bit or unsigned",
 }

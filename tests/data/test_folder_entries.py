@@ -162,7 +162,7 @@ def test_links_out_of_the_root_are_refused_with_a_way_out_and_followed_by_option
     put(tmp_path / "store", "cat/0.png")
     put_link(root, path, tmp_path / "store/cat" / ("0.png" if "." in path else ""))
     with pytest.raises(
-        ValueError, match=rf"^link {path} in .* leads to .*store/cat.*, which lies outside; expected"
+        ValueError, match=rf"^link {path} in .* leads to .*store/cat.*, which is outside it; expected"
     ) as e:
         walk(root)
     assert "Set follow_links: true in params.yaml" in str(e.value)

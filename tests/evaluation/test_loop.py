@@ -53,7 +53,7 @@ def test_rows_arrive_in_the_tasks_order():
 
 
 def test_task_without_test_rows_is_refused():
-    with pytest.raises(ValueError, match=r"no test row has a class of \(2,\); .* Use a split"):
+    with pytest.raises(ValueError, match=r"the test rows contain none of the classes \(2,\) of a task; .* Use a split"):
         feed_then_test(Everything(), TASKS, Y[:, None], Y, np.zeros((2, 1)), np.array([0, 1]))
 
 
@@ -254,13 +254,11 @@ def test_unknown_setting_names_the_nearest(settings, wrong, right):
 
 
 @pytest.mark.parametrize(
-    ("name", "place"), [("device", "DKVB_DEVICE"), ("verbose", "one line each"), ("feature_blocks", "the cache")]
+    ("name", "place"), [("device", "DKVB_DEVICE"), ("verbose", "progress itself"), ("feature_blocks", "the cache")]
 )
 def test_setting_that_is_said_elsewhere_names_the_place(name, place):
     for settings, where in (({name: 1}, "method"), ({"encoder": {name: 1}}, "method.encoder")):
-        with pytest.raises(
-            ValueError, match=rf"{where}\.{name} is among the settings of .*; expected it from .*{place}"
-        ):
+        with pytest.raises(ValueError, match=rf"{where}\.{name} cannot be set for .*; expected it from .*{place}"):
             make_method(settings)
 
 

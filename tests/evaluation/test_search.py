@@ -196,7 +196,7 @@ def test_wrong_entries_are_refused(tmp_path):
     for change, said in {
         "grid twice": (
             {"method": {"encoder": {"n_keys": 4}}},
-            "encoder__n_keys is under method and under grid; expected it in one",
+            "encoder__n_keys is in method and in grid; expected it in one",
         ),
         "axis": (
             {"heat_map": {"x": "alpha", "y": "solver"}},

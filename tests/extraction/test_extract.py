@@ -371,7 +371,7 @@ def test_a_block_in_the_folder_of_another_network_is_not_believed(job, tmp_path,
     for path in blocks(scratch(tmp_path, "a")):
         (folder / path.name).write_bytes(path.read_bytes())
     assert extract(job, tmp_path, "b") == (N, other)
-    assert "is of another network: left as it is, and not used" in capsys.readouterr().err
+    assert "is from another network: left as it is, and not used" in capsys.readouterr().err
     assert other != expected
 
 
@@ -391,7 +391,7 @@ def test_a_store_that_is_deleted_while_it_is_used_is_filled_again_or_the_disk_is
     monkeypatch.setattr(extraction, "write_cache", deleting)
     if n_times == 1:
         assert extract(job, tmp_path, "a") == (2 * N, expected)
-        assert "of the store is gone; computing them again." in capsys.readouterr().err
+        assert "of the store is missing; computing them again." in capsys.readouterr().err
     else:
         with pytest.raises(OSError, match=r"were lost 3 times.*; expected them to stay unchanged\. Check the disk"):
             extract(job, tmp_path, "a")
@@ -806,9 +806,9 @@ def test_absent_weights_are_one_sentence_with_the_address(command, tmp_path, cap
 @pytest.mark.parametrize(
     ("variable", "value", "text"),
     [
-        ("DKVB_WORKERS", "many", "DKVB_WORKERS is 'many'; expected a number, 1 or more. Correct it, or unset"),
-        ("DKVB_WORKERS", "0", "DKVB_WORKERS is '0'; expected a number, 1 or more. Correct it, or unset"),
-        ("DKVB_PROCESSES", "-1", "DKVB_PROCESSES is '-1'; expected a number, 1 or more. Correct it, or unset"),
+        ("DKVB_WORKERS", "many", "DKVB_WORKERS is 'many'; expected a whole number, 1 or more. Correct it, or unset"),
+        ("DKVB_WORKERS", "0", "DKVB_WORKERS is '0'; expected a whole number, 1 or more. Correct it, or unset"),
+        ("DKVB_PROCESSES", "-1", "DKVB_PROCESSES is '-1'; expected a whole number, 1 or more. Correct it, or unset"),
         ("DKVB_DEVICE", "cuda:99", "Set it to an existing device, or unset it."),
         ("DKVB_DEVICE", "gpu", "DKVB_DEVICE is 'gpu'; expected auto, cpu or cuda"),
     ],
@@ -954,7 +954,7 @@ def test_where_a_checkpoint_lies_is_no_part_of_the_fingerprint(squeezenet, manif
         ({"model": "squeezenet1_0"}, "the weights of torchvision:squeezenet1_0:mine do not fit squeezenet1_0: "),
         ({"without_classifier": True}, "2 unexpected (first: ['classifier.1.weight'])"),
         ({"layer": "featurs"}, "has no layer 'featurs'; expected one of x, features, classifier, "),
-        ({"side": 8}, "cannot read images of 8 × 8 pixels"),
+        ({"side": 8}, "does not accept images of 8 × 8 pixels"),
         ({"width": 500}, "gives 512 features; expected width 500."),
     ],
 )  # fmt: skip

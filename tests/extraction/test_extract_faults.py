@@ -80,7 +80,7 @@ def test_a_full_disk_keeps_finished_blocks_and_the_old_output(run, tmp_path):
     for full, n_blocks in ((in_a_block, 0), (in_the_cache, 6)):
         assert full["code"] == 1
         (error,) = [line for line in full["said"] if line.startswith("error: ")]
-        assert "the disk is full (File too large); expected room for the store in" in error
+        assert "the disk is full (File too large); expected space for the store in" in error
         assert "Finished rows are kept. Free some space, then run the same command again." in error
         assert full["files"]["out/a.h5"] == hashlib.sha256(b"old").hexdigest()
         assert sum(name.endswith(".rows") for name in full["files"]) == n_blocks

@@ -185,7 +185,7 @@ def test_the_fingerprint_follows_layers_and_their_order(job):
 WRONG = {
     "unknown": ({"layers": ["layer3", "avgpol"]}, "has no layer 'avgpol'; expected one of x, conv1, "),
     "nearest": ({"layers": ["layer3", "avgpol"]}, "Did you mean 'avgpool'?"),
-    "twice": ({"layers": ["layer3", "layer3"]}, "embeddings.digits: layers ['layer3', 'layer3'] names one twice;"),
+    "twice": ({"layers": ["layer3", "layer3"]}, "embeddings.digits: layers ['layer3', 'layer3'] names a layer twice;"),
     "none": ({"layers": []}, "embeddings.digits.layers is []; "),
     "width": ({"layers": ["layer3", "avgpool"], "width": 9}, "backbone.width is 9, but 2 layers are read; expected"),
 }
@@ -279,5 +279,5 @@ def test_columns_follow_the_order_of_the_settings(layers):
 
 
 def test_two_names_of_one_layer_are_refused():
-    with pytest.raises(ValueError, match=r"layers holds layer4 and layer4\.1, which give the same features; expected"):
+    with pytest.raises(ValueError, match=r"layers names layer4 and layer4\.1, which give the same features; expected"):
         loading.Tapped(resnet18(weights=None).eval(), "torchvision", ["layer4", "layer4.1"])

@@ -106,7 +106,7 @@ def test_a_link_that_leads_in_a_circle_a_folder_and_a_socket_are_refused(tmp_pat
     Path("folder").mkdir()
     with socket.socket(socket.AF_UNIX) as made:
         made.bind("socket")
-        for name, kind in {"one": "a link that leads in a circle", "folder": "a folder", "socket": "a socket"}.items():
+        for name, kind in {"one": "a circular link", "folder": "a folder", "socket": "a socket"}.items():
             with pytest.raises(OSError, match=rf"^the output {name} is {kind}; expected a file.*\. Name another\.$"):
                 write(name)
     assert Path("one").is_symlink()
@@ -151,7 +151,7 @@ def test_no_stage_writes_over_what_it_reads(inputs, tmp_path, capsys, name):
     for model, card in ((name, "card.json"), ("model.npz", name)):
         assert stage(tmp_path, *inputs, "--model", model, "--card", card) == 1
         said = capsys.readouterr().err
-        assert said.startswith(f"error: the output {Path(name)} would overwrite what is read from ")
+        assert said.startswith(f"error: the output {Path(name)} would overwrite the input ")
         assert said.endswith("; expected another file. Rename it.\n")
     assert Path("a.h5").read_text() == "a cache"
     assert not Path("model.npz").exists()  # nothing was written
@@ -174,7 +174,7 @@ def test_one_device_may_take_several_outputs(inputs, tmp_path, device):
 
 
 def test_a_file_inside_a_folder_that_is_read_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="would overwrite what is read"):
+    with pytest.raises(ValueError, match="would overwrite the input"):
         check_files([tmp_path], [tmp_path / "new.json"])
     check_files([tmp_path], [tmp_path / "below" / "new.json"])
 
@@ -210,7 +210,7 @@ def test_an_import_does_not_write_over_its_input_under_another_name(embeddings, 
     before = Path(target).read_bytes()
     link(target, "o.h5")
     assert run(*embeddings, "--output", "o.h5") == 1
-    assert f"the output o.h5 would overwrite what is read from {target}; expected" in capsys.readouterr().err
+    assert f"the output o.h5 would overwrite the input {target}; expected" in capsys.readouterr().err
     assert Path(target).read_bytes() == before
 
 
@@ -218,7 +218,7 @@ def test_an_export_checks_all_its_files_before_it_writes_one(embeddings, capsys)
     assert run(*embeddings, "--output", "c.H5") == 0
     Path("x.labels.npy").symlink_to("c.H5")
     assert run("export", "c.H5", "--output", "x.npy") == 1
-    assert "the output x.labels.npy would overwrite what is read from c.H5" in capsys.readouterr().err
+    assert "the output x.labels.npy would overwrite the input c.H5" in capsys.readouterr().err
     Path("x.labels.npy").unlink()
     Path("x.ids.npy").mkdir()
     assert run("export", "c.H5", "--output", "x.npy") == 1
@@ -234,5 +234,5 @@ def test_a_cache_is_not_imported_over_itself(embeddings, capsys, option):
     files = {"--output": "o.h5", "--card": "o.json"} | {option: "./c.h5"}
     words = ["c", "--params", "params.yaml", *(word for pair in files.items() for word in pair)]
     assert console.run(stage_of_imports.main, stage_of_imports.build_parser(), words) == 1
-    assert "the output c.h5 would overwrite what is read from c.h5; expected" in capsys.readouterr().err
+    assert "the output c.h5 would overwrite the input c.h5; expected" in capsys.readouterr().err
     assert run("verify", "c.h5") == 0

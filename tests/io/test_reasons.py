@@ -63,7 +63,7 @@ def test_every_number_of_a_lock_that_is_taken_is_called_locked(number):
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_named(number):
     said = said_of(OSError(number, LOCKED.format(number, os.strerror(number))))
-    assert said.startswith(f"cache c.h5 lies on a file system without locks (errno {number}); expected")
+    assert said.startswith(f"cache c.h5 is on a file system without locks (errno {number}); expected")
     assert "HDF5_USE_FILE_LOCKING=FALSE" in said
 
 

@@ -24,11 +24,11 @@ def test_names_are_the_same_however_an_editor_writes_them(tmp_path, encoding, ne
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("käfer".encode("latin-1"), r"c\.txt is not text in UTF-8 \(byte 1 is 0xe4\); expected UTF-8\. Write it again"),
-        (codecs.BOM_UTF16_LE + b"a", r"c\.txt is not text in UTF-16 \(byte .*; expected UTF-8\. Write"),
+        ("käfer".encode("latin-1"), r"c\.txt is not text in UTF-8 \(byte 1 is 0xe4\); expected UTF-8\. Save it as"),
+        (codecs.BOM_UTF16_LE + b"a", r"c\.txt is not text in UTF-16 \(byte .*; expected UTF-8\. Save"),
         (b"", r"c\.txt contains no name; expected a class name on each line\. Add"),
         (codecs.BOM_UTF8 + b"\n\n", r"c\.txt contains no name; expected"),
-        (b"ant\n\nbee\n", r"line 2 of .*c\.txt is empty; expected a class name on each line\. Name it"),
+        (b"ant\n\nbee\n", r"line 2 of .*c\.txt is empty; expected a class name on each line\. Add it, or"),
         (b"ant\nbee\nant\n", r"c\.txt contains the class name 'ant' twice; expected distinct names\. Remove"),
     ],
 )

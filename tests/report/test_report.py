@@ -503,7 +503,7 @@ def test_headline_says_what_each_method_lost():
         "linear_probe": {"final_accuracy": 0.2, "forgetting_first": 0.95},
     }
     assert pages.headline(metrics, TASKS[:2])[1] == (
-        "Of what it had learned DKVB lost nothing; the linear probe lost 95.0 points and ends at 20.0%."
+        "Of what it had learned, DKVB lost nothing; the linear probe lost 95.0 points and ends at 20.0%."
     )
 
 
@@ -700,7 +700,7 @@ def test_the_page_does_not_overwrite_what_it_is_made_of(inputs, tmp_path, capsys
     monkeypatch.chdir(tmp_path)
     before = (tmp_path / "params.yaml").read_bytes()
     assert report.console.run(report.main, report.build_parser(), ["--output", name]) == 1
-    assert re.search(rf"the output {name} would overwrite what is read .*; expected another", capsys.readouterr().err)
+    assert re.search(rf"the output {name} would overwrite the input .*; expected another", capsys.readouterr().err)
     assert (tmp_path / "params.yaml").read_bytes() == before
 
 
@@ -712,7 +712,7 @@ def test_deletions_stand_folded_with_gap_digests_and_what_they_did_not_reach(pag
     assert re.findall('data-value="([^"]*)"', row) == ["6.0", "1.0", "1.0", "1.0", "0.0", "0.0"]
     for words in (
         "2026-03-01T10:00:00+00:00",
-        "5 of digits, 1 of photos. What saw them: results were measured with these samples.",
+        "5 of digits, 1 of photos. Also affected: results were measured with these samples.",
         f"{'ab' * 32}</div><div>{'cd' * 32}",
         f"{'ef' * 32}</div><div>deleted",
         "0 bits of values, 0 in scores of 1,252 rows",

@@ -126,8 +126,8 @@ def test_forgetting_rewrites_a_cache_of_two_layers_and_its_model(project):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"layer": "features"}, "embeddings.both: layer and layers both say where the network is read; expected one"),
-        ({"layers": None}, "embeddings.both: neither layer nor layers says where the network is read; expected one"),
+        ({"layer": "features"}, "embeddings.both: layer and layers are both set; expected one"),
+        ({"layers": None}, "embeddings.both: neither layer nor layers is set; expected one"),
         ({"layers": "features"}, "embeddings.both.layers is 'features'; input should be a valid list"),
     ],
 )

@@ -36,7 +36,7 @@ def test_info_prints_where_a_cache_comes_from_as_json(capsys):
 def test_verify_prints_what_it_found_and_the_files_digest(capsys):
     assert run("verify", V1) == 0
     out = capsys.readouterr().out.splitlines()
-    assert "train: 20 rows of 8 features, finite, as written" in out
+    assert "train: 20 rows of 8 features, finite, unchanged" in out
     assert out[-1] == f"{V1} is intact (sha256 {small_cache.sha256(V1)})"
 
 
@@ -89,15 +89,15 @@ def test_store_prints_rows_by_network_and_what_no_manifest_names(stored, capsys)
         assert network.startswith(
             "timm m, avgpool, 96 px, weights abababab, float32 → float16, cpu AVX2: 6 rows in 1 bl"
         )
-        assert network.endswith("; no manifest names 3")
+        assert network.endswith("; not in any manifest: 3")
         assert "scratch/store: 6 rows, 0.0 MiB" in total
 
 
 def test_store_frees_what_no_manifest_names_and_keeps_the_rest(stored, capsys):
     assert run("store", "--free", *stored) == 0
-    assert "freed 3 rows that no manifest names, " in capsys.readouterr().out
+    assert "freed 3 rows that no manifest lists, " in capsys.readouterr().out
     assert run("store", *stored) == 0
-    assert "3 rows in 1 blocks, 0.0 MiB; no manifest names 0" in capsys.readouterr().out
+    assert "3 rows in 1 blocks, 0.0 MiB; not in any manifest: 0" in capsys.readouterr().out
 
 
 def test_store_frees_nothing_where_there_is_no_manifest(stored, tmp_path, capsys):

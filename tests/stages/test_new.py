@@ -88,7 +88,7 @@ def test_an_empty_folder_is_filled_and_another_kept(tmp_path):
 
 def test_a_project_inside_another_is_refused(tmp_path):
     (tmp_path / "outer/.dvc").mkdir(parents=True)
-    with pytest.raises(ValueError, match="inner lies in outer, which is a DVC project already"):
+    with pytest.raises(ValueError, match="inner is inside outer, which is already a DVC project"):
         new(tmp_path / "outer/inner", *arrays(tmp_path))
     assert not (tmp_path / "outer/inner").exists()
 

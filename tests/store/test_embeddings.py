@@ -208,7 +208,7 @@ def test_networks_are_listed_with_what_stays(store, tmp_path):
     assert (own.n_rows, own.n_blocks, own.n_kept) == (4, 2, 2)
     assert own.n_bytes == sum(path.stat().st_size for path in store.folder.iterdir())
     assert len(found) == 2
-    assert remarks == ["block bad.rows does not begin like a block."]
+    assert remarks == ["block bad.rows does not begin with dkvbrows."]
     assert list_networks(tmp_path / "nowhere") == ([], [])
 
 
