@@ -416,14 +416,18 @@ def test_chosen_settings_serve_digits_well(model):
         (
             RandomProjectionRidge(8, density=0.0),
             ValueError,
-            r"density=0\.0 is not valid; expected a share above 0, at mo",
+            r"density=0\.0 is not valid; expected a number in \(0, 1\], o",
         ),
         (
             RandomProjectionRidge(8, top_share=2),
             ValueError,
             r"top_share=2 is not valid; expected .* at most 1, or None\.",
         ),
-        (RandomProjectionRidge(8, top_share="auto"), TypeError, r"top_share='auto' is a str; expected a share above 0"),
+        (
+            RandomProjectionRidge(8, top_share="auto"),
+            TypeError,
+            r"top_share='auto' is a str; expected a number in \(0, 1",
+        ),
         (
             RandomProjectionRidge(8, projection="dense"),
             ValueError,
@@ -564,7 +568,7 @@ def test_rows_that_are_the_state_are_forgotten_by_name(overlapping, model):
     X, y = overlapping
     model = clone(model).fit(X, y)
     with pytest.raises(
-        ValueError, match=r"X holds samples that were never learned or are forgotten already \(1 of 2\)"
+        ValueError, match=r"X holds samples that were never learned or are already forgotten \(1 of 2\)"
     ):
         model.forget(np.vstack([X[:1], X[:1] + 1]), y[[0, 0]])
     assert model.class_counts_.sum() == 300

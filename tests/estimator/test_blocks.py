@@ -311,7 +311,7 @@ def test_a_file_without_rows_is_refused_like_no_rows(blobs, tmp_path):
 def test_a_model_that_workers_cannot_see_is_explained(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match=r"gone.pickle.* is missing on a worker; expected a folder that all.*temporary-directory",
+        match=r"gone.pickle.* is missing on a worker; expected a file in a folder that all.*temporary-directory",
     ):
         distributed._load(str(tmp_path / "gone.pickle"))
 

@@ -240,5 +240,5 @@ def test_a_frozen_encoder_may_be_swapped_for_one_with_the_same_keys():
     np.testing.assert_array_equal(model.predict_proba(X), expected)
     np.testing.assert_array_equal(model.set_params(encoder=FrozenEstimator(model.encoder_)).predict_proba(X), expected)
     other = FrozenEstimator(KeyEncoder(4, 8, 3, random_state=1).fit(X))
-    with pytest.raises(ValueError, match=r"encoder was set to one with keys \w{12} after .*expected the same keys"):
+    with pytest.raises(ValueError, match=r"encoder has fingerprint_ \w{12}, but .*expected the same keys"):
         model.set_params(encoder=other).predict(X)

@@ -106,13 +106,16 @@ def test_keys_of_codes_are_as_far_as_distances_say(blobs):
 
 def test_codes_that_name_no_key_have_no_coordinates(blobs):
     encoder = small().fit(blobs[0])
-    with pytest.raises(ValueError, match="codes name key 16; expected keys below 16"):
+    with pytest.raises(ValueError, match="codes hold key 16; expected keys below 16"):
         encoder.inverse_transform(np.full((1, 6), 16, dtype=np.uint8))
 
 
 @pytest.mark.parametrize("method", ["transform", "distances", "inverse_transform"])
 def test_what_needs_keys_says_so_and_how_to_get_them(blobs, method):
-    with pytest.raises(NotFittedError, match=f"this KeyEncoder has no keys yet, which {method} needs. Call fit first"):
+    with pytest.raises(
+        NotFittedError,
+        match=f"this KeyEncoder has no keys, which {method} needs; expected a fitted encoder. Call fit first",
+    ):
         getattr(small(), method)(blobs[0])
 
 
@@ -393,7 +396,7 @@ def test_labels_beside_blocks_are_passed_over_where_nothing_wants_them(blobs):
 
 
 def test_no_blocks_at_all_is_refused():
-    with pytest.raises(ValueError, match=r"yielded no block; expected at least one.*Pass a fresh one"):
+    with pytest.raises(ValueError, match=r"yielded no block; expected at least one.*Pass a new iterator"):
         started(iter([]))
 
 
@@ -459,7 +462,7 @@ def test_codes_from_before_pruning_are_refused(blobs):
     X, y = blobs
     model = started(X).partial_fit(X[:60], y[:60])
     codes = codes_of(model, X)
-    with pytest.raises(ValueError, match=r"codes name key.*Encode again with encoder_?.transform\(X\)"):
+    with pytest.raises(ValueError, match=r"codes hold key.*Encode again with encoder_?.transform\(X\)"):
         by_codes(model.prune(), "partial_fit", codes, y)
 
 

@@ -142,7 +142,7 @@ def test_models_with_other_keys_are_refused():
 @pytest.mark.parametrize("call", [lambda m: m.merge(m), lambda m: m.forget_classes([0])])
 def test_sgd_refuses_what_it_cannot_do_exactly(call):
     X, y = data(0)
-    with pytest.raises(ValueError, match=r"solver='sgd' .*; expected 'joint' or 'counts'.*or start anew with one"):
+    with pytest.raises(ValueError, match=r"solver='sgd' .*; expected 'joint' or 'counts'.*or fit a new model with one"):
         call(started("sgd").partial_fit(X, y))
 
 
