@@ -365,7 +365,9 @@ def test_blocks_of_two_rows_are_no_pairs(blobs):
     "block", [{"x": np.ones((2, 12))}, [np.ones((2, 12)), np.ones(2), np.ones(2)], ("a", "b", "c")]
 )
 def test_blocks_that_are_neither_rows_nor_pairs_are_refused(block):
-    with pytest.raises(ValueError, match=r"block 1 of X is a \w+ of \d parts; expected rows \(n, f\) or a pair.*Pass"):
+    with pytest.raises(
+        ValueError, match=r"block 1 of X is a \w+ with \d entries; expected rows \(n, f\) or a pair.*Pass"
+    ):
         placed(model(), iter([block]))
 
 

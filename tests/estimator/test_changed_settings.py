@@ -121,7 +121,7 @@ def test_what_cannot_change_is_refused_by_name_at_the_next_call(name):
     for call in calls:
         with pytest.raises(
             ValueError,
-            match=rf"{name}.*was set (after fitting|to one with keys).*expected .*Set it back, or",
+            match=rf"{name}.*was (set after fitting|fitted with).*expected .*Set it back, or",
         ):
             call(model)
         with pytest.raises(ValueError, match=name):

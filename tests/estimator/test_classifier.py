@@ -465,7 +465,9 @@ def test_predicting_before_learning_is_refused(blobs):
 def test_a_frozen_encoder_without_keys_is_refused(blobs):
     model = DKVBClassifier(FrozenEstimator(KeyEncoder(6, 16, 3)))
     for method in ("fit", "partial_fit"):
-        with pytest.raises(NotFittedError, match=r"no keys yet, which FrozenEstimator needs. Call fit first"):
+        with pytest.raises(
+            NotFittedError, match=r"no keys, which FrozenEstimator needs; expected a fitted encoder. Call fit first"
+        ):
             getattr(model, method)(*blobs)
 
 
@@ -522,7 +524,7 @@ def test_text_labels_after_numbers_are_refused_and_change_nothing(blobs):
     X, y = blobs
     model = small().partial_fit(X, y)
     before = model.predict_proba(X)
-    with pytest.raises(ValueError, match=r"y holds .*; expected one type of label. Convert y"):
+    with pytest.raises(ValueError, match=r"y holds .*; expected labels of one type. Convert y"):
         model.partial_fit(X, y.astype(str))
     np.testing.assert_array_equal(model.predict_proba(X), before)
 

@@ -160,7 +160,9 @@ def test_small_unsigned_labels_meet_signed_ones_as_integers():
 @pytest.mark.parametrize("second", [np.array([2**63], dtype=np.uint64), np.array([2.0])])
 def test_labels_that_no_type_holds_are_refused_and_nothing_is_learned(second):
     model = placed(small(), X).partial_fit(X[:30], np.array([-1, BIG + 1])[np.arange(30) % 2])
-    with pytest.raises(ValueError, match=r"y and the learned classes hold labels from -?\d.*expected a type.*Convert"):
+    with pytest.raises(
+        ValueError, match=r"y and the learned classes hold labels from -?\d.*expected labels that one type.*Convert"
+    ):
         model.partial_fit(X[30:], second.repeat(30))
     assert model.classes_.tolist() == [-1, BIG + 1]
     assert model.class_counts_.sum() == 30

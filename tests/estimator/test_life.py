@@ -333,7 +333,7 @@ class AdditiveLife(Life):
     def forget_classes(self, labels):
         if not self.remember:
             self.refused(
-                "remember=False keeps sums over samples, while forget_classes needs", self.model.forget_classes, labels
+                "remember=False keeps sums over samples, but forget_classes needs", self.model.forget_classes, labels
             )
         elif set(labels) <= set(self.books.classes()):
             self.model.forget_classes(labels)

@@ -135,7 +135,7 @@ def test_weighted_and_plain_models_merge():
 def test_models_with_other_keys_are_refused():
     X, y = data(0)
     foreign = DKVBClassifier(KeyEncoder(8, 12, 3, n_selected=2, random_state=1)).fit(X, y)
-    with pytest.raises(ValueError, match=r"expected the same\. Start both from one fitted encoder, FrozenEstimator"):
+    with pytest.raises(ValueError, match=r"expected the same\. Give both models the same FrozenEstimator"):
         started("counts").partial_fit(X, y).merge(foreign)
 
 
@@ -238,7 +238,7 @@ def test_models_that_share_samples_merge_with_a_warning_that_counts_them(solver)
     (X, y), (other, other_y) = data(0), data(1)
     model, partner = started(solver).partial_fit(X, y), started(solver).partial_fit(other, other_y)
     partner.partial_fit(X[:7], y[:7])
-    message = r"other shares 7 of its 67 samples .*count twice; expected models of.*Call forget\(X, y\)"
+    message = r"other shares 7 of its 67 samples .*count twice; expected models that learned.*Call forget\(X, y\)"
     with pytest.warns(UserWarning, match=message):
         merged = copy.deepcopy(model).merge(copy.deepcopy(partner))
     assert merged.class_counts_.sum() == 127

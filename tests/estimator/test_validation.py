@@ -232,7 +232,9 @@ def test_classes_merge_sorted():
 
 @pytest.mark.parametrize(("known", "new"), [([0, 1], ["a"]), (["a", "b"], [1])])
 def test_text_and_numbers_do_not_merge(known, new):
-    message = "y holds .*, but the learned classes have another type, such as .*; expected one type.*Convert y"
+    message = (
+        "y holds .*, but the learned classes have another type, such as .*; expected labels of one type.*Convert y"
+    )
     with pytest.raises(ValueError, match=message):
         merge_classes(np.array(known), np.array(new))
 
