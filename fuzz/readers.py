@@ -207,7 +207,7 @@ def _encode(encoder: KeyEncoder) -> None:
             raise
         return
     if codes.max() >= encoder.keys_.shape[1]:
-        raise Finding("a loaded encoder names a key that it does not have")
+        raise Finding("a loaded encoder returns a code of a key that it does not have")
 
 
 # Settings.
