@@ -219,7 +219,7 @@ def _plain(name: str, value: Any) -> Any:
         return value
     raise TypeError(
         f"{name} is a {type(value).__name__}, which a model file cannot hold without pickle; expected finite numbers, "
-        "text, arrays or None. Replace it before saving (random_state: with an int)."
+        "text, arrays or None. Set it to one of these before saving (random_state: an int)."
     )
 
 

@@ -532,7 +532,7 @@ def test_text_labels_after_numbers_are_refused_and_change_nothing(blobs):
 def test_weights_that_are_all_zero_are_refused(blobs):
     X, y = blobs
     with pytest.raises(
-        ValueError, match=r"sample_weight is zero for all 240 samples; expected at least one.*Pass other"
+        ValueError, match=r"sample_weight is zero for all 240 samples; expected at least one.*Pass a positive weight"
     ):
         small().fit(X, y, sample_weight=np.zeros(240))
 
