@@ -370,7 +370,7 @@ class DKVBClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         check_is_fitted(other)
-        refuse_sgd(self.solver, "learns in sequential steps, which merge cannot add", "Learn with partial_fit")
+        refuse_sgd(self.solver, "learns in sequential steps, which merge cannot add", "Call partial_fit")
         check_mergeable(
             *(
                 vars(each._layout()) | each._learned_with | {"fingerprint_": each.encoder_.fingerprint_[:12]}

@@ -494,8 +494,8 @@ def check_mergeable(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     if differ:
         here, there = (", ".join(f"{name}={each[name]!r}" for name in differ) for each in (mine, theirs))
         raise ValueError(
-            f"other has {there}, this model has {here}; expected the same. Give both models the same "
-            "FrozenEstimator(encoder), and prune after merging."
+            f"other has {there}, this model has {here}; expected the same. Pass the same FrozenEstimator(encoder) to "
+            "both models, and prune after merging."
         )
 
 

@@ -421,7 +421,7 @@ def test_chosen_settings_serve_digits_well(model):
         (
             RandomProjectionRidge(8, top_share=2),
             ValueError,
-            r"top_share=2 is not valid; expected .* at most 1, or None\.",
+            r"top_share=2 is not valid; expected a number in \(0, 1\], or None\.",
         ),
         (
             RandomProjectionRidge(8, top_share="auto"),

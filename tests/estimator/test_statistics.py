@@ -135,7 +135,7 @@ def test_weighted_and_plain_models_merge():
 def test_models_with_other_keys_are_refused():
     X, y = data(0)
     foreign = DKVBClassifier(KeyEncoder(8, 12, 3, n_selected=2, random_state=1)).fit(X, y)
-    with pytest.raises(ValueError, match=r"expected the same\. Give both models the same FrozenEstimator"):
+    with pytest.raises(ValueError, match=r"expected the same\. Pass the same FrozenEstimator"):
         started("counts").partial_fit(X, y).merge(foreign)
 
 
