@@ -55,7 +55,7 @@ def main():
     chosen, _ = pages.arguments(SCRIPTS)
     if unknown := set(chosen) - set(SCRIPTS):
         known = ", ".join((*SCRIPTS, *ALONE))
-        print(f"{min(unknown)!r} is no benchmark; expected some of {known}. Correct the name.", file=sys.stderr)
+        print(f"{min(unknown)!r} is not a benchmark; expected one of {known}. Correct the name.", file=sys.stderr)
         return 2
     results = [lines_of(script) for script in chosen]
     rows = [

@@ -110,7 +110,7 @@ def read_npz(path):
                 raise Unusable(f"it holds {found}; expected X, y, X_test and y_test. Add {' and '.join(missing)}.")
             arrays = [stored[name] for name in ARRAYS]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise Unusable(f"it cannot be read ({error}); expected arrays of numpy.savez without objects") from error
+        raise Unusable(f"it cannot be read ({error}); expected a file of numpy.savez without Python objects") from error
     X, y, X_test, y_test = arrays
     return _rows("X", X), _labels("y", y, X), _rows("X_test", X_test, X.shape[1]), _test_labels(y_test, X_test, y)
 
@@ -126,7 +126,7 @@ def _rows(name, X, width=None):
     with np.errstate(over="ignore"):
         X = X.astype(np.float32)
     if not np.isfinite(X).all():
-        raise Unusable(f"{name} holds NaN, infinity or values beyond float32; expected finite numbers")
+        raise Unusable(f"{name} holds NaN, infinity or values that float32 cannot represent; expected finite numbers")
     return X
 
 
@@ -143,7 +143,7 @@ def _labels(name, y, X):
 def _test_labels(y_test, X_test, y):
     unknown = np.setdiff1d(_labels("y_test", y_test, X_test), y)
     if len(unknown):
-        raise Unusable(f"y_test holds {unknown[0].item()!r}, which y does not; expected labels that are learned")
+        raise Unusable(f"y_test holds {unknown[0].item()!r}, which y does not hold; expected labels that occur in y")
     return y_test
 
 
@@ -400,10 +400,12 @@ def arguments():
     asked = parser.parse_args()
     there = sets(asked.data)
     if asked.data and not any(asked.data.glob("*.npz")):
-        parser.error(f"{asked.data} has no .npz file; expected a folder of them. Name another folder.")
+        parser.error(f"{asked.data} has no .npz file; expected a folder with at least one. Pass another folder.")
     for kind, known in (("sets", there), ("methods", methods(0))):
         if unknown := set(getattr(asked, kind) or ()) - set(known):
-            parser.error(f"{min(unknown)!r} is none of the {kind}; expected {', '.join(known)}. Correct the name.")
+            parser.error(
+                f"{min(unknown)!r} is not among the {kind}; expected one of {', '.join(known)}. Correct the name."
+            )
     return asked, there
 
 
@@ -433,7 +435,7 @@ def main():
         except (FileNotFoundError, Unusable) as error:
             print(f"{title} is skipped: {error}", file=sys.stderr)
     if not found:
-        print("no set was measured; expected one at least. See the lines above.", file=sys.stderr)
+        print("no set was measured; expected at least one. See the lines above.", file=sys.stderr)
         return 1
     means, met = report(found)
     if asked.figure is not None:

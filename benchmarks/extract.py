@@ -115,7 +115,7 @@ def main():
     images = Path(words[0]) if words else features.SHARED / "data" / "cifar10-images"
     n_images = int(words[1]) if len(words) > 1 else 512
     if not images.is_dir():
-        raise SystemExit(f"{images} is no folder of images; give the path of one as the first argument")
+        raise SystemExit(f"{images} is not a folder; expected a folder of images. Pass its path as the first argument.")
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     met = [measure(images, n_images, side, threads) for side in GOALS]

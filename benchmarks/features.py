@@ -170,8 +170,8 @@ def _settings(dataset: str, network: str, root) -> Embeddings:
 def _there(path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(
-            f"the benchmark needs {path}, which is not there; expected the folder shared beside the checkout, with "
-            "data/cifar10-images and weights. Place it there, or give its path."
+            f"{path} is missing; expected the shared folder next to the checkout, with data/cifar10-images and "
+            "weights. Add it there, or pass its path."
         )
     return path
 

@@ -46,7 +46,7 @@ def main():
             rows.append((name, f"{seconds:.0f}"))
         if not (folder / "report" / "index.html").exists():
             raise FileNotFoundError(
-                "dvc repro left no report/index.html; expected the page. Run it by hand to see why."
+                "dvc repro did not write report/index.html; expected the report. Run dvc repro by hand to see why."
             )
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     machine = f"{processor()}, {os.cpu_count()} cores, " + ("busy with other work" if busy > 1.5 else "otherwise idle")

@@ -28,7 +28,7 @@ def read(name):
     """Return X, y, X_test, y_test of a set."""
     known = accuracy.sets()
     if name not in known:
-        raise FileNotFoundError(f"{accuracy.STORED} has no file of {name}; expected {name}_NETWORK.npz. Add it.")
+        raise FileNotFoundError(f"{accuracy.STORED} has no file for {name}; expected {name}_NETWORK.npz. Add it.")
     return known[name]()
 
 
@@ -62,7 +62,10 @@ def accuracies(name):
 def main():
     chosen, page = pages.arguments(FOREIGN)
     if unknown := set(chosen) - set(FOREIGN):
-        print(f"{min(unknown)!r} is no set; expected some of {', '.join(FOREIGN)}. Correct it.", file=sys.stderr)
+        print(
+            f"{min(unknown)!r} is not a set of this benchmark; expected one of {', '.join(FOREIGN)}. Correct the name.",
+            file=sys.stderr,
+        )
         return 2
     rows = []
     for name in chosen:

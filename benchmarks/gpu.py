@@ -126,7 +126,9 @@ def main():
     parser.add_argument("--small", action="store_true")
     words = parser.parse_args()
     if words.device.startswith("cuda") and not torch.cuda.is_available():
-        sys.exit("there is no CUDA device; expected one. Run it where there is, or with --device cpu --small.")
+        sys.exit(
+            "torch finds no CUDA device; expected one. Run this on a machine with CUDA, or with --device cpu --small."
+        )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     name = torch.cuda.get_device_name() if words.device.startswith("cuda") else "the CPU itself"
     missed = False

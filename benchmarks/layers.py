@@ -86,7 +86,11 @@ def lines_of(network, found):
 def main():
     chosen, page = pages.arguments(LAYERS)
     if unknown := set(chosen) - set(LAYERS):
-        print(f"{min(unknown)!r} is no network; expected some of {', '.join(LAYERS)}. Correct it.", file=sys.stderr)
+        print(
+            f"{min(unknown)!r} is not a network of this benchmark; expected one of {', '.join(LAYERS)}. Correct the "
+            "name.",
+            file=sys.stderr,
+        )
         return 2
     rows = []
     for network in chosen:

@@ -143,7 +143,7 @@ def compare(key_dim, build):
     case = Case(key_dim)
     made, drawing = case.prepare()
     if made in MADE:
-        line = {"name": f"{MADE[made]} once a model, {case.told}", "ours": round(drawing, 2), "unit": "s"}
+        line = {"name": f"{MADE[made]}, once per model, {case.told}", "ours": round(drawing, 2), "unit": "s"}
         print(json.dumps(line, ensure_ascii=False), flush=True)
     more, rate, goal = {"build": build, "same": case.same(), "searched": made}, case.rates(), GOALS[build][key_dim]
     encode_goal = min(goal, 1.0) if key_dim == 2 else goal  # most of it is the projection, which both share
@@ -165,7 +165,10 @@ def main():
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
     if native.KERNEL is None:
-        raise SystemExit("the package was installed without its kernel; install a C++ compiler and install it again")
+        raise SystemExit(
+            "dkvb_estimator is installed without its compiled kernel; expected one. Install a C++ compiler, then "
+            "install the package again."
+        )
     build = Path(native.KERNEL._name).name.split(".")[0]
     met = [compare(key_dim, build) for key_dim in SHAPES]
     return 0 if all(met) else 1

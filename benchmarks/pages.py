@@ -37,7 +37,7 @@ def fill(page, tables, *, missing_ok=False, measured_now=True):
         if not marker and missing_ok:
             continue
         if not marker:
-            raise ValueError(f"{page} has no marker <!-- {name} -->; expected one before each table. Add it.")
+            raise ValueError(f"{page} has no marker <!-- {name} -->; expected one before each table. Add the marker.")
         label = stale.stamp(page, name) if measured_now else rest.partition("\n")[0].strip()
         first = f"{marker} {label}".rstrip()
         text = f"{before}{first}\n{lines}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"

@@ -52,13 +52,13 @@ def refuse_blocks(X: Any) -> None:
     refuse_frame(X)
     if comes_in_blocks(X):
         raise TypeError(
-            f"X is a {type(X).__name__}, an iterable of blocks; expected rows in memory (n, f) here. Call "
-            "KeyEncoder.fit with it, or this method with each of its blocks (partial_fit to learn them)."
+            f"X is a {type(X).__name__}, an iterable of blocks; expected rows in memory (n, f). Pass one block at a "
+            "time (to partial_fit for learning), or fit a KeyEncoder with the iterable."
         )
     if is_lazy(X):
         raise TypeError(
             f"X is a lazy {type(X).__module__.split('.')[0]} array of shape {tuple(X.shape)}; expected rows in memory "
-            "(n, f) here. Pass np.asarray of some rows."
+            "(n, f). Load some of the rows with np.asarray first."
         )
 
 
@@ -98,7 +98,7 @@ def split_blocks(X: Any, y: Any = None, *, labelled: bool) -> Iterator[tuple[Any
         yield rows, labels if labelled else None
     if not n_blocks:
         raise ValueError(
-            f"X is a {type(X).__name__} that yielded no block; expected at least one (n, f). Pass a fresh one."
+            f"X is a {type(X).__name__} that yielded no block; expected at least one block (n, f). Pass a new iterator."
         )
 
 
@@ -110,15 +110,15 @@ def _as_pair(block: Any, position: int) -> tuple[Any, Any]:
         return block, None
     if isinstance(block, Mapping) or len(block) > 2:
         raise ValueError(
-            f"block {position} of X is a {type(block).__name__} of {len(block)} parts; expected rows (n, f) or a pair "
-            "(X, y). Pass an iterable that yields these."
+            f"block {position} of X is a {type(block).__name__} with {len(block)} entries; expected rows (n, f) or a "
+            "pair (X, y). Pass an iterable that yields rows or pairs."
         )
     return (*block, None)[:2]
 
 
 def _missing_labels(given: str) -> ValueError:
     return ValueError(
-        f"projection='learned' reads labels, but got {given}; expected y, or an iterator of pairs (X, y). Pass y, or "
+        f"projection='learned' needs labels, but got {given}; expected y, or an iterator of pairs (X, y). Pass y, or "
         "choose another projection."
     )
 

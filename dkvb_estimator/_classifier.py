@@ -350,7 +350,7 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
             If a label was never learned, or with ``solver="sgd"`` or ``remember=False``.
         """
         check_is_fitted(self)
-        refuse_sgd(self.solver, "keeps no samples apart, which forget_classes needs", "Use forget(X, y)")
+        refuse_sgd(self.solver, "does not store individual samples, which forget_classes needs", "Use forget(X, y)")
         refuse_forgetful(self.solver, self.remember, "forget_classes")
         self._learned.forget_classes(as_classes(labels, "labels"))
         return self._after_change()
@@ -371,7 +371,7 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         check_is_fitted(other)
-        refuse_sgd(self.solver, "takes steps in sequence, which merge cannot add", "Learn with partial_fit")
+        refuse_sgd(self.solver, "learns in sequential steps, which merge cannot add", "Call partial_fit")
         check_mergeable(
             *(
                 vars(each._layout()) | each._learned_with | {"fingerprint_": each.encoder_.fingerprint_[:12]}
@@ -381,8 +381,8 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
         if n_shared := self._learned.n_shared(other._learned):
             warnings.warn(
                 f"other shares {n_shared} of its {other._learned.n_samples} samples with this model (equal codes, "
-                "label and weight), and these count twice; expected models of different samples. Call forget(X, y) "
-                "with the shared samples on one of the models before merging.",
+                "label and weight), and these count twice; expected models that learned different samples. Call "
+                "forget(X, y) with the shared samples on one of the models before merging.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -618,7 +618,8 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
             rows, y = self._check_X(X), column_or_1d(as_labels(y), warn=True)
             if len(rows) != len(y):
                 raise ValueError(
-                    f"y has {len(y)} labels for {len(rows)} rows of codes; expected one per row. Pass those of X."
+                    f"y has {len(y)} labels for {len(rows)} rows of codes; expected one label per row. Pass the labels "
+                    "of X."
                 )
         else:
             rows, y = validate_data(self, as_array(X), as_labels(y), dtype=FLOATS, reset=reset)
@@ -636,8 +637,9 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
         encoder = getattr(X, "encoder", None)
         if encoder is not None and encoder.fingerprint_ != self.encoder_.fingerprint_:
             raise ValueError(
-                f"X holds codes of keys {encoder.fingerprint_[:12]}; expected those of keys "
-                f"{self.encoder_.fingerprint_[:12]}. Encode the rows again with encoder_.transform."
+                f"X holds codes of an encoder with fingerprint_ {encoder.fingerprint_[:12]}; expected "
+                f"{self.encoder_.fingerprint_[:12]}, the fingerprint_ of encoder_. Encode the rows again with "
+                "encoder_.transform."
             )
         return check_codes(X, layout, self.encoder_._codebook.mask)
 
@@ -739,13 +741,13 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
         encoder = getattr(codes, "encoder", None)
         if not self._precomputed:
             raise ValueError(
-                f"X holds codes, while encoder={short(self.encoder)} places keys from embeddings; expected codes of a "
-                "frozen encoder. Set encoder='precomputed' or FrozenEstimator(X.encoder)."
+                f"X holds codes, but encoder={short(self.encoder)} learns from embeddings; expected 'precomputed' or a "
+                "frozen encoder. Set encoder='precomputed' or encoder=FrozenEstimator(X.encoder)."
             )
         if not isinstance(encoder, KeyEncoder):
             raise ValueError(
-                f"encoder='precomputed' came with a {type(codes).__name__} that carries no encoder; expected Codes, as "
-                "KeyEncoder.transform returns. Pass Codes.of(codes, encoder)."
+                f"X is a {type(codes).__name__} without an encoder, which encoder='precomputed' needs; expected Codes, "
+                "as KeyEncoder.transform returns. Pass Codes.of(codes, encoder)."
             )
         return copy.copy(encoder)
 
@@ -765,8 +767,8 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
             return encoder
         if frozen:
             raise TypeError(
-                f"encoder freezes a {type(encoder).__name__}; expected a KeyEncoder. Pass "
-                "FrozenEstimator(KeyEncoder(...).fit(X))."
+                f"encoder is a FrozenEstimator of a {type(encoder).__name__}; expected a FrozenEstimator of a "
+                "KeyEncoder. Pass FrozenEstimator(KeyEncoder(...).fit(X))."
             )
         raise TypeError(
             f"encoder={short(given)} is a {type(given).__name__}; expected a KeyEncoder, FrozenEstimator(encoder), "
@@ -802,8 +804,8 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
             return
         if not self._scratch.get("pruned", lambda: mine._codebook.is_part_of(encoder._codebook), given):
             raise ValueError(
-                f"encoder was set to one with keys {given[:12]} after fitting with keys {mine.fingerprint_[:12]}; "
-                "expected the same keys. Set it back, or start anew with clone(model)."
+                f"encoder has fingerprint_ {given[:12]}, but this model was fitted with {mine.fingerprint_[:12]}; "
+                "expected the same keys. Set it back, or fit clone(model)."
             )
 
     def _logits(self, X: Any) -> np.ndarray:
@@ -882,8 +884,8 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
         rows, keys = int(self.encoder_.key_report_["n_rows"]), self.encoder_._codebook.layout.n_keys
         if not self._keys_were_frozen and rows < keys:
             warnings.warn(
-                f"X has {rows} distinct rows for {keys} keys per head, which never move again; expected at least as "
-                "many rows as keys. Fit a KeyEncoder on more (unlabelled) embeddings, and pass "
+                f"X has {rows} distinct rows for {keys} keys per head, and keys do not move after fitting; expected at "
+                "least as many rows as keys. Fit a KeyEncoder on more (unlabelled) embeddings, and pass "
                 "FrozenEstimator(encoder).",
                 UserWarning,
                 stacklevel=4,
@@ -909,5 +911,6 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
 def _refuse_nothing(n_learned: int) -> None:
     if not n_learned:
         raise ValueError(
-            "X has no row with a positive weight; expected at least one. Pass rows, and positive weights or none."
+            "X has no row with a positive weight; expected at least one. Pass rows with positive weights, or with "
+            "sample_weight=None."
         )

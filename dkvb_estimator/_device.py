@@ -29,13 +29,14 @@ def resolve_device(device: str) -> torch.device:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"device={device!r} is not a torch device; expected 'auto', 'cpu' or 'cuda'. Pass one."
+            f"device={device!r} is not a torch device; expected 'auto', 'cpu' or 'cuda'. Pass one of these."
         ) from error
     if found.type == "meta":
-        raise ValueError(f"device={device!r} computes nothing; expected 'auto', 'cpu' or 'cuda'. Pass one.")
+        raise ValueError(f"device={device!r} cannot compute; expected 'auto', 'cpu' or 'cuda'. Pass one of these.")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"device={device!r} asks for CUDA; expected a machine that has it. Use device='auto' or 'cpu'."
+            f"device={device!r} needs CUDA, which torch does not find; expected a machine with CUDA. Use device='auto' "
+            "or 'cpu'."
         )
     return found
 

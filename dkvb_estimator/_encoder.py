@@ -385,7 +385,9 @@ class KeyEncoder(ReadsNamesOnce, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return memory.cache(function, ignore=["progress", *(["device"] if function is _encode_rows else [])])
 
     def _check_fitted(self, caller: str) -> None:
-        check_is_fitted(self, msg=f"this %(name)s has no keys yet, which {caller} needs. Call fit first.")
+        check_is_fitted(
+            self, msg=f"this %(name)s has no keys, which {caller} needs; expected a fitted encoder. Call fit first."
+        )
 
     def _check_X(self, X: Any) -> np.ndarray:
         refuse_blocks(X)
@@ -424,8 +426,8 @@ class KeyEncoder(ReadsNamesOnce, ClassNamePrefixFeaturesOutMixin, TransformerMix
         labelled = self._reads_labels
         if sample_weight is not None and comes_in_blocks(X):
             raise TypeError(
-                f"sample_weight is given with a {type(X).__name__}, an iterable of blocks; expected None. Leave rows "
-                "of weight zero out of the blocks."
+                f"sample_weight is given, but X is a {type(X).__name__}, an iterable of blocks; expected "
+                "sample_weight=None. Leave rows with weight zero out of the blocks."
             )
         if sample_weight is not None and is_lazy(X) and not (labelled and y is None):
             blocks = stream_blocks(X, y if labelled else None, sample_weight)
@@ -483,8 +485,8 @@ def check_schema(version: int) -> None:
     """Refuse a stored state of another version."""
     if version != SCHEMA_VERSION:
         raise ValueError(
-            f"_schema_version={version!r} is stored in the model; expected {SCHEMA_VERSION}, which this release of "
-            "dkvb_estimator reads. Load it with the release that wrote it, or fit again."
+            f"_schema_version={version!r} of the stored model is not supported; expected {SCHEMA_VERSION}, which this "
+            "release of dkvb_estimator reads. Load the model with the release that wrote it, or fit a new one."
         )
 
 

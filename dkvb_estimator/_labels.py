@@ -60,8 +60,8 @@ def check_labels(labels: np.ndarray, name: str = "y") -> np.ndarray:
         wide = labels.astype(np.float64)
         if (wrong := wide[~(np.abs(wide) < EXACT_FLOATS)]).size:
             raise ValueError(
-                f"{name} holds {wrong[0].item()!r} as a float, where whole numbers from 2**53 on, infinity and NaN "
-                f"cannot be told apart; expected text or integers of one type. Convert {name} before it becomes float."
+                f"{name} holds the float {wrong[0].item()!r}, and floats are exact labels only if finite and below "
+                f"2**53 in magnitude; expected text or integers of one type. Convert {name} before it becomes float."
             )
     return labels.astype(np.int64) if labels.dtype == np.uint64 and labels.max(initial=0) < 2**63 else labels
 
@@ -95,8 +95,8 @@ def _refuse_nul(texts: Sequence[str], name: str) -> None:
     for text in texts:
         if text.endswith("\0"):
             raise ValueError(
-                f"{name} holds {short(text)}, which ends in NUL, and NumPy drops that; expected other text. Remove the "
-                f"NUL, or replace it in all of {name}."
+                f"{name} holds {short(text)}, which ends in NUL, and NumPy drops trailing NULs; expected text that "
+                f"does not end in NUL. Remove or replace the NUL in all of {name}."
             )
 
 
@@ -116,7 +116,8 @@ def merge_classes(known: np.ndarray, labels: np.ndarray, name: str = "y") -> np.
     if _is_text(known) != _is_text(labels):
         raise ValueError(
             f"{name} holds {short(labels.tolist()[0])}, but the learned classes have another type, such as "
-            f"{short(known.tolist()[0])}; expected one type of label. Convert {name} to the type of the first call."
+            f"{short(known.tolist()[0])}; expected labels of one type. Convert {name} to the type of the learned "
+            "classes."
         )
     if _differ_in_size(known, labels):
         return _joined_exactly(known, labels, name)
@@ -155,8 +156,9 @@ def _joined_exactly(known: np.ndarray, labels: np.ndarray, name: str) -> np.ndar
         fits = "i8" if highest < 2**63 else "u8" if lowest >= 0 else ""
     if not fits:
         raise ValueError(
-            f"{name} and the learned classes hold labels from {lowest} to {highest} of types {labels.dtype} and "
-            f"{known.dtype}; expected a type that holds all of them. Convert the labels to text in every call."
+            f"{name} and the learned classes hold labels from {lowest} to {highest}, of types {labels.dtype} and "
+            f"{known.dtype}; expected labels that one type holds exactly. Convert the labels to text in every "
+            "call."
         )
     return np.union1d(known.astype(fits), labels.astype(fits))
 
@@ -171,7 +173,7 @@ def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
     if len(unknown):
         raise ValueError(
             f"y holds {short(unknown.tolist()[0])}, which is not among the {len(classes)} learned classes; expected "
-            "labels of classes_. Leave those samples out."
+            "labels in classes_. Leave out the samples with other labels."
         )
 
 

@@ -101,11 +101,11 @@ def _check_feature_blocks(params: Mapping[str, Any]) -> None:
     for width in blocks:
         check_integer("feature_blocks", width)
     if len(blocks) > params["n_heads"]:
-        _refuse("feature_blocks", blocks, f"at most n_heads={params['n_heads']} blocks, a head for each")
+        _refuse("feature_blocks", blocks, f"at most n_heads={params['n_heads']} blocks, one head per block")
     if params["projection"] in ("chunk", "identity"):
         raise ValueError(
-            f"projection={params['projection']!r} came with feature_blocks={blocks!r}, but its heads read fixed "
-            "features; expected feature_blocks=None. Choose projection='orthogonal', or set feature_blocks=None."
+            f"projection={params['projection']!r} does not support feature_blocks={blocks!r}, because its heads read "
+            "fixed features; expected feature_blocks=None. Choose projection='orthogonal', or set feature_blocks=None."
         )
 
 
@@ -124,7 +124,7 @@ def check_parameters(params: Mapping[str, Any]) -> None:
     gradient_settings(params["solver_params"])
     _check_class_weight(params["class_weight"])
     if params["class_weight"] is not None and keeps_sums(params["solver"], params["remember"]):
-        _refuse("class_weight", params["class_weight"], "None with remember=False, which keeps sums of rows and no row")
+        _refuse("class_weight", params["class_weight"], "None with remember=False, which keeps sums and no samples")
     folder = params["codes_dir"]
     if folder is not None and not Path(folder).is_dir():
         _refuse("codes_dir", folder, "None or an existing folder")
@@ -194,7 +194,7 @@ def refuse_renamed(init: Constructor) -> Constructor:
         for name in MOVED.keys() & options.keys():
             raise TypeError(
                 f"{name}={short(options[name])} is a parameter of an earlier release; expected "
-                f"{MOVED[name].format(name=name)}. Pass it that way."
+                f"{MOVED[name].format(name=name)}. Pass that instead."
             )
         init(self, *arguments, **options)
 
@@ -298,7 +298,7 @@ def check_unchanged(drawn_with: Mapping[str, Any], params: Mapping[str, Any], pr
         if plain_setting(params[name]) != value:
             raise ValueError(
                 f"{prefix}{name}={short(params[name])} was set after fitting with {short(value)}; expected the same "
-                "value. Set it back, or start anew with clone(model)."
+                "value. Set it back, or fit clone(model)."
             )
 
 
@@ -353,7 +353,8 @@ def check_lengths(X: Any, y: Any = None, sample_weight: Any = None) -> None:
             raise ValueError(f"{name} has shape {tuple(shape)}; expected one axis (n,). Pass {name}[:, 0].")
         if shape and shape[0] != X.shape[0]:
             raise ValueError(
-                f"{name} has {shape[0]} entries for {X.shape[0]} rows of X; expected one per row. Pass those of X."
+                f"{name} has {shape[0]} entries for {X.shape[0]} rows of X; expected one per row. Pass one entry for "
+                "each row of X."
             )
 
 
@@ -377,7 +378,8 @@ def as_float32(X: np.ndarray) -> np.ndarray:
         narrow = np.ascontiguousarray(X, dtype=np.float32)
     if X.dtype == np.float64 and not np.isfinite(narrow).all():
         raise ValueError(
-            f"X holds {np.abs(X).max():.3g}, which float32 cannot; expected magnitudes below 3.4e38. Rescale X."
+            f"X holds {np.abs(X).max():.3g}, which float32 cannot represent; expected magnitudes below 3.4e38. Rescale "
+            "X."
         )
     return narrow
 
@@ -416,8 +418,8 @@ def drop_weightless(
     given = np.asarray(as_array(sample_weight))
     if given.size and not given.any():
         raise ValueError(
-            f"sample_weight is zero for all {given.size} samples; expected at least one positive weight. Pass other "
-            "weights or none."
+            f"sample_weight is zero for all {given.size} samples; expected at least one positive weight. Pass a "
+            "positive weight, or sample_weight=None."
         )
     weights = check_weights(given, len(rows))
     kept = weights > 0
@@ -435,7 +437,7 @@ def check_codes(codes: object, layout: Layout, mask: np.ndarray | None = None) -
     codes = np.asarray(as_array(codes))
     if codes.dtype.kind != "u" or issparse(codes):
         raise TypeError(
-            f"codes have dtype {codes.dtype}; expected unsigned integers as KeyEncoder.transform returns. Pass "
+            f"codes have dtype {codes.dtype}; expected unsigned integers, as KeyEncoder.transform returns. Pass "
             "encoder.transform(X)."
         )
     width = layout.n_heads * layout.n_selected
@@ -446,13 +448,14 @@ def check_codes(codes: object, layout: Layout, mask: np.ndarray | None = None) -
         )
     if codes.size and int(codes.max()) >= layout.n_keys:
         raise ValueError(
-            f"codes name key {int(codes.max())}; expected keys below {layout.n_keys}. Encode again with "
+            f"codes hold key {int(codes.max())}; expected keys below {layout.n_keys}. Encode again with "
             "encoder.transform(X)."
         )
     codes = codes.reshape(-1, layout.n_heads, layout.n_selected).astype(code_dtype(layout.n_keys), copy=False)
     if mask is not None and not mask[np.arange(layout.n_heads)[None, :, None], codes].all():
         raise ValueError(
-            "codes name keys that prune() removed; expected codes made since. Encode again with encoder_.transform(X)."
+            "codes hold keys that prune() removed; expected codes made after pruning. Encode again with "
+            "encoder_.transform(X)."
         )
     return codes
 
@@ -466,7 +469,7 @@ def refuse_sgd(solver: str, problem: str, remedy: str) -> None:
     """Refuse what ``sgd`` cannot do."""
     if solver == "sgd":
         raise ValueError(
-            f"solver='sgd' {problem}; expected 'joint' or 'counts'. {remedy}, or start anew with one of the two."
+            f"solver='sgd' {problem}; expected 'joint' or 'counts'. {remedy}, or fit a new model with one of the two."
         )
 
 
@@ -484,9 +487,8 @@ def refuse_weights(weights: np.ndarray | None) -> None:
     """
     if weights is not None and not (weights == 1).all():
         raise ValueError(
-            f"sample_weight holds {weights[weights != 1][0]:.3g} with remember=False, which keeps sums of samples that "
-            "weigh one; expected weights of one, or zero for samples to leave out. Pass none, or start anew with "
-            "remember=True."
+            f"sample_weight holds {weights[weights != 1][0]:.3g}, but remember=False supports only weights of one; "
+            "expected one, or zero to leave a sample out. Pass no weights, or fit a new model with remember=True."
         )
 
 
@@ -494,8 +496,8 @@ def refuse_forgetful(solver: str, remember: bool, method: str) -> None:
     """Refuse what needs samples, for a model that keeps sums."""
     if keeps_sums(solver, remember):
         raise ValueError(
-            f"remember=False keeps sums over samples, while {method} needs the samples; expected remember=True. Use "
-            "forget(X, y) with the samples, or start anew with remember=True."
+            f"remember=False keeps sums over samples, but {method} needs the samples; expected remember=True. Call "
+            "forget(X, y) with the samples, or fit a new model with remember=True."
         )
 
 
@@ -505,8 +507,8 @@ def check_mergeable(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     if differ:
         here, there = (", ".join(f"{name}={each[name]!r}" for name in differ) for each in (mine, theirs))
         raise ValueError(
-            f"other has {there}, this model has {here}; expected the same. Start both from one fitted encoder, "
-            "FrozenEstimator(encoder), and prune after merging."
+            f"other has {there}, this model has {here}; expected the same. Pass the same FrozenEstimator(encoder) to "
+            "both models, and prune after merging."
         )
 
 

@@ -271,8 +271,8 @@ def _read(path: str) -> Any:
         kind, attributes = pickle.loads(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{Path(path).name}, which holds the model, is missing on a worker; expected a folder that all workers "
-            "see, while the process that wrote it lives. Set dask's temporary-directory to a shared folder."
+            f"{Path(path).name}, which holds the model, is missing on a worker; expected a file in a folder that all "
+            "workers share, kept while the client process runs. Set dask's temporary-directory to a shared folder."
         ) from error
     model = object.__new__(kind)
     vars(model).update(attributes)

@@ -80,8 +80,8 @@ class KeyUsage:
         self._row(head, key)
         if self._codes is None:
             raise ValueError(
-                "solver keeps no samples apart, which samples_of needs; expected 'joint' with remember=True. Call "
-                "classes_of for the classes that the key serves."
+                "solver does not store individual samples, which samples_of needs; expected 'joint' with "
+                "remember=True. Call classes_of for the classes of the key."
             )
         return np.flatnonzero((self._codes()[:, head] == key).any(axis=1))
 
@@ -90,7 +90,7 @@ class KeyUsage:
         if not (0 <= head < n_heads and 0 <= key < self._n_keys):
             raise IndexError(
                 f"head={head}, key={key} does not exist; expected heads 0 to {n_heads - 1} and keys 0 to "
-                f"{self._n_keys - 1}. Pass one of each."
+                f"{self._n_keys - 1}. Pass numbers in these ranges."
             )
         return head * self._n_keys + key
 

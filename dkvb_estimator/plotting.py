@@ -244,8 +244,8 @@ class StreamDisplay:
         for name, found in self.accuracies.items():
             if found.ndim != 2 or found.shape[1:] != self.x.shape:
                 raise ValueError(
-                    f"accuracies[{name!r}] has shape {found.shape}; expected (r, {self.x.size}), a column for each "
-                    f"place of x. Pass as many accuracies as places."
+                    f"accuracies[{name!r}] has shape {found.shape}; expected (r, {self.x.size}), one column per point "
+                    "of x. Pass one accuracy per point."
                 )
 
     @classmethod
@@ -328,16 +328,14 @@ def _last(line: Any) -> float:
 
 def _side(matrix: np.ndarray, name: str) -> int:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
-        raise ValueError(
-            f"{name} has shape {matrix.shape}; expected a square matrix. Pass one row and column per task."
-        )
+        raise ValueError(f"{name} has shape {matrix.shape}; expected a square matrix. Pass as many rows as columns.")
     return len(matrix)
 
 
 def _names(names: Sequence[str] | None, n: int, argument: str) -> list[str]:
     found = [str(i + 1) for i in range(n)] if names is None else list(names)
     if len(found) != n:
-        raise ValueError(f"{argument} holds {len(found)} names; expected {n}. Name each column once.")
+        raise ValueError(f"{argument} holds {len(found)} names; expected {n}. Pass one name per column.")
     return found
 
 

@@ -49,7 +49,7 @@ def fuzz(target: str, seconds: int, seed: int, *, keep: bool) -> dict[str, Any]:
             record["executions"] += _statistic(done.stderr, "number_of_executed_units")
             found = sorted(Path(folder).glob("found-*"))
             if not found and done.returncode:
-                raise RuntimeError(f"the fuzzer ended with {done.returncode}: {done.stderr[-2000:]}")
+                raise RuntimeError(f"the fuzzer ended with exit code {done.returncode}: {done.stderr[-2000:]}")
             for path in found:
                 _judge(path, done.stderr, record)
         record["inputs_that_reach_something_new"] = _keep_few(work, target) if keep else len(list(work.iterdir()))
@@ -99,16 +99,20 @@ def _keep_few(work: Path, target: str) -> int:
 
 def main() -> int:
     """Parse, fuzz, record."""
-    parser = argparse.ArgumentParser(prog="python -m fuzz", description="Fuzz what reads bytes nobody vouches for.")
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; none: all of them")
-    parser.add_argument("--seconds", type=int, default=15, help="for each target")
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description="Fuzz the code that reads untrusted bytes.")
+    parser.add_argument(
+        "targets", nargs="*", metavar="TARGET", help=f"names from {', '.join(TARGETS)}; by default, all"
+    )
+    parser.add_argument("--seconds", type=int, default=15, help="seconds per target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="rewrite the packed corpus")
-    parser.add_argument("--record", help="file to append a line of JSON a target to")
+    parser.add_argument("--record", help="file to which to append one line of JSON per target")
     arguments = parser.parse_args()
     unknown = set(arguments.targets) - set(TARGETS)
     if unknown:
-        parser.error(f"{', '.join(sorted(unknown))} is no target; expected some of {', '.join(TARGETS)}")
+        parser.error(
+            f"unknown target {', '.join(sorted(unknown))}; expected names from {', '.join(TARGETS)}. Correct the name."
+        )
     if importlib.util.find_spec("atheris") is None:
         parser.error('atheris is not installed; install the extra: pip install -e ".[fuzz]"')
     found = 0

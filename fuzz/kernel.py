@@ -28,7 +28,7 @@ def fuzz_kernel(data: bytes) -> None:
     if n_selected == 1:
         _check_arranged(searched, rows, codes)
     if codes.max(initial=0) >= sizes[2]:
-        raise Finding(f"code {codes.max()} of {sizes[2]} keys")
+        raise Finding(f"code {codes.max()} exceeds {sizes[2]} keys")
     ordered = np.sort(codes, axis=2)
     if n_selected > 1 and (np.diff(ordered.astype(np.int64), axis=2) == 0).any():
         raise Finding("one key was selected twice")

@@ -83,7 +83,7 @@ def _cache_content(path: Path) -> object:
         names = reader.split_names
         arrays = {name: (reader.read(name), reader.labels(name), reader.sample_ids(name)) for name in names}
         if not all(len(X) == len(y) == len(ids) for X, y, ids in arrays.values()):
-            raise Finding("a cache was read whose arrays differ in length")
+            raise Finding("a cache is read although its arrays differ in length")
         return reader.header, {name: (X.tobytes(), y.tobytes(), ids) for name, (X, y, ids) in arrays.items()}
 
 
@@ -106,7 +106,7 @@ def fuzz_cache(data: bytes) -> None:
     except (OSError, ValueError, MemoryError):
         return
     if is_patch and read != content:
-        raise Finding("a changed cache was read without a word, and holds something else")
+        raise Finding("a changed cache is read without an error, and its content differs")
 
 
 # A model: a zip archive, or patches of one member of a small one, so that the archive's checksums do not hide it.
@@ -170,7 +170,7 @@ def fuzz_model(data: bytes) -> None:
         model = load_model(path)
     except ValueError as error:
         if "is not a readable model file" not in str(error):
-            raise Finding(f"refused in other words: {error}") from error
+            raise Finding(f"the message is not the expected one: {error}") from error
         return
     save_model(model, SCRATCH.write("again.npz", b""), compress=False)
     if isinstance(model, KeyEncoder):
@@ -207,7 +207,7 @@ def _encode(encoder: KeyEncoder) -> None:
             raise
         return
     if codes.max() >= encoder.keys_.shape[1]:
-        raise Finding("a loaded encoder names a key that it does not have")
+        raise Finding("a loaded encoder returns a code of a key that it does not have")
 
 
 # Settings.
@@ -220,7 +220,7 @@ def fuzz_params(data: bytes) -> None:
         params = load_params(path)
     except ValueError as error:
         if len(str(error)) < 20:
-            raise Finding(f"refused in few words: {error}") from error
+            raise Finding(f"the message is too short: {error}") from error
         return
     for run in params.runs.values():
         params.embedding_of(run)
@@ -235,12 +235,12 @@ def fuzz_manifest(data: bytes) -> None:
         manifest = read_manifest(SCRATCH.write("manifest.jsonl", data))
     except ValueError as error:
         if "is damaged" not in str(error):
-            raise Finding(f"refused in other words: {error}") from error
+            raise Finding(f"the message is not the expected one: {error}") from error
         return
     again = SCRATCH.write("again.jsonl", b"")
     write_manifest(manifest, again)
     if read_manifest(again).sha256 != manifest.sha256:
-        raise Finding("a manifest that was written again is another one")
+        raise Finding("a manifest differs after it is written again")
     remarks(manifest)
 
 

@@ -53,11 +53,11 @@ def main() -> int:
     """Run every build that this processor supports."""
     parser = argparse.ArgumentParser(prog="python -m fuzz.sanitize", description="Run the kernel under sanitizers.")
     parser.add_argument("--problems", type=int, default=3000)
-    parser.add_argument("--record", help="file to append a line of JSON a build to")
+    parser.add_argument("--record", help="file to which to append one line of JSON per build")
     arguments = parser.parse_args()
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
-        parser.error("there is no C++ compiler; expected g++ or clang++. Install one.")
+        parser.error("no C++ compiler was found; expected g++ or clang++. Install one.")
     failed = False
     for level in supported():
         record = sanitize(level, arguments.problems, compiler)

@@ -190,8 +190,8 @@ class Sketches:
         """
         if not len(self._rows):
             raise ValueError(
-                "X has no row with a positive weight to place keys from; expected at least one. Pass rows, and "
-                "positive weights or none."
+                "X has no row with a positive weight to place keys from; expected at least one. Pass rows with "
+                "positive weights, or with sample_weight=None."
             )
         return self._rows.rows()
 

@@ -36,8 +36,8 @@ def load_kernel(folder: Path = Path(__file__).parent) -> ctypes.CDLL | None:
     plain = open_kernel("_kernel", folder)
     if plain is None:
         logger.info(
-            "dkvb_estimator was installed without its compiled kernel, so torch searches nearest keys several times "
-            "slower. Install a C++ compiler, then install the package again."
+            "dkvb_estimator is installed without its compiled kernel, so torch searches for the nearest keys, which "
+            "is several times slower. Install a C++ compiler, then install the package again."
         )
         return None
     level = int(plain.dkvb_level())

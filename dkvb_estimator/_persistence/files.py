@@ -114,7 +114,7 @@ def load_model(path: str | Path) -> Any:
         state = {name: _unpack(value, arrays) for name, value in header["state"].items()}
         return _rebuild(_from_version_1(state) if header["version"] == 1 else state)
     except Exception as error:
-        raise _unreadable(path, f"its state does not fit: {error}") from error
+        raise _unreadable(path, f"its state is not valid: {error}") from error
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _rebuild(state: dict[str, Any]) -> DKVBClassifier | KeyEncoder:
     if kind == "KeyEncoder":
         return _with_state(KeyEncoder(), state, check_encoder)
     if kind != "DKVBClassifier":
-        raise ValueError(f"it holds a {kind!r}; expected a DKVBClassifier or a KeyEncoder")
+        raise ValueError(f"it holds an estimator {kind!r}; expected 'DKVBClassifier' or 'KeyEncoder'")
     for name in ("encoder_", "encoder"):
         if isinstance(state.get(name), dict):
             state[name] = _rebuild(state[name]) if name == "encoder_" else _encoder_parameter(state)
@@ -146,7 +146,9 @@ def _encoder_parameter(state: dict[str, Any]) -> Any:
 def _with_state(estimator: Any, state: dict[str, Any], check: Callable[[dict[str, Any]], None]) -> Any:
     known = estimator.get_params(deep=False)
     if foreign := set(state) - set(known) - _STORED:
-        raise ValueError(f"it sets {', '.join(sorted(foreign))}, which an estimator does not store")
+        raise ValueError(
+            f"it holds {', '.join(sorted(foreign))}; expected only parameters and attributes of the estimator"
+        )
     params = {name: state.pop(name) for name in list(state) if name in known}
     check(known | params)
     estimator.set_params(**params)
@@ -232,8 +234,8 @@ def _pack_array(name: str, array: np.ndarray, arrays: dict[str, np.ndarray]) -> 
         text = array.astype(str)
         if not np.array_equal(text, array):
             raise TypeError(
-                f"{name} holds text that ends in NUL, which a model file cannot hold; expected text without. Remove "
-                "the NUL before fitting."
+                f"{name} holds text that ends in NUL, which a model file cannot hold; expected text that does not end "
+                "in NUL. Remove the NUL before fitting."
             )
         array = text
     arrays[name] = array
@@ -321,8 +323,9 @@ def _check_sizes(members: list[zipfile.ZipInfo], length: int) -> None:
     if len({member.filename for member in members}) < len(members):
         raise ValueError("it holds two entries with the same name")
     claimed = sum(member.file_size for member in members)
-    if claimed > min(MAX_BYTES, MAX_INFLATION * length):
-        raise ValueError(f"its {length:,} bytes claim to unpack to {claimed:,}, which is too many")
+    largest = min(MAX_BYTES, MAX_INFLATION * length)
+    if claimed > largest:
+        raise ValueError(f"its {length:,} bytes claim to unpack to {claimed:,} bytes; expected at most {largest:,}")
 
 
 def _read_array(member: IO[bytes], length: int) -> np.ndarray:
@@ -330,10 +333,13 @@ def _read_array(member: IO[bytes], length: int) -> np.ndarray:
     reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(member)
     if version not in reader:
-        raise ValueError(f"an array is of NumPy format {version}")
+        raise ValueError(f"an array has NumPy format {version}; expected (1, 0) or (2, 0)")
     shape, in_columns, dtype = reader[version](member)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != length - member.tell():
-        raise ValueError(f"an array claims {dtype} of shape {shape} in {length - member.tell()} bytes")
+        raise ValueError(
+            f"an array claims {dtype} with shape {shape} for {length - member.tell()} bytes; expected numbers or text "
+            "of that size"
+        )
     array = np.frombuffer(_exactly(member, length - member.tell()), dtype=dtype)
     return array.reshape(shape[::-1]).T if in_columns else array.reshape(shape)
 
@@ -344,15 +350,15 @@ def _exactly(member: IO[bytes], n_bytes: int) -> bytearray:
     while done < n_bytes:
         got = member.readinto(view[done : done + 2**20])  # type: ignore[attr-defined]
         if not got:
-            raise EOFError(f"{done:,} of {n_bytes:,} bytes are there")
+            raise EOFError(f"an array ends after {done:,} of {n_bytes:,} bytes")
         done += got
     return content
 
 
 def _unreadable(path: Path, why: str) -> ValueError:
     return ValueError(
-        f"{path.name} is not a readable model file ({why}); expected a file that save_model wrote. Restore it "
-        "from a copy, run `dvc repro` to make it again, or update dkvb-estimator if a newer release wrote it."
+        f"{path.name} is not a readable model file ({why}); expected a file that save_model wrote. Restore it from a "
+        "copy, run `dvc repro` to create it again, or update dkvb-estimator if a newer release wrote it."
     )
 
 
@@ -360,4 +366,6 @@ def _check_header(header: Any) -> None:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError("its header does not name the format " + FORMAT)
     if header.get("version") not in (1, FORMAT_VERSION):
-        raise ValueError(f"it has version {header.get('version')}, this release reads versions 1 and {FORMAT_VERSION}")
+        raise ValueError(
+            f"it has version {header.get('version')}; expected 1 or {FORMAT_VERSION}, which this release reads"
+        )

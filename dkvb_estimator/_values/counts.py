@@ -187,7 +187,7 @@ class ClassCounts:
             part = table + counted if sign > 0 else table - counted
             if sign < 0 and part.data.real.min(initial=0) < 0:
                 raise ValueError(
-                    "codes hold more hits than were counted; expected samples that were counted. Subtract only those."
+                    "codes hold more hits than were counted; expected codes of counted samples. Subtract only those."
                 )
             parts.append(part)
         return self._from_parts(parts, weighted)

@@ -248,7 +248,7 @@ def step_table(
     descend_(table, tensors[0], tensors[1], tensors[2], settings, epochs, rng, progress)
     if not torch.isfinite(table).all():
         raise ValueError(
-            f"learning_rate={given['learning_rate']!r} made values infinite; expected steps that stay finite. Set a "
-            "smaller one with set_params(solver_params={'learning_rate': ...})."
+            f"learning_rate={given['learning_rate']!r} leads to infinite values; expected steps that stay finite. Set "
+            f"a smaller one with set_params(solver_params={{'learning_rate': ...}})."
         )
     learned.table = table.cpu().numpy()

@@ -189,7 +189,7 @@ class Learned:
         positions, n_missing = sample_hashes.find_samples(there, wanted)
         if n_missing:
             raise ValueError(
-                f"X holds samples that were never learned or are forgotten already ({n_missing} of {len(codes)}); "
+                f"X holds samples that were never learned or are already forgotten ({n_missing} of {len(codes)}); "
                 "expected samples given to fit or partial_fit, with the same label and weight. Forget only those; "
                 "nothing was changed."
             )
@@ -211,7 +211,7 @@ class Learned:
         if unknown:
             raise ValueError(
                 f"labels holds {short(unknown[0])}, which is not among the {len(classes)} learned classes; expected "
-                "labels of classes_. Leave it out; nothing was changed."
+                "labels in classes_. Leave it out; nothing was changed."
             )
         gone = positions_of(labels, self.classes)
         self.counts = self.counts.without(gone)

@@ -171,7 +171,7 @@ class Additive(ClassifierMixin, BaseEstimator):
             if getattr(self, name) != value:
                 raise ValueError(
                     f"{name}={short(getattr(self, name))} was set after fitting with {short(value)}; expected the same "
-                    "value. Set it back, or call fit to start anew."
+                    "value. Set it back, or call fit again."
                 )
 
     def _check_learned(self, labels: np.ndarray) -> None:
@@ -179,26 +179,26 @@ class Additive(ClassifierMixin, BaseEstimator):
         for place in np.flatnonzero(asked > self.class_counts_)[:1]:
             raise ValueError(
                 f"y holds label {short(self.classes_.tolist()[place])} too often ({asked[place]} times); expected at "
-                f"most the {self.class_counts_[place]} samples that were learned. Forget only those; nothing was "
-                "changed."
+                f"most {self.class_counts_[place]}, the samples learned with that label. Forget only those; nothing "
+                "was changed."
             )
 
     def _check_mergeable(self, other: Self) -> None:
         if type(other) is not type(self):
             raise TypeError(
-                f"other is a {type(other).__name__}; expected a {type(self).__name__}. Merge models of one kind."
+                f"other is a {type(other).__name__}; expected a {type(self).__name__}. Merge models of the same class."
             )
         mine, theirs = self.get_params() | self._learned_with, other.get_params() | other._learned_with
         for name in sorted(set(mine) - {"random_state"}):
             if mine[name] != theirs[name]:
                 raise ValueError(
                     f"other has {name}={short(theirs[name])}, this model has {short(mine[name])}; expected the same. "
-                    "Start both with the same settings."
+                    "Fit both models with the same settings."
                 )
         if self.n_features_in_ != other.n_features_in_:
             raise ValueError(
                 f"other has {other.n_features_in_} features, this model has {self.n_features_in_}; expected the same. "
-                "Merge models of the same embeddings."
+                "Merge models that learned the same kind of embeddings."
             )
 
 

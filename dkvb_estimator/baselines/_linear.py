@@ -110,9 +110,9 @@ class Linear(Choosing):
             left, n_missing = self._kept_rows().without(rows)
             if n_missing:
                 raise ValueError(
-                    f"X holds samples that were never learned or are forgotten already ({n_missing} of {len(labels)}); "
-                    "expected samples given to fit or partial_fit, with the same label. Forget only those; nothing was "
-                    "changed."
+                    f"X holds samples that were never learned or are already forgotten ({n_missing} of {len(labels)}); "
+                    "expected samples given to fit or partial_fit, with the same label. Forget only those; nothing "
+                    "was changed."
                 )
             self._kept = (left,)
         self.class_counts_ = self.class_counts_ - np.bincount(labels, minlength=len(self.class_counts_))

@@ -66,7 +66,7 @@ class _Frozen(Linear):
         if not np.array_equal(self.projection_, other.projection_):
             raise ValueError(
                 f"other drew its random features with random_state={other.random_state!r}, this model with "
-                f"{self.random_state!r}; expected the same features. Set one whole number in both."
+                f"{self.random_state!r}; expected the same features. Set random_state to the same whole number in both."
             )
 
 
@@ -164,8 +164,8 @@ class RandomProjectionRidge(_Frozen):
                 f"projection={short(self.projection)} is not valid; expected 'gaussian' or 'sparse'. Set it with "
                 "set_params(projection=...)."
             )
-        check_real("density", self.density, "a share above 0, at most 1", lambda value: 0 < value <= 1)
-        check_real("top_share", self.top_share, "a share above 0, at most 1", lambda value: 0 < value <= 1, other=None)
+        check_real("density", self.density, "a number in (0, 1]", lambda value: 0 < value <= 1)
+        check_real("top_share", self.top_share, "a number in (0, 1]", lambda value: 0 < value <= 1, other=None)
 
     def _setting(self) -> float | str:
         return self.alpha
@@ -313,7 +313,7 @@ class RandomFourierDiscriminant(_Frozen, Discriminant):
         if mine is not None and theirs is not None and mine != theirs:
             raise ValueError(
                 f"other fixed gamma at {theirs:.6g} from its first rows, this model at {mine:.6g}; expected the same. "
-                "Set gamma to one number in both."
+                "Set gamma to the same number in both."
             )
 
     def _adopt(self, other: Self) -> None:

@@ -45,8 +45,8 @@ def checked_probabilities(probabilities: ArrayLike, y_true: ArrayLike) -> tuple[
         )
     if truth.min() < -1 or truth.max() >= table.shape[1]:
         raise ValueError(
-            f"y_true runs from {truth.min()} to {truth.max()} for {table.shape[1]} columns; expected positions of "
-            "columns, or -1. Pass np.searchsorted(model.classes_, y)."
+            f"y_true runs from {truth.min()} to {truth.max()} for {table.shape[1]} columns; expected column positions, "
+            "or -1. Pass np.searchsorted(model.classes_, y)."
         )
     check_fractions(table, "probabilities")
     return table, truth
@@ -56,8 +56,8 @@ def checked_scores(values: ArrayLike, name: str) -> np.ndarray:
     scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != 1 or not scores.size or np.isnan(scores).any():
         raise ValueError(
-            f"{name} has shape {scores.shape} and {np.isnan(scores).sum()} NaN; expected (n,), n ≥ 1, without NaN. "
-            "Pass one score per sample."
+            f"{name} has shape {scores.shape} and {np.isnan(scores).sum()} NaN values; expected (n,), n ≥ 1, without "
+            "NaN. Pass one score per sample."
         )
     return scores
 

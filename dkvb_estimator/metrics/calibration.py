@@ -44,7 +44,7 @@ def reliability_curve(
     """
     table, truth = checked_probabilities(probabilities, y_true)
     if n_bins < 1:
-        raise ValueError(f"n_bins={n_bins} is not valid; expected a whole number ≥ 1. Raise it.")
+        raise ValueError(f"n_bins={n_bins} is not valid; expected a whole number ≥ 1. Pass a larger one.")
     sure, right = table.max(axis=1), table.argmax(axis=1) == truth
     place = np.clip(np.ceil(sure * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     counts = np.bincount(place, minlength=n_bins)

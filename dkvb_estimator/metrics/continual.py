@@ -325,8 +325,8 @@ def anytime_accuracy(samples_seen: ArrayLike, accuracy: ArrayLike) -> float:
     steps = np.diff(seen)
     if seen.ndim != 1 or (steps <= 0).any():
         raise ValueError(
-            f"samples_seen has shape {seen.shape} and does not increase; expected increasing numbers (p,). Sort the "
-            "points."
+            f"samples_seen has shape {seen.shape} and does not increase throughout; expected increasing numbers (p,). "
+            "Sort the points."
         )
     if len(curve) == 1:
         return float(curve[0])

@@ -64,9 +64,9 @@ def test_a_classifier_learns_it_from_its_labels():
 def test_missing_labels_are_asked_for():
     X, _ = labelled()
     encoder = KeyEncoder(5, 8, 4, projection="learned")
-    with pytest.raises(ValueError, match=r"projection='learned' reads labels, but got no y; expected y.*Pass y"):
+    with pytest.raises(ValueError, match=r"projection='learned' needs labels, but got no y; expected y.*Pass y"):
         encoder.fit(X)
-    with pytest.raises(ValueError, match=r"projection='learned' reads labels, but got no y; expected y.*Pass y"):
+    with pytest.raises(ValueError, match=r"projection='learned' needs labels, but got no y; expected y.*Pass y"):
         encoder.fit(X, sample_weight=np.ones(len(X)))
     with pytest.raises(ValueError, match="block 1 without labels"):
         encoder.fit(iter([X]))

@@ -125,7 +125,9 @@ def test_steps_that_leave_the_numbers_are_refused_and_undone(blobs):
     X, y = blobs
     model = small(solver="sgd").fit(X, y)
     values = model.values_
-    with pytest.raises(ValueError, match=r"learning_rate=1e\+300 made values infinite; expected .* Set a smaller one"):
+    with pytest.raises(
+        ValueError, match=r"learning_rate=1e\+300 leads to infinite values; expected .* Set a smaller one"
+    ):
         model.set_params(solver_params={"learning_rate": 1e300}).partial_fit(X, y)
     np.testing.assert_array_equal(model.values_, values)
 

@@ -159,7 +159,7 @@ def test_pickle_predicts_the_same():
 
 def test_a_pickle_of_another_state_version_is_refused():
     state = small().fit(*load_iris(return_X_y=True)).__getstate__() | {"_schema_version": 99}
-    with pytest.raises(ValueError, match="_schema_version=99 is stored in the model; expected 2"):
+    with pytest.raises(ValueError, match="_schema_version=99 of the stored model is not supported; expected 2"):
         small().__setstate__(state)
 
 

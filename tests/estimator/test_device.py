@@ -26,7 +26,10 @@ def test_an_unknown_device_is_refused_with_the_choices():
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=r"asks for CUDA; expected a machine that has it. Use device='auto' or 'cpu'"):
+    with pytest.raises(
+        ValueError,
+        match=r"needs CUDA, which torch does not find; expected a machine with CUDA. Use device='auto' or 'cpu'",
+    ):
         resolve_device("cuda")
 
 

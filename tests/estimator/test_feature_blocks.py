@@ -184,9 +184,15 @@ BAD = {
     "text": ({"feature_blocks": "45"}, "feature_blocks='45' is not valid; expected None or the widths"),
     "none at all": ({"feature_blocks": ()}, r"feature_blocks=\(\) is not valid; expected None or the widths"),
     "zero": ({"feature_blocks": (9, 0)}, "feature_blocks=0 is not valid; expected a whole number ≥ 1"),
-    "too few heads": ({"feature_blocks": (4, 5), "n_heads": 1}, "expected at most n_heads=1 blocks, a head for each"),
+    "too few heads": (
+        {"feature_blocks": (4, 5), "n_heads": 1},
+        "expected at most n_heads=1 blocks, one head per block",
+    ),
     "identity": ({"projection": "identity", "n_heads": 2}, "its heads read fixed features; expected feature_blocks=No"),
-    "chunk": ({"projection": "chunk"}, "projection='chunk' came with feature_blocks=.*Choose projection='orthogonal'"),
+    "chunk": (
+        {"projection": "chunk"},
+        "projection='chunk' does not support feature_blocks=.*Choose projection='orthogonal'",
+    ),
 }
 
 

@@ -84,7 +84,8 @@ def test_samples_behind_a_key_are_named_where_the_solver_keeps_them(blobs):
     np.testing.assert_array_equal(model.key_usage().samples_of(3, int(codes[0, 3, 0])), expected)
     for forgetful in ({"solver": "counts"}, {"solver": "joint", "remember": False}):
         with pytest.raises(
-            ValueError, match="keeps no samples apart, which samples_of needs; expected 'joint' with remember=True"
+            ValueError,
+            match="does not store individual samples, which samples_of needs; expected 'joint' with remember=True",
         ):
             fitted(blobs, **forgetful)[0].key_usage().samples_of(0, 0)
 

@@ -159,7 +159,7 @@ class Life(RuleBasedStateMachine):
         mine = self.model.encoder
         if isinstance(mine, FrozenEstimator) and self.model.encoder_._codebook.mask is None:
             self.model.encoder = FrozenEstimator(clone(self.encoder).set_params(random_state=1).fit(OTHERS))
-            with pytest.raises(ValueError, match="encoder was set to one with keys"):
+            with pytest.raises(ValueError, match="encoder has fingerprint_"):
                 self.model.predict(POOL)
         else:
             self.model.encoder = clone(self.encoder).set_params(n_keys=N_KEYS + 1)
@@ -333,13 +333,13 @@ class AdditiveLife(Life):
     def forget_classes(self, labels):
         if not self.remember:
             self.refused(
-                "remember=False keeps sums over samples, while forget_classes needs", self.model.forget_classes, labels
+                "remember=False keeps sums over samples, but forget_classes needs", self.model.forget_classes, labels
             )
         elif set(labels) <= set(self.books.classes()):
             self.model.forget_classes(labels)
             self.cross_out([sample for sample in self.books.samples if sample.label in labels])
         else:
-            self.refused("learned classes; expected labels of classes_", self.model.forget_classes, labels)
+            self.refused("learned classes; expected labels in classes_", self.model.forget_classes, labels)
 
     def cross_out(self, gone):
         left, kept = Counter(map(Sample.name, gone)), []

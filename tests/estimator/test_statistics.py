@@ -135,14 +135,14 @@ def test_weighted_and_plain_models_merge():
 def test_models_with_other_keys_are_refused():
     X, y = data(0)
     foreign = DKVBClassifier(KeyEncoder(8, 12, 3, n_selected=2, random_state=1)).fit(X, y)
-    with pytest.raises(ValueError, match=r"expected the same\. Start both from one fitted encoder, FrozenEstimator"):
+    with pytest.raises(ValueError, match=r"expected the same\. Pass the same FrozenEstimator"):
         started("counts").partial_fit(X, y).merge(foreign)
 
 
 @pytest.mark.parametrize("call", [lambda m: m.merge(m), lambda m: m.forget_classes([0])])
 def test_sgd_refuses_what_it_cannot_do_exactly(call):
     X, y = data(0)
-    with pytest.raises(ValueError, match=r"solver='sgd' .*; expected 'joint' or 'counts'.*or start anew with one"):
+    with pytest.raises(ValueError, match=r"solver='sgd' .*; expected 'joint' or 'counts'.*or fit a new model with one"):
         call(started("sgd").partial_fit(X, y))
 
 
@@ -238,7 +238,7 @@ def test_models_that_share_samples_merge_with_a_warning_that_counts_them(solver)
     (X, y), (other, other_y) = data(0), data(1)
     model, partner = started(solver).partial_fit(X, y), started(solver).partial_fit(other, other_y)
     partner.partial_fit(X[:7], y[:7])
-    message = r"other shares 7 of its 67 samples .*count twice; expected models of.*Call forget\(X, y\)"
+    message = r"other shares 7 of its 67 samples .*count twice; expected models that learned.*Call forget\(X, y\)"
     with pytest.warns(UserWarning, match=message):
         merged = copy.deepcopy(model).merge(copy.deepcopy(partner))
     assert merged.class_counts_.sum() == 127

@@ -168,7 +168,9 @@ def test_half_precision_tensors_keep_their_numbers():
 
 
 def test_numbers_beyond_float32_are_refused():
-    with pytest.raises(ValueError, match=r"X holds 1e\+39, which float32 cannot; expected magnitudes below.*Rescale X"):
+    with pytest.raises(
+        ValueError, match=r"X holds 1e\+39, which float32 cannot represent; expected magnitudes below.*Rescale X"
+    ):
         as_float32(np.array([[1e39]]))
 
 
@@ -186,7 +188,7 @@ def test_codes_of_another_shape_are_refused(shape):
 
 
 def test_codes_that_name_no_key_are_refused():
-    with pytest.raises(ValueError, match=r"codes name key 4; expected keys below 4. Encode again"):
+    with pytest.raises(ValueError, match=r"codes hold key 4; expected keys below 4. Encode again"):
         check_codes(np.full((3, 2), 4, dtype=np.uint8), LAYOUT)
 
 
@@ -204,7 +206,7 @@ def test_codes_of_any_unsigned_type_become_those_of_the_smallest_one_per_head_an
 def test_codes_that_name_a_key_pruned_away_are_refused():
     mask = np.array([[True] * 4, [True, True, False, False]])
     assert check_codes(np.array([[3, 1]], dtype=np.uint8), LAYOUT, mask).shape == (1, 2, 1)
-    with pytest.raises(ValueError, match=r"codes name keys that prune\(\) removed; expected codes made since"):
+    with pytest.raises(ValueError, match=r"codes hold keys that prune\(\) removed; expected codes made after pruning"):
         check_codes(np.array([[3, 2]], dtype=np.uint8), LAYOUT, mask)
 
 
@@ -230,7 +232,9 @@ def test_classes_merge_sorted():
 
 @pytest.mark.parametrize(("known", "new"), [([0, 1], ["a"]), (["a", "b"], [1])])
 def test_text_and_numbers_do_not_merge(known, new):
-    message = "y holds .*, but the learned classes have another type, such as .*; expected one type.*Convert y"
+    message = (
+        "y holds .*, but the learned classes have another type, such as .*; expected labels of one type.*Convert y"
+    )
     with pytest.raises(ValueError, match=message):
         merge_classes(np.array(known), np.array(new))
 

@@ -20,8 +20,8 @@ def test_without_a_kernel_a_log_line_says_so_once(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         assert native.load_kernel(tmp_path) is None
     assert [record.message for record in caplog.records] == [
-        "dkvb_estimator was installed without its compiled kernel, so torch searches nearest keys several times "
-        "slower. Install a C++ compiler, then install the package again."
+        "dkvb_estimator is installed without its compiled kernel, so torch searches for the nearest keys, which "
+        "is several times slower. Install a C++ compiler, then install the package again."
     ]
 
 

@@ -153,7 +153,7 @@ def test_prequential_accuracy_counts_every_sample_once():
         (lambda: metrics.prequential_accuracy([], []), r"expected \(n,\) for both"),
         (lambda: metrics.retrain_gap([1], [1, 2]), r"expected \(n,\) for both"),
         (lambda: metrics.reliability_curve([[0.5, 0.5]], [0, 1]), "one row and one label per sample"),
-        (lambda: metrics.reliability_curve([[0.5, 0.5]], [2]), "expected positions of columns, or -1"),
+        (lambda: metrics.reliability_curve([[0.5, 0.5]], [2]), "expected column positions, or -1"),
         (lambda: metrics.reliability_curve([[1.5, -0.5]], [0]), "fractions from 0 to 1"),
         (
             lambda: metrics.reliability_curve([[0.5, 0.5]], [0], n_bins=0),

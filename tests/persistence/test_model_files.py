@@ -250,7 +250,7 @@ def test_another_format_is_refused(saved):
 
 def test_a_newer_version_is_refused_by_number(saved):
     rewrite(saved, **{"header.json": header(saved, version=3)})
-    with pytest.raises(ValueError, match="has version 3, this release reads versions 1 and 2"):
+    with pytest.raises(ValueError, match="has version 3; expected 1 or 2, which this release reads"):
         load_model(saved)
 
 

@@ -30,7 +30,7 @@ def alone(monkeypatch, tmp_path):
     """Hide all sets but those of a folder."""
 
     def missing(*arguments, **options):
-        raise FileNotFoundError("the benchmark needs images, which are not there")
+        raise FileNotFoundError("images are missing; expected the shared folder. Add it.")
 
     monkeypatch.setattr(accuracy, "STORED", tmp_path / "none")
     for name in ("digits", "photographs"):
@@ -56,7 +56,7 @@ BAD = {
     "one class": (lambda good: good | {"y": np.zeros(60, int), "y_test": np.zeros(15, int)}, "y holds one class"),
     "no test rows": (lambda good: good | {"X_test": good["X_test"][:0], "y_test": good["y_test"][:0]}, "at least one"),
     "no rows": (lambda good: good | {"X": good["X"][:0], "y": good["y"][:0]}, "at least one"),
-    "an unknown test label": (lambda good: good | {"y_test": np.repeat("dog", 15)}, "'dog', which y does not"),
+    "an unknown test label": (lambda good: good | {"y_test": np.repeat("dog", 15)}, "'dog', which y does not hold"),
     "labels with fractions": (lambda good: good | {"y": np.linspace(0, 1, 60)}, "y has type float64"),
     "objects": (lambda good: good | {"y": good["y"].astype(object)}, "cannot be read"),
 }
@@ -125,8 +125,8 @@ def test_figure_page_and_records_are_written(good, alone, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["nowhere"], "'nowhere' is none of the sets"),
-        (["--methods", "guessing"], "'guessing' is none of the methods"),
+        (["nowhere"], "'nowhere' is not among the sets"),
+        (["--methods", "guessing"], "'guessing' is not among the methods"),
         (["--data", "empty"], "empty has no .npz file"),
     ],
 )
@@ -153,7 +153,7 @@ def test_every_benchmark_that_is_named_has_its_script():
 def test_an_unknown_benchmark_is_refused_by_name(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmarks", "speed"])
     assert benchmarks.main() == 2
-    assert "'speed' is no benchmark; expected some of nearest" in capsys.readouterr().err
+    assert "'speed' is not a benchmark; expected one of nearest" in capsys.readouterr().err
 
 
 ROOT = Path(accuracy.__file__).parents[1]
