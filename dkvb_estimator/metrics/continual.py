@@ -199,7 +199,7 @@ def forgetting_split(accuracy_matrix: ArrayLike, restricted: ArrayLike) -> dict[
     Raises
     ------
     ValueError
-        If the matrix is not square, the lengths differ, or a value lies outside 0 to 1.
+        If the matrix is not square, the lengths differ, or a value is outside 0 to 1.
 
     References
     ----------

@@ -150,7 +150,7 @@ def blurry(
     Raises
     ------
     ValueError
-        As for `class_incremental`, and if `blur` lies outside 0 to 1.
+        As for `class_incremental`, and if `blur` is outside 0 to 1.
 
     Examples
     --------

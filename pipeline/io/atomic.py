@@ -107,7 +107,7 @@ def replaced(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     OSError
-        If it is a folder, a block device, a socket, or a link that leads in a circle or to a write-protected file.
+        If it is a folder, a block device, a socket, a circular link, or a link to a write-protected file.
 
     Examples
     --------

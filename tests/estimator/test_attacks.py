@@ -292,7 +292,7 @@ def test_a_cache_that_claims_a_trillion_rows_is_refused_unread(tmp_path):
 
     with h5py.File(path, "r+") as file:
         claim(file)
-    with pytest.raises(OSError, match="claims shape"):
+    with pytest.raises(OSError, match="has shape"):
         open_cache(path)
     note("attacks", "a cache: 10^12 rows claimed", ["refused"])
 

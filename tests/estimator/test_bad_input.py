@@ -28,7 +28,7 @@ OTHER_KINDS = {
 EXPECTED = re.compile(r"expected|should (be|match)")
 REMEDY = re.compile(
     r"\b(Set|Pass|Rescale|Convert|Choose|choose|Call|Use|Leave|leave|Forget|Encode|Change|Take|Start|Restore|Run"
-    r"|Add|Merge|Move|Fetch|Check|Update|Write|Look|Extract|Number|Name|name|Remove|remove|Ask|Correct|correct|mend|start|rename|Rename|quote|write|give|pass|Free|free|Divide|Get|Quote)\b"
+    r"|Add|Save|Merge|Move|Fetch|Check|Update|Write|Look|Extract|Number|Name|name|Remove|remove|Ask|Correct|correct|mend|start|rename|Rename|quote|write|give|pass|Free|free|Divide|Get|Quote)\b"
 )
 
 
