@@ -51,7 +51,7 @@ def tables():
             for name, network in NETWORKS.items()
         },
         "toy": {"steps": 1},
-        "streams": {"by_class": {"kind": "class_incremental", "classes_per_task": 2, "batch_rows": 500}},
+        "streams": {"by_class": {"kind": "class_incremental", "classes_per_task": 2, "batch_rows": 1000}},
         "runs": {
             f"{network}_{solver}": {
                 "embeddings": network,
