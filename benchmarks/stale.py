@@ -37,7 +37,7 @@ TABLES = {
     "docs/scaling.md": {"coefficients": "scaling", "scaling": "scaling"},
     "docs/solvers.md": {
         **dict.fromkeys(("summary", "accuracy", "learn", "predict", "size", "calibration"), "accuracy"),
-        "novelty": "novelty", "defaults": "defaults", "growth": "growth",
+        "novelty": "novelty", "defaults": "defaults", "growth": "growth", "imagenet": "imagenet",
     },
     "docs/streams.md": {"streams": "streams"},
 }  # fmt: skip
