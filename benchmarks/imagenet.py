@@ -1,6 +1,6 @@
 """Can one core learn a data set of the size of ImageNet from sums alone, and what would 10,000 random features need?
 
-``python -m benchmarks imagenet [n_rows] [--page docs/solvers.md]`` (default 1,281,167; half an hour on one thread)
+``python -m benchmarks imagenet [n_rows] [--page docs/solvers.md]`` (default 1,281,167; twenty minutes on one thread)
 draws rows of 2,048 features from 1,000 normal classes. ``DKVBClassifier(remember=False)`` learns them in blocks, then
 solves. Prints the processor seconds of learning and solving, all threads together and without those of drawing rows,
 the bytes of the learned state, and the peak memory of the process (goal: 16 GiB). Random-projection ridge with 10,000
