@@ -54,7 +54,8 @@ GRADIENT = {
 class ReadsNamesOnce:
     """Mixin: reads the names of an estimator's parameters once per class.
 
-    scikit-learn inspects the constructor at each ``get_params``, which took a quarter of the time of predicting one row.
+    scikit-learn inspects the constructor at each ``get_params``, which took a quarter of the time of predicting one
+    row.
     """
 
     @classmethod

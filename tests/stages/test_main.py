@@ -1,6 +1,7 @@
 """``python -m pipeline info FILE`` and ``verify FILE``."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -122,3 +123,12 @@ def test_the_help_fits_one_screen_and_names_every_stage():
     stages = set(re.findall(r"python -m pipeline\.stages[. ](\w+)", commands))
     assert len(stages) >= 5
     assert not [stage for stage in stages if not any(line.startswith(f"  {stage} ") for line in lines)]
+
+
+@pytest.mark.parametrize(("given", "used"), [({}, "4"), ({"OPENBLAS_THREAD_TIMEOUT": "20"}, "20")])
+def test_threads_of_openblas_sleep_between_products_unless_the_user_says_otherwise(given, used):
+    program = "import os, sys, pipeline.stages; print(os.environ['OPENBLAS_THREAD_TIMEOUT'], 'numpy' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"} | given
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [used, "False"]
