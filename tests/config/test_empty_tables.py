@@ -47,41 +47,29 @@ def alone(tables):
     return tables | {"runs": {"a": run}}
 
 
-CASES = [
-    (TABLES, ""),
-    (without("searches", "toy"), "searches"),
-    (without("runs"), "runs"),
-    (TABLES | {"searches": {}, "datasets": {}}, "searches"),
-    (alone(without("baselines", "searches")), "baselines, searches"),
-    (alone(TABLES), ""),
-    (without("imports", "streams", "baselines", "runs", "searches"), "runs, baselines, searches"),
-    (without(*TABLES), "runs, baselines, searches"),
-    ({table: {} for table in TABLES}, "runs, baselines, searches"),
-    (dict.fromkeys(TABLES), "runs, baselines, searches"),
-    (TABLES | {"searches": None, "toy": None, "datasets": None, "embeddings": None}, "searches"),
-    (alone(TABLES | {"baselines": None}), "baselines"),
-]
-"""Settings, and the tables that the page then calls empty."""
-
-
-def check_page(folder, missing):
+@pytest.mark.parametrize(
+    ("tables", "missing"),
+    [
+        (TABLES, ""),
+        (without("searches", "toy"), "searches"),
+        (without("runs"), "runs"),
+        (TABLES | {"searches": {}, "datasets": {}}, "searches"),
+        (alone(without("baselines", "searches")), "baselines, searches"),
+        (alone(TABLES), ""),
+        (without("imports", "streams", "baselines", "runs", "searches"), "runs, baselines, searches"),
+        (without(*TABLES), "runs, baselines, searches"),
+        ({table: {} for table in TABLES}, "runs, baselines, searches"),
+        (dict.fromkeys(TABLES), "runs, baselines, searches"),
+        (TABLES | {"searches": None, "toy": None, "datasets": None, "embeddings": None}, "searches"),
+        (alone(TABLES | {"baselines": None}), "baselines"),
+    ],
+)
+def test_a_missing_table_is_named_on_the_page_and_stops_nothing(tmp_path, tables, missing):
+    folder = project(tmp_path / "copy", tables)
     assert "WARNING" not in call(folder, "dvc", "repro")
     page = (folder / "report/index.html").read_text()
     assert re.findall(r"has no entries under (.*?), so there is", page) == ([missing] if missing else [])
     assert ran(folder) == ["manifest"]
-
-
-@pytest.mark.parametrize("case", [0, 7, 9])
-def test_a_missing_table_is_named_on_the_page_of_a_new_project(tmp_path, case):
-    tables, missing = CASES[case]
-    check_page(project(tmp_path / "copy", tables), missing)
-
-
-def test_a_table_that_goes_and_comes_is_named_on_the_page_and_stops_nothing(tmp_path):
-    folder = project(tmp_path / "copy", {})
-    for tables, missing in CASES:
-        (folder / "params.yaml").write_text(yaml.safe_dump(tables, sort_keys=False), encoding="utf-8")
-        check_page(folder, missing)
 
 
 def test_a_search_that_was_removed_leaves_the_page(tmp_path):
