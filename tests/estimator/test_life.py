@@ -178,7 +178,7 @@ class Life(RuleBasedStateMachine):
         call = partial(self.model.partial_fit, rows_of(batch), labels_of(batch), announced, weights_of(batch))
         if not self.may_weigh(batch):
             if has_learned(self):
-                self.refused("sample_weight holds .* with remember=False", call)
+                self.refused("sample_weight holds .* but remember=False", call)
         elif any(weights_of(batch)):
             self.teach(call, batch, announced, weighted=True)
         elif has_keys(self):
