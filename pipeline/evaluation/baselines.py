@@ -29,24 +29,14 @@ from dkvb_estimator.baselines import (
     StreamingLDA,
 )
 from pipeline.config import Baselines
-from pipeline.evaluation.calibration import tell_unseen
-from pipeline.evaluation.loop import (
-    Bench,
-    Prequential,
-    feed_then_test,
-    learn_rows,
-    per_order,
-    seen_half,
-    state_bytes,
-    timed,
-)
+from pipeline.evaluation.course import Course, cost_facts, per_order
+from pipeline.evaluation.loop import Bench, learn_rows, timed
 from pipeline.evaluation.tables import MethodResult
 
 __all__ = ["PROBES", "Baseline", "Probe", "make_baseline", "measure_baselines"]
 
-# Chosen once on 300 held-out training digits over five orders: each task is learned to .98, and the
-
-# joint probe is at its best. At 1e-3 the MLP failed on some late tasks, which would look like forgetting.
+# Chosen once on 300 held-out training digits over five orders: each task is learned to .98, and the joint probe is at
+# its best. At 1e-3 the MLP failed on some late tasks, which would look like forgetting.
 PROBES: Mapping[str, Mapping[str, Any]] = {
     "linear_probe": {"hidden": None, "learning_rate": 1e-3, "epochs": 20},
     "mlp": {"hidden": 256, "learning_rate": 3e-4, "epochs": 20},
@@ -332,30 +322,18 @@ class _NaiveBayes:
 
 def _meet_the_stream(baseline: Baseline, bench: Bench, clock: dict[str, float]) -> MethodResult:
     """Learn every order; a one-pass method also predicts each batch of the first order before learning it."""
-    outcomes, models, scores = [], [], _Scores(bench)
-    met = Prequential(bench, lambda model, rows: learn_rows(model, bench.X[rows], bench.y[rows]))
-    for order, tasks in enumerate(bench.orders):
-        model = baseline.make(order)
-        on_the_way = order == 0 and baseline.by_batches and baseline.passes == 1
-        learn = met if on_the_way else lambda model, rows, y: learn_rows(model, bench.X[rows], y)
-        rows, tested = np.arange(len(bench.y)), (bench.X_test, bench.y_test)
-        on_task = partial(scores.note, order, model)
-        outcomes.append(
-            feed_then_test(model, tasks, rows, bench.y, *tested, learn=learn, seconds=clock, on_task=on_task)
-        )
-        models.append(model)
-    if baseline.by_batches and baseline.passes > 1:
-        model = baseline.make(0)
-        for task in bench.orders[0]:
-            met(model, task.rows)
-    elif baseline.by_batches:
-        clock["fit"] -= met.seconds
-    novelty = scores.told(baseline)
-    facts = _facts(baseline, models[0])
-    for score, found in novelty.items():
-        facts |= {f"{score}_{name}": found[name] for name in ("auroc", "fpr_at_95_tpr")}
-    arrived = met.met if met.arrived else None
-    return MethodResult(outcomes, outcomes[0].predictions, arrived, facts, novelty, per_order(clock, bench))
+
+    def learn(model: Any, rows: np.ndarray) -> None:
+        learn_rows(model, bench.X[rows], bench.y[rows])
+
+    needs, by_batches = baseline.needs_classes, baseline.by_batches
+    score = _mahalanobis if hasattr(baseline.make(0), "score_samples") else None
+    course = Course(bench, baseline.make, lambda order: learn, score, baseline.passes, needs, by_batches, clock)
+    return course.run()[0]
+
+
+def _mahalanobis(model: Any, X: np.ndarray) -> dict[str, np.ndarray]:
+    return {"mahalanobis": -model.score_samples(X)}
 
 
 def _meet_everything_at_once(baseline: Baseline, bench: Bench, clock: dict[str, float]) -> MethodResult:
@@ -366,41 +344,6 @@ def _meet_everything_at_once(baseline: Baseline, bench: Bench, clock: dict[str, 
     with timed(clock, "predict"):
         predictions = model.predict(bench.X_test)
     seconds = per_order(clock, bench, n_orders=1, n_tasks=1)
-    return MethodResult([], predictions, facts=_facts(baseline, model), seconds=seconds)
-
-
-def _facts(baseline: Baseline, model: object) -> dict[str, float]:
-    return {
-        "state_bytes": state_bytes(model),
-        "passes": baseline.passes,
-        "needs_classes": int(baseline.needs_classes),
-    }
-
-
-class _Scores:
-    """Novelty of test rows after the first half of each order's tasks, measured while learning where possible."""
-
-    def __init__(self, bench: Bench) -> None:
-        self.bench, self.n_learned = bench, [0] * len(bench.orders)
-        self.scores: dict[int, np.ndarray] = {}
-
-    def note(self, order: int, model: Any) -> None:
-        self.n_learned[order] += 1
-        half = seen_half(self.bench.orders[order], self.bench.y, self.bench.y_test)
-        reached = half is not None and half.whole and self.n_learned[order] == len(half.tasks)
-        if reached and hasattr(model, "score_samples"):
-            self.scores[order] = -model.score_samples(self.bench.X_test)
-
-    def told(self, baseline: Baseline) -> dict[str, Any]:
-        pairs = []
-        for order, tasks in enumerate(self.bench.orders):
-            half = seen_half(tasks, self.bench.y, self.bench.y_test)
-            model = baseline.make(order)
-            if half is None or not hasattr(model, "score_samples"):
-                return {}
-            if order not in self.scores:
-                for task in half.tasks:
-                    learn_rows(model, self.bench.X[task.rows], self.bench.y[task.rows])
-                self.scores[order] = -model.score_samples(self.bench.X_test)
-            pairs.append((self.scores[order][half.known], self.scores[order][~half.known]))
-        return {"mahalanobis": tell_unseen(pairs)}
+    return MethodResult(
+        [], predictions, facts=cost_facts(model, baseline.passes, baseline.needs_classes), seconds=seconds
+    )

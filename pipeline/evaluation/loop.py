@@ -7,7 +7,7 @@ Must not know: how a cache is stored, which method learns, where files are.
 
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,9 +30,7 @@ from pipeline.evaluation.streams import Task, make_tasks
 
 __all__ = [
     "Bench",
-    "HalfSeen",
     "Outcome",
-    "Prequential",
     "Scores",
     "answer",
     "batches",
@@ -41,10 +39,8 @@ __all__ = [
     "learn_rows",
     "make_bench",
     "outcome_of",
-    "per_order",
     "restricted_accuracy",
     "rows_for_keys",
-    "seen_half",
     "state_bytes",
     "summarise",
     "tasks_of",
@@ -139,60 +135,6 @@ def tasks_of(stream: Stream, labels: np.ndarray) -> list[list[Task]]:
     ]
 
 
-@dataclass(frozen=True)
-class HalfSeen:
-    """The first half of a stream's tasks.
-
-    Attributes
-    ----------
-    tasks : list of Task
-        Without rows of classes of the other half.
-    known : ndarray of bool (n_test,)
-        Which test rows have a class of these tasks.
-    whole : bool
-        Whether no row had to be left out.
-    """
-
-    tasks: list[Task]
-    known: np.ndarray
-    whole: bool
-
-
-def seen_half(tasks: Sequence[Task], y: np.ndarray, y_test: np.ndarray) -> HalfSeen | None:
-    """Return the first half of the tasks, rounded up, or None if no class is left for the other half.
-
-    A blurry stream assigns rows of every class to every task: rows of classes of the other half are left out.
-
-    Examples
-    --------
-    >>> tasks = [Task((0,), np.array([0, 2])), Task((1,), np.array([1]))]
-    >>> half = seen_half(tasks, y=np.array([0, 1, 1]), y_test=np.array([0, 1]))
-    >>> half.tasks[0].rows.tolist(), half.known.tolist()
-    ([0], [True, False])
-    """
-    first = tasks[: (len(tasks) + 1) // 2]
-    classes = sorted({label for task in first for label in task.classes})
-    known = np.isin(y_test, classes)
-    if known.all():
-        return None
-    own = [Task(task.classes, task.rows[np.isin(y[task.rows], classes)]) for task in first]
-    return HalfSeen(own, known, all(len(part.rows) == len(task.rows) for part, task in zip(own, first)))
-
-
-def per_order(
-    clock: Mapping[str, float], bench: Bench, *, n_orders: int | None = None, n_tasks: int | None = None
-) -> dict[str, float]:
-    """Return the seconds of one order: ``fit`` over all its tasks, and ``predict_1000`` for a thousand rows.
-
-    Times of steps that are done only once are unchanged.
-    """
-    orders = n_orders or len(bench.orders)
-    predictions = orders * (n_tasks or len(bench.orders[0])) * len(bench.y_test)
-    parts = {name: value for name, value in clock.items() if name not in ("fit", "predict")}
-    parts |= {"fit": clock["fit"] / orders, "predict_1000": 1000 * clock["predict"] / predictions}
-    return {name: round(value, 4) for name, value in parts.items()}
-
-
 def make_bench(reader: CacheReader, stream: Stream) -> Bench:
     """Read a cache completely and divide its training rows into the tasks of every order.
 
@@ -263,6 +205,7 @@ def feed_then_test(
     y_test: np.ndarray,
     *,
     learn: Callable[[Any, np.ndarray, np.ndarray], None] = learn_rows,
+    tested: list[np.ndarray] | None = None,
     seconds: dict[str, float] | None = None,
     on_task: Callable[[], Any] = lambda: None,
 ) -> Outcome:
@@ -285,6 +228,8 @@ def feed_then_test(
         Their labels.
     learn : callable, optional
         ``learn(model, X_task, y_task)``, called once per task.
+    tested : list of ndarray of int (n_test,), optional
+        Predictions after the first tasks, which the model has already learned; gains those after the others.
     seconds : dict, optional
         Gains ``fit``, the time to learn up to the first prediction after every task (some methods solve then), and
         ``predict``, the time to predict all test rows after every task.
@@ -301,18 +246,20 @@ def feed_then_test(
     ValueError
         If a task's classes have no test row.
     """
-    clock = {} if seconds is None else seconds
+    clock, tested = {} if seconds is None else seconds, [] if tested is None else tested
     check_tasks(tasks, y_test)
-    predictions = []
-    for task in tasks:
+    left = tasks[len(tested) :]
+    for task in left:
         with timed(clock, "fit"):
             learn(model, X[task.rows], y[task.rows])
             model.predict(X_test[:1])
         with timed(clock, "predict"):
             labels, scores = answer(model, X_test)
-        predictions.append(labels)
+        tested.append(labels)
         on_task()
-    return outcome_of(tasks, np.stack(predictions), y, y_test, scores)
+    if not left:
+        _, scores = answer(model, X_test)
+    return outcome_of(tasks, np.stack(tested), y, y_test, scores)
 
 
 class Scores(NamedTuple):
@@ -395,47 +342,6 @@ def outcome_of(
         predictions[-1],
         None if scores is None else restricted_accuracy(tasks, scores, y, y_test),
     )
-
-
-class Prequential:
-    """Learn rows in batches as they arrive; predict each batch before learning it.
-
-    Parameters
-    ----------
-    bench : Bench
-        The embeddings, labels and batch size.
-    learn : callable
-        ``learn(model, rows)`` for positions of training rows (n_batch,). Methods that need several passes make them
-        over the batch.
-
-    Attributes
-    ----------
-    arrived, predicted : list of ndarray of int64 (n_batch,)
-        Labels, and the prediction for each: −1 for the first batch, before anything is learned.
-    seconds : float
-        Spent on predictions.
-    """
-
-    def __init__(self, bench: Bench, learn: Callable[[Any, np.ndarray], None]) -> None:
-        self.bench, self.learn = bench, learn
-        self.arrived: list[np.ndarray] = []
-        self.predicted: list[np.ndarray] = []
-        self.seconds = 0.0
-
-    def __call__(self, model: Any, rows: np.ndarray, y: np.ndarray | None = None) -> None:
-        """Predict these rows, then let the model learn them."""
-        for part in batches(rows, self.bench.batch_rows):
-            start = time.perf_counter()
-            known = np.asarray(model.predict(self.bench.X[part])) if self.arrived else np.full(len(part), -1)
-            self.seconds += time.perf_counter() - start
-            self.predicted.append(known)
-            self.arrived.append(self.bench.y[part])
-            self.learn(model, part)
-
-    @property
-    def met(self) -> np.ndarray:
-        """Labels in order of arrival, and the predictions (2,n)."""
-        return np.stack([np.concatenate(self.arrived), np.concatenate(self.predicted)])
 
 
 def summarise(outcomes: Sequence[Outcome], y_test: np.ndarray) -> dict[str, float]:

@@ -179,7 +179,7 @@ def test_file_holds_the_tables_of_all_methods_and_the_same_bytes_again(tmp_path,
     tables = json.loads(written[0])
     assert list(tables["metrics"]) == ["nearest_class_mean", "mlp"]
     seconds = json.loads((tmp_path / "a/timings.json").read_text())
-    assert set(seconds["mlp"]) == {"choose", "fit", "predict_1000"}
+    assert set(seconds["mlp"]) == {"choose", "fit", "predict_1000", "prequential"}
     assert "[baselines pets] final accuracy: nearest_class_mean" in capsys.readouterr().err
 
 

@@ -7,18 +7,16 @@ from small_stream import TASKS, Y_TEST, Everything, LastTaskOnly, Y, bench, run
 from dkvb_estimator.baselines import NearestClassMean
 from pipeline.config import Stream
 from pipeline.evaluation import factory
+from pipeline.evaluation.course import Prequential, per_order, seen_half
 from pipeline.evaluation.factory import make_method, set_method
 from pipeline.evaluation.loop import (
-    Prequential,
     Scores,
     answer,
     batches,
     feed_then_test,
     make_bench,
-    per_order,
     restricted_accuracy,
     rows_for_keys,
-    seen_half,
     summarise,
     tasks_of,
     timed,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small_stream import TASKS, Y_TEST, Everything, LastTaskOnly, bench, run
 
-from pipeline.evaluation.loop import Prequential
+from pipeline.evaluation.course import Prequential
 from pipeline.evaluation.tables import MethodResult, Tables, make_tables, write_csv
 
 
