@@ -151,7 +151,8 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
 
     After the first samples are learned, ``solver``, ``remember`` and the encoder are fixed. ``alpha``, ``objective``,
     ``curvature``, ``smoothing``, ``class_weight`` and ``device`` may change at any time and take effect at the next
-    call; ``solver_params`` take effect at the next gradient steps. A call that fails changes nothing.
+    call; ``solver_params``, and ``class_weight`` of ``sgd``, take effect at the next gradient steps. A call that fails
+    changes nothing.
 
     See Also
     --------
@@ -366,10 +367,14 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
 
         Raises
         ------
+        TypeError
+            If the other model is not a classifier of this kind.
         ValueError
             If the models differ in solver, keys, projection or ``n_selected``, or use ``sgd``.
         """
         check_is_fitted(self)
+        if not isinstance(other, DKVBClassifier):
+            raise TypeError(f"other is a {type(other).__name__}; expected a DKVBClassifier. Pass a fitted one.")
         check_is_fitted(other)
         refuse_sgd(self.solver, "learns in sequential steps, which merge cannot add", "Call partial_fit")
         check_mergeable(
@@ -473,7 +478,7 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         self._layout()
         learned = self._learned
-        codes = (lambda: learned.codes.rows) if learned.keeps_rows else None
+        codes = learned.codes.detached() if learned.keeps_rows else None
         return count_key_usage(learned.counts.table(), learned.classes, self.encoder_.key_mask_, codes)
 
     @property
@@ -713,6 +718,7 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
             self.encoder_ = self._encoder_of(X)
             self.n_features_in_ = self.encoder_._n_features_out if self._precomputed else self.encoder_.n_features_in_
         else:
+            given = X
             if is_lazy(X):
                 check_features(self, X, reset=True)
             else:
@@ -724,6 +730,8 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
                     f"{self.encoder_.n_features_in_} features as input; expected those of its encoder. "
                     "Pass embeddings of the same network."
                 )
+            if isinstance(self.encoder, FrozenEstimator) and not is_lazy(given):
+                validate_data(self.encoder_, given, skip_check_array=True, reset=False)  # names of features
         self._keys_were_frozen = self._precomputed or isinstance(self.encoder, FrozenEstimator)
         self._learned_with = {"solver": self.solver, "remember": self.remember}
         self._scratch = DeviceCache()
@@ -869,7 +877,7 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
         light._scratch = DeviceCache()
         if method == "score_samples" and self.solver in JOINT:
             light._learned = copy.copy(self._learned)  # its rows are needed to compute distances
-            light._learned.codes = self._learned.codes.here()
+            light._learned.codes = self._learned.codes.here().detached()
         elif method != "learn":
             light._learned = self._learned.to_predict(self._solution() if self.solver in JOINT else None)
             if "proba" in method:

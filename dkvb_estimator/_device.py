@@ -21,7 +21,7 @@ def resolve_device(device: str) -> torch.device:
     Raises
     ------
     ValueError
-        If torch does not know the name, or CUDA is not available.
+        If torch does not know the name, or the machine lacks the device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,6 +38,13 @@ def resolve_device(device: str) -> torch.device:
             f"device={device!r} needs CUDA, which torch does not find; expected a machine with CUDA. Use device='auto' "
             "or 'cpu'."
         )
+    try:
+        torch.empty(0, dtype=torch.uint8, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={device!r} does not work here ({str(error).partition('. ')[0]}); expected 'auto', 'cpu' or "
+            "'cuda'. Pass one of these."
+        ) from error
     return found
 
 

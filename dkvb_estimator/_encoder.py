@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
-from joblib import Memory
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
 from ._atomic import all_or_nothing
 from ._blocks import comes_in_blocks, is_lazy, refuse_blocks, split_blocks, stream_blocks, weighty
@@ -376,12 +376,14 @@ class KeyEncoder(ReadsNamesOnce, ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Return a copy for workers, which call ``method``."""
         light = copy.copy(self)
         light.verbose = 0  # workers have no terminal
+        light._sklearn_output_config = {}  # dask arrays hold NumPy arrays
         return light
 
     def _cached(self, function: Any) -> Any:
         if self.memory is None:
             return function
-        memory = Memory(self.memory, verbose=0) if isinstance(self.memory, str) else self.memory
+        folder = self.memory
+        memory = check_memory(os.fspath(folder) if isinstance(folder, os.PathLike) else folder)
         return memory.cache(function, ignore=["progress", *(["device"] if function is _encode_rows else [])])
 
     def _check_fitted(self, caller: str) -> None:

@@ -7,6 +7,7 @@ wrong, what is expected and what to do. Must not know: how any of it is used.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Real
@@ -127,7 +128,7 @@ def check_parameters(params: Mapping[str, Any]) -> None:
     if params["class_weight"] is not None and keeps_sums(params["solver"], params["remember"]):
         _refuse("class_weight", params["class_weight"], "None with remember=False, which keeps sums and no samples")
     folder = params["codes_dir"]
-    if folder is not None and not Path(folder).is_dir():
+    if folder is not None and not (isinstance(folder, str | os.PathLike) and Path(folder).is_dir()):
         _refuse("codes_dir", folder, "None or an existing folder")
 
 
@@ -245,7 +246,8 @@ def short(value: object) -> str:
 
 
 def _refuse(name: str, value: object, expected: str) -> None:
-    raise ValueError(f"{name}={short(value)} is not valid; expected {expected}. Set it with set_params({name}=...).")
+    setting = f"solver_params={{{name!r}: ...}}" if name in GRADIENT else f"{name}=..."
+    raise ValueError(f"{name}={short(value)} is not valid; expected {expected}. Set it with set_params({setting}).")
 
 
 def resolve_layout(params: Mapping[str, Any], n_features: int) -> Layout:
@@ -377,6 +379,11 @@ def as_float32(X: np.ndarray) -> np.ndarray:
     """
     with np.errstate(over="ignore"):
         narrow = np.ascontiguousarray(X, dtype=np.float32)
+    if X.dtype == np.float64 and X.any() and not narrow.any():
+        raise ValueError(
+            f"X holds no number above {np.abs(X).max():.3g}, and float32 cannot represent any of them; expected "
+            "magnitudes above 1e-38. Rescale X."
+        )
     if X.dtype == np.float64 and not np.isfinite(narrow).all():
         raise ValueError(
             f"X holds {np.abs(X).max():.3g}, which float32 cannot represent; expected magnitudes below 3.4e38. Rescale "
@@ -417,6 +424,10 @@ def drop_weightless(
     if sample_weight is None:
         return rows, y, None
     given = np.asarray(as_array(sample_weight))
+    if given.ndim != 1:
+        raise ValueError(
+            f"sample_weight has shape {given.shape}; expected (n,), one weight per sample. Pass a flat list, or None."
+        )
     if given.size and not given.any():
         raise ValueError(
             f"sample_weight is zero for all {given.size} samples; expected at least one positive weight. Pass a "
@@ -522,7 +533,13 @@ def class_weights(option: object, classes: np.ndarray, class_counts: np.ndarray)
         return None
     seen = class_counts > 0
     if isinstance(option, Mapping):
-        given = np.array([float(option.get(label, 1.0)) for label in classes.tolist()])
+        known = classes.tolist()
+        if strange := [key for key in option if isinstance(key, str) != isinstance(known[0], str)]:
+            raise ValueError(
+                f"class_weight has the key {short(strange[0])}, but the learned classes have another type, such as "
+                f"{short(known[0])}; expected keys of one type with them. Change it with set_params(class_weight=...)."
+            )
+        given = np.array([float(option.get(label, 1.0)) for label in known])
         if not given[seen].any():
             raise ValueError(
                 f"class_weight={short(option)} gives every learned class weight zero; expected at least one positive "

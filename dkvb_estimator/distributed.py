@@ -146,7 +146,16 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 def _fetch(*promises: Any) -> list[Any]:
     import dask
 
-    return list(dask.compute(*promises))
+    try:
+        return list(dask.compute(*promises))
+    except Exception as error:
+        if "Missing dependency" in str(error) or "Cancelled" in type(error).__name__:  # has no type of its own
+            raise RuntimeError(
+                "the dask workers that hold the codes of this model are gone; expected the cluster that learned them. "
+                "Learn again, and save the model before the cluster closes, or use remember=False or codes_dir=..., "
+                "which need no workers afterwards."
+            ) from error
+        raise
 
 
 class WorkerCodes(CodeStore):
@@ -184,6 +193,10 @@ class WorkerCodes(CodeStore):
     def here(self) -> CodeStore:
         """Return a store with the same rows in this process."""
         return CodeStore().extended(self.rows)
+
+    def detached(self) -> CodeStore:
+        """Return this store: its rows are fetched only if they are needed."""
+        return self
 
     def summed(self, owner: Any, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return ``function(part, *arguments)``, summed over the parts of all workers."""

@@ -6,7 +6,6 @@ Enters: class counts of every key, class labels, and the codes of samples if the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +50,7 @@ class KeyUsage:
     own_share: np.ndarray
     _table: csr_array = field(repr=False)
     _n_keys: int = field(repr=False)
-    _codes: Callable[[], np.ndarray] | None = field(repr=False)
+    _codes: Any = field(repr=False)
 
     def classes_of(self, head: int, key: int) -> dict[Any, float]:
         """Return the classes that a key serves, by decreasing weight: label → weight of its samples.
@@ -83,7 +82,7 @@ class KeyUsage:
                 "solver does not store individual samples, which samples_of needs; expected 'joint' with "
                 "remember=True. Call classes_of for the classes of the key."
             )
-        return np.flatnonzero((self._codes()[:, head] == key).any(axis=1))
+        return np.flatnonzero((self._codes.rows[:, head] == key).any(axis=1))
 
     def _row(self, head: int, key: int) -> int:
         n_heads = len(self.used_share)
@@ -95,9 +94,7 @@ class KeyUsage:
         return head * self._n_keys + key
 
 
-def count_key_usage(
-    table: csr_array, classes: np.ndarray, mask: np.ndarray, codes: Callable[[], np.ndarray] | None
-) -> KeyUsage:
+def count_key_usage(table: csr_array, classes: np.ndarray, mask: np.ndarray, codes: Any) -> KeyUsage:
     """Compute the key usage from a table of class counts.
 
     Parameters
@@ -107,8 +104,8 @@ def count_key_usage(
     classes : ndarray of shape (k,)
     mask : ndarray of shape (c, j), bool
         Keys that exist.
-    codes : callable or None
-        Returns the codes (n, c, m) of the learned samples; None if the solver keeps none.
+    codes : object or None
+        Its ``rows`` are the codes (n, c, m) of the learned samples; None if the solver keeps none.
     """
     n_heads, n_keys = mask.shape
     served = np.diff(table.indptr)

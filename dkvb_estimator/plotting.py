@@ -94,7 +94,7 @@ class AccuracyMatrixDisplay:
         [[1.0, 0.0], [1.0, 1.0]]
         """
         labels = np.asarray(y_true)
-        right = np.stack([np.asarray(predictions) == labels for predictions in y_pred])
+        right = np.stack([_hits(labels, predictions, f"y_pred[{task}]") for task, predictions in enumerate(y_pred)])
         groups = [np.isin(labels, list(classes)) for classes in task_classes]
         matrix = [[hits[rows].mean() if rows.any() else np.nan for rows in groups] for hits in right]
         names = [", ".join(map(str, classes)) for classes in task_classes]
@@ -247,6 +247,7 @@ class StreamDisplay:
                     f"accuracies[{name!r}] has shape {found.shape}; expected (r, {self.x.size}), one column per point "
                     "of x. Pass one accuracy per point."
                 )
+            _check_shares(found, f"accuracies[{name!r}]")
 
     @classmethod
     def from_predictions(
@@ -277,7 +278,7 @@ class StreamDisplay:
         """
         labels = np.asarray(y_true)
         ends = np.unique([*range(every, len(labels), every), len(labels)])
-        right = {name: np.cumsum(np.asarray(predictions) == labels) for name, predictions in y_pred.items()}
+        right = {name: np.cumsum(_hits(labels, found, f"y_pred[{name!r}]")) for name, found in y_pred.items()}
         shares = {name: hits[ends - 1] / ends for name, hits in right.items()}
         display = cls(ends, shares).plot(ax, **kwargs)
         display.ax_.set(xlabel="samples seen", ylabel="prequential accuracy")
@@ -326,14 +327,30 @@ def _last(line: Any) -> float:
     return float(shares[-1]) if len(shares) else -1.0
 
 
+def _hits(labels: np.ndarray, predictions: ArrayLike, name: str) -> np.ndarray:
+    found = np.asarray(predictions)
+    if found.shape != labels.shape:
+        raise ValueError(f"{name} has shape {found.shape}; expected {labels.shape}. Pass one prediction per sample.")
+    return found == labels
+
+
 def _side(matrix: np.ndarray, name: str) -> int:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
         raise ValueError(f"{name} has shape {matrix.shape}; expected a square matrix. Pass as many rows as columns.")
+    _check_shares(matrix, name)
     return len(matrix)
 
 
+def _check_shares(shares: np.ndarray, name: str) -> None:
+    known = shares[~np.isnan(shares)]
+    if ((known < -1e-9) | (known > 1 + 1e-9)).any():
+        raise ValueError(
+            f"{name} runs from {known.min()} to {known.max()}; expected shares from 0 to 1. Divide percentages by 100."
+        )
+
+
 def _names(names: Sequence[str] | None, n: int, argument: str) -> list[str]:
-    found = [str(i + 1) for i in range(n)] if names is None else list(names)
+    found = [str(i + 1) for i in range(n)] if names is None else list(map(str, names))
     if len(found) != n:
         raise ValueError(f"{argument} holds {len(found)} names; expected {n}. Pass one name per column.")
     return found

@@ -18,6 +18,8 @@ READ = ("--params", "--manifest", "--cache", "--key-cache", "--baselines")
 """Options for files that stages read; all other files are written."""
 USER_ERRORS = (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportError)
 """Errors of files, settings or the machine; any other error is a bug and keeps its traceback."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as of shells."""
 
 
 def say(stage: str, *texts: str) -> None:
@@ -73,7 +75,7 @@ def _attributes(options: Iterable[str]) -> list[str]:
 def run(
     main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> int:
-    """Run a stage and return its exit code: 0, or 1 after one sentence on stderr.
+    """Run a stage and return its exit code: 0, or another after one sentence on stderr.
 
     Parameters
     ----------
@@ -95,6 +97,13 @@ def run(
             raise
         print(f"error: {_sentence(error)}", file=sys.stderr, flush=True)
         return 1
+    except KeyboardInterrupt:
+        if arguments.debug:
+            raise
+        print(
+            "interrupted; finished work is kept, and the same command goes on from there", file=sys.stderr, flush=True
+        )
+        return INTERRUPTED
     return 0
 
 

@@ -57,15 +57,16 @@ def save_model(
         Fitted or not.
     path : str or Path
         Usually ends in ``.npz``.
-    card : mapping, JSON-able
-        Description of the model, such as its origin; :func:`read_card` returns it.
+    card : mapping, optional
+        Whatever JSON can hold. Description of the model, such as its origin; :func:`read_card` returns it.
     compress : bool, default=True
         False writes a larger file several times faster.
 
     Raises
     ------
     TypeError
-        If JSON and NumPy cannot hold a parameter or label without pickle.
+        If the model is another estimator, or JSON and NumPy cannot hold a parameter, a label or the card without
+        pickle.
     ValueError
         If :func:`load_model` would refuse the file.
     OSError
@@ -82,6 +83,11 @@ def save_model(
     ...     load_model(folder + "/model.npz").predict(X).tolist()
     ['a', 'b', 'a', 'b']
     """
+    if not isinstance(model, DKVBClassifier | KeyEncoder):
+        raise TypeError(
+            f"model is a {type(model).__name__}; expected a DKVBClassifier or a KeyEncoder. Pass the fitted estimator "
+            "itself, and save other estimators with skops."
+        )
     arrays: dict[str, np.ndarray] = {}
     whole = _state(model)
     # refuses a state that could not be loaded
@@ -91,7 +97,7 @@ def save_model(
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "written_by": __version__,
-        "card": dict(card or {}),
+        "card": _checked_card(card),
         "state": state,
     }
     text = json.dumps(header, sort_keys=True, indent=1, allow_nan=False)
@@ -120,6 +126,16 @@ def load_model(path: str | Path) -> Any:
 def read_card(path: str | Path) -> dict[str, Any]:
     """Return the card that was passed to :func:`save_model`."""
     return dict(_read(Path(path))[0]["card"])
+
+
+def _checked_card(card: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        return dict(json.loads(json.dumps(dict(card or {}), sort_keys=True, allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"card cannot be written as JSON ({error}); expected a dict from text to text, finite numbers, lists and "
+            "dicts. Convert its values."
+        ) from error
 
 
 def _rebuild(state: dict[str, Any]) -> DKVBClassifier | KeyEncoder:
@@ -160,6 +176,10 @@ def _state(estimator: DKVBClassifier | KeyEncoder) -> dict[str, Any]:
     """Return an estimator as mappings, arrays and plain values, without ``memory``."""
     state = estimator.__getstate__()
     state.pop("_sklearn_version", None)
+    if isinstance(state.get("codes_dir"), os.PathLike):
+        state["codes_dir"] = os.fspath(state["codes_dir"])
+    if not (state["random_state"] is None or isinstance(state["random_state"], int | np.integer)):
+        state["random_state"] = state.get("_codebook", {}).get("seed")  # the seed that a generator gave
     if isinstance(estimator, KeyEncoder):
         blocks = plain_setting(state.pop("feature_blocks"))  # omitted if there are none, as in the codebook
         return state | {"estimator": "KeyEncoder", "memory": None} | ({"feature_blocks": blocks} if blocks else {})
@@ -219,7 +239,7 @@ def _plain(name: str, value: Any) -> Any:
         return value
     raise TypeError(
         f"{name} is a {type(value).__name__}, which a model file cannot hold without pickle; expected finite numbers, "
-        "text, arrays or None. Set it to one of these before saving (random_state: an int)."
+        "text, arrays or None. Set it to one of these before saving."
     )
 
 

@@ -65,6 +65,10 @@ class CodeStore:
         """Return a store with the same rows in this process or its files."""
         return self
 
+    def detached(self) -> CodeStore:
+        """Return a store with the same rows that can be pickled: it may map a file, but does not write to it."""
+        return CodeStore().extended(self.rows)
+
     def summed(self, owner: Any, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return ``function(owner, *arguments)``, summed over all owners of rows; here there is one."""
         return function(owner, *arguments)

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from dkvb_estimator._device import to_tensor
 from dkvb_estimator._progress import SILENT, Progress
 
 from .prior import EXACT_ROWS, Prior
@@ -235,7 +236,7 @@ class Directions(NamedTuple):
         total = self.weights.sum()
         if objective == "ridge":
             return self.weights / total
-        return log_class_shares(self.weights) - total / 2 * self.distances()
+        return below_all_seen(log_class_shares(self.weights) - total / 2 * self.distances(), self.weights)
 
     def distances(self) -> torch.Tensor:
         """Return the squared Mahalanobis distance of each class mean to the mean of all (k,)."""
@@ -258,6 +259,17 @@ def log_class_shares(weights: torch.Tensor) -> torch.Tensor:
     return torch.log(torch.where(weights > 0, weights, total / UNSEEN) / total)
 
 
+def below_all_seen(biases: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return biases (..., k) in which those of classes without rows are the lowest, by the logarithm of ``UNSEEN``.
+
+    These classes have no direction, as if their mean were that of all rows. It may be far from every other class, and
+    rows between the classes would then be nearest to a class that nobody has seen.
+    """
+    seen = weights > 0
+    lowest = torch.where(seen, biases, torch.inf).amin(dim=-1, keepdim=True)
+    return torch.where(seen, biases, lowest - np.log(UNSEEN))
+
+
 class Judges(NamedTuple):
     """Training rows whose leave-one-out scores choose: features (h, w), class positions (h,), weights (h,).
 
@@ -271,8 +283,7 @@ class Judges(NamedTuple):
     @classmethod
     def of(cls, rows: Listed, device: torch.device) -> Judges:
         """Copy rows to a device."""
-        features, labels = (torch.from_numpy(each).to(device) for each in (rows.features, rows.labels.astype(np.int64)))
-        return cls(features, labels, torch.from_numpy(rows.weights).to(device))
+        return cls(*(to_tensor(each, device) for each in (rows.features, rows.labels.astype(np.int64), rows.weights)))
 
 
 class Scatter:
@@ -290,7 +301,7 @@ class Scatter:
     """
 
     def __init__(self, sums: Sums, device: torch.device) -> None:
-        gram, by_class, self._weights = (torch.from_numpy(each).to(device) for each in vars(sums).values())
+        gram, by_class, self._weights = (to_tensor(each, device) for each in vars(sums).values())
         total, seen = self._weights.sum(), self._weights > 0
         self._mean = by_class.sum(dim=0) / total
         self._means = torch.where(seen[:, None], by_class / self._weights.clamp(min=1e-300)[:, None] - self._mean, 0)
@@ -401,8 +412,11 @@ def _discriminant_left_out(
     weights[each, own] = rest
     total = weights.sum(dim=1)
     step = rows.weights / total  # of the mean of all, away from the row
-    near += ((step + step**2 / 2) * (lengths + gain * to_row**2))[:, None] * (found.weights > 0)
-    return total[:, None] * (near - far / 2) + log_class_shares(weights)
+    shares, length = log_class_shares(weights), lengths + gain * to_row**2
+    to_mean = far + 2 * step[:, None] * near + (step**2 * length)[:, None]
+    near += ((step + step**2 / 2) * length)[:, None]
+    biases = below_all_seen(shares - total[:, None] / 2 * to_mean, weights)
+    return torch.where(weights > 0, total[:, None] * (near - far / 2) + shares, biases)
 
 
 LEFT_OUT = {"ridge": _ridge_left_out, "discriminant": _discriminant_left_out}

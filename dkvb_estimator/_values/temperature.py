@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 SMALLEST_SHARE, LARGEST_SHARE = np.exp(-5.0), np.exp(7.0)
-"""Bounds of a share; the inverses bound the search for a temperature."""
+"""Bounds of a share; their inverses bound a temperature, in units of the spread of the logits."""
 
 
 def log_probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -43,7 +43,10 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray)
     >>> round(fit_temperature(logits, np.array([0, 1, 0, 1]), np.ones(4)), 2)  # right three times in four
     4.72
     """
-    return 1 / float(fit_shares([logits], labels, weights, least=SMALLEST_SHARE)[0])
+    logits = logits.astype(np.float64)
+    apart = logits - logits.mean(axis=1, keepdims=True)
+    spread = float(np.sqrt(np.square(apart).mean())) or 1.0  # that of a few gradient steps is below a millionth
+    return spread / float(fit_shares([apart / spread], labels, weights, least=SMALLEST_SHARE)[0])
 
 
 def fit_shares(
@@ -52,7 +55,8 @@ def fit_shares(
     """Return the shares with which a sum of logit tables minimises the weighted negative log-likelihood.
 
     The loss is convex in the shares. It includes one pseudo-sample with equal probabilities for all classes; without
-    it, a few rows that are all predicted correctly would make the shares infinite.
+    it, a few rows that are all predicted correctly would make the shares infinite. Its weight is one, or the mean
+    weight of the rows if that is less, so that weights which sum to one do not count for less than it.
 
     Parameters
     ----------
@@ -69,7 +73,7 @@ def fit_shares(
     logits = np.stack([table - table.mean(axis=1, keepdims=True) for table in tables], dtype=np.float64)
     spreads = np.sqrt(np.square(logits).mean(axis=(1, 2)))
     spreads = np.where(spreads > 0, spreads, 1)
-    target = np.full(logits.shape[1:], 1 / logits[0].size)
+    target = np.full(logits.shape[1:], min(1.0, float(weights.mean())) / logits[0].size)
     target[np.arange(len(labels)), labels] += weights
     total = target.sum()
 

@@ -14,8 +14,15 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dkvb_estimator._labels import check_known_labels, merge_classes
-from dkvb_estimator._validation import short
+from dkvb_estimator._labels import (
+    as_classes,
+    as_labels,
+    check_known_labels,
+    check_labels,
+    merge_classes,
+    positions_of,
+)
+from dkvb_estimator._validation import FLOATS, as_array, short
 
 BLOCK_ROWS = 2048
 """Rows whose features are in memory at once."""
@@ -47,12 +54,13 @@ class Additive(ClassifierMixin, BaseEstimator):
         TypeError, ValueError
             If a setting, X, y or ``classes`` is not valid, or labels are of another type than those learned so far.
         """
-        return self._learn(X, y, classes, reset=not hasattr(self, "classes_"))
+        return self._learn(X, y, classes, reset=not self.__sklearn_is_fitted__())
 
     def forget(self, X: Any, y: Any) -> Self:
         """Remove one learned copy of each sample; up to rounding, the model is as if it had never learned it.
 
-        A class without samples stays in ``classes_`` and is never predicted.
+        A class without samples stays in ``classes_`` and is never predicted. Without any samples, the model is not
+        fitted.
 
         Parameters
         ----------
@@ -71,7 +79,7 @@ class Additive(ClassifierMixin, BaseEstimator):
         X, y = self._check_rows(X, y, reset=False)
         merge_classes(self.classes_, y)
         check_known_labels(y, self.classes_)
-        labels = np.searchsorted(self.classes_, y)
+        labels = positions_of(y, self.classes_)
         self._check_learned(labels)
         self._subtract(X, labels)
         return self
@@ -90,7 +98,7 @@ class Additive(ClassifierMixin, BaseEstimator):
         everything, other = merge_classes(self.classes_, other.classes_), copy.copy(other)
         self._check_room(self.n_features_in_, len(everything))
         for model in (self, other):
-            model._grow(np.searchsorted(everything, model.classes_), len(everything))
+            model._grow(positions_of(model.classes_, everything), len(everything))
             model.classes_ = everything
         self._join(other)
         return self
@@ -107,6 +115,10 @@ class Additive(ClassifierMixin, BaseEstimator):
         """Return the label with the highest score (n,)."""
         best = self._masked_scores(X).argmax(axis=1)
         return self.classes_[best]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Return whether there are learned samples."""
+        return bool(getattr(self, "class_counts_", np.zeros(0)).any())
 
     def _check_settings(self) -> None:
         """Refuse invalid parameters."""
@@ -143,9 +155,13 @@ class Additive(ClassifierMixin, BaseEstimator):
         return scores
 
     def _check_rows(self, X: Any, y: Any = "no_validation", *, reset: bool) -> Any:
+        X = as_array(X)
         if isinstance(X, np.ndarray) and X.dtype == np.float16:
             X = X.astype(np.float32)  # scikit-learn would convert to float64, which multiplies half as fast
-        return validate_data(self, X, y, dtype=[np.float64, np.float32], reset=reset)
+        if isinstance(y, str):  # scikit-learn's word for rows without labels
+            return validate_data(self, X, y, dtype=FLOATS, reset=reset)
+        X, y = validate_data(self, X, as_labels(y), dtype=FLOATS, reset=reset)
+        return X, check_labels(y)
 
     def _learn(self, X: Any, y: Any, classes: Any, *, reset: bool) -> Self:
         self._check_settings()
@@ -155,15 +171,15 @@ class Additive(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         everything = merge_classes(y[:0] if reset else self.classes_, y)
         if classes is not None:
-            everything = merge_classes(everything, np.asarray(classes))
+            everything = merge_classes(everything, as_classes(classes), "classes")
         self._check_room(X.shape[1], len(everything))
         if reset:
             self.classes_ = everything[:0]
             self._learned_with = {name: getattr(self, name) for name in self._fixed}
             self._start(X.shape[1])
-        self._grow(np.searchsorted(everything, self.classes_), len(everything))
+        self._grow(positions_of(self.classes_, everything), len(everything))
         self.classes_ = everything
-        self._add(X, np.searchsorted(everything, y))
+        self._add(X, positions_of(y, everything))
         return self
 
     def _check_unchanged(self) -> None:

@@ -65,8 +65,8 @@ class Sums(NamedTuple):
                 features = np.concatenate([features, between(rest[0], rest[1], count, summed).astype(features.dtype)])
             add_products(products, features, sign)
         sums[counts == 0] = 0
-        if not counts.any():
-            products[:] = 0
+        if not counts.any() or (self.centred and counts.max() == 1):
+            products[:] = 0  # exactly, without a rest of rounding errors
         return Sums(counts, sums, products, self.centred)
 
 

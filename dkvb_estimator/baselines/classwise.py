@@ -186,7 +186,7 @@ class ClasswiseLDA(Choosing):
             centred = X[members[place]] - summed[place] / count[place]
             apart = between(rest[0][one], rest[1][one], count[one], summed[one])
             change = _packed(np.concatenate([centred, apart]))
-            moments[place] = _total(moments[place], sign * change) if counts[place] else None
+            moments[place] = _total(moments[place], sign * change) if counts[place] > 1 else None
         return counts, sums, tuple(moments)
 
     def _features(self, X: np.ndarray) -> np.ndarray:

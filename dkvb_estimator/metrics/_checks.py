@@ -1,5 +1,7 @@
 """Checks of the arguments of metrics."""
 
+from numbers import Integral
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -33,6 +35,11 @@ def checked_labels(
             f"{names[0]} has shape {truth.shape} and {names[1]} {guess.shape}; expected (n,) for both, n ≥ 1. Pass one "
             "entry per sample in each."
         )
+    if (truth.dtype.kind in "US") != (guess.dtype.kind in "US"):
+        raise ValueError(
+            f"{names[0]} has type {truth.dtype} and {names[1]} {guess.dtype}; expected labels of one type. Convert one "
+            "of them."
+        )
     return truth, guess
 
 
@@ -43,6 +50,11 @@ def checked_probabilities(probabilities: ArrayLike, y_true: ArrayLike) -> tuple[
             f"probabilities has shape {table.shape} and y_true {truth.shape}; expected (n, k) and (n,), n ≥ 1. Pass "
             "one row and one label per sample."
         )
+    if truth.dtype.kind not in "biu" and not (truth.dtype.kind == "f" and (truth == np.trunc(truth)).all()):
+        raise ValueError(
+            f"y_true has type {truth.dtype}; expected column positions, or -1. Pass np.searchsorted(model.classes_, y)."
+        )
+    truth = truth.astype(np.int64)
     if truth.min() < -1 or truth.max() >= table.shape[1]:
         raise ValueError(
             f"y_true runs from {truth.min()} to {truth.max()} for {table.shape[1]} columns; expected column positions, "
@@ -50,6 +62,11 @@ def checked_probabilities(probabilities: ArrayLike, y_true: ArrayLike) -> tuple[
         )
     check_fractions(table, "probabilities")
     return table, truth
+
+
+def check_bins(n_bins: int) -> None:
+    if not isinstance(n_bins, Integral) or n_bins < 1:
+        raise ValueError(f"n_bins={n_bins!r} is not valid; expected a whole number ≥ 1. Pass one.")
 
 
 def checked_scores(values: ArrayLike, name: str) -> np.ndarray:

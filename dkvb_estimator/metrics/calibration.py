@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._checks import checked_probabilities
+from ._checks import check_bins, checked_probabilities
 
 
 def reliability_curve(
@@ -43,8 +43,7 @@ def reliability_curve(
     ([nan, 0.8], [nan, 0.5], [0, 2])
     """
     table, truth = checked_probabilities(probabilities, y_true)
-    if n_bins < 1:
-        raise ValueError(f"n_bins={n_bins} is not valid; expected a whole number ≥ 1. Pass a larger one.")
+    check_bins(n_bins)
     sure, right = table.max(axis=1), table.argmax(axis=1) == truth
     place = np.clip(np.ceil(sure * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     counts = np.bincount(place, minlength=n_bins)

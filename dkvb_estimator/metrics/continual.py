@@ -323,10 +323,10 @@ def anytime_accuracy(samples_seen: ArrayLike, accuracy: ArrayLike) -> float:
     seen = np.asarray(samples_seen, dtype=np.float64)
     curve = checked_curve(accuracy, "accuracy", length=seen.size)
     steps = np.diff(seen)
-    if seen.ndim != 1 or (steps <= 0).any():
+    if seen.ndim != 1 or not np.isfinite(seen).all() or (steps <= 0).any():
         raise ValueError(
             f"samples_seen has shape {seen.shape} and does not increase throughout; expected increasing numbers (p,). "
-            "Sort the points."
+            "Pass finite numbers in order."
         )
     if len(curve) == 1:
         return float(curve[0])

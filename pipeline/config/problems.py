@@ -5,7 +5,9 @@ files.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,8 +27,12 @@ def first_sentence(error: ValidationError, whole: type[BaseModel]) -> str:
     problems = error.errors(include_url=False)
     # A misspelt key is also missing under its right name: the misspelling is the more useful report.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    place = ".".join(str(part) for part in first["loc"] if part not in (DESCRIBED, "(named)"))
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    # A value of several types is reported once for each of them, and a mapping also where its values are wrong.
+    if _is_type(first["loc"]):
+        first = max((problem for problem in problems if _place(problem).startswith(_place(first))), key=_depth)
+    place, depth = _place(first), _depth(first)
+    n_places = len({_place(problem) for problem in problems if _depth(problem) >= depth})
+    more = f" (and {n_places - 1} more)" if n_places > 1 else ""
     if first["type"] == "extra_forbidden":
         valid = _valid_keys(first["loc"], whole)
         return (
@@ -48,8 +54,28 @@ def first_sentence(error: ValidationError, whole: type[BaseModel]) -> str:
             f"{place} is {first['input']!r}; expected text. Correct it, with quotes if YAML reads it as another "
             f"type{more}."
         )
+    if _is_type(first["loc"]):
+        return f"{place} is {first['input']!r}; expected a finite number, text, true or false. Correct the value{more}."
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{place} is {first['input']!r}; {message}. Correct the value{more}."
+
+
+TYPES = re.compile(r"bool|int|float|str|none|(dict|list|nullable|union)\[.*")
+"""How pydantic names the types of a value, at the end of its place."""
+
+
+def _is_type(location: tuple[int | str, ...]) -> bool:
+    return len(location) > 3 and TYPES.fullmatch(str(location[-1])) is not None
+
+
+def _place(problem: Mapping[str, Any]) -> str:
+    head, tail = problem["loc"][:3], problem["loc"][3:]
+    parts = [*head, *(part for part in tail if not TYPES.fullmatch(str(part)))]
+    return ".".join(str(part) for part in parts if part not in (DESCRIBED, "(named)"))
+
+
+def _depth(problem: Mapping[str, Any]) -> int:
+    return _place(problem).count(".")
 
 
 def _valid_keys(location: tuple[int | str, ...], whole: type[BaseModel]) -> list[str]:

@@ -21,7 +21,7 @@ Method = dict[str, Scalar | dict[str, Scalar]]
 class Record(BaseModel):
     """An immutable entry without unknown keys, whose values have exactly the expected types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def encoder_and_rest(method: Method) -> tuple[dict[str, Scalar], Method]:

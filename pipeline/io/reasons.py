@@ -17,6 +17,8 @@ _PERMISSION = "expected permission to use it. Change its permissions, or name an
 _HANDLES = "expected fewer open files. Close some, or raise the limit (`ulimit -n`)."
 _DEVICE = "expected the disk and the network to respond. Check them, then try again."
 _FOLDER = "expected a folder on the path to the file. Name another path."
+_PATH = "expected a path that exists. Correct it."
+_READER = "expected a reader of all lines. Read them to the end, or write to a file."
 _NO_LOCKS = (
     "expected a file system with locks. Set HDF5_USE_FILE_LOCKING=FALSE to read and write caches without them, and "
     "DKVB_SCRATCH to a folder on a disk that has them."
@@ -33,6 +35,8 @@ _REMEDIES = {
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG), _FOLDER),
     **dict.fromkeys((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP), _NO_LOCKS),
     errno.EAGAIN: _LOCKED,
+    errno.ENOENT: _PATH,
+    errno.EPIPE: _READER,
 }
 _OF_CONTENT = (0, errno.EINVAL, errno.EOVERFLOW)
 """Error numbers of calls with arguments from a damaged file, such as a negative offset."""

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.distance import pdist
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
@@ -544,8 +545,8 @@ def test_a_class_forgotten_whole_is_never_predicted_and_may_come_back(overlappin
 def test_everything_may_be_forgotten_and_learned_anew(overlapping, model):
     X, y = overlapping
     model = clone(model).fit(X, y).forget(X, y)
-    assert not model.sums_.any()
-    assert model.class_counts_.tolist() == [0, 0, 0, 0, 0]
+    with pytest.raises(NotFittedError):
+        model.predict(X)
     same(model.partial_fit(X, y), clone(model).fit(X, y), X)
 
 
@@ -810,3 +811,34 @@ def test_one_copy_of_equal_rows_is_taken_away():
     left, n_missing = rows.without(Rows.of(np.array([[1.0], [3.0]]), np.array([0, 0])))
     assert sorted(zip(left.rows[:, 0].tolist(), left.labels.tolist(), strict=True)) == [(1, 0), (1, 1), (2, 0)]
     assert n_missing == 1
+
+
+@every
+def test_large_labels_of_two_integer_types_are_told_apart(overlapping, model):
+    X, y = overlapping
+    large = 2**62 + y
+    mixed = clone(model).partial_fit(X[:100], large[:100]).partial_fit(X[100:], large[100:].astype(np.uint64))
+    assert mixed.class_counts_.tolist() == np.bincount(y).tolist()
+    mixed.forget(X[:100], large[:100].astype(np.uint64))
+    assert mixed.class_counts_.tolist() == np.bincount(y[100:]).tolist()
+
+
+@pytest.mark.parametrize("model", [StreamingLDA(), ClasswiseLDA(shares=(0.1, 0.8, 0.1))], ids=repr)
+def test_no_rounding_error_remains_when_one_row_a_class_does(overlapping, model):
+    X, y = overlapping
+    last = np.array([np.flatnonzero(y == label)[-1] for label in range(5)])
+    gone = np.setdiff1d(np.arange(len(y)), last)
+    whole = clone(model).fit(X, y).forget(X[gone], y[gone])
+    fewer = clone(model).fit(X[last], y[last])
+    np.testing.assert_array_equal(whole.predict(X), fewer.predict(X))
+
+
+def test_rows_and_labels_are_taken_as_the_classifier_takes_them(overlapping):
+    X, y = overlapping
+    whole = NearestClassMean().fit(X, y)
+    for rows in (torch.tensor(X, requires_grad=True), torch.tensor(X).to(torch.bfloat16)):
+        assert NearestClassMean().partial_fit(rows, torch.tensor(y), classes={0, 1, 2, 3, 4}).score(X, y) > 0.9 * (
+            whole.score(X, y)
+        )
+    with pytest.raises(ValueError, match=r"classes has shape \(1, 2\); expected one axis"):
+        NearestClassMean().partial_fit(X, y, classes=[[0, 1]])

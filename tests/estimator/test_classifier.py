@@ -2,8 +2,10 @@
 
 import copy
 
+import dask.array as da
 import numpy as np
 import oracle
+import pandas as pd
 import pytest
 import torch
 from models import by_codes, codes_of, encoder_of, flat, placed
@@ -725,3 +727,37 @@ def test_more_key_dimensions_than_features_are_allowed_for_gaussian_heads():
         ValueError, match=r"projection='chunk' with n_heads=6 and key_dim=5 reads 30 features; expected 2"
     ):
         small(key_dim=5, projection="chunk").fit(X, np.arange(30) % 3)
+
+
+def test_a_frozen_encoder_knows_the_names_of_its_columns(blobs):
+    X, y = blobs
+    named = pd.DataFrame(X, columns=[f"f{i}" for i in range(X.shape[1])])
+    frozen = FrozenEstimator(small().encoder.fit(named))
+    with pytest.raises(ValueError, match="feature names should match"):
+        DKVBClassifier(frozen).fit(named[named.columns[::-1]], y)
+    assert DKVBClassifier(frozen).fit(named, y).feature_names_in_.tolist() == named.columns.tolist()
+
+
+@pytest.mark.parametrize("remember", [True, False])
+def test_declared_classes_without_samples_are_not_predicted_anywhere(blobs, remember):
+    X, y = blobs
+    model = placed(small(remember=remember), X).partial_fit(X, y, classes=range(-3, 9))
+    noise = 5 * np.random.default_rng(0).standard_normal((2000, X.shape[1])).astype(np.float32)
+    assert set(model.predict(np.concatenate([X, X.mean(axis=0, keepdims=True), noise]))) <= set(y.tolist())
+
+
+def test_scores_of_dask_rows_need_no_file_of_codes(blobs, tmp_path):
+    X, y = blobs
+    model = small(codes_dir=str(tmp_path)).fit(X, y)
+    lazy = model.score_samples(da.from_array(X, chunks=(50, -1)))
+    np.testing.assert_array_equal(lazy.compute(), model.score_samples(X))
+
+
+def test_a_folder_for_codes_may_be_a_path(blobs, tmp_path):
+    X, _ = blobs
+    np.testing.assert_array_equal(
+        KeyEncoder(3, 8, random_state=0, memory=tmp_path).fit_transform(X),
+        KeyEncoder(3, 8, random_state=0).fit_transform(X),
+    )
+    with pytest.raises(ValueError, match="'memory' should be None, a string"):
+        KeyEncoder(3, 8, memory=1).fit(X)

@@ -128,3 +128,11 @@ def test_codes_do_not_travel(client, rows):
     )
     assert sum(held.values()) == model._learned.codes.nbytes == len(X) * 32
     assert not model._learned.codes._blocks
+
+
+def test_a_model_whose_workers_are_gone_says_so(rows):
+    X, y = rows
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as own, Client(own):
+        model = flat(**SETTINGS).fit(lazily(X[:500]), y[:500])
+    with pytest.raises(RuntimeError, match=r"dask workers that hold the codes .*; expected .* Learn again"):
+        model.partial_fit(X, y)

@@ -1,5 +1,7 @@
 """Key usage: which class selected which key, by hand and against dense tables."""
 
+import pickle
+
 import numpy as np
 import pytest
 from models import by_codes, codes_of, encoder_of, flat, placed
@@ -95,3 +97,12 @@ def test_a_head_or_key_that_is_not_there_is_refused(blobs):
     for head, key in ((6, 0), (0, 16), (-1, 0)):
         with pytest.raises(IndexError, match="expected heads 0 to 5 and keys 0 to 15"):
             usage.classes_of(head, key)
+
+
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_usage_is_that_of_its_time_and_can_be_pickled(blobs, tmp_path, in_a_file):
+    model, X, y = fitted(blobs, **({"codes_dir": str(tmp_path)} if in_a_file else {}))
+    usage = model.key_usage()
+    before = usage.samples_of(0, 0).tolist()
+    model.partial_fit(X, y).forget_classes([0])
+    assert usage.samples_of(0, 0).tolist() == pickle.loads(pickle.dumps(usage)).samples_of(0, 0).tolist() == before

@@ -175,10 +175,8 @@ def test_nothing_but_the_file_is_left_behind(saved):
 
 def test_a_model_that_cannot_be_saved_leaves_the_old_file(blobs, saved):
     before = saved.read_bytes()
-    with pytest.raises(
-        TypeError, match=r"random_state is a RandomState, which a model file cannot hold.*expected.*Set it"
-    ):
-        save_model(small(random_state=np.random.RandomState(0)).fit(*blobs), saved)
+    with pytest.raises(TypeError, match=r"smoothing is a longdouble, which a model file cannot hold.*expected.*Set it"):
+        save_model(small(smoothing=np.longdouble(1)).fit(*blobs), saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["model.npz"]
 
@@ -401,3 +399,33 @@ def test_names_of_features_that_a_file_would_cut_are_refused(blobs, saved):
     with pytest.raises(TypeError, match=r"feature_names_in_ holds text that ends in NUL.*expected .*Remove the NUL"):
         save_model(model, saved)
     assert saved.read_bytes() == before
+
+
+def test_a_random_generator_is_saved_as_the_seed_that_it_gave(blobs, tmp_path):
+    X, y = blobs
+    encoder = KeyEncoder(3, 8, 2, random_state=np.random.RandomState(3))
+    for model in (
+        DKVBClassifier(encoder, random_state=np.random.RandomState(4)),
+        DKVBClassifier(FrozenEstimator(encoder.fit(X))),
+    ):
+        save_model(model.fit(X, y), tmp_path / "model.npz")
+        read = load_model(tmp_path / "model.npz")
+        np.testing.assert_array_equal(read.predict_proba(X), model.predict_proba(X))
+        again = KeyEncoder(3, 8, 2, random_state=read.encoder_.random_state)
+        assert isinstance(again.random_state, int)
+        assert read.random_state is None
+
+
+def test_a_folder_given_as_a_path_is_saved(blobs, tmp_path):
+    save_model(small(codes_dir=tmp_path).fit(*blobs), tmp_path / "model.npz")
+    assert load_model(tmp_path / "model.npz").codes_dir == str(tmp_path)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_memory_mapped_copy_predicts_without_a_warning(blobs, tmp_path, solver):
+    X, y = blobs
+    for remember in (True, False) if solver == "joint" else (True,):
+        model = small(solver=solver, remember=remember).fit(X, y)
+        joblib.dump(model, tmp_path / "model.joblib")
+        read = joblib.load(tmp_path / "model.joblib", mmap_mode="r")
+        np.testing.assert_array_equal(read.predict_proba(X), model.predict_proba(X))

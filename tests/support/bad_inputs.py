@@ -14,7 +14,14 @@ from small_cache import header, rows, write_small
 
 from dkvb_estimator import DKVBClassifier, load_model, save_model
 from dkvb_estimator.baselines import RandomProjectionRidge, StreamingLDA
-from dkvb_estimator.metrics import forgetting, mean_class_accuracy
+from dkvb_estimator.metrics import (
+    anytime_accuracy,
+    brier_score,
+    expected_calibration_error,
+    forgetting,
+    mean_class_accuracy,
+)
+from dkvb_estimator.plotting import AccuracyMatrixDisplay, StreamDisplay
 from pipeline.backbones import find_backbone, read_weights
 from pipeline.cache import CacheReader, check_cache, open_cache, write_cache
 from pipeline.config import load_params
@@ -68,7 +75,7 @@ for change in (
     {"batch_size": 0}, {"max_iter": 0}, {"partial_fit_epochs": 0}, {"density": 2.0},
     {"class_weight": [1, 2]}, {"class_weight": {0: -1.0}},
     {"codes_dir": "/nowhere/at/all"}, {"device": "abacus"}, {"device": "meta"}, {"normalize": 1},
-    {"class_weight": {0: 1e300}}, {"class_weight": {(0, 1): 1.0}},
+    {"class_weight": {0: 1e300}}, {"class_weight": {(0, 1): 1.0}}, {"codes_dir": 5}, {"device": "mps"},
 ):  # fmt: skip
     settings(**change)
 
@@ -119,8 +126,22 @@ bad("codes that are floats")(lambda folder: by_codes(fitted(), "partial_fit", np
 bad("codes of another shape")(lambda folder: by_codes(fitted(), "partial_fit", np.zeros((30, 2, 1), np.uint8), Y))
 bad("codes of no key")(lambda folder: by_codes(fitted(), "partial_fit", np.full((30, 3, 1), 200, np.uint8), Y))
 bad("class weights that are all zero")(lambda folder: fitted(class_weight=dict.fromkeys(range(3), 0.0)).predict(X))
+bad("class weights of labels of another type")(lambda folder: fitted(class_weight={"0": 2.0}).predict(X))
+bad("one weight for all rows")(lambda folder: small().fit(X, Y, 2.0))
+bad("float64 below float32")(lambda folder: small().fit(X.astype(float) * 1e-60, Y))
+bad("merge with another kind of model")(lambda folder: fitted().merge(StreamingLDA().fit(X, Y)))
+bad("a file of another kind of model")(lambda folder: save_model(StreamingLDA().fit(X, Y), folder / "model.npz"))
+bad("a card that is no dict")(lambda folder: save_model(fitted(), folder / "model.npz", [1]))
+bad("a card with NaN")(lambda folder: save_model(fitted(), folder / "model.npz", {"accuracy": float("nan")}))
+bad("classes in halves")(lambda folder: brier_score(np.full((2, 2), 0.5), [0.5, 1.5]))
+bad("bins in halves")(lambda folder: expected_calibration_error(np.full((2, 2), 0.5), [0, 1], 2.5))
+bad("text against numbers")(lambda folder: mean_class_accuracy([0, 1], ["0", "1"]))
+bad("samples seen that are NaN")(lambda folder: anytime_accuracy([0, np.nan], [0.1, 0.2]))
+bad("percentages in a picture")(lambda folder: AccuracyMatrixDisplay([[100, 0], [90, 80]]))
+bad("percentages on a line")(lambda folder: StreamDisplay([1, 2], {"a": [50, 60]}))
+bad("one prediction for all samples")(lambda folder: StreamDisplay.from_predictions([0, 1], {"a": [0]}))
 bad("a setting that a file cannot hold")(
-    lambda folder: save_model(fitted(random_state=np.random.RandomState(0)), folder / "model.npz")
+    lambda folder: save_model(fitted(smoothing=np.longdouble(1)), folder / "model.npz")
 )
 
 

@@ -155,7 +155,10 @@ def ridge(rows, labels, weights, n_classes, penalty):
 
 
 def discriminant(rows, labels, weights, n_classes, penalty):
-    """Return weights (w, k) and bias (k,) for normal classes with one covariance, by its inverse."""
+    """Return weights (w, k) and bias (k,) for normal classes with one covariance, by its inverse.
+
+    A class without rows scores a million times below the least likely one at the mean of all rows.
+    """
     mean, per_class = weights @ rows / weights.sum(), np.bincount(labels, weights, minlength=n_classes)
     means, scatter = np.tile(mean, (n_classes, 1)), np.zeros((rows.shape[1],) * 2)
     for k in range(n_classes):
@@ -167,6 +170,7 @@ def discriminant(rows, labels, weights, n_classes, penalty):
     inverse = np.linalg.inv((scatter + penalty * unit * np.eye(len(scatter))) / weights.sum())
     found = inverse @ (means - mean).T
     bias = np.log(class_shares(per_class)) - np.sum((means - mean).T * found, axis=0) / 2
+    bias[per_class == 0] = bias[per_class > 0].min() - np.log(1e6)
     return found, bias - mean @ found
 
 

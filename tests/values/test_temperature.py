@@ -47,3 +47,16 @@ def test_rows_that_are_all_right_do_not_ask_for_endless_confidence():
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30])
 def test_a_temperature_is_finite_and_positive_for_logits_of_any_scale(scale):
     assert 0 < fit_temperature(LOGITS * scale, np.array([2, 0, 0]), np.ones(3)) < np.inf
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e7])
+def test_the_temperature_grows_with_the_logits(scale):
+    logits, labels = drawn(1.0)
+    one = fit_temperature(logits, labels, np.ones(4000))
+    assert fit_temperature(scale * logits, labels, np.ones(4000)) == pytest.approx(scale * one, rel=1e-4)
+
+
+def test_small_weights_lead_to_the_same_temperature():
+    logits, labels = drawn(1.0, 400)
+    one = fit_temperature(logits, labels, np.ones(400))
+    assert fit_temperature(logits, labels, np.full(400, 1 / 400)) == pytest.approx(one, rel=1e-5)
