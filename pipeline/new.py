@@ -16,7 +16,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
 
 from pipeline.cache import open_cache
@@ -29,6 +31,15 @@ CODE = ("pipeline/", "dkvb_estimator")
 """Prefixes of dependencies on code."""
 DEFAULT_BACKBONE = "efficientnet_lite0"
 """Its weights come with an installed package."""
+TEST_FRACTION = 0.2
+IMAGE_OPTIONS = ("backbone", "image_side", "skip_corrupt", "follow_links")
+"""Options that embeddings do not use."""
+OPTIONS = {
+    "set skip_corrupt: true in params.yaml, then run `dvc repro`": "pass --skip-corrupt",
+    "follow_links: true in params.yaml": "--follow-links",
+    "test_fraction": "--test-fraction",
+}
+"""Words of messages, and the option that does the same."""
 
 IMAGES = """\
 # Images: one folder per class, or train/ and test/ with one folder per class each. Every `dvc repro` checks them.
@@ -36,8 +47,10 @@ datasets:
   mine:
     kind: folder
     root: {root}
-    test_fraction: 0.2     # only where there is no test/
+    test_fraction: {test_fraction}     # only where there is no test/
     seed: 0
+    skip_corrupt: {skip_corrupt}
+    follow_links: {follow_links}
 
 # Embeddings to extract once: the images and the network. See docs/guide/backbones.md for others.
 embeddings:
@@ -97,6 +110,9 @@ def add_new_options(parser: argparse.ArgumentParser) -> None:
     kinds.add_argument("--embeddings", metavar="FILE[:NAME]", help="embeddings (n, f): .npy, .npz, .pt or Parquet")
     parser.add_argument("--labels", metavar="FILE[:NAME]", help="labels (n,) of the embeddings")
     parser.add_argument("--backbone", metavar="NAME", help=f"network for images (default: {DEFAULT_BACKBONE})")
+    parser.add_argument("--skip-corrupt", action="store_true", default=None, help="leave out images that are damaged")
+    parser.add_argument("--follow-links", action="store_true", default=None, help="read links out of the folder")
+    parser.add_argument("--test-fraction", type=float, metavar="SHARE", help="share of test samples (default: 0.2)")
     parser.add_argument(
         "--image-side", type=int, metavar="PIXELS", help="side of the images that it reads, in pixels (default: 224)"
     )
@@ -151,7 +167,7 @@ def _check_place(folder: Path) -> None:
 def _check_options(args: argparse.Namespace) -> None:
     if args.embeddings and not args.labels:
         raise ValueError("--embeddings came without --labels; expected one label per row. Pass --labels FILE.")
-    kind, strange = ("--embeddings", ("backbone", "image_side")) if args.embeddings else ("--images", ("labels",))
+    kind, strange = ("--embeddings", IMAGE_OPTIONS) if args.embeddings else ("--images", ("labels",))
     for name in strange:
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
@@ -188,13 +204,29 @@ def _images(args: argparse.Namespace, folder: Path, place: Path) -> int:
     layer = "avgpool" if "avgpool" in network.layers else next(iter(network.layers))
     side = network.fixed_input_size or 224 if args.image_side is None else args.image_side
     preprocess(network, side)
-    recipe = {"kind": "folder", "root": str(args.images), "test_fraction": 0.2, "seed": 0}
-    n_classes = len(build_manifest("mine", recipe).class_names)
+    own: dict[str, Any] = {"skip_corrupt": bool(args.skip_corrupt), "follow_links": bool(args.follow_links)}
+    own["test_fraction"] = TEST_FRACTION if args.test_fraction is None else args.test_fraction
+    with _options_named():
+        listed = build_manifest("mine", {"kind": "folder", "root": str(args.images), "seed": 0, **own})
+    n_classes = len(listed.class_names)
     _check_classes(n_classes, args.images.name)
     root = yaml.safe_dump(os.path.relpath(args.images.absolute(), folder), width=10**6).splitlines()[0]
-    text = IMAGES.format(root=root, backbone=network.id, layer=layer, image_side=side)
+    plain = {name: str(value).lower() for name, value in own.items()}
+    text = IMAGES.format(root=root, backbone=network.id, layer=layer, image_side=side, **plain)
     (place / "params.yaml").write_text(text, encoding="utf-8")
     return n_classes
+
+
+@contextmanager
+def _options_named() -> Iterator[None]:
+    """Let messages name options instead of settings of a file that does not exist yet."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        for setting, option in OPTIONS.items():
+            text = text.replace(setting, option)
+        raise ValueError(text) from error
 
 
 def _embeddings(args: argparse.Namespace, place: Path) -> int:
@@ -202,12 +234,15 @@ def _embeddings(args: argparse.Namespace, place: Path) -> int:
     (place / "imported").mkdir()
     options = argparse.ArgumentParser()
     add_import_options(options)
-    given = ["--embeddings", args.embeddings, "--labels", args.labels, "--test-fraction", "0.2"]
+    share = TEST_FRACTION if args.test_fraction is None else args.test_fraction
+    given = ["--embeddings", args.embeddings, "--labels", args.labels, "--test-fraction", str(share)]
     output = place / "imported" / "mine.h5"
-    import_arrays(options.parse_args([*given, "--output", str(output), "--backbone", "mine", "--dataset", "mine"]))
+    with _options_named():
+        import_arrays(options.parse_args([*given, "--output", str(output), "--backbone", "mine", "--dataset", "mine"]))
     (place / "params.yaml").write_text(EMBEDDINGS, encoding="utf-8")
     with open_cache(output) as reader:
-        n_classes = len(reader.header.class_names)
+        labels = np.concatenate([reader.labels(split) for split in reader.split_names])
+    n_classes = len(np.unique(labels[labels >= 0]))
     _check_classes(n_classes, f"{args.labels} (labels)")
     return n_classes
 

@@ -1,7 +1,7 @@
 """Streams of tasks, the loop that learns and tests on them, methods and baselines, and tables of results."""
 
 from .baselines import Probe, measure_baselines
-from .factory import encode, learn_codes, make_method, place_keys
+from .factory import check_method, encode, learn_codes, make_method, place_keys
 from .loop import Bench, make_bench, rows_for_keys
 from .runs import Evaluation, measure_run
 from .search import Source, search_settings
@@ -15,6 +15,7 @@ __all__ = [
     "Probe",
     "Source",
     "Tables",
+    "check_method",
     "encode",
     "learn_codes",
     "make_bench",

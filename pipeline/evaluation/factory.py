@@ -7,18 +7,21 @@ Must not know: streams, caches, tables, files.
 import copy
 import difflib
 import json
-from collections.abc import Mapping
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
-from dkvb_estimator import Codes, DKVBClassifier, KeyEncoder
+from dkvb_estimator import Codes, DKVBClassifier, KeyEncoder, save_model
 from pipeline.config import Method, encoder_and_rest, with_settings
 
 __all__ = [
     "adds_up",
+    "check_method",
     "codes_name",
     "describe_keys",
     "encode",
@@ -42,12 +45,18 @@ _ELSEWHERE = {
     "verbose": "the stage, which reports progress itself",
 }
 """Settings that the pipeline sets itself, and where they come from instead."""
+STEPS = "solver_params__"
+"""Prefix of the settings of gradient steps in a grid."""
 N_BUSIEST = 8
 """Number of keys with the most hits that the page of key usage lists."""
 
 
 def make_method(
-    settings: Method, *, feature_blocks: tuple[int, ...] | None = None, device: str = "auto"
+    settings: Method,
+    *,
+    feature_blocks: tuple[int, ...] | None = None,
+    class_names: Sequence[str] = (),
+    device: str = "auto",
 ) -> DKVBClassifier:
     """Build an untrained classifier.
 
@@ -58,13 +67,15 @@ def make_method(
         defaults.
     feature_blocks : tuple of int or None
         Numbers of columns of several layers: each layer gets its own heads.
+    class_names : sequence of str
+        Names of the classes, by label: ``class_weight`` maps names to weights.
     device : str
         Device to compute on; it comes from the environment, because it must not change results.
 
     Raises
     ------
     ValueError
-        If a name is not a setting; the message suggests the nearest valid one.
+        If a name is not a setting, or not that of a class; the message suggests the nearest valid one.
 
     Examples
     --------
@@ -76,19 +87,57 @@ def make_method(
     _check_names("method.encoder", encoder, tuple(sorted(set(KeyEncoder().get_params()) - set(_ELSEWHERE))))
     _check_names("method", rest, ("encoder", *sorted(own)))
     keys = KeyEncoder(**encoder, feature_blocks=feature_blocks, device=device)  # type: ignore[arg-type]
-    return DKVBClassifier(keys, **rest, device=device)  # type: ignore[arg-type]
+    model = DKVBClassifier(keys, **rest, device=device)  # type: ignore[arg-type]
+    return _with_labels(model, class_names) if class_names and isinstance(model.class_weight, dict) else model
+
+
+def _with_labels(model: DKVBClassifier, class_names: Sequence[str]) -> DKVBClassifier:
+    """Let the class weights of a classifier name labels instead of classes."""
+    labels = {name: label for label, name in enumerate(class_names)}
+    for name in set(model.class_weight) - set(labels):
+        raise ValueError(
+            f"method.class_weight names {name!r}, which is no class{_nearest(name, class_names)}; expected names of "
+            "classes, as in the cache. Correct params.yaml."
+        )
+    return model.set_params(class_weight={labels[name]: weight for name, weight in model.class_weight.items()})
+
+
+def check_method(settings: Method, place: str, grid: Mapping[str, Sequence[Any]] | None = None) -> None:
+    """Refuse unknown names, and values that are invalid for any data; values of a grid may be, as they fail alone.
+
+    Raises
+    ------
+    ValueError
+        The message begins with ``place``.
+    """
+    try:
+        model = make_method(settings)
+        with tempfile.TemporaryDirectory() as folder:
+            save_model(model, f"{folder}/model.npz")  # saving checks the values of settings
+        for name, values in (grid or {}).items():
+            set_method(clone(model), {name: values[0]})
+    except (ValueError, TypeError) as error:
+        text = re.sub(r"(Set|Change) it with set_params\(.*\)\.$", "Correct params.yaml.", str(error))
+        raise ValueError(f"{place}: {text}") from error
 
 
 def set_method(model: DKVBClassifier, settings: Mapping[str, Any]) -> DKVBClassifier:
-    """Change settings named as in a grid, those of the encoder as ``encoder__n_keys``; return the classifier.
+    """Change settings named as in a grid, such as ``encoder__n_keys``; return the classifier.
 
     Examples
     --------
     >>> set_method(make_method({}), {"encoder__n_keys": 8}).encoder.n_keys
     8
+    >>> set_method(make_method({}), {"solver_params__learning_rate": 3.0}).solver_params
+    {'learning_rate': 3.0}
     """
-    make_method(with_settings({}, settings))  # refuses unknown names
-    return model.set_params(**settings)
+    steps = {name: value for name, value in settings.items() if name.startswith(STEPS)}
+    own = {name: value for name, value in settings.items() if name not in steps}
+    if steps:
+        found = {name.removeprefix(STEPS): value for name, value in steps.items()}
+        own["solver_params"] = {**(model.solver_params or {}), **found}
+    make_method(with_settings({}, own))  # refuses unknown names
+    return model.set_params(**own)
 
 
 def place_keys(model: DKVBClassifier, X: np.ndarray) -> DKVBClassifier:
@@ -199,8 +248,12 @@ def _check_names(place: str, settings: Mapping[str, Any], valid: tuple[str, ...]
                 f"{place}.{name} cannot be set for a method; expected it from {_ELSEWHERE[name]}. Remove it."
             )
         if name not in valid:
-            close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-            hint = f", did you mean {close[0]!r}?" if close else ""
             raise ValueError(
-                f"{place}.{name} is not a setting{hint}; expected one of {', '.join(valid)}. Correct params.yaml."
+                f"{place}.{name} is not a setting{_nearest(name, valid)}; expected one of {', '.join(valid)}. Correct "
+                "params.yaml."
             )
+
+
+def _nearest(name: str, valid: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -152,8 +152,9 @@ def make_bench(reader: CacheReader, stream: Stream) -> Bench:
     X_test, y_test = reader.as_numpy("test")
     labelled = y_test >= 0
     seeds = tuple(seed for seed, _ in stream.orders())
-    orders = tuple(tasks_of(stream, y))
-    names = tuple(reader.header.class_names)
+    orders, names = tuple(tasks_of(stream, y)), tuple(reader.header.class_names)
+    for tasks in orders:
+        check_tasks(tasks, y_test[labelled], names)
     rows = X, y, X_test[labelled], y_test[labelled]
     return Bench(*rows, seeds, orders, stream.batch_rows, names, reader.feature_blocks)
 
@@ -425,16 +426,21 @@ def _check_one_space(reader: CacheReader, keys: CacheReader) -> None:
             )
 
 
-def check_tasks(tasks: Sequence[Task], y_test: np.ndarray) -> list[np.ndarray]:
+def check_tasks(tasks: Sequence[Task], y_test: np.ndarray, names: Sequence[str] = ()) -> list[np.ndarray]:
     """Return a mask (n_test,) of each task's test rows, or raise ValueError if a task has none."""
     masks = [np.isin(y_test, task.classes) for task in tasks]
     for task, mask in zip(tasks, masks):
         if not mask.any():
             raise ValueError(
-                f"the test rows contain none of the classes {task.classes} of a task; expected at least one row per "
-                "task. Use a split with test images of every class."
+                f"the test rows contain none of the classes {_named(task, names)} of a task; expected at least one row "
+                "per task. Use a split with test samples of every class, or let --test-fraction or test_fraction draw "
+                "one."
             )
     return masks
+
+
+def _named(task: Task, names: Sequence[str]) -> str:
+    return ", ".join(names[label] for label in task.classes) if names else str(task.classes)
 
 
 def _n_classes(tasks: Sequence[Task]) -> int:

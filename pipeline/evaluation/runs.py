@@ -32,7 +32,7 @@ from pipeline.evaluation.factory import (
     place_keys,
 )
 from pipeline.evaluation.guarantees import measure_guarantees
-from pipeline.evaluation.loop import Bench, batches, check_tasks, make_bench, rows_for_keys, timed
+from pipeline.evaluation.loop import Bench, batches, make_bench, rows_for_keys, timed
 from pipeline.evaluation.tables import MethodResult
 from pipeline.scratch import Checkpoint, stored_codes
 
@@ -110,8 +110,6 @@ def measure_run(
         If a setting is unknown, a task has no test rows, or the caches hold different embedding spaces.
     """
     bench, clock = make_bench(reader, run.stream), dict[str, float]()
-    for tasks in bench.orders:
-        check_tasks(tasks, bench.y_test)
     kept = checkpoint.read() if checkpoint is not None else None
     if kept is not None:
         kept.model.set_params(device=device)
@@ -143,7 +141,9 @@ def _place_keys(
     """Return methods with keys, and the codes of all training rows: one for all orders, or one per order."""
     starts = []
     for tasks in bench.orders if run.key_rows == "first_task" else bench.orders[:1]:
-        model = make_method(run.method, feature_blocks=bench.feature_blocks, device=device)
+        model = make_method(
+            run.method, feature_blocks=bench.feature_blocks, class_names=bench.class_names, device=device
+        )
         with timed(clock, "keys"):
             place_keys(model, rows_for_keys(reader, keys, run.key_rows, tasks[0]))
         with timed(clock, "encode"):

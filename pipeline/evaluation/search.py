@@ -145,8 +145,9 @@ def search_settings(
     ValueError
         If a setting is unknown, or a class has fewer rows than there are folds.
     """
-    blocks = _reader(source.cache).feature_blocks
-    candidate = Candidate(make_method(entry.method, feature_blocks=blocks, device=device), source)
+    blocks, names = _reader(source.cache).feature_blocks, _reader(source.cache).header.class_names
+    method = make_method(entry.method, feature_blocks=blocks, class_names=names, device=device)
+    candidate = Candidate(method, source)
     grid = list(ParameterGrid(entry.grid))
     set_method(clone(candidate.method), grid[0])  # refuses unknown names before anything is computed
     rows = np.flatnonzero(labels >= 0)

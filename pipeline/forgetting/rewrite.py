@@ -62,12 +62,13 @@ def forget(
     Raises
     ------
     ValueError
-        If a sample is unknown, or a data set would keep none; nothing is changed.
+        If the folder is no project, a sample is unknown, or a data set would keep none; nothing is changed.
     RuntimeError
         If a file is in use; nothing is changed.
     OSError
         If a file cannot be read or written; nothing is changed, or the next call finishes it.
     """
+    _check_project(project)
     folder = project / FOLDER
     with lock_folder(scratch / "forgetting", "forgetting samples"):
         resume(folder)
@@ -89,6 +90,14 @@ def forget(
         path = folder / "receipts" / f"{now}_{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:8]}.json"
         work.journal.commit(hashes, receipt, path)
     return path
+
+
+def _check_project(project: Path) -> None:
+    if not (project / "params.yaml").is_file():
+        raise ValueError(
+            f"there is no params.yaml in {project.absolute().name or project.absolute()}; expected the folder of a "
+            "project, whose files will be searched. Change to it, then start again."
+        )
 
 
 class _Work:
@@ -314,12 +323,13 @@ def _caches(project: Path) -> list[Path]:
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:
-    """Return the files with this suffix below a folder, except those of environments and hidden folders."""
+    """Return the files with this suffix below a folder, not those of hidden folders, environments, other projects."""
     found: list[Path] = []
     for place, folders, names in os.walk(folder):
         here = Path(place)
         kept = [name for name in folders if not name.startswith(".") and here / name != folder / FOLDER]
-        folders[:] = sorted(name for name in kept if not (here / name / "pyvenv.cfg").exists())
+        strange = ("pyvenv.cfg", "params.yaml", ".dvc")
+        folders[:] = sorted(name for name in kept if not any((here / name / mark).exists() for mark in strange))
         found += [here / name for name in sorted(names) if name.endswith(suffix)]
     return found
 

@@ -150,8 +150,8 @@ def _with_copies(listed: Sequence[Listed], named: Mapping[str, set[str]]) -> Sam
             )
         gone = {c for i, c in zip(one.ids, one.classes, strict=True) if i in goes[one.dataset]} - stays - {""}
         emptied += [f"{name} of {one.dataset}" for name in sorted(gone)]
-    without = [one for one in listed if one.digests is None]
-    names = sorted(digests) + sorted({id_name(o.dataset, i) for o in without for i in o.ids if i in goes[o.dataset]})
+    # Also the ids of images: arrays of their embeddings know nothing else.
+    names = sorted(digests) + sorted({id_name(o.dataset, i) for o in listed for i in o.ids if i in goes[o.dataset]})
     n_copies = sum(map(len, goes.values())) - sum(map(len, named.values()))
     ids = {name: frozenset(ids) for name, ids in goes.items() if ids}
     return Samples(ids, frozenset(digests), tuple(names), n_copies, tuple(emptied))
@@ -161,4 +161,4 @@ def _nearest(given: str, known: Sequence[str]) -> str:
     # searching a million would take minutes, so only names with the same beginning
     alike = [name for name in known if name[:3] == given[:3]][:100_000] or list(known[:100_000])
     close = difflib.get_close_matches(given, alike, n=1, cutoff=0)
-    return f"; expected one that is known. Did you mean {close[0]!r}?" if close else "; expected one that is known"
+    return f"; expected one that is known, such as {close[0]!r}" if close else "; expected one that is known"

@@ -61,7 +61,8 @@ def headline(metrics: Mapping[str, Mapping[str, Any]], tasks: Sequence[Sequence[
     After 3 classes in 2 tasks, DKVB recognises 85.9%, 5.2 points above the best baseline, nearest class mean (80.7%). /
     Of what it had learned, DKVB lost 6.1 points; the MLP lost 97.0 points and ends at 20.0%.
     """
-    met = f"{len({name for names in tasks for name in names})} classes in {len(tasks)} tasks"
+    n_classes, n_tasks = len({name for names in tasks for name in names}), len(tasks)
+    met = f"{n_classes} class{'es' * (n_classes != 1)} in {n_tasks} task{'s' * (n_tasks != 1)}"
     own = number(metrics.get("dkvb", {}).get("final_accuracy"))
     if own is None:
         return [f"{met}; the accuracy of DKVB was not measured."]

@@ -33,10 +33,22 @@ def main(args: argparse.Namespace) -> None:
     """Write the tables of the settings file that the arguments name."""
     read_suppression()  # refuses to run during an interrupted deletion, before any stage reads files
     params = load_params(args.params)
+    _check_methods(params)
     for table, entries in _plain(params).items():
         cli.write_json(Path(args.output) / f"{table}.json", entries)
     counts = ", ".join(f"{len(getattr(params, table))} {table}" for table in TABLES if getattr(params, table))
     cli.say("settings", f"{args.params} is valid: {counts or 'no entries'}")
+
+
+def _check_methods(params: Params) -> None:
+    """Refuse settings of methods before anything is extracted for them."""
+    if params.runs or params.searches:
+        from pipeline.evaluation import check_method  # which imports torch
+
+        for name, run in params.runs.items():
+            check_method(run.method, f"runs.{name}")
+        for name, search in params.searches.items():
+            check_method(search.method, f"searches.{name}", search.grid)
 
 
 def _plain(params: Params) -> dict[str, dict[str, Any]]:
