@@ -222,10 +222,12 @@ def _options_named() -> Iterator[None]:
     """Let messages name options instead of settings of a file that does not exist yet."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         text = str(error)
         for setting, option in OPTIONS.items():
             text = text.replace(setting, option)
+        if text == str(error):
+            raise
         raise ValueError(text) from error
 
 

@@ -13,6 +13,7 @@ from pipeline.evaluation.loop import (
     Scores,
     answer,
     batches,
+    check_tasks,
     feed_then_test,
     make_bench,
     restricted_accuracy,
@@ -53,6 +54,11 @@ def test_rows_arrive_in_the_tasks_order():
 def test_task_without_test_rows_is_refused():
     with pytest.raises(ValueError, match=r"the test rows contain none of the classes \(2,\) of a task; .* Use a split"):
         feed_then_test(Everything(), TASKS, Y[:, None], Y, np.zeros((2, 1)), np.array([0, 1]))
+
+
+def test_classes_without_test_rows_are_named():
+    with pytest.raises(ValueError, match=r"none of the classes c of a task; .* Use a split"):
+        check_tasks(TASKS, np.array([0, 1]), ("a", "b", "c"))
 
 
 def test_summary_is_the_mean_over_orders():

@@ -10,6 +10,7 @@ from small_run import (
     SETTINGS,
     header,
     make_few_steps,
+    params_file,
     run_stage,
     settings,
     split,
@@ -27,6 +28,7 @@ from pipeline.evaluation.loop import feed_then_test
 from pipeline.evaluation.tables import MethodResult, make_tables
 from pipeline.scratch import Checkpoint
 from pipeline.stages import run as stage
+from pipeline.stages import settings as settings_stage
 
 BASELINES = ["nearest_class_mean", "streaming_lda", "linear_probe", "joint_linear_probe"]
 BESIDE = SETTINGS | {"baselines": "pets"}
@@ -451,3 +453,30 @@ def test_unknown_run_is_one_sentence(tmp_path, paths, capsys):
 def test_unknown_setting_of_the_method_is_one_sentence(tmp_path, paths, capsys):
     assert run_stage(tmp_path, paths, run=SETTINGS | {"method": {"encoder": {"n_head": 3}}}) == 1
     assert "method.encoder.n_head is not a setting, did you mean 'n_heads'?" in capsys.readouterr().err
+
+
+def test_class_weights_name_classes(paths):
+    with open_cache(paths[0]) as own, open_cache(paths[1]) as keys:
+        plain, weighted = (
+            measure_run(settings(**with_method(solver="counts", **more)), own, keys).model
+            for more in ({}, {"class_weight": {"bee": 1e6}})
+        )
+        with pytest.raises(ValueError, match="names 'bea', which is no class, did you mean 'bee'"):
+            measure_run(settings(**with_method(class_weight={"bea": 2.0})), own, keys)
+        X = own.read("test")
+    assert weighted.class_weight == {1: 1e6}
+    assert (weighted.predict_proba(X)[:, 1] > 2 * plain.predict_proba(X)[:, 1]).any()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"solver": "rigde"}, r"runs\.pets: solver='rigde' is not valid; expected .* Correct params\.yaml"),
+        ({"smoothing": -1.0}, r"runs\.pets: smoothing=-1.0 is not valid; .* Correct params\.yaml"),
+        ({"encoder": {"nheads": 3}}, r"runs\.pets: method\.encoder\.nheads is not a setting, did you mean 'n_heads'"),
+    ],
+)
+def test_settings_of_methods_are_checked_before_anything_is_extracted(tmp_path, method, message):
+    given = ["--params", str(params_file(tmp_path, run=SETTINGS | {"method": method})), "--output", str(tmp_path)]
+    with pytest.raises(ValueError, match=message):
+        settings_stage.main(settings_stage.build_parser().parse_args(given))

@@ -122,6 +122,12 @@ def test_unknown_settings_and_too_many_folds_are_refused(source):
         found(source, folds=21)
 
 
+def test_settings_of_gradient_steps_are_searched_by_name(source):
+    candidates = found(source, grid={"solver": ["sgd"], "solver_params__learning_rate": [1.0, 30.0]})
+    assert {row["solver_params__learning_rate"] for row in candidates} == {1.0, 30.0}
+    assert not any(row["error"] for row in candidates)
+
+
 def test_a_candidate_is_cloned_with_its_settings(source):
     candidate = clone(Candidate(DKVBClassifier(), source, {"encoder__n_keys": 7}))
     assert candidate.get_params()["settings"] == {"encoder__n_keys": 7}

@@ -527,3 +527,25 @@ def test_the_command_needs_a_reason_and_prints_what_it_did_not_reach(project, mo
     assert "not reached: remotes of DVC (dvc gc --workspace --cloud --remote NAME)" in out
     assert run(project, monkeypatch, "--resume") == 0
     assert capsys.readouterr().out == "no deletion was interrupted\n"
+
+
+def test_only_the_files_of_one_project_are_searched(project, made):
+    inner, ids = project / "inner", train_ids(project)
+    shutil.copytree(made, inner)
+    before = contents(inner)
+    forget(project, project / ".scratch", ids=ids[:2], reason="asked")
+    assert contents(inner) == before
+    (project / "params.yaml").unlink()
+    with pytest.raises(ValueError, match=r"there is no params\.yaml in .*; expected the folder of a project"):
+        forget(project, project / ".scratch", ids=ids[2:], reason="asked")
+
+
+def test_forgotten_images_do_not_come_back_as_arrays_of_their_embeddings(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert console.run(main, build_parser(), ["export", "caches/digits.h5", "--output", "a.npz"]) == 0
+    ids = train_ids(project, 2)
+    forget(project, project / ".scratch", ids=ids, reason="asked")
+    words = ["import", "--embeddings", "a.npz:train_embeddings", "--labels", "a.npz:train_labels", "--backbone", "b"]
+    words += ["--ids", "a.npz:train_ids", "--dataset", "digits", "--output", "again.h5", "--test-fraction", "0.3"]
+    assert console.run(main, build_parser(), words) == 1
+    assert "of digits was forgotten; expected arrays without it" in capsys.readouterr().err

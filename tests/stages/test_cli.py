@@ -74,3 +74,15 @@ def test_json_is_written_with_its_folder_and_refuses_what_json_cannot_say(tmp_pa
     assert list(json.loads(path.read_text())) == ["b", "a"]
     with pytest.raises(ValueError, match="Out of range"):
         console.write_json(path, {"a": float("nan")})
+
+
+def test_an_interruption_is_one_line_and_the_exit_code_of_shells(capsys):
+    assert console.run(fail(KeyboardInterrupt()), parser(), ["digits"]) == 130
+    assert capsys.readouterr().err == "interrupted; finished work is kept, and the same command goes on from there\n"
+    with pytest.raises(KeyboardInterrupt):
+        console.run(fail(KeyboardInterrupt()), parser(), ["digits", "--debug"])
+
+
+def test_a_path_that_is_not_there_says_what_to_do(capsys):
+    assert console.run(fail(FileNotFoundError(2, "No such file", "ids.txt")), parser(), ["digits"]) == 1
+    assert "'ids.txt'; expected a path that exists. Correct it." in capsys.readouterr().err

@@ -139,3 +139,32 @@ def test_a_project_runs_from_an_empty_directory(tmp_path, given):
     assert not (tmp_path / "mine/figures/toy.png").exists()
     again = subprocess.run(["dvc", "repro"], **run | {"cwd": tmp_path / "mine"}).stdout
     assert re.findall(r"Running stage '(\S+)'", again) == ["manifest"]
+
+
+def test_classes_are_those_that_occur_whatever_their_numbers(tmp_path):
+    given = arrays(tmp_path)
+    np.save(tmp_path / "y.npy", 1000 * np.load(tmp_path / "y.npy") + 5)
+    new(tmp_path / "mine", *given)
+    assert load_params(tmp_path / "mine/params.yaml").streams["by_class"].classes_per_task == 2
+    np.save(tmp_path / "y.npy", np.full(300, 7))
+    with pytest.raises(ValueError, match="has 1 class; expected at least two"):
+        new(tmp_path / "another", *given)
+
+
+def test_what_a_setting_would_solve_an_option_does(tmp_path):
+    root = images(tmp_path / "pets", n=6)
+    (root / "cat/0.png").write_bytes((root / "cat/0.png").read_bytes()[:60])
+    (tmp_path / "elsewhere.png").write_bytes((root / "dog/1.png").read_bytes())
+    words = ["--images", root, "--image-side", 64]
+    with pytest.raises(ValueError, match="pass --skip-corrupt"):
+        new(tmp_path / "mine", *words)
+    (root / "dog/link.png").symlink_to(tmp_path / "elsewhere.png")
+    words.append("--skip-corrupt")
+    with pytest.raises(ValueError, match="Set --follow-links to follow them"):
+        new(tmp_path / "mine", *words)
+    words.append("--follow-links")
+    with pytest.raises(ValueError, match=r"--test-fraction is 0\.01"):
+        new(tmp_path / "mine", *words, "--test-fraction", 0.01)
+    new(tmp_path / "mine", *words, "--test-fraction", 0.4)
+    recipe = load_params(tmp_path / "mine/params.yaml").datasets["mine"]
+    assert (recipe.skip_corrupt, recipe.follow_links, recipe.test_fraction) == (True, True, 0.4)
