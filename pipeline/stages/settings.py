@@ -41,14 +41,28 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _check_methods(params: Params) -> None:
-    """Refuse settings of methods before anything is extracted for them."""
-    if params.runs or params.searches:
-        from pipeline.evaluation import check_method  # which imports torch
+    """Refuse settings of methods before anything is extracted for them; those checked before are known."""
+    asked: dict[str, tuple[Any, Any]] = {f"runs.{name}": (run.method, None) for name, run in params.runs.items()}
+    asked |= {f"searches.{name}": (search.method, search.grid) for name, search in params.searches.items()}
+    path = Path(os.environ.get("DKVB_SCRATCH", ".scratch")) / "methods.json"
+    known = _remembered(path)
+    new = {place: given for place, given in asked.items() if known.get(place) != json.loads(json.dumps(given))}
+    if not new:
+        return
+    from pipeline.evaluation import check_method  # imports torch, which takes seconds
 
-        for name, run in params.runs.items():
-            check_method(run.method, f"runs.{name}")
-        for name, search in params.searches.items():
-            check_method(search.method, f"searches.{name}", search.grid)
+    for place, (method, grid) in new.items():
+        check_method(method, place, grid)
+    cli.write_json(path, asked)
+
+
+def _remembered(path: Path) -> dict[str, Any]:
+    """Return what an earlier call wrote; nothing if the file is missing or damaged."""
+    try:
+        found = json.loads(read_text(path))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _plain(params: Params) -> dict[str, dict[str, Any]]:
@@ -67,11 +81,7 @@ class _Digests:
     """Digests of files, remembered while size and times are unchanged, so that large caches are read once."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.now = path, dict[str, list[Any]]()
-        try:
-            self.before = json.loads(read_text(path))
-        except (OSError, ValueError):
-            self.before = {}
+        self.path, self.now, self.before = path, dict[str, list[Any]](), _remembered(path)
 
     def sha256(self, name: str, file: Path) -> str:
         try:

@@ -58,7 +58,7 @@ def own_data():
 def test_lines_for_own_data_name_options_that_the_commands_have():
     images, embeddings, judged = own_data()
     for line, options in ((images, {"--images"}), (embeddings, {"--embeddings", "--labels"})):
-        assert line[:5] == ["python", "-m", "pipeline", "new", "mine"]
+        assert line[:5] == ["python", "-m", "pipeline", "new", "../mine"]
         assert {word for word in line if word.startswith("--")} == options
         done = subprocess.run([sys.executable, *line[1:4], "--help"], cwd=ROOT, capture_output=True, text=True)
         if done.returncode == 0:  # the command exists
