@@ -15,7 +15,7 @@ def main():
     # Any cluster works: Client("tcp://…:8786"). Workers on other machines need one shared folder:
 
     # set dask's `temporary-directory` to it.
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR")
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs="ERROR")
     with cluster, Client(cluster):
         for solver in ("joint", "counts"):
             model = DKVBClassifier(KeyEncoder(128, 64, random_state=0), solver=solver)

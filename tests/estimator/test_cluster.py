@@ -23,7 +23,7 @@ SETTINGS = {"n_heads": 32, "n_keys": 64, "key_dim": 6, "max_iter": 5, "random_st
 
 @pytest.fixture(scope="module")
 def cluster():
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
         yield cluster
 
 
@@ -132,7 +132,7 @@ def test_codes_do_not_travel(client, rows):
 
 def test_a_model_whose_workers_are_gone_says_so(rows):
     X, y = rows
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as own, Client(own):
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as own, Client(own):
         model = flat(**SETTINGS).fit(lazily(X[:500]), y[:500])
     with pytest.raises(RuntimeError, match=r"dask workers that hold the codes .*; expected .* Learn again"):
         model.partial_fit(X, y)

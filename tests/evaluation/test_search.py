@@ -226,7 +226,7 @@ def test_a_dask_cluster_finds_the_same(tmp_path, source, monkeypatch):
 
     assert run(tmp_path, source, monkeypatch) == 0
     before = [(tmp_path / "out" / name).read_bytes() for name in ("pets.csv", "pets.json")]
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
         monkeypatch.setenv("DKVB_DASK", cluster.scheduler_address)
         assert run(tmp_path, source, monkeypatch) == 0
     assert [(tmp_path / "out" / name).read_bytes() for name in ("pets.csv", "pets.json")] == before
