@@ -26,7 +26,8 @@ TABLES = ("datasets", "embeddings", "imports", "baselines", "runs", "searches")
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    return cli.stage_parser("settings", "Check the settings file.", {"--output": "folder to write, one file per table"})
+    files = {"--output": "folder to write, one file per table"}
+    return cli.guarded(cli.stage_parser("settings", "Check the settings file.", files), ["--params"], [])
 
 
 def main(args: argparse.Namespace) -> None:
