@@ -324,7 +324,7 @@ def goals(found, means):
             yield f"{title}: {OURS} against {best(each)}", each[OURS]["accuracy"], least
         if COUNTS in each and MEAN in each:
             yield f"{title}: {COUNTS} against {MEAN}", each[COUNTS]["accuracy"], each[MEAN]["accuracy"]
-    if OURS in means and best(means):
+    if len(found) > 1 and OURS in means and best(means):
         yield f"mean: {OURS} against {best(means)}", means[OURS]["accuracy"], means[best(means)]["accuracy"]
 
 
@@ -412,7 +412,7 @@ def arguments():
 def report(found):
     """Print what holds over all sets; return the means and whether all goals are met."""
     means, met = over_sets(found), True
-    for name, each in means.items():
+    for name, each in means.items() if len(found) > 1 else ():
         print(json.dumps({"name": f"mean of {len(found)} sets: {name}"} | each, ensure_ascii=False))
     if difference := critical_difference(len(means), len(found)):
         print(json.dumps({"name": "critical difference of mean ranks", "ours": round(difference, 2), "level": LEVEL}))

@@ -855,10 +855,11 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
         return prior
 
     def _book(self) -> Book:
-        def neighbours() -> Any:
-            return self.encoder_._on(self.device).neighbours(self._learned.counts.used())
+        def sharing() -> Any:
+            encoder, used = self.encoder_._on(self.device), self._learned.counts.used()
+            return self._scratch.renew("sharing", lambda before: encoder.sharing(used, before), encoder).table()
 
-        return Book(self._prior, neighbours, self._solution)
+        return Book(self._prior, sharing, self._solution)
 
     def _solution(self) -> Solution:
         """Return the solution for all values, computed once."""

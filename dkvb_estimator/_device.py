@@ -76,6 +76,13 @@ class DeviceCache:
                 self._items[name] = made_from, make()
             return self._items[name][1]
 
+    def renew(self, name: str, make: Callable[[Any], Any], made_from: Any) -> Any:
+        """Return what ``make`` returns for an item, and cache it; for None if it was made from something else."""
+        with self._lock:
+            known, item = self._items.get(name, (None, None))
+            self._items[name] = made_from, make(item if known == made_from else None)
+            return self._items[name][1]
+
     def drop(self, *names: str) -> None:
         """Drop items, because what they were made from has changed."""
         with self._lock:

@@ -17,7 +17,7 @@ from pipeline import cli as console
 from pipeline.cache import check_cache, describe_cache, file_sha256, open_cache, verify_cache
 from pipeline.cache.import_export import add_import_options, export_cache, import_arrays
 from pipeline.data import read_manifest
-from pipeline.io import read_names
+from pipeline.io import counted, read_names
 from pipeline.new import add_new_options, new_project
 from pipeline.store import Stored, image_names, is_among, list_networks, remove_rows
 from pipeline.suppression import FOLDER
@@ -143,7 +143,8 @@ def _forget(arguments: argparse.Namespace) -> None:
     )
     told = json.loads(receipt.read_text(encoding="utf-8"))
     counts = ", ".join(f"{n:,} of {name}" for name, n in told["n_samples"].items())
-    print(f"forgot {counts}: {len(told['files'])} files, {told['n_rows_of_store']:,} rows of the store → {receipt}")
+    changed = f"{counted(len(told['files']), 'file')}, {counted(told['n_rows_of_store'], 'row')} of the store"
+    print(f"forgot {counts}: {changed} → {receipt}")
     for model in told["models"]:
         print(f"{model['path']}: {model['how']}{'; ' + model['why'] if 'why' in model else ''}")
     for rest in told["not_reached"]:

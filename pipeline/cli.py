@@ -54,7 +54,7 @@ def stage_parser(
     >>> parser.parse_args(["digits", "--params", "params.yaml", "--model", "a.npz"]).name
     'digits'
     """
-    parser = argparse.ArgumentParser(prog=f"python -m pipeline.{stage}", description=description)
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline.stages.{stage}", description=description)
     if table is not None:
         parser.add_argument("name", help=f"an entry of {table} in the settings file")
     for option, text in {"--params": "settings file to read", **files}.items():

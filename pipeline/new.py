@@ -129,7 +129,7 @@ def new_project(args: argparse.Namespace) -> Path:
     OSError
         If images or arrays cannot be read, or the folder cannot be written.
     """
-    folder = Path(os.path.abspath(args.folder))  # not resolved: links stay as they were given
+    folder = args.folder.resolve()
     _check_place(folder)
     _check_options(args)
     with _neighbour(folder) as place:

@@ -90,7 +90,7 @@ def read_suppression(folder: str | Path = FOLDER) -> Suppression:
         return Suppression(b"", frozenset())
     if not (folder / KEY).is_file():
         raise FileNotFoundError(
-            f"there is no key in {folder / KEY} for the {len(hashes)} samples in {folder / LIST}; expected the "
+            f"there is no key in {folder / KEY} for the {len(hashes)} hashes in {folder / LIST}; expected the "
             "key that wrote the list. Restore it from a backup."
         )
     return Suppression((folder / KEY).read_bytes(), hashes)

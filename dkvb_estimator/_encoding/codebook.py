@@ -25,11 +25,8 @@ from .key_placement import RowSketch, place_keys, report_keys, sketch_size
 from .learned_projection import learn_projection
 from .nearest import KeySearch, squared_distances
 from .projection import Projection, Projector, draw_projection, join_blocks, select_heads, share_heads
+from .sharing import KeySharing
 
-NEIGHBOURS, FEW_NEIGHBOURS, MANY_KEYS, WIDTH = 32, 16, 512, 0.04
-"""A key shares counts with at most ``NEIGHBOURS`` used keys, itself included, or ``FEW_NEIGHBOURS`` if heads have
-more than ``MANY_KEYS``. The share falls to 1/e at the squared distance WIDTH · reach². One width suits the data sets of
-``benchmarks/accuracy.py`` with two coordinates; with many, keys are too far apart to share much."""
 ENCODE_ROWS = 512
 """Rows that are encoded at once. With 256 heads × 14 coordinates of 1,280 features, encoding any number of rows holds
 less than 128 MiB besides keys and codes: see ``benchmarks/key_memory.py``."""
@@ -335,22 +332,10 @@ class DeviceEncoder:
             return self._all
         return KeySearch(self._keys, to_tensor(usable, self._device), self._centres)
 
-    def neighbours(self, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the positions and weights, both (c, j, q), with which each key shares the counts of used keys.
-
-        A key distributes its counts over its neighbours, so the total stays the same.
-        """
-        n_keys, rows = used.shape[1], self._keys.transpose(0, 1)
-        q = min(NEIGHBOURS if n_keys <= MANY_KEYS else FEW_NEIGHBOURS, n_keys)
-        nearest = self.search(used).nearest(rows, q)
-        squares = squared_distances(rows, self._keys, nearest).transpose(0, 1).cpu().numpy()
-        positions = nearest.transpose(0, 1).cpu().numpy()
-        width = WIDTH * np.where(self._reaches > 0, self._reaches, 1) ** 2
-        heads = np.arange(len(used))[:, None, None]
-        weights = np.exp(-squares.astype(np.float64) / width[:, None, None]) * used[heads, positions] * used[..., None]
-        given = np.zeros(used.shape)
-        np.add.at(given, (heads, positions), weights)
-        return positions, weights / np.where(given > 0, given, 1)[heads, positions]
+    def sharing(self, used: np.ndarray, before: KeySharing | None = None) -> KeySharing:
+        """Return how keys share the counts of used keys (c, j), bool; heads as in ``before`` are not computed again."""
+        known = before or KeySharing.empty(*used.shape)
+        return known.updated(used, self._keys, self._centres, self._reaches)
 
     def nearest_to_keys(self, search: KeySearch) -> np.ndarray:
         """Return the nearest searched key of each key (c, j), int64."""

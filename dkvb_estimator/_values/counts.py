@@ -270,10 +270,6 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
 
 
-Neighbours = tuple[np.ndarray, np.ndarray]
-"""Positions (c, j, q) and weights (c, j, q) with which each key shares counts of keys in its head."""
-
-
 @dataclass(frozen=True, eq=False)
 class Likelihoods:
     """Values of ``counts``: logarithms of how likely each class selects each key.
@@ -292,8 +288,8 @@ class Likelihoods:
         Number of keys that a sample selects per head, m.
     smoothing : float
         Pseudo-hits of each class in a head, > 0.
-    neighbours : Neighbours or None
-        With None, keys do not share counts.
+    sharing : csr_array of shape (c · j, c · j), float64, or None
+        Share of each key in the counts of all keys. With None, keys do not share counts.
     keys : ndarray of shape (c, j, d), integers, or None
         Coordinates of keys. The pseudo-hits of a class follow its normal distribution over them. With None, they follow
         the hits of all classes.
@@ -311,16 +307,21 @@ class Likelihoods:
     class_weights: np.ndarray | None
     n_selected: int
     smoothing: float
-    neighbours: Neighbours | None = None
+    sharing: csr_array | None = None
     keys: np.ndarray | None = None
 
     def values(self) -> np.ndarray:
         """Return the values (c, j, k), float32."""
         n_heads, n_keys, n_classes = self.counts.shape
-        table, used = np.zeros((n_heads * n_keys, n_classes), dtype=np.float32), self.counts.used().ravel()
-        for cells in self._groups(np.flatnonzero(used)):
-            table[cells] = self._of_keys(cells)
+        table, used = np.zeros((n_heads * n_keys, n_classes), dtype=np.float32), np.flatnonzero(self.counts.used())
+        for cells, values in self.of_keys(used):
+            table[cells] = values
         return table.reshape(self.counts.shape)
+
+    def of_keys(self, cells: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield groups of keys, counted through all heads, in ascending order, and their values (len, k), float32."""
+        for group in self._groups(cells):
+            yield group, self._of_group(group).astype(np.float32)
 
     def read(self, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Pool the values of selected keys without building the whole table, which is large for many classes.
@@ -341,7 +342,7 @@ class Likelihoods:
         shares = csr_array((weights.ravel(), places.ravel(), rows), shape=(len(codes), len(known))).tocsc()
         pooled, start = np.zeros((len(codes), self.counts.shape[2])), 0
         for group in self._groups(known):
-            pooled += shares[:, start : start + len(group)] @ self._of_keys(group)
+            pooled += shares[:, start : start + len(group)] @ self._of_group(group)
             start += len(group)
         return pooled.astype(np.float32)
 
@@ -350,12 +351,12 @@ class Likelihoods:
         size = max(1, VALUE_ENTRIES // max(1, self.counts.shape[2]))
         return (cells[start : start + size] for start in range(0, len(cells), size))
 
-    def _of_keys(self, cells: np.ndarray) -> np.ndarray:
+    def _of_group(self, cells: np.ndarray) -> np.ndarray:
         """Return the values of some keys (len, k), counted through all heads, in ascending order."""
-        floor, shared = self._log_floor[cells, None], self._shared(cells)
+        shared = self._weighted[cells] if self.sharing is None else self.sharing[cells] @ self._weighted
         shared.eliminate_zeros()  # entries of classes with a weight of zero
         ratios = np.zeros(shared.shape) if self._normals is None else self._normals.logs(cells)
-        values = ratios + floor
+        values = ratios + self._log_floor(cells)[:, None]
         pairs = np.repeat(np.arange(len(cells)), np.diff(shared.indptr)), shared.indices
         values[pairs] = np.log(shared.data + np.exp(values[pairs]))
         return values + self._base
@@ -369,21 +370,6 @@ class Likelihoods:
         return table
 
     @cached_property
-    def _sharing(self) -> csr_array | None:
-        """Share of each key in the counts of all keys (c · j, c · j)."""
-        if self.neighbours is None:
-            return None
-        positions, weights = self.neighbours
-        n_heads, n_keys, q = positions.shape
-        cells = positions + n_keys * np.arange(n_heads)[:, None, None]
-        pointers = np.arange(0, positions.size + 1, q)
-        return csr_array((weights.ravel(), cells.ravel(), pointers), shape=(n_heads * n_keys, n_heads * n_keys))
-
-    def _shared(self, cells: np.ndarray) -> csr_array:
-        """Return the shared counts of some keys (len, k)."""
-        return self._weighted[cells] if self._sharing is None else self._sharing[cells] @ self._weighted
-
-    @cached_property
     def _normals(self) -> ClassNormals | None:
         """The normal distributions of the classes, if the coordinates of keys are known."""
         if self.keys is None or not len(self._class_counts()):
@@ -391,10 +377,13 @@ class Likelihoods:
         return ClassNormals.of_counts(self._weighted, self.n_selected * self._class_counts(), self.keys)
 
     @cached_property
-    def _log_floor(self) -> np.ndarray:
-        """Return the logarithm of the smoothing term of each key (c · j,), without the ratios of the classes."""
-        per_key = self._weighted.sum(axis=1)
-        shares = per_key if self._sharing is None else self._sharing @ per_key
+    def _per_key(self) -> np.ndarray:
+        """The counts of each key (c · j,)."""
+        return self._weighted.sum(axis=1)
+
+    def _log_floor(self, cells: np.ndarray) -> np.ndarray:
+        """Return the logarithm of the smoothing term of some keys (len,), without the ratios of the classes."""
+        shares = self._per_key[cells] if self.sharing is None else self.sharing[cells] @ self._per_key
         total = self._class_counts().sum() * self.n_selected
         return np.log(self.smoothing) + np.log(np.where(shares > 0, shares, total) / total)
 

@@ -60,38 +60,49 @@ class ClassNormals:
         keys : ndarray of shape (c, j, d), integers
             Integer coordinates, so that sums are the same in any order.
         """
-        n_heads, n_keys, key_dim = keys.shape
         total, seen = per_class.sum(), np.where(per_class > 0, per_class, 1)
         free = max(total - np.count_nonzero(per_class), 0.0)
-        places, means = keys.astype(np.float64), np.empty((n_heads, len(per_class), key_dim))
-        for head in range(n_heads):
-            table = counts[head * n_keys : (head + 1) * n_keys]
-            hits, here = table.sum(axis=1), places[head]
-            used = hits > 0  # a pruned table then gives the same bits
-            means[head] = (table.T @ here) / seen[:, None]
-            second = here[used].T @ (here[used] * hits[used, None]) / total
-            between = means[head].T @ (means[head] * per_class[:, None]) / total
-            centre = per_class @ means[head] / total
-            whole = np.trace(second) - centre @ centre
-            spread = whole / key_dim if whole > ROUNDING * np.trace(second) else 1.0
-            more = max(key_dim + 1, 1e-9 * free)  # keeps the sum numerically positive definite
-            within = (free * (second - between) + more * spread * np.eye(key_dim)) / (free + more)
-            whiten = np.linalg.inv(np.linalg.cholesky(within)).T
-            places[head], means[head] = (here - centre) @ whiten, (means[head] - centre) @ whiten
-        return cls(places, means, per_class / total)
+        key_dim, places = keys.shape[2], keys.astype(np.float64)
+        means, second = _moments(counts, places)
+        means, second = means / seen[:, None], second / total
+        between = means.transpose(0, 2, 1) @ (means * per_class[:, None]) / total
+        centres = per_class @ means / total
+        power = np.trace(second, axis1=1, axis2=2)
+        whole = power - np.square(centres).sum(axis=1)
+        spread = np.where(whole > ROUNDING * power, whole / key_dim, 1.0)[:, None, None]
+        more = max(key_dim + 1, 1e-9 * free)  # keeps the sum numerically positive definite
+        within = (free * (second - between) + more * spread * np.eye(key_dim)) / (free + more)
+        whiten = np.linalg.inv(np.linalg.cholesky(within)).transpose(0, 2, 1)
+        return cls((places - centres[:, None]) @ whiten, (means - centres[:, None]) @ whiten, per_class / total)
 
     def logs(self, cells: np.ndarray) -> np.ndarray:
         """Return the logarithms of the ratios of some keys (len, k), counted through all heads, in ascending order."""
-        n_keys = self.places.shape[1]
-        scores = np.empty((len(cells), len(self.shares)))
-        heads, starts = np.unique(cells // n_keys, return_index=True)
-        for head, part in zip(heads, np.split(np.arange(len(cells)), starts[1:]), strict=True):
-            scores[part] = -np.square(self.means[head]).sum(axis=1) / 2
-            for place, mean in zip(self.places[head, cells[part] % n_keys].T, self.means[head].T, strict=True):
-                scores[part] += place[:, None] * mean  # the same bits before and after pruning, unlike a matrix product
+        heads, keys = np.divmod(cells, self.places.shape[1])
+        scores = (-np.square(self.means).sum(axis=2) / 2)[heads]
+        for place, mean in zip(self.places[heads, keys].T, self.means.transpose(2, 0, 1), strict=True):
+            scores += place[:, None] * mean[heads]  # the same bits before and after pruning, unlike a matrix product
         seen = self.shares > 0
         scores[:, ~seen] = scores[:, seen].min(axis=1, keepdims=True)
         largest = scores.max(axis=1, keepdims=True)
         scores -= largest  # every sum below is at least the share of one class
         expected = np.einsum("nk,k->n", np.exp(scores), self.shares)
         return scores - np.log(expected)[:, None]
+
+
+def _moments(counts: csr_array, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums of coordinates of each class (c, k, d), and of their products (c, d, d).
+
+    Only keys with counts take part, one after the other, so a pruned table gives the same bits.
+    """
+    (n_heads, n_keys, key_dim), n_classes = places.shape, counts.shape[1]
+    flat, cells = places.reshape(-1, key_dim), np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    classes = cells // n_keys * n_classes + counts.indices
+    sums = [np.bincount(classes, counts.data * flat[cells, i], n_heads * n_classes) for i in range(key_dim)]
+    hits = counts.sum(axis=1)
+    used = np.flatnonzero(hits)
+    products = np.empty((n_heads, key_dim, key_dim))
+    for i in range(key_dim):
+        weighted = hits[used] * flat[used, i]
+        for j in range(i + 1):
+            products[:, i, j] = products[:, j, i] = np.bincount(used // n_keys, weighted * flat[used, j], n_heads)
+    return np.stack(sums, axis=1).reshape(n_heads, n_classes, key_dim), products

@@ -6,19 +6,21 @@ table after gradient steps. Must not know: embeddings, keys, how predictions are
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
 from dkvb_estimator._device import to_tensor
 from dkvb_estimator._progress import SILENT, Progress
 from dkvb_estimator._validation import JOINT, class_weights, gradient_settings
 
 from . import joint as _joint
-from .counts import Likelihoods, Neighbours
+from .counts import Likelihoods
 from .gradient import GradientSettings, descend_, pool_weights, read_values
 from .joint import FewRows, Listed, ManyRows, Settings, Solution, Sums, sum_codes
 from .prior import Prior
@@ -46,14 +48,14 @@ class Book:
     ----------
     prior : callable
         Returns the functions of keys in which values are linear.
-    neighbours : callable
-        Returns the keys with which each key shares counts.
+    sharing : callable
+        Returns the share of each key in the counts of all keys.
     solution : callable
         Returns the solution of ``joint``.
     """
 
     prior: Callable[[], Prior]
-    neighbours: Callable[[], Neighbours]
+    sharing: Callable[[], csr_array]
     solution: Callable[[], Solution]
 
 
@@ -81,16 +83,18 @@ def make_reader(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the function that pools values: codes (n, c, m) of the nearest used keys → logits (n, k).
 
-    ``values`` is called only if a table of values is needed. With many classes, ``counts`` reads the sparse counts
-    instead, and solved values are computed from features.
+    ``values`` is called only if a whole table of values is needed. ``counts`` computes values as they are read, and
+    solved values are computed from features.
     """
     if learned.solver in JOINT and learned.n_selected == 1:
         return _feature_reader(book.solution(), book.prior(), device)
     usable = to_tensor(learned.counts.used(), device)
-    if learned.solver != "counts" or 4 * np.prod(learned.counts.shape) <= TABLE_LIMIT_BYTES:
+    if learned.solver != "counts":
         table = to_tensor(values(), device)
         return lambda codes: read_values(codes, table, usable)
     likelihoods = _likelihoods(learned, params, book)
+    if 4 * np.prod(learned.counts.shape) <= TABLE_LIMIT_BYTES:
+        return _ValuesAsRead(likelihoods, usable).read
 
     def read(codes: torch.Tensor) -> torch.Tensor:
         parts = [
@@ -102,6 +106,42 @@ def make_reader(
     return read
 
 
+class _ValuesAsRead:
+    """Table of values that are computed when a sample first selects their key; the bits are those of ``values()``.
+
+    The first prediction after learning then costs what its rows need. Once half of the used keys are known, the others
+    are computed too.
+    """
+
+    def __init__(self, likelihoods: Likelihoods, usable: torch.Tensor) -> None:
+        self._likelihoods, self._usable = likelihoods, usable
+        self._table = torch.zeros(likelihoods.counts.shape, dtype=torch.float32, device=usable.device)
+        self._missing = likelihoods.counts.used().ravel()
+        self._enough = np.count_nonzero(self._missing) // 2
+        self._lock = threading.Lock()
+
+    def read(self, codes: torch.Tensor) -> torch.Tensor:
+        """Pool the values of codes (n, c, m): logits (n, k)."""
+        with self._lock:
+            if self._missing.any():
+                self._add(codes.cpu().numpy())
+        return read_values(codes, self._table, self._usable)
+
+    def _add(self, codes: np.ndarray) -> None:
+        _, n_keys, n_classes = self._table.shape
+        asked = np.zeros_like(self._missing)
+        asked[codes + n_keys * np.arange(codes.shape[1])[:, None]] = True
+        asked &= self._missing
+        if not asked.any():
+            return
+        if np.count_nonzero(self._missing) - np.count_nonzero(asked) <= self._enough:
+            asked = self._missing.copy()
+        table = self._table.view(-1, n_classes)
+        for cells, values in self._likelihoods.of_keys(np.flatnonzero(asked)):
+            table[torch.from_numpy(cells).to(table.device)] = to_tensor(values, table.device)
+        self._missing &= ~asked
+
+
 def _feature_reader(solution: Solution, prior: Prior, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
     weights, bias = (to_tensor(each.astype(np.float32), device) for each in solution[:2])
     return lambda codes: to_tensor(prior.features(codes.cpu().numpy()), device).float() @ weights + bias
@@ -109,9 +149,7 @@ def _feature_reader(solution: Solution, prior: Prior, device: torch.device) -> C
 
 def _likelihoods(learned: Learned, params: Mapping[str, Any], book: Book) -> Likelihoods:
     weights, smoothing = _class_weights(learned, params), float(params["smoothing"])
-    return Likelihoods(
-        learned.counts, weights, learned.n_selected, smoothing, book.neighbours(), book.prior().coordinates
-    )
+    return Likelihoods(learned.counts, weights, learned.n_selected, smoothing, book.sharing(), book.prior().coordinates)
 
 
 def _class_weights(learned: Learned, params: Mapping[str, Any]) -> np.ndarray | None:

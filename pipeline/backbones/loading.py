@@ -16,7 +16,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from pipeline.backbones.registry import BACKBONES, Backbone, as_layers, check_layers
-from pipeline.io import first_sentence
+from pipeline.io import counted, first_sentence
 
 _WITHOUT_CLASSIFIER = frozenset({"swav_resnet50w2", "dino_resnet50"})
 """Published without the last layer; all others must contain theirs, or the file is the wrong one."""
@@ -213,9 +213,9 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], record:
     if missing or extra:
         prefixes = "known prefixes of checkpoints are module., backbone., student., teacher.; " if missing else ""
         advice = prefixes + _way_out(network, record, missing, extra)
+        said = ", ".join(filter(None, (_first(missing, "missing"), _first(extra, "unexpected"))))
         raise ValueError(
-            f"the weights of {record.id} do not fit {record.model}: {len(missing)} names are missing (first: "
-            f"{missing[:1]}), {len(extra)} unexpected (first: {extra[:1]}); expected the layout of "
+            f"the weights of {record.id} do not fit {record.model}: {said}; expected the layout of "
             f"{record.weights_file if record.id in BACKBONES else record.model}. {_upper(advice)}."
         )
     other = [name for name, tensor in wanted.items() if state[name].shape != tensor.shape]
@@ -226,6 +226,12 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], record:
             f"of {record.model}. {_upper(_way_out(network, record, other, other))}."
         )
     network.load_state_dict({name: state[name] for name in wanted}, strict=True)
+
+
+def _first(names: list[str], how: str) -> str:
+    """Say how many names there are, and name the first; nothing if there is none."""
+    verb = "is" if len(names) == 1 else "are"
+    return f"{counted(len(names), 'name')} {verb} {how} (first: {names[:1]})" if names else ""
 
 
 def _way_out(network: nn.Module, record: Backbone, missing: list[str], extra: list[str]) -> str:

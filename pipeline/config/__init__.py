@@ -4,6 +4,7 @@ from .baselines import BASELINES, ON_REQUEST, Baselines
 from .embeddings import CHECKPOINTS, Embeddings
 from .params import Params, load_params
 from .plain_yaml import BANNED_KEYS
+from .problems import nearest
 from .records import Method, encoder_and_rest, with_settings
 from .runs import Run
 from .searches import Search
@@ -25,5 +26,6 @@ __all__ = [
     "Toy",
     "encoder_and_rest",
     "load_params",
+    "nearest",
     "with_settings",
 ]

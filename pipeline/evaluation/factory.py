@@ -5,7 +5,6 @@ Must not know: streams, caches, tables, files.
 """
 
 import copy
-import difflib
 import json
 import re
 import tempfile
@@ -17,7 +16,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 from dkvb_estimator import Codes, DKVBClassifier, KeyEncoder, save_model
-from pipeline.config import Method, encoder_and_rest, with_settings
+from pipeline.config import Method, encoder_and_rest, nearest, with_settings
 
 __all__ = [
     "adds_up",
@@ -96,7 +95,7 @@ def _with_labels(model: DKVBClassifier, class_names: Sequence[str]) -> DKVBClass
     labels = {name: label for label, name in enumerate(class_names)}
     for name in set(model.class_weight) - set(labels):
         raise ValueError(
-            f"method.class_weight names {name!r}, which is no class{_nearest(name, class_names)}; expected names of "
+            f"method.class_weight names {name!r}, which is no class{nearest(name, class_names)}; expected names of "
             "classes, as in the cache. Correct params.yaml."
         )
     return model.set_params(class_weight={labels[name]: weight for name, weight in model.class_weight.items()})
@@ -249,11 +248,6 @@ def _check_names(place: str, settings: Mapping[str, Any], valid: tuple[str, ...]
             )
         if name not in valid:
             raise ValueError(
-                f"{place}.{name} is not a setting{_nearest(name, valid)}; expected one of {', '.join(valid)}. Correct "
+                f"{place}.{name} is not a setting{nearest(name, valid)}; expected one of {', '.join(valid)}. Correct "
                 "params.yaml."
             )
-
-
-def _nearest(name: str, valid: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""

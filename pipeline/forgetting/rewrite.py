@@ -28,7 +28,7 @@ from pipeline.data import DigestIndex, Manifest, without_rows, write_manifest
 from pipeline.forgetting.journal import Journal, resume
 from pipeline.forgetting.models import Change, forget_in_model
 from pipeline.forgetting.samples import Samples, find_samples, list_samples, read_manifests
-from pipeline.io import lock_folder
+from pipeline.io import counted, lock_folder
 from pipeline.store import image_names, is_among, rewrite_blocks
 from pipeline.suppression import FOLDER, Suppression, make_key
 
@@ -119,7 +119,8 @@ class _Work:
             rows = [row for row, sample_id in enumerate(manifest.sample_ids) if sample_id in goes]
             self._manifests[manifest.dataset] = without_rows(manifest, rows) if rows else manifest
             if rows:
-                write_manifest(self._manifests[manifest.dataset], self._staged(path, f"manifest, {len(rows)} lines"))
+                staged = self._staged(path, f"manifest, {counted(len(rows), 'line')}")
+                write_manifest(self._manifests[manifest.dataset], staged)
 
     def rewrite_caches(self, caches: Sequence[Path]) -> None:
         for path in caches:
@@ -129,7 +130,7 @@ class _Work:
             if not any(map(len, rows.values())):
                 continue
             n_rows = sum(map(len, rows.values()))
-            staged = self._staged(path, f"cache, {n_rows} rows")
+            staged = self._staged(path, f"cache, {counted(n_rows, 'row')}")
             _write_without(reader, staged, rows, self._manifests.get(reader.header.dataset))
             new = self._open.enter_context(open_cache(staged))
             old_sha256, new_sha256 = file_sha256(path), file_sha256(staged)

@@ -4,11 +4,12 @@ from .atomic import check_files, folder_beside, lock_folder, remove_leftovers, r
 from .code import code_digest
 from .processes import helpers, share_of_threads
 from .reasons import describe_lock, first_sentence, remedy, system_error
-from .texts import encoding_of, read_names, read_text
+from .texts import counted, encoding_of, read_names, read_text
 
 __all__ = [
     "check_files",
     "code_digest",
+    "counted",
     "describe_lock",
     "encoding_of",
     "first_sentence",

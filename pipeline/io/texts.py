@@ -1,4 +1,4 @@
-"""Read text files in the encodings that editors write.
+"""Read text files in the encodings that editors write, and write numbers of things.
 
 Enters: a path. Leaves: its text, with any line ends. Must not know: what the text means.
 """
@@ -43,6 +43,17 @@ def read_text(path: str | Path) -> str:
 def encoding_of(content: bytes) -> str:
     """Return the encoding of a byte order mark; UTF-8 without one."""
     return next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), "utf-8")
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number and what it counts.
+
+    Examples
+    --------
+    >>> counted(1, "row"), counted(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def read_names(path: str | Path, what: str) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ __all__ = ["build_parser", "main"]
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
     return console.stage_parser(
-        "search_settings",
+        "search",
         "Compare settings by cross-validation. DKVB_WORKERS is the number of processes, or DKVB_DASK the address "
         "of a dask cluster.",
         {

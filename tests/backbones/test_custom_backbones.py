@@ -260,7 +260,7 @@ def test_a_prefix_is_refused_until_it_is_named(tmp_path):
     state = squeezenet().state_dict()
     path = write(tmp_path, {f"module.{name}": tensor for name, tensor in state.items()})
     with pytest.raises(
-        ValueError, match=r"52 names are missing \(first: \['features.0.weight'\]\), 52 unexpected \(first:"
+        ValueError, match=r"52 names are missing \(first: \['features.0.weight'\]\), 52 names are unexpected \(first:"
     ):
         load(path)
     with pytest.raises(ValueError, match=r"Known prefixes of checkpoints are module\., .*; set prefix: module\.\.$"):
@@ -288,7 +288,7 @@ def test_a_missing_classifier_is_refused_until_it_is_allowed(tmp_path):
     with pytest.raises(ValueError, match=r"2 names are missing.*; set without_classifier: true, if layer comes before"):
         load(path)
     assert load(path, without_classifier=True)(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
-    with pytest.raises(ValueError, match=r"1 names are missing \(first: \['features.0.bias'\]\)"):
+    with pytest.raises(ValueError, match=r"1 name is missing \(first: \['features.0.bias'\]\)"):
         load(
             write(tmp_path, {name: t for name, t in state.items() if name != "features.0.bias"}),
             without_classifier=True,
@@ -296,13 +296,13 @@ def test_a_missing_classifier_is_refused_until_it_is_allowed(tmp_path):
 
 
 def test_a_classifier_that_is_there_cannot_be_called_absent(tmp_path):
-    with pytest.raises(ValueError, match=r"2 unexpected \(first: \['classifier.1."):
+    with pytest.raises(ValueError, match=r"2 names are unexpected \(first: \['classifier.1."):
         load(write(tmp_path, squeezenet().state_dict()), without_classifier=True)
 
 
 def test_extra_names_are_allowed_by_their_beginning_alone(tmp_path):
     path = write(tmp_path, squeezenet().state_dict() | {"queue.0": torch.ones(1)})
-    with pytest.raises(ValueError, match=r"1 unexpected \(first: \['queue.0'\]\)"):
+    with pytest.raises(ValueError, match=r"1 name is unexpected \(first: \['queue.0'\]\)"):
         load(path)
     assert load(path, extra_keys=["queue."])(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
 
@@ -370,7 +370,9 @@ def test_each_message_about_a_fine_tuned_head_leads_on_until_it_is_taken(tmp_pat
         ValueError, match=r"shape \(10, .*\. Set without_classifier: true and extra_keys: \[classifier\.\]"
     ):
         load(path)
-    with pytest.raises(ValueError, match=r"2 unexpected .*\. Set extra_keys: \[classifier\.\], which leaves") as caught:
+    with pytest.raises(
+        ValueError, match=r"2 names are unexpected .*\. Set extra_keys: \[classifier\.\], which leaves"
+    ) as caught:
         load(path, without_classifier=True)
     assert "without_classifier" not in str(caught.value)
     assert load(path, without_classifier=True, extra_keys=["classifier."])(torch.zeros(1, 3, 64, 64)).shape == (1, 512)

@@ -98,14 +98,14 @@ def refused(state, record=LITE0):
 
 def test_a_missing_weight_is_named(lite0_state):
     text = refused({name: t for name, t in lite0_state.items() if name != "_blocks.3._bn1.running_mean"})
-    assert "1 names are missing (first: ['blocks.2.0.bn2.running_mean']), 0 unexpected" in text
+    assert "1 name is missing (first: ['blocks.2.0.bn2.running_mean']); expected" in text
     assert "expected the layout of efficientnet-lite0-57934424.pth" in text
     assert text.endswith("; use the original file efficientnet-lite0-57934424.pth of its publisher.")
 
 
 def test_a_weight_too_many_is_named(lite0_state):
     text = refused(lite0_state | {"_adapter.weight": torch.ones(1)})
-    assert "0 names are missing (first: []), 1 unexpected (first: ['_adapter.weight'])" in text
+    assert "do not fit tf_efficientnet_lite0: 1 name is unexpected (first: ['_adapter.weight'])" in text
 
 
 def test_a_wrong_shape_is_named(lite0_state):
@@ -118,7 +118,7 @@ def test_a_wrong_shape_is_named(lite0_state):
 
 @pytest.mark.parametrize("name", ["_blocks", "_blocks.99._bn1.bias", "_blocks.x.y.z", "epoch"])
 def test_a_name_of_no_layer_is_a_weight_too_many(lite0_state, name):
-    assert f"1 unexpected (first: ['{name}'])" in refused(lite0_state | {name: torch.ones(1)})
+    assert f"1 name is unexpected (first: ['{name}'])" in refused(lite0_state | {name: torch.ones(1)})
 
 
 def test_two_weights_of_one_name_are_refused():
@@ -234,7 +234,7 @@ def test_swavs_published_layout_loads(tmp_path):
     state = published(network, tmp_path / SWAV.weights_file, prefix="module.", without="fc.", extra=heads)
     assert not any(name.startswith("conv1") for name in state)
     check_resnet(SWAV, network, state)
-    assert "1 unexpected (first: ['queue'])" in refused(state | {"module.queue": torch.ones(1)}, SWAV)
+    assert "1 name is unexpected (first: ['queue'])" in refused(state | {"module.queue": torch.ones(1)}, SWAV)
 
 
 @pytest.mark.slow
@@ -245,7 +245,7 @@ def test_dinos_published_layout_loads(tmp_path):
     text = refused({f"backbone.{name}": tensor for name, tensor in state.items()}, DINO)
     assert "names are missing (first: ['conv1.weight'])" in text
     del state["layer4.2.conv3.weight"]
-    assert "1 names are missing (first: ['layer4.2.conv3.weight']), 0 unexpected" in refused(state, DINO)
+    assert "1 name is missing (first: ['layer4.2.conv3.weight']); expected" in refused(state, DINO)
 
 
 @pytest.mark.slow
@@ -283,7 +283,7 @@ def test_clips_published_layout_loads(tmp_path):
     assert "QuickGELU" in kinds
     assert "GELU" not in kinds
     del state["visual.proj"]
-    assert "1 names are missing (first: ['visual.proj'])" in refused(state, CLIP)
+    assert "1 name is missing (first: ['visual.proj'])" in refused(state, CLIP)
 
 
 @pytest.mark.slow

@@ -952,7 +952,7 @@ def test_where_a_checkpoint_lies_is_no_part_of_the_fingerprint(squeezenet, manif
         ({"weights": "IMAGENET1K_V1"}, "expected the file from https://download.pytorch.org/models/squeezenet1_1-b8a52"),
         ({"weights": "IMAGENET1K"}, "torchvision has no weights 'IMAGENET1K' for squeezenet1_1; expected one of IMAG"),
         ({"model": "squeezenet1_0"}, "the weights of torchvision:squeezenet1_0:mine do not fit squeezenet1_0: "),
-        ({"without_classifier": True}, "2 unexpected (first: ['classifier.1.weight'])"),
+        ({"without_classifier": True}, "2 names are unexpected (first: ['classifier.1.weight'])"),
         ({"layer": "featurs"}, "has no layer 'featurs'; expected one of x, features, classifier, "),
         ({"side": 8}, "does not accept images of 8 × 8 pixels"),
         ({"width": 500}, "gives 512 features; expected width 500."),

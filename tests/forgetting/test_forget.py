@@ -502,7 +502,7 @@ def test_the_list_without_its_key_is_refused(project):
     forget(project, project / ".scratch", ids=train_ids(project), reason="asked")
     (project / "forgotten/key").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"no key in .*for the 10 samples.*; expected the key that wrote the list.*backup"
+        FileNotFoundError, match=r"no key in .*for the 10 hashes.*; expected the key that wrote the list.*backup"
     ):
         read_suppression(project / "forgotten")
 

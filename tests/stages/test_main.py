@@ -1,5 +1,6 @@
 """``python -m pipeline info FILE`` and ``verify FILE``."""
 
+import importlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from pipeline import cli as console
 from pipeline.__main__ import build_parser, main
 from pipeline.cache import describe_cache
 from pipeline.data import build_manifest, write_manifest
+from pipeline.stages import settings
 from pipeline.store import EmbeddingStore, image_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,3 +134,20 @@ def test_threads_of_openblas_sleep_between_products_unless_the_user_says_otherwi
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [used, "False"]
+
+
+STAGES = ("settings", "manifest", "extract", "import_cache", "baselines", "run", "toy", "search", "report")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_usage_of_a_stage_names_the_module_that_runs_it(stage):
+    module = importlib.import_module(f"pipeline.stages.{stage}")
+    assert module.build_parser().prog == f"python -m {module.__name__}"
+
+
+def test_settings_are_written_again_into_their_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DKVB_SCRATCH", str(tmp_path / "scratch"))
+    words = ["--params", str(ROOT / "params.yaml"), "--output", str(tmp_path / "settings")]
+    for _ in "ab":
+        assert console.run(settings.main, settings.build_parser(), words) == 0
+    assert (tmp_path / "settings/runs.json").is_file()

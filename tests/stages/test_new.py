@@ -75,6 +75,16 @@ def test_stages_of_a_project_depend_on_no_code_and_call_the_installed_module(tmp
     assert list(yaml.safe_load(text)["stages"]) == list(ours)
 
 
+def test_a_folder_beside_the_project_that_one_stands_in_is_not_inside_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "outer/.dvc").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "outer")
+    new("../mine", *arrays(tmp_path))
+    assert (tmp_path / "mine/dvc.yaml").is_file()
+    assert capsys.readouterr().out.strip().endswith(f"cd {tmp_path / 'mine'} && dvc repro")
+    with pytest.raises(ValueError, match="inner is inside outer, which is already a DVC project"):
+        new("../outer/inner", *arrays(tmp_path))
+
+
 def test_an_empty_folder_is_filled_and_another_kept(tmp_path):
     (tmp_path / "empty").mkdir()
     new(tmp_path / "empty", *arrays(tmp_path))

@@ -1,13 +1,19 @@
 """Neighbouring keys share counts: the shares of a key sum to one, and only used keys take part."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import oracle
 import pytest
 from models import encoder_of, placed
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder
+from dkvb_estimator._encoding import sharing as keys_share
 from dkvb_estimator._values.counts import Likelihoods
+
+share = keys_share._share
 
 X, Y = load_digits(return_X_y=True)
 
@@ -19,23 +25,83 @@ def model():
     )
 
 
-def neighbours(model):
-    return encoder_of(model)._on("cpu").neighbours(model._learned.counts.used())
+def sharing(model):
+    return encoder_of(model)._on("cpu").sharing(model._learned.counts.used())
 
 
 def test_what_a_used_key_gives_adds_up_to_what_it_has(model):
-    positions, weights = neighbours(model)
-    given = np.zeros(encoder_of(model).keys_.shape[:2])
-    np.add.at(given, (np.arange(16)[:, None, None], positions), weights)
+    given = sharing(model).table().sum(axis=0).reshape(16, 64)
     np.testing.assert_allclose(given, model.key_counts_ > 0, atol=1e-12)
 
 
 def test_unused_keys_neither_give_nor_take(model):
-    used = model.key_counts_ > 0
-    positions, weights = neighbours(model)
-    assert not used.all()
-    assert not weights[~used].any()
-    assert not weights[~used[np.arange(16)[:, None, None], positions]].any()
+    unused = (model.key_counts_ == 0).ravel()
+    table = sharing(model).table()
+    assert unused.any()
+    assert not table[unused].sum()
+    assert not table[:, unused].sum()
+
+
+def test_shares_of_heads_with_other_used_keys_are_computed_again_and_no_others(model, monkeypatch):
+    before, used = sharing(model), model._learned.counts.used()
+    other = used.copy()
+    other[[3, 7]] = ~other[[3, 7]]
+    alone = encoder_of(model)._on("cpu").sharing(other)
+    assert alone.shares.any(axis=2)[3].tolist() == other[3].tolist()
+    seen = []
+    monkeypatch.setattr(keys_share, "_share", lambda used, *rest: seen.append(len(used)) or share(used, *rest))
+    found = encoder_of(model)._on("cpu").sharing(other, before)
+    assert seen == [2]
+    for name in ("used", "positions", "shares"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+    assert (before.used == used).all()
+    assert encoder_of(model)._on("cpu").sharing(other, found) is found
+
+
+def test_heads_are_computed_in_groups_with_the_same_bits(model, monkeypatch):
+    whole = sharing(model).shares
+    monkeypatch.setattr(keys_share, "GROUP_SHARES", 5 * 64 * 32)
+    np.testing.assert_array_equal(sharing(model).shares, whole)
+
+
+def test_values_read_row_by_row_or_by_threads_are_those_of_the_table(model):
+    rows = X[300:420]
+    one, many, table = (by_rows.fit(X[:300], Y[:300]) for by_rows in (clone(model), clone(model), clone(model)))
+    table.predict(X)  # which selects all keys, so that the table is whole
+    with ThreadPoolExecutor(4) as pool:
+        found = np.concatenate(list(pool.map(many.decision_function, np.array_split(rows, 30))))
+    np.testing.assert_array_equal(np.concatenate([one.decision_function(rows[i : i + 1]) for i in range(120)]), found)
+    np.testing.assert_array_equal(table.decision_function(rows), found)
+
+
+def test_few_rows_need_few_values_and_half_of_the_keys_all(model, monkeypatch):
+    asked = []
+
+    def of_keys(self, cells):
+        asked.append(len(cells))
+        return each(self, cells)
+
+    each = Likelihoods.of_keys
+    monkeypatch.setattr(Likelihoods, "of_keys", of_keys)
+    model = clone(model).fit(X[:300], Y[:300])
+    n_used = np.count_nonzero(model.key_counts_)
+    model.predict(X[:1])
+    assert asked == [16]
+    model.predict(X[:1])
+    assert asked == [16]
+    model.predict(X[:300])
+    model.predict(X)
+    assert sum(asked) == n_used
+
+
+def test_learning_after_a_prediction_gives_the_bits_of_learning_at_once(model):
+    made = DKVBClassifier(KeyEncoder(16, 64, 2, random_state=0), solver="counts")
+    learned, whole = placed(clone(made), X), placed(clone(made), X)
+    for start in range(0, 300, 50):
+        learned.partial_fit(X[start : start + 50], Y[start : start + 50]).predict(X[:3])
+    whole.partial_fit(X[:300], Y[:300])
+    np.testing.assert_array_equal(learned.decision_function(X), whole.decision_function(X))
+    np.testing.assert_array_equal(learned.values_, whole.values_)
 
 
 def test_shared_counts_are_the_values_of_a_direct_computation(model):
@@ -90,5 +156,4 @@ def test_heads_of_one_key_share_nothing():
 
 def test_heads_of_many_keys_share_with_fewer():
     model = DKVBClassifier(KeyEncoder(2, 600, 2, random_state=0), solver="counts").fit(X, Y)
-    positions, _ = neighbours(model)
-    assert positions.shape == (2, 600, 16)
+    assert sharing(model).positions.shape == (2, 600, 16)
