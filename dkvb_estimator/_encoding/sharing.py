@@ -81,14 +81,32 @@ class KeySharing:
 def _share(
     used: np.ndarray, keys: torch.Tensor, centres: torch.Tensor, reaches: np.ndarray, q: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return neighbours (c, j, q), numbered in each head, and shares (c, j, q) of some heads."""
-    rows = keys.transpose(0, 1)
-    nearest = KeySearch(keys, torch.from_numpy(used).to(keys.device), centres).nearest(rows, q)
-    squares = squared_distances(rows, keys, nearest).transpose(0, 1).cpu().numpy()
-    positions = nearest.transpose(0, 1).cpu().numpy()
-    width = WIDTH * np.where(reaches > 0, reaches, 1) ** 2
+    """Return neighbours (c, j, q), numbered in each head, and shares (c, j, q) of some heads.
+
+    Only used keys are searched and compared, in their order, because early in a stream they are few.
+    """
+    heads, n_used = np.arange(len(used))[:, None], max(1, int(used.sum(axis=1).max()))
+    order = np.argsort(~used, axis=1, kind="stable")[:, :n_used]
+    among, few = (
+        used[heads, order],
+        keys[torch.from_numpy(heads).to(keys.device), torch.from_numpy(order).to(keys.device)],
+    )
+    rows = few.transpose(0, 1)
+    nearest = KeySearch(few, torch.from_numpy(among).to(keys.device), centres).nearest(rows, min(q, n_used))
+    squares = squared_distances(rows, few, nearest).transpose(0, 1).cpu().numpy()
+    found = nearest.transpose(0, 1).cpu().numpy()
+    positions, shares = np.zeros((*used.shape, q), dtype=np.int64), np.zeros((*used.shape, q))
+    positions[heads, order, : found.shape[2]] = order[heads[..., None], found]
+    shares[heads, order, : found.shape[2]] = _given(
+        squares, found, among, WIDTH * np.where(reaches > 0, reaches, 1) ** 2
+    )
+    return positions, shares
+
+
+def _given(squares: np.ndarray, found: np.ndarray, used: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Return the share of each key in the counts of its neighbours (c, j, q); what each gives adds up to one."""
     heads = np.arange(len(used))[:, None, None]
-    shares = np.exp(-squares.astype(np.float64) / width[:, None, None]) * used[heads, positions] * used[..., None]
+    shares = np.exp(-squares.astype(np.float64) / width[:, None, None]) * used[heads, found] * used[..., None]
     given = np.zeros(used.shape)
-    np.add.at(given, (heads, positions), shares)
-    return positions, shares / np.where(given > 0, given, 1)[heads, positions]
+    np.add.at(given, (heads, found), shares)
+    return shares / np.where(given > 0, given, 1)[heads, found]
