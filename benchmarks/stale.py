@@ -39,7 +39,7 @@ TABLES = {
         **dict.fromkeys(("summary", "accuracy", "learn", "predict", "size", "calibration"), "accuracy"),
         "novelty": "novelty", "defaults": "defaults", "growth": "growth", "imagenet": "imagenet",
     },
-    "docs/streams.md": {"streams": "streams"},
+    "docs/streams.md": {"streams": "streams", "updates": "streams"},
 }  # fmt: skip
 """Maps a page and the name of a table to the benchmark."""
 STAMP = re.compile(r"<em>Measured (?P<day>[\d-]+) with sources (?P<digest>[0-9a-f]{12})\.</em>")

@@ -6,14 +6,16 @@ one_by_one    rows arrive one at a time, class after class (a part of the rows)
 one_class     batches of one class each
 imbalance     classes of 1 : 1000, drawn geometrically; balanced accuracy, with and without ``class_weight="balanced"``
 label_noise   10 % of the training labels replaced by another class
+updates       milliseconds of the processor to learn one more row, and to predict the next one
 corrupted     photographs of the test split blurred, noisy, dark, pixelated and of low contrast, at three strengths
 
-Prints one JSON line per case, set and method: mean accuracy and spread. Ten minutes on two cores; ``corrupted`` runs
-the backbone on the corrupted images.
+Prints one JSON line per case, set and method: accuracies, or the median milliseconds of one thread. Ten minutes on two
+cores; ``corrupted`` runs the backbone on the corrupted images.
 """
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,8 @@ from dkvb_estimator.baselines import NearestClassMean, RandomProjectionRidge, St
 
 SEEDS = (0, 1, 2)
 FEW_ROWS = 400
+KNOWN_ROWS, UPDATES = 1000, 5
+"""Rows that are learned before single rows are timed, and the number of these."""
 
 
 def methods(seed, **settings):
@@ -104,6 +108,27 @@ def _with_keys(model, encoder):
     return model.set_params(encoder=FrozenEstimator(encoder)) if isinstance(model, DKVBClassifier) else model
 
 
+def update(model, X, y, row):
+    """Return the milliseconds of the processor to learn a row, and to predict the next one."""
+    begun = time.process_time()
+    model.partial_fit(X[row : row + 1], y[row : row + 1])
+    learned = time.process_time()
+    model.predict(X[row + 1 : row + 2])
+    return 1000 * (learned - begun), 1000 * (time.process_time() - learned)
+
+
+def updates():
+    """Yield set, method, and the median milliseconds to learn one more row and to predict the next one."""
+    for title, X, y, X_test, _ in sets():
+        order = np.random.default_rng(0).permutation(len(y))
+        X, y, encoder = X[order], y[order], KeyEncoder(random_state=0).fit(X_test[::2])
+        for name, model in methods(0).items():
+            model = _with_keys(model, encoder).partial_fit(X[:KNOWN_ROWS], y[:KNOWN_ROWS])
+            model.predict(X[:1])
+            times = [update(model, X, y, row) for row in range(KNOWN_ROWS, KNOWN_ROWS + UPDATES)]
+            yield title, name, *np.median(times, axis=0)
+
+
 CASES = {"one_by_one": one_by_one, "one_class": one_class, "imbalance": imbalance, "label_noise": label_noise}
 
 
@@ -121,9 +146,9 @@ def corrupted():
 
 
 def main():
-    chosen, page = pages.arguments([*CASES, "corrupted"])
+    chosen, page = pages.arguments([*CASES, "corrupted", "updates"])
     rows = []
-    for case in chosen:
+    for case in (case for case in chosen if case != "updates"):
         if case == "corrupted":
             found = [("photographs", *line) for line in corrupted()]
         else:
@@ -134,7 +159,18 @@ def main():
         for name, what, method, scores in found:
             print(json.dumps({"set": name, "case": what, "method": method, "accuracy": scores}), flush=True)
             rows.append((what, name, method, f"{np.mean(scores):.3f} ± {np.std(scores):.3f}"))
-    pages.fill(page, {"streams": pages.table(("case", "set", "method", "accuracy"), rows)})
+    tables = {"streams": pages.table(("case", "set", "method", "accuracy"), rows)} if rows else {}
+    if "updates" in chosen:
+        tables["updates"] = pages.table(("set", "method", "learn one row, ms", "predict the next, ms"), list(timed()))
+    pages.fill(page, tables)
+
+
+def timed():
+    """Print and yield the rows of the table of updates."""
+    for title, name, learn_ms, predict_ms in updates():
+        line = {"set": title, "case": "updates", "method": name, "learn_ms": learn_ms, "predict_ms": predict_ms}
+        print(json.dumps(line), flush=True)
+        yield title, name, f"{learn_ms:,.1f}", f"{predict_ms:,.1f}"
 
 
 if __name__ == "__main__":

@@ -501,7 +501,7 @@ def test_sgd_keeps_its_keys_and_moves_the_values_that_samples_hit():
     live(SgdLife, 8, 15)
 
 
-N_LIVES = int(os.environ.get("DKVB_LIVES", "100"))  # of each kind; they take seven minutes
+N_LIVES = int(os.environ.get("DKVB_LIVES", "60"))  # of each kind; they take four minutes
 
 
 @pytest.mark.slow
