@@ -397,7 +397,8 @@ class AdditiveLife(Life):
         if (
             encoder_of(self.model)._codebook.origin is None
         ):  # samples are scored by the nearest of all keys, and pruning removes some
-            np.testing.assert_allclose(self.model.score_samples(POOL), fresh.score_samples(POOL), rtol=1e-4)
+            # with counts, the score of a single class is zero but for rounding
+            np.testing.assert_allclose(self.model.score_samples(POOL), fresh.score_samples(POOL), rtol=1e-4, atol=1e-9)
 
 
 class CountsLife(AdditiveLife):
