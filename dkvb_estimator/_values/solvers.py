@@ -115,7 +115,8 @@ class _ValuesAsRead:
 
     def __init__(self, likelihoods: Likelihoods, usable: torch.Tensor) -> None:
         self._likelihoods, self._usable = likelihoods, usable
-        self._table = torch.zeros(likelihoods.counts.shape, dtype=torch.float32, device=usable.device)
+        # NumPy's zeros take no memory before they are written to, unlike torch's
+        self._table = to_tensor(np.zeros(likelihoods.counts.shape, dtype=np.float32), usable.device)
         self._missing = likelihoods.counts.used().ravel()
         self._enough = np.count_nonzero(self._missing) // 2
         self._lock = threading.Lock()
