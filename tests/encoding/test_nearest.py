@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dkvb_estimator._encoding.nearest import KeySearch, nearest_keys, squared_distances
+from dkvb_estimator._encoding.nearest import KeySearch, _smallest, nearest_keys, squared_distances
 from dkvb_estimator._encoding.projection import head_limit
 from dkvb_estimator._kernel import native
 from dkvb_estimator._validation import code_dtype
@@ -201,3 +201,12 @@ def test_codes_and_nearest_are_the_same_numbers(heads):
     search = KeySearch(keys)
     np.testing.assert_array_equal(search.codes(rows, 3), search.nearest(rows, 3).numpy())
     assert search.codes(rows[:0], 3).shape == (0, 3, 3)
+
+
+def test_many_selected_keys_are_those_of_a_stable_sort_of_the_scores():
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((3, 128, 90)).astype(np.float32).round(1)  # many ties, of both signs
+    scores[rng.random(scores.shape) < 0.3] = np.inf
+    for n_selected in (2, 32, 90):
+        found = _smallest(torch.from_numpy(scores), n_selected)
+        np.testing.assert_array_equal(found, np.argsort(scores + 0.0, axis=2, kind="stable")[:, :, :n_selected])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from models import by_codes, codes_of, placed
 from oracle import nearest, normalize, pool, project
 from sklearn.datasets import load_digits
@@ -36,6 +37,14 @@ def test_it_is_minus_the_distance_of_a_direct_computation(n, remember):
     )
     expected = direct(model, X[:n], Y[:n], X[1000:1040])
     np.testing.assert_allclose(-model.score_samples(X[1000:1040]), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [30, 400])
+def test_the_scatter_is_factored_once_for_all_calls(n, monkeypatch):
+    model = placed(DKVBClassifier(KeyEncoder(32, 16, 2, random_state=0)), X).partial_fit(X[:n], Y[:n])
+    first = model.score_samples(X[1000:1040])
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", None)
+    np.testing.assert_array_equal(model.score_samples(X[1000:1040]), first)
 
 
 def test_it_tells_classes_to_come_about_as_well_as_mahalanobis_distances_of_embeddings():

@@ -207,6 +207,25 @@ def test_sgd_takes_weights_back_with_the_hits():
     np.testing.assert_allclose(model.key_counts_.sum(axis=1), np.full(8, 180))
 
 
+def test_sgd_learns_on_where_finite_values_have_an_infinite_sum():
+    X, y = data(0)
+    model = started("sgd").partial_fit(X, y)
+    unused = model.key_counts_ == 0
+    assert unused.sum() > 1
+    model._learned.table = np.where(unused[..., None], np.float32(3e38), model._learned.table)
+    learned = model.partial_fit(X[:5], y[:5])._learned.table
+    assert np.isfinite(learned).all()
+    assert learned.sum(dtype=np.float64) > np.finfo(np.float32).max
+
+
+def test_a_table_is_not_copied_where_every_class_stays():
+    learned = started("sgd").partial_fit(*data(0))._learned
+    table, counts = learned.table, learned.counts
+    learned._drop_empty_classes()
+    assert learned.table is table
+    assert learned.counts is counts
+
+
 def test_with_sgd_too_a_class_leaves_with_its_last_sample():
     X, y = data(0)
     model = started("sgd", learning_rate=100.0).partial_fit(X, y)

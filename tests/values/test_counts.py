@@ -70,6 +70,39 @@ def test_subtracting_leaves_the_bits_of_a_table_that_never_had_the_samples(coded
         np.testing.assert_array_equal(getattr(left, name), getattr(never, name))
 
 
+@pytest.mark.parametrize("weighted", ["never", "always", "at last"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_changing_a_few_pairs_gives_the_bits_of_a_sum_of_whole_tables(monkeypatch, weighted, sign):
+    rng = np.random.default_rng(0)
+    codes, labels = rng.integers(9, size=(700, 5, 2)).astype(np.uint8), rng.integers(40, size=700)
+    weights, shape = rng.uniform(0.5, 2.0, size=700), (5, 9, 40)
+    labels[:9] = np.arange(9)
+    codes[:260] = codes[0]  # pairs with more than 255 hits, which come or go
+    labels[:260] = labels[0]
+    for some in (slice(0, 0), slice(0, 1), slice(3, 5), slice(200, 700)):
+        first = slice(None) if sign < 0 else np.setdiff1d(np.arange(700), np.arange(700)[some])
+        before = counted(codes[first], labels[first], weights[first] if weighted == "always" else None, shape)
+        change = before.plus if sign > 0 else before.minus
+        tables, arrays = [], {name: np.copy(getattr(before, name)) for name in ("pointers", "classes", "hits")}
+        for few in (0, np.inf):
+            monkeypatch.setattr(_counts, "FEW_CHANGES", few)
+            tables.append(change(codes[some], labels[some], None if weighted == "never" else weights[some]))
+        for name in ("pointers", "classes", "hits", "weights"):
+            alike, whole = (getattr(table, name) for table in tables)
+            assert (alike is None) == (whole is None)
+            assert alike is None or (alike.dtype == whole.dtype and np.array_equal(alike, whole))
+        assert all(np.array_equal(getattr(before, name), array) for name, array in arrays.items())
+
+
+@pytest.mark.parametrize("few", [0, np.inf])
+def test_taking_back_a_pair_that_is_not_there_is_refused(coded, monkeypatch, few):
+    codes, labels, _ = coded
+    counts = counted(codes, labels * 0)
+    monkeypatch.setattr(_counts, "FEW_CHANGES", few)
+    with pytest.raises(ValueError, match="codes hold more hits than were counted"):
+        counts.minus(codes[:1], np.array([2]), None)
+
+
 def test_a_pair_without_hits_is_gone_whatever_rounding_left():
     codes, labels = np.zeros((3, 1, 1), dtype=np.uint8), np.zeros(3, dtype=int)
     counts = counted(codes, labels, np.array([0.1, 0.2, 0.3]), (1, 1, 1))
@@ -130,6 +163,15 @@ def test_classes_move_and_leave(coded):
     np.testing.assert_array_equal(grown.dense()[:, :, [0, 2, 5]], counts.dense())
     assert grown.without(np.array([2])).dense()[:, :, 2].sum() == 0
     np.testing.assert_array_equal(grown.without(np.array([2])).dense()[:, :, 5], grown.dense()[:, :, 5])
+
+
+def test_classes_that_keep_their_places_keep_their_pairs_in_the_type_for_all_classes(coded):
+    codes, labels, _ = coded
+    counts = counted(codes, labels)
+    for n_classes, dtype in ((3, np.uint8), (300, np.uint16)):
+        same = counts.with_classes([0, 1, 2], n_classes)
+        assert same.classes.dtype == dtype
+        np.testing.assert_array_equal(same.dense()[:, :, :3], counts.dense())
 
 
 def test_keys_are_renumbered(coded):

@@ -178,3 +178,12 @@ def test_an_epoch_visits_every_sample_once():
     descend_(table, wide(codes), wide(np.zeros(7, int)), ones, settings(batch_size=3), 1, np.random.default_rng(0))
     once = step(np.zeros((1, 7, 4)), codes, np.zeros(7, int), batch_size=3, clip_norm=9)
     np.testing.assert_allclose(table.numpy(), once, rtol=1e-6)
+
+
+def test_a_step_has_the_same_bits_with_samples_of_no_weight_in_between(coded):
+    codes, labels, _ = coded
+    table = random_table(4)
+    twice, off = np.repeat(codes, 2, axis=0), np.tile([1.0, 0.0], len(codes))
+    twice[1::2] = codes[::-1]
+    mixed = step(table, twice, np.repeat(labels, 2), off)
+    np.testing.assert_array_equal(mixed, step(table, codes, labels))
