@@ -841,8 +841,13 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
         return torch.from_numpy(used[heads, rows]).to(device)
 
     def _search(self, encoder: Any) -> KeySearch:
-        """Return the search among used keys."""
-        return self._scratch.get("search", lambda: encoder.search(self._learned.counts.used()), encoder)
+        """Return the search among used keys; learning that uses no other keys keeps it, with its grid or boxes."""
+
+        def search() -> KeySearch:
+            used = self._learned.counts.used()
+            return self._scratch.get("search of keys", lambda: encoder.search(used), (encoder, used.tobytes()))
+
+        return self._scratch.get("search", search, encoder)
 
     def _value_settings(self) -> dict[str, Any]:
         self._layout()

@@ -141,6 +141,14 @@ def test_few_samples_teach_more_where_keys_share():
     assert min(gains) > 0
 
 
+def test_learning_that_uses_no_other_keys_keeps_the_search(model):
+    model = clone(model).fit(X[:300], Y[:300])
+    encoder = model.encoder_._on("cpu")
+    search = model._search(encoder)
+    assert model.partial_fit(X[:5], Y[:5])._search(encoder) is search
+    assert model.partial_fit(X[300:], Y[300:])._search(encoder) is not search
+
+
 def test_pruning_changes_no_prediction():
     model = placed(DKVBClassifier(KeyEncoder(16, 64, 2, random_state=0), solver="counts"), X).partial_fit(
         X[:200], Y[:200]
