@@ -862,7 +862,10 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
     def _book(self) -> Book:
         def sharing() -> Any:
             encoder, used = self.encoder_._on(self.device), self._learned.counts.used()
-            return self._scratch.renew("sharing", lambda before: encoder.sharing(used, before), encoder).table()
+            found = self._scratch.renew("sharing", lambda before: encoder.sharing(used, before), encoder)
+            if not found.is_kept:
+                self._scratch.drop("sharing")
+            return found.table()
 
         return Book(self._prior, sharing, self._solution)
 

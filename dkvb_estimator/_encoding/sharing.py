@@ -18,6 +18,8 @@ NEIGHBOURS, FEW_NEIGHBOURS, MANY_KEYS, WIDTH = 32, 16, 512, 0.04
 """A key shares counts with at most ``NEIGHBOURS`` used keys, itself included, or ``FEW_NEIGHBOURS`` if heads have
 more than ``MANY_KEYS``. The share falls to 1/e at the squared distance WIDTH · reach². One width suits the data sets of
 ``benchmarks/accuracy.py`` with two coordinates; with many, keys are too far apart to share much."""
+KEPT_BYTES = 2**28
+"""Shares of at most this size are kept for the next learning."""
 GROUP_SHARES = 2**19
 """Shares computed at once, in whole heads: a few arrays of 4 MiB, which stay in the processor's cache."""
 
@@ -70,6 +72,11 @@ class KeySharing:
             found, shares[heads] = _share(used[heads], keys[some], centres[some], reaches[heads], q)
             positions[heads] = found + n_keys * heads[:, None, None]
         return KeySharing(used, positions, shares)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the arrays are small enough to be kept."""
+        return self.positions.nbytes + self.shares.nbytes <= KEPT_BYTES
 
     def table(self) -> csr_array:
         """Return the shares as sparse rows (c · j, c · j), float64."""

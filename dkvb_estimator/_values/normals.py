@@ -13,6 +13,8 @@ from scipy.sparse import csr_array
 
 ROUNDING = 1e-12
 """A variance below this share of the second moments is a rounding error."""
+GROUP_PAIRS = 2**20
+"""Pairs of a key and a class that are summed at once, in whole heads: at most 64 MiB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +79,13 @@ class ClassNormals:
 
     def logs(self, cells: np.ndarray) -> np.ndarray:
         """Return the logarithms of the ratios of some keys (len, k), counted through all heads, in ascending order."""
-        heads, keys = np.divmod(cells, self.places.shape[1])
-        scores = (-np.square(self.means).sum(axis=2) / 2)[heads]
-        for place, mean in zip(self.places[heads, keys].T, self.means.transpose(2, 0, 1), strict=True):
-            scores += place[:, None] * mean[heads]  # the same bits before and after pruning, unlike a matrix product
+        n_keys = self.places.shape[1]
+        scores = np.empty((len(cells), len(self.shares)))
+        heads, starts = np.unique(cells // n_keys, return_index=True)
+        for head, part in zip(heads, np.split(np.arange(len(cells)), starts[1:]), strict=True):
+            scores[part] = -np.square(self.means[head]).sum(axis=1) / 2
+            for place, mean in zip(self.places[head, cells[part] % n_keys].T, self.means[head].T, strict=True):
+                scores[part] += place[:, None] * mean  # the same bits before and after pruning, unlike a matrix product
         seen = self.shares > 0
         scores[:, ~seen] = scores[:, seen].min(axis=1, keepdims=True)
         largest = scores.max(axis=1, keepdims=True)
@@ -90,10 +95,18 @@ class ClassNormals:
 
 
 def _moments(counts: csr_array, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sums of coordinates of each class (c, k, d), and of their products (c, d, d).
+    """Return the sums of coordinates of each class (c, k, d), and of their products (c, d, d)."""
+    n_heads, n_keys, key_dim = places.shape
+    sums, products = np.empty((n_heads, counts.shape[1], key_dim)), np.empty((n_heads, key_dim, key_dim))
+    size = max(1, GROUP_PAIRS * n_heads // max(1, counts.nnz))
+    for start in range(0, n_heads, size):
+        heads = slice(start, min(start + size, n_heads))
+        sums[heads], products[heads] = _moments_of(counts[start * n_keys : heads.stop * n_keys], places[heads])
+    return sums, products
 
-    Only keys with counts take part, one after the other, so a pruned table gives the same bits.
-    """
+
+def _moments_of(counts: csr_array, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the moments of some heads; only keys with counts take part, so a pruned table gives the same bits."""
     (n_heads, n_keys, key_dim), n_classes = places.shape, counts.shape[1]
     flat, cells = places.reshape(-1, key_dim), np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
     classes = cells // n_keys * n_classes + counts.indices

@@ -114,7 +114,8 @@ class _ValuesAsRead:
     """
 
     def __init__(self, likelihoods: Likelihoods, usable: torch.Tensor) -> None:
-        self._likelihoods, self._usable = likelihoods, usable
+        self._likelihoods: Likelihoods | None = likelihoods
+        self._usable = usable
         # NumPy's zeros take no memory before they are written to, unlike torch's
         self._table = to_tensor(np.zeros(likelihoods.counts.shape, dtype=np.float32), usable.device)
         self._missing = likelihoods.counts.used().ravel()
@@ -124,11 +125,11 @@ class _ValuesAsRead:
     def read(self, codes: torch.Tensor) -> torch.Tensor:
         """Pool the values of codes (n, c, m): logits (n, k)."""
         with self._lock:
-            if self._missing.any():
-                self._add(codes.cpu().numpy())
+            if self._likelihoods is not None:
+                self._add(self._likelihoods, codes.cpu().numpy())
         return read_values(codes, self._table, self._usable)
 
-    def _add(self, codes: np.ndarray) -> None:
+    def _add(self, likelihoods: Likelihoods, codes: np.ndarray) -> None:
         _, n_keys, n_classes = self._table.shape
         asked = np.zeros_like(self._missing)
         asked[codes + n_keys * np.arange(codes.shape[1])[:, None]] = True
@@ -138,9 +139,11 @@ class _ValuesAsRead:
         if np.count_nonzero(self._missing) - np.count_nonzero(asked) <= self._enough:
             asked = self._missing.copy()
         table = self._table.view(-1, n_classes)
-        for cells, values in self._likelihoods.of_keys(np.flatnonzero(asked)):
+        for cells, values in likelihoods.of_keys(np.flatnonzero(asked)):
             table[torch.from_numpy(cells).to(table.device)] = to_tensor(values, table.device)
         self._missing &= ~asked
+        if not self._missing.any():
+            self._likelihoods = None  # with the shares of all keys
 
 
 def _feature_reader(solution: Solution, prior: Prior, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:

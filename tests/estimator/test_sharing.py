@@ -58,6 +58,20 @@ def test_shares_of_heads_with_other_used_keys_are_computed_again_and_no_others(m
     assert encoder_of(model)._on("cpu").sharing(other, found) is found
 
 
+def test_shares_are_kept_for_the_next_learning_unless_they_are_large(model, monkeypatch):
+    kept = clone(model).fit(X[:300], Y[:300])
+    kept.predict(X[:1])
+    assert "sharing" in kept._scratch._items
+    monkeypatch.setattr(keys_share, "KEPT_BYTES", sharing(model).shares.nbytes)
+    large = clone(model).fit(X[:300], Y[:300])
+    np.testing.assert_array_equal(large.decision_function(X[:9]), kept.decision_function(X[:9]))
+    assert "sharing" not in large._scratch._items
+    reader = large._scratch._items["reader"][1].__self__
+    assert reader._likelihoods is not None
+    large.predict(X)
+    assert reader._likelihoods is None
+
+
 def test_heads_are_computed_in_groups_with_the_same_bits(model, monkeypatch):
     whole = sharing(model).shares
     monkeypatch.setattr(keys_share, "GROUP_SHARES", 5 * 64 * 32)

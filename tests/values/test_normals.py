@@ -12,6 +12,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.frozen import FrozenEstimator
 
 from dkvb_estimator import DKVBClassifier, KeyEncoder
+from dkvb_estimator._values import normals as class_normals
 from dkvb_estimator._values.normals import ClassNormals
 from dkvb_estimator.baselines import NearestClassMean
 
@@ -71,6 +72,14 @@ def test_some_keys_have_the_ratios_that_they_have_among_all():
     normals = normals_of(*drawn(n_heads=5))
     some = np.array([0, 3, 8, 20, 21, 44])
     np.testing.assert_array_equal(np.exp(normals.logs(some)), ratios(normals).reshape(45, 4)[some])
+
+
+def test_heads_are_summed_in_groups_with_the_same_bits(monkeypatch):
+    whole = normals_of(*drawn(n_heads=5))
+    monkeypatch.setattr(class_normals, "GROUP_PAIRS", 60)
+    found = normals_of(*drawn(n_heads=5))
+    np.testing.assert_array_equal(found.means, whole.means)
+    np.testing.assert_array_equal(found.places, whole.places)
 
 
 def test_a_class_without_samples_has_the_smallest_ratios():
