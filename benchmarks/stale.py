@@ -21,12 +21,19 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = tuple(f"pipeline.stages.{name}" for name in ("extract", "baselines", "run", "search", "toy", "report"))
 SPEED = ("nearest", "layer", "counts_memory", "key_memory", "import_time", "out_of_core", "dask_workers", "search",
          "extract", "store", "cache_reading", "storage_dtype")  # fmt: skip
+ATTEMPTS = ("io.test_io_faults", "io.test_concurrency", "extraction.test_extract_faults", "stages.test_killed_repro",
+            "estimator.test_attacks", "estimator.test_bad_input", "support.bad_inputs", "support.faults")  # fmt: skip
 SOURCES = {
     "first_run": ("benchmarks.first_run", *STAGES),
+    "reliability": ("fuzz.kernel", "fuzz.readers", "fuzz.sanitize", *STAGES, *(f"tests.{name}" for name in ATTEMPTS)),
     "speed": tuple(f"benchmarks.{name}" for name in SPEED),
 }
 """The modules that a benchmark runs, if there are others beside its own."""
-COMMANDS = {"speed": "python -m benchmarks", "first_run": "python benchmarks/first_run.py --page README.md"}
+COMMANDS = {
+    "speed": "python -m benchmarks",
+    "first_run": "python benchmarks/first_run.py --page README.md",
+    "reliability": "python -m fuzz.report, after the other commands of the page",
+}
 """The command that measures a table, if it is not ``python -m benchmarks NAME --page PAGE``."""
 TABLES = {
     "README.md": {"first run": "first_run", "summary": "accuracy"},
@@ -34,6 +41,7 @@ TABLES = {
     "docs/deletion.md": {"deletion": "deletion", "foreign keys": "foreign_keys"},
     "docs/experiments/projections.md": {"digits": "projections", "photographs": "projections"},
     "docs/layers.md": {"layers": "layers"},
+    "docs/reliability.md": {"attempts": "reliability"},
     "docs/scaling.md": {"coefficients": "scaling", "scaling": "scaling"},
     "docs/solvers.md": {
         **dict.fromkeys(("summary", "accuracy", "learn", "predict", "size", "calibration"), "accuracy"),

@@ -12,6 +12,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import fill, table
+
 CORPUS = Path(__file__).parent / "corpus"
 TITLES = {
     "faults": "Faults",
@@ -25,12 +27,13 @@ This page lists the attempts to break this project and their outcomes. These com
 of fuzzing inputs depends on the machine. The numbers of tests do not, except for how far a killed run had come.
 
 ```
+rm -f reliability.jsonl fuzz/records.jsonl
 export DKVB_RELIABILITY=reliability.jsonl DKVB_KILLS=20
 pytest -n 0 -m "slow or not slow" \\
   tests/io/test_{io_faults,concurrency}.py tests/extraction/test_extract_faults.py \\
   tests/stages/test_killed_repro.py tests/estimator/test_{attacks,bad_input}.py
 for target in cache model params manifest kernel; do
-  python -m fuzz $target --seconds 900 --record fuzz/records.jsonl
+  python -m fuzz $target --seconds 600 --record fuzz/records.jsonl
 done
 python -m fuzz.sanitize --record reliability.jsonl
 python -m fuzz.report fuzz/records.jsonl reliability.jsonl --output docs/reliability.md
@@ -41,18 +44,15 @@ byte has no meaning and everything is read unchanged, or that a scratch file was
 a damaged scratch file was ignored and made again. "Stopped" means that HDF5 crashed or hung, in the separate process in
 which the test reads. "From what was kept" means that a run did not repeat finished work. "Refused by DVC" concerns a
 file that DVC writes in place (see SECURITY.md).
+
+<!-- attempts -->
+<!-- end -->
 """
 
 
 def read(paths: list[str]) -> list[dict[str, Any]]:
     """Return the records of all files, in order."""
     return [json.loads(line) for path in paths for line in Path(path).read_text(encoding="utf-8").splitlines()]
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def tested(records: list[dict[str, Any]], group: str) -> str:
@@ -77,7 +77,7 @@ def bad_inputs(records: list[dict[str, Any]]) -> str:
     said = ", ".join(f"{n} × `{kind}`" for kind, n in kinds.most_common())
     return (
         f"{sum(kinds.values())} wrong inputs to estimator, pipeline and files. Each raises an exception whose message "
-        f"says what is wrong, what is expected and what to do: {said}. The list is `tests/support/bad_inputs.py`.\n"
+        f"says what is wrong, what is expected and what to do: {said}. The list is `tests/support/bad_inputs.py`."
     )
 
 
@@ -114,26 +114,28 @@ def sanitized(records: list[dict[str, Any]]) -> str:
     return table(["build", "problems", "AddressSanitizer and UndefinedBehaviorSanitizer"], rows)
 
 
-def page(records: list[dict[str, Any]]) -> str:
-    """Return the whole page."""
-    parts = [HOW, *(f"## {title}\n\n{tested(records, group)}" for group, title in TITLES.items())]
+def attempts(records: list[dict[str, Any]]) -> str:
+    """Return everything that the page says about the attempts."""
+    parts = [f"## {title}\n\n{tested(records, group)}" for group, title in TITLES.items()]
     fuzzing = (
         "The Python side is fuzzed with atheris, guided by coverage. The kernel's inner loops are compiled, so its "
         "shapes and numbers are drawn at random. A target stops at its first finding. Each finding is resolved by "
         "a fix or by a more exact promise. Its input is kept, and every run of the tests tries it again "
         "(`tests/kernel/test_fuzz.py`). The kept inputs include those of shorter runs, which are not counted here."
     )
+    kernel = "Of the builds for several instruction sets, those that the machine can run solve random problems."
     parts += [f"## Bad input\n\n{bad_inputs(records)}", f"## Fuzzing\n\n{fuzzing}\n\n{fuzzed(records)}"]
-    return "\n".join([*parts, f"## The kernel\n\n{sanitized(records)}"])
+    return "\n\n".join([*parts, f"## The kernel\n\n{kernel}\n\n{sanitized(records)}"])
 
 
 def main() -> None:
-    """Read the records and write the page."""
+    """Read the records and write the page, with the stamp of ``benchmarks.stale``."""
     parser = argparse.ArgumentParser(prog="python -m fuzz.report", description="Write the page on reliability.")
     parser.add_argument("records", nargs="+")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
-    Path(arguments.output).write_text(page(read(arguments.records)), encoding="utf-8")
+    Path(arguments.output).write_text(HOW, encoding="utf-8")
+    fill(Path(arguments.output), {"attempts": attempts(read(arguments.records))})
 
 
 if __name__ == "__main__":

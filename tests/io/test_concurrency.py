@@ -29,7 +29,7 @@ print(len(found), *sorted(set(found)))
 """
 
 
-@pytest.mark.parametrize("solver", ["counts", "ridge", "sgd"])
+@pytest.mark.parametrize("solver", ["joint", "counts", "ridge", "sgd"])
 def test_threads_that_predict_with_one_model_get_what_one_thread_gets(blobs, solver):
     X, y = blobs
     model = DKVBClassifier(KeyEncoder(8, 32, 4, random_state=0), solver=solver).fit(X, y)

@@ -57,7 +57,7 @@ def test_the_page_adds_up_what_was_recorded(tmp_path, monkeypatch):
     build = {"kind": "sanitizer", "build": "x86-64", "problems": 9, "code": 0, "said": ""}
     wrong = {"kind": "test", "group": "bad input", "tried": "n=0", "outcomes": {"ValueError": 1}}
     unbroken = found | {"seconds": 5, "findings": []}
-    text = report.page([test, test, found, unbroken, build, wrong])
+    text = report.attempts([test, test, found, unbroken, build, wrong])
     assert "| a flood | 4 | 4 × dry |" in text
     assert "| cache | 1,400 | 2 | 1 | 5 | `ab` |" in text
     assert "| x86-64 | 9 | clean |" in text

@@ -43,7 +43,6 @@ TABLES = {
     },
     "runs": {"digits": BY_CLASS | {"epochs_per_task": 3, "held_out_share": 0.0, "method": METHOD}},
     "searches": {},
-    "toy": {},
 }
 IN_PLACE = ("dvc.lock", ".dvc/tmp/rwlock")
 OUTPUTS = ("manifests/digits.jsonl", "caches/digits.h5", "cards/digits.json", "models/digits.npz")

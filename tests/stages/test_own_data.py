@@ -30,7 +30,6 @@ TABLES = {
     "baselines": {"mine": MINE | {"methods": ["nearest_class_mean"]}},
     "runs": {"mine": MINE | {"baselines": "mine", "method": METHOD}},
     "searches": {},
-    "toy": {},
 }
 
 
