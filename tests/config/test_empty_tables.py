@@ -1,14 +1,19 @@
 """`dvc repro` succeeds with any missing or empty tables in params.yaml, and with any valid ids."""
 
+import functools
 import re
 
 import numpy as np
 import pytest
 import yaml
-from small_project import call, copy_project
+from small_project import ROOT, call, copy_project, run_stage
+
+from pipeline.__main__ import build_parser, main
+from pipeline.stages import __main__ as stages
 
 pytestmark = pytest.mark.slow
 
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 SAME = {"embeddings": "e", "keys": "e"}
 ON_STREAM = SAME | {"stream": "s"}
 TABLES = {
@@ -22,20 +27,38 @@ TABLES = {
 }
 
 
-def project(folder, tables):
-    """Set up a project that starts from embeddings, with these tables or this text as settings."""
-    copy_project(folder, tables if isinstance(tables, dict) else {})
-    if isinstance(tables, str):
-        (folder / "params.yaml").write_text(tables, encoding="utf-8")
-    np.savez(folder / "e.npz", X=np.random.default_rng(0).normal(size=(60, 12)), y=np.arange(60) % 4)
-    given = "--embeddings e.npz --labels e.npz --test-fraction 0.3 --output e.h5 --backbone b"
-    call(folder, "pipeline", "import", *given.split())
-    return folder
+code_digest = functools.cache(stages.code_digest)
+"""Digest the code of a stage once for all cases, which do not change it."""
 
 
-def ran(folder):
-    """Run ``dvc repro``, and return the stages that ran."""
-    return re.findall(r"Running stage '(\S+)'", call(folder, "dvc", "repro"))
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Return a function that sets up a project that starts from embeddings, with these settings, and enters it."""
+    monkeypatch.setattr(stages, "code_digest", code_digest)
+
+    def set_up(tables):
+        folder = tmp_path / "copy"
+        copy_project(folder, tables)
+        monkeypatch.chdir(folder)
+        np.savez("e.npz", X=np.random.default_rng(0).normal(size=(60, 12)), y=np.arange(60) % 4)
+        given = "import --embeddings e.npz --labels e.npz --test-fraction 0.3 --output e.h5 --backbone b"
+        main(build_parser().parse_args(given.split()))
+        return folder
+
+    return set_up
+
+
+def repro(folder):
+    """Run ``dvc repro``, which must not warn, and return the stages that ran and all that was said."""
+    said = call(folder, "dvc", "repro")
+    assert "WARNING" not in said
+    return re.findall(r"Running stage '(\S+)'", said), said
+
+
+def without_entries(folder):
+    """Return what the page says has no entries."""
+    page = (folder / "report/index.html").read_text(encoding="utf-8")
+    return ", ".join(re.findall(r"has no entries under (.*?), so there is", page))
 
 
 def without(*tables):
@@ -58,33 +81,44 @@ def alone(tables):
         (alone(TABLES), ""),
         (without("imports", "streams", "baselines", "runs", "searches"), "runs, baselines, searches"),
         (without(*TABLES), "runs, baselines, searches"),
-        ({table: {} for table in TABLES}, "runs, baselines, searches"),
+        ({table: {} for table in TABLES if table != "toy"}, "runs, baselines, searches"),
         (dict.fromkeys(TABLES), "runs, baselines, searches"),
         (TABLES | {"searches": None, "toy": None, "datasets": None, "embeddings": None}, "searches"),
         (alone(TABLES | {"baselines": None}), "baselines"),
     ],
 )
-def test_a_missing_table_is_named_on_the_page_and_stops_nothing(tmp_path, tables, missing):
-    folder = project(tmp_path / "copy", tables)
-    assert "WARNING" not in call(folder, "dvc", "repro")
-    page = (folder / "report/index.html").read_text()
-    assert re.findall(r"has no entries under (.*?), so there is", page) == ([missing] if missing else [])
-    assert ran(folder) == ["manifest"]
+def test_a_missing_table_is_named_on_the_page_and_stops_nothing(project, tables, missing):
+    """DVC refuses a stage whose dependency or output is missing, and warns of an empty folder at every command."""
+    folder = project(tables)
+    for name, stage in STAGES.items():
+        run_stage(name)
+        for entry in [entry for group in ("deps", "outs", "metrics", "plots") for entry in stage.get(group, [])]:
+            path = folder / (next(iter(entry)) if isinstance(entry, dict) else entry)
+            assert path.is_file() or any(path.iterdir()), (name, path)
+    assert without_entries(folder) == missing
 
 
-def test_a_search_that_was_removed_leaves_the_page(tmp_path):
-    folder = project(tmp_path / "copy", without("runs", "baselines", "toy"))
-    call(folder, "dvc", "repro")
+def test_dvc_repro_without_any_table_ends_with_a_page(project):
+    folder = project({})
+    assert repro(folder)[0] == [*STAGES]
+    assert without_entries(folder) == "runs, baselines, searches"
+    assert repro(folder)[0] == ["manifest"]
+
+
+def test_a_search_that_was_removed_leaves_the_page(project):
+    few = without("runs", "baselines", "toy")
+    folder = project(few)
+    assert repro(folder)[0] == [*STAGES]
+    assert without_entries(folder) == "runs, baselines"
     assert 'id="search-q"' in (folder / "report/index.html").read_text()
-    (folder / "params.yaml").write_text(yaml.safe_dump(without("runs", "baselines", "toy", "searches")))
-    assert "WARNING" not in call(folder, "dvc", "repro")
-    page = (folder / "report/index.html").read_text()
-    assert 'id="search-q"' not in page
+    (folder / "params.yaml").write_text(yaml.safe_dump({name: few[name] for name in few if name != "searches"}))
+    repro(folder)
+    assert 'id="search-q"' not in (folder / "report/index.html").read_text()
     assert not [*(folder / "searches").glob("q.*")]
-    assert "has no entries under runs, baselines, searches" in page
+    assert without_entries(folder) == "runs, baselines, searches"
 
 
-def test_quoted_ids_and_merge_keys_reach_every_stage(tmp_path):
+def test_quoted_ids_and_merge_keys_reach_every_stage(project):
     text = """
 datasets: {"2024": {kind: photos, n_crops: 4, seed: 0}}
 imports: {"no": {cache: e.h5}}
@@ -96,13 +130,13 @@ runs:
   "on": {<<: *a, epochs_per_task: 2}
 searches:
   # q: {}
-toy: {steps: 5}
 """
-    folder = project(tmp_path / "copy", text)
-    call(folder, "dvc", "repro")
+    folder = project({})
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    repro(folder)
     assert (folder / "manifests/2024.jsonl").exists()
     assert {"null.json", "on.json"} <= {path.name for path in (folder / "metrics").iterdir()}
-    (folder / "params.yaml").write_text(text.replace("epochs_per_task: 2", "epochs_per_task: 3"))
-    said = call(folder, "dvc", "repro")
-    assert re.findall(r"Running stage '(\S+)'", said) == ["manifest", "run", "report"]
+    (folder / "params.yaml").write_text(text.replace("epochs_per_task: 2", "epochs_per_task: 3"), encoding="utf-8")
+    ran, said = repro(folder)
+    assert ran == ["manifest", "run", "report"]
     assert "[run] on to do; null unchanged" in said
