@@ -15,6 +15,7 @@ def main() -> None:
     root = str(Path(__file__).resolve().parent)
     sys.path.insert(0, root)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    # Projects that were set up with earlier versions call stages.settings and stages.report.
     stages = len(sys.argv) > 1 and sys.argv[1].split(".")[0] == "stages"
     module = f"pipeline.{sys.argv.pop(1)}" if stages else "pipeline"
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""Run a stage for the entries of its table whose inputs have changed, in one process.
+"""Run a stage once, or for the entries of its table whose inputs have changed, in one process.
 
 Enters: a stage, its table as `settings` wrote it, the files that entries are made from, the stage's own options with
 ``{name}`` and other settings in braces. Leaves: the files of every entry, and a record of them. Must not know: what a
@@ -80,13 +80,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line; what follows ``--`` are options of the stage."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.stages",
-        description="Run a stage for every entry of its table that has changed. Options may contain {name} and "
-        "settings of the entry in braces; an option with an empty setting is left out.",
-        usage="%(prog)s STAGE --entries FILE --record FILE [--inputs FILE ...] [--always KEY=VALUE] -- OPTIONS",
+        description="Run a stage once, or for every entry of its table that has changed. Options may then contain "
+        "{name} and settings of the entry in braces; an option with an empty setting is left out.",
+        usage="%(prog)s STAGE [--entries FILE --record FILE [--inputs FILE ...] [--always KEY=VALUE]] -- OPTIONS",
     )
     parser.add_argument("stage", help="module of pipeline.stages")
-    parser.add_argument("--entries", required=True, help="JSON file to read: the table of entries")
-    parser.add_argument("--record", required=True, help="JSON file to read and write: what each entry was made from")
+    parser.add_argument("--entries", help="JSON file to read: the table of entries; without it, the stage runs once")
+    parser.add_argument("--record", help="JSON file to read and write: what each entry was made from")
     parser.add_argument("--inputs", nargs="*", default=[], help="input files of an entry")
     parser.add_argument("--always", default="", help="always run entries with this setting")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -94,9 +94,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what has changed; return 0, or the code of the first entry that failed."""
+    """Run the stage, or what has changed; return 0, or the code of the first entry that failed."""
     own, options = _divided(argv)
-    args, start = build_parser().parse_args(own), time.perf_counter()
+    parser = build_parser()
+    args = parser.parse_args(own)
+    if (args.entries is None) != (args.record is None):
+        parser.error("came with one of --entries and --record; expected both, or neither to run the stage once")
+    if args.entries is not None:
+        return _run_entries(args, options)
+    module = _imported(args.stage)
+    return cli.run(module.main, module.build_parser(), _with_debug(options, args))
+
+
+def _run_entries(args: argparse.Namespace, options: Sequence[str]) -> int:
+    start = time.perf_counter()
     table: dict[str, dict[str, Any]] = json.loads(read_text(args.entries))
     record = Record(args.record)
     record.keep_only(table)
@@ -109,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
     waiting = [entry for entry in entries if (key and table[entry.name].get(key) == value) or not record.holds(entry)]
     _announce(args.stage, entries, waiting)
     for entry in waiting:
-        if failed := _run(args.stage, entry, record, debug=args.debug):
+        if failed := _run(args, entry, record):
             return failed
     if waiting:
         cli.say(args.stage, f"{len(waiting)} of {len(entries)} done in {time.perf_counter() - start:.0f} s")
@@ -182,18 +193,24 @@ def _imported(stage: str) -> ModuleType:
     return module
 
 
-def _run(stage: str, entry: Entry, record: Record, *, debug: bool) -> int:
-    module, start = _imported(stage), time.perf_counter()
+def _run(args: argparse.Namespace, entry: Entry, record: Record) -> int:
+    module, start = _imported(args.stage), time.perf_counter()
     parser = module.build_parser()
-    if failed := cli.run(module.main, parser, [*entry.options, *(["--debug"] if debug else [])]):
+    if failed := cli.run(module.main, parser, _with_debug(entry.options, args)):
         return failed
     given = vars(parser.parse_args(entry.options))
     # Seconds are not in DVC's cache: an experiment in a separate folder has none for unchanged entries.
     record.write(entry, {given[name]: name != "timings" for name in given["writes"] if given.get(name)})
-    cli.say(f"{stage} {entry.name}", f"{time.perf_counter() - start:.1f} s")
+    cli.say(f"{args.stage} {entry.name}", f"{time.perf_counter() - start:.1f} s")
     return 0
+
+
+def _with_debug(options: Sequence[str], args: argparse.Namespace) -> list[str]:
+    return [*options, *(["--debug"] if args.debug else [])]
 
 
 if __name__ == "__main__":
     gc.disable()  # until a stage is imported
-    raise SystemExit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    gc.freeze()
+    raise SystemExit(code)

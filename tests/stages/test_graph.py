@@ -32,11 +32,8 @@ def commands(name):
 def modules(name):
     """Return the modules that a stage runs."""
     for words in commands(name):
-        assert words[:2] == ["python", "-m"]
-        if words[2] == "pipeline.stages":
-            yield from ("pipeline.stages.__main__", f"pipeline.stages.{words[3]}")
-        else:
-            yield words[2]
+        assert words[:3] == ["python", "-m", "pipeline.stages"]
+        yield from ("pipeline.stages.__main__", f"pipeline.stages.{words[3]}")
 
 
 def plain(entries):

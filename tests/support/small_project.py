@@ -1,6 +1,5 @@
 """A copy of the project in a separate folder, with its own settings, in which DVC is called."""
 
-import importlib
 import os
 import shutil
 import subprocess
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import cli
 from pipeline.config.defaults import with_defaults
 from pipeline.stages import __main__ as stages
 
@@ -79,9 +77,5 @@ def run_stage(name):
     commands = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][name]["cmd"]
     for text in commands if isinstance(commands, list) else [commands]:
         python, flag, module, *argv = text.split()
-        assert (python, flag) == ("python", "-m")
-        if module == "pipeline.stages":
-            assert stages.main(argv) == 0
-        else:
-            stage = importlib.import_module(module)
-            assert cli.run(stage.main, stage.build_parser(), argv) == 0
+        assert (python, flag, module) == ("python", "-m", "pipeline.stages")
+        assert stages.main(argv) == 0
