@@ -1,8 +1,8 @@
 """Which measured tables are older than the code that they measure? ``python -m benchmarks stale``
 
 Every table that a benchmark writes into a page has a stamp: the date, and a digest of the project's sources that the
-benchmark imports, directly or not, without comments and docstrings. This prints each table whose sources have changed
-since, and the command that measures it again.
+benchmark imports, directly or not, without comments, docstrings and the wording of messages. This prints each table
+whose sources have changed since, and the command that measures it again.
 """
 
 import ast
@@ -50,6 +50,8 @@ TABLES = {
     "docs/streams.md": {"streams": "streams", "updates": "streams"},
 }  # fmt: skip
 """Maps a page and the name of a table to the benchmark."""
+LEFT_OUT = ("benchmarks.pages", "benchmarks.stale", "pipeline.config.problems", "pipeline.io.code")
+"""Modules that word pages and messages, or find what has changed; no figure depends on them."""
 STAMP = re.compile(r"<em>Measured (?P<day>[\d-]+) with sources (?P<digest>[0-9a-f]{12})\.</em>")
 
 
@@ -64,10 +66,10 @@ def stamp(page, name):
 
 @functools.cache
 def digest(benchmark):
-    """Return twelve digits that identify the sources of a benchmark, without comments, docstrings and positions."""
+    """Return twelve digits that identify the sources of a benchmark, without positions and texts for people."""
     files, found = {}, hashlib.sha256()
     for module in SOURCES.get(benchmark, (f"benchmarks.{benchmark}",)):
-        files |= code.closure(module, without=("benchmarks.pages", "benchmarks.stale"))
+        files |= code.closure(module, without=LEFT_OUT)
     for path in sorted(files):
         found.update(path.relative_to(code.ROOT).as_posix().encode() + _content(path))
     return found.hexdigest()[:12]
@@ -79,18 +81,27 @@ def _content(path):
     return hashlib.sha256(repr(_plain(ast.parse(content))).encode() if path.suffix == ".py" else content).digest()
 
 
-def _plain(node):
-    """Return a syntax tree as lists and text, without empty parts, strings as statements, and positions."""
+def _plain(node, said=False):
+    """Return a syntax tree as lists and text, without empty parts, positions, docstrings and what it says to people."""
     if isinstance(node, list):
-        return [_plain(part) for part in node if not _is_text(part)]
+        return [_plain(part, said) for part in node if not _is_docstring(part)]
     if not isinstance(node, ast.AST):
         return repr(node)
-    fields = [(name, _plain(value)) for name, value in sorted(ast.iter_fields(node)) if value not in (None, [])]
+    said = said or _is_message(node)
+    if said and (isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))):
+        return "text"
+    fields = [(name, _plain(value, said)) for name, value in sorted(ast.iter_fields(node)) if value not in (None, [])]
     return [type(node).__name__, *fields]
 
 
-def _is_text(node):
+def _is_docstring(node):
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_message(node):
+    """Return whether a statement raises an exception or prints a line."""
+    prints = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    return prints or isinstance(node, ast.Raise)
 
 
 def stamps(root=ROOT):

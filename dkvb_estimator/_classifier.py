@@ -543,7 +543,7 @@ class DKVBClassifier(ReadsNamesOnce, ClassifierMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         state.pop("_scratch", None)
-        if "_learned" in state:  # plain arrays, so that skops has to trust the two estimators alone
+        if "_learned" in state:  # plain arrays, so that skops has to trust only the two estimators
             state["_learned"] = self._learned.state()
         return state | {"_schema_version": SCHEMA_VERSION}
 

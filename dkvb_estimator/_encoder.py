@@ -354,7 +354,7 @@ class KeyEncoder(ReadsNamesOnce, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        if "_codebook" in state:  # plain arrays, so that skops has to trust the estimator alone
+        if "_codebook" in state:  # plain arrays, so that skops has to trust only the estimator
             state["_codebook"] = self._codebook.state()
         return state | {"_schema_version": SCHEMA_VERSION}
 

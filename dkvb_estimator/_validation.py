@@ -291,7 +291,7 @@ def plain_setting(value: Any) -> Any:
 
 
 def check_unchanged(drawn_with: Mapping[str, Any], params: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse settings that changed after fitting; ``prefix`` stands before their names in the message.
+    """Refuse settings that changed after fitting; ``prefix`` precedes their names in the message.
 
     Raises
     ------

@@ -27,9 +27,9 @@ class AccuracyMatrixDisplay:
 
     Parameters
     ----------
-    accuracy_matrix : array_like of float (t,t)
+    accuracy_matrix : array-like of shape (t, t)
         R[i, j], the accuracy on task j after learning task i, from 0 to 1, or NaN if it was not measured.
-    task_names : sequence of str (t,), optional
+    task_names : sequence of t str, optional
         Names of the columns; by default the numbers of the tasks, from 1. Equal names denote a task that is repeated.
 
     Attributes
@@ -37,7 +37,7 @@ class AccuracyMatrixDisplay:
     ax_ : matplotlib Axes
         Axes of the plot, after :meth:`plot`.
     figure_ : matplotlib Figure
-    text_ : ndarray of object (t,t) or None
+    text_ : ndarray of matplotlib Text of shape (t, t), or None
         Texts in the cells, or None if there are none.
 
     See Also
@@ -73,9 +73,9 @@ class AccuracyMatrixDisplay:
 
         Parameters
         ----------
-        y_true : array_like (n,)
+        y_true : array-like of shape (n,)
             Labels of the test samples.
-        y_pred : sequence of array_like (t,n)
+        y_pred : sequence of t array-likes of shape (n,)
             Predictions for all test samples after each task.
         task_classes : sequence of sequence
             Classes of each task, which determine its test samples.
@@ -131,9 +131,9 @@ class KeyUsageDisplay:
 
     Parameters
     ----------
-    overlap : array_like of float (k,k)
+    overlap : array-like of shape (k, k)
         Overlap of two classes, from 0 to 1; see :class:`KeyUsage`.
-    classes : sequence (k,), optional
+    classes : sequence of shape (k,), optional
         Labels of rows and columns; by default 0, 1, …
 
     Attributes
@@ -141,7 +141,7 @@ class KeyUsageDisplay:
     ax_ : matplotlib Axes
         Axes of the plot, after :meth:`plot`.
     figure_ : matplotlib Figure
-    text_ : ndarray of object (k,k) or None
+    text_ : ndarray of matplotlib Text of shape (k, k), or None
         Texts in the cells, or None if there are none.
 
     See Also
@@ -214,9 +214,9 @@ class StreamDisplay:
 
     Parameters
     ----------
-    x : array_like of float (t,)
+    x : array-like of shape (t,)
         Points of measurement: number of tasks, classes or samples seen.
-    accuracies : mapping of str to array_like of float (t,) or (r,t)
+    accuracies : mapping of str to array-like of shape (t,) or (r, t)
         Name of a method → accuracies from 0 to 1, for one or r class orders, or NaN if not measured.
 
     Attributes
@@ -257,9 +257,9 @@ class StreamDisplay:
 
         Parameters
         ----------
-        y_true : array_like (n,)
+        y_true : array-like of shape (n,)
             Labels in the order of the stream.
-        y_pred : mapping of str to array_like (n,)
+        y_pred : mapping of str to array-like of shape (n,)
             Name of a method → its predictions, each made before the sample was learned.
         every : int
             Number of samples between two points of a line; the last sample always has a point.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import cli as console
+from pipeline import cli
 from pipeline.cache import check_cache, describe_cache, file_sha256, open_cache, verify_cache
 from pipeline.cache.import_export import add_import_options, export_cache, import_arrays
 from pipeline.data import read_manifest
@@ -33,7 +33,7 @@ VERBS = {
 }
 
 STAGES = """\
-stages, each as python -m pipeline.stages.STAGE (--help: arguments); their paths are in dvc.yaml:
+stages, each as python -m pipeline.stages STAGE -- OPTIONS (or --help); dvc.yaml has their paths:
   settings      check params.yaml and write its tables one by one
   manifest      list the images of a dataset with their hashes, labels and splits
   extract       embed them once with a frozen network, and write a cache
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, text in VERBS.items():
         command = verbs.add_parser(verb, help=text, description=text)
-        console.add_debug(command)
+        cli.add_debug(command)
         if verb in options:
             options[verb](command)
             continue
@@ -105,7 +105,7 @@ def _export(arguments: argparse.Namespace) -> None:
     with open_cache(arguments.file) as reader:
         layers = [f"{layer.name}:{layer.stop - layer.start}" for layer in reader.header.layers]
     if layers:
-        console.say("export", f"plain files do not record the layers: import them with --layers {' '.join(layers)}")
+        cli.say("export", f"plain files do not record the layers: import them with --layers {' '.join(layers)}")
     for path in paths:
         print(path)
 
@@ -217,4 +217,4 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main, build_parser()))
+    raise SystemExit(cli.run(main, build_parser()))

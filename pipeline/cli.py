@@ -100,9 +100,7 @@ def run(
     except KeyboardInterrupt:
         if arguments.debug:
             raise
-        print(
-            "interrupted; finished work is kept, and the same command goes on from there", file=sys.stderr, flush=True
-        )
+        print("interrupted; finished work is kept. Run the same command again to resume.", file=sys.stderr, flush=True)
         return INTERRUPTED
     return 0
 

@@ -52,7 +52,7 @@ datasets:
     skip_corrupt: {skip_corrupt}
     follow_links: {follow_links}
 
-# Embeddings to extract once: the images and the network. See docs/guide/backbones.md for others.
+# Embeddings to extract once: the images and the network. docs/guide/backbones.md of DKVB lists others.
 embeddings:
   mine:
     dataset: mine

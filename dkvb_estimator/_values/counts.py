@@ -253,7 +253,7 @@ class ClassCounts:
         pointers = [np.zeros(1, dtype=np.int64)]
         classes, hits, weights = [], [], []
         for part in parts:
-            kept = part.data.real != 0  # scipy drops a sum of zero, but not zero hits with a rest of weight
+            kept = part.data.real != 0  # scipy drops a sum of zero, but not zero hits with some weight left
             starts = np.concatenate([[0], np.cumsum(kept)])[part.indptr]
             pointers.append(starts[1:] + pointers[-1][-1])
             classes.append(_narrow(part.indices[kept], max(0, self.shape[2] - 1)))
@@ -270,7 +270,7 @@ class ClassCounts:
 
 
 class _Edit(NamedTuple):
-    """Change of pairs: those at ``known`` change, of these the ``gone`` (bool) leave, others come before ``new``."""
+    """Change of pairs: those at ``known`` change or, if ``gone``, are removed; others are inserted before ``new``."""
 
     known: np.ndarray
     gone: np.ndarray
@@ -279,7 +279,7 @@ class _Edit(NamedTuple):
     def of(self, amounts: np.ndarray, changed: np.ndarray, added: np.ndarray) -> np.ndarray:
         """Return the amounts of all pairs after the change; ``amounts`` is overwritten."""
         amounts[self.known] = changed
-        if self.gone.any():  # no pair comes where pairs are subtracted
+        if self.gone.any():  # subtracting inserts no pair
             return np.delete(amounts, self.known[self.gone])
         return np.insert(amounts, self.new, added) if len(self.new) else amounts
 

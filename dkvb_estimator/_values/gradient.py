@@ -164,7 +164,7 @@ def step_(
     gradient = F.embedding_bag(order // (n_heads * n_selected), per_hit, hits.cumsum(0) - hits, mode="sum")
     norm = float(torch.linalg.vector_norm(gradient))
     scale = settings.learning_rate * min(1.0, settings.clip_norm / norm if norm > 0 else 1.0)
-    table.view(-1, table.shape[2]).index_add_(0, cells, gradient.mul_(-scale))  # no key comes twice
+    table.view(-1, table.shape[2]).index_add_(0, cells, gradient.mul_(-scale))  # no key occurs twice
 
 
 def _residual(logits: torch.Tensor, labels: torch.Tensor, settings: GradientSettings) -> torch.Tensor:

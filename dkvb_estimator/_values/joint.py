@@ -541,7 +541,7 @@ class FewRows:
         rows = self._rows._replace(features=factor.cpu().numpy())
         whole = Scatter(sum_rows(rows, len(self.weights), self._device), self._device)
         judges = Judges.of(rows.where(self._judges), self._device)
-        return View(whole, judges, torch.float64, back, forth)  # few rows explain each other almost wholly
+        return View(whole, judges, torch.float64, back, forth)  # few rows explain each other almost completely
 
 
 def unit_of_weights(weights: np.ndarray) -> float:

@@ -85,7 +85,7 @@ class Learned:
         Labels declared by the user.
     counts : ClassCounts
         Number of samples of each class that selected each key.
-    hashes, labels, weights : lists of ndarrays (n,)
+    hashes, labels, weights : lists of ndarrays of shape (n,)
         One entry per sample, in blocks: its hash, the position of its class, and with codes its weight. Empty with
         ``sgd``, and if sums are kept.
     codes : CodeStore

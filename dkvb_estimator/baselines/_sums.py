@@ -66,7 +66,7 @@ class Sums(NamedTuple):
             add_products(products, features, sign)
         sums[counts == 0] = 0
         if not counts.any() or (self.centred and counts.max() == 1):
-            products[:] = 0  # exactly, without a rest of rounding errors
+            products[:] = 0  # exactly, without remaining rounding errors
         return Sums(counts, sums, products, self.centred)
 
 

@@ -13,18 +13,18 @@ def reliability_curve(
 
     Parameters
     ----------
-    probabilities : array_like of float (n,k)
+    probabilities : array-like of shape (n, k)
         Probability of each class; rows sum to one.
-    y_true : array_like of int (n,)
+    y_true : array-like of shape (n,), integers
         Column of each sample's class, or −1 if it has none; such samples are never predicted correctly.
     n_bins : int
         Number of bins of equal width from 0 to 1 for the largest probability, ≥ 1.
 
     Returns
     -------
-    confidence, accuracy : ndarray of float64 (n_bins,)
+    confidence, accuracy : ndarray of shape (n_bins,), float64
         Mean largest probability and share of correct predictions in each bin; NaN for empty bins.
-    counts : ndarray of int64 (n_bins,)
+    counts : ndarray of shape (n_bins,), int64
         Number of samples in each bin.
 
     Raises

@@ -17,7 +17,7 @@ def final_accuracy(accuracy_matrix: ArrayLike) -> float:
 
     Parameters
     ----------
-    accuracy_matrix : array_like of float (t,t)
+    accuracy_matrix : array-like of shape (t, t)
         R[i, j], accuracy on task j after task i.
 
     Returns
@@ -47,7 +47,7 @@ def average_incremental_accuracy(seen_accuracy: ArrayLike) -> float:
 
     Parameters
     ----------
-    seen_accuracy : array_like of float (t,)
+    seen_accuracy : array-like of shape (t,)
         After each task, the accuracy on test samples of all classes seen so far.
 
     Returns
@@ -77,7 +77,7 @@ def learning_accuracy(accuracy_matrix: ArrayLike) -> float:
 
     Parameters
     ----------
-    accuracy_matrix : array_like of float (t,t)
+    accuracy_matrix : array-like of shape (t, t)
         R[i, j], accuracy on task j after task i.
 
     Returns
@@ -108,7 +108,7 @@ def backward_transfer(accuracy_matrix: ArrayLike) -> float:
 
     Parameters
     ----------
-    accuracy_matrix : array_like of float (t,t)
+    accuracy_matrix : array-like of shape (t, t)
         R[i, j], accuracy on task j after task i.
 
     Returns
@@ -141,7 +141,7 @@ def forgetting(accuracy_matrix: ArrayLike, variant: Literal["best", "first"]) ->
 
     Parameters
     ----------
-    accuracy_matrix : array_like of float (t,t)
+    accuracy_matrix : array-like of shape (t, t)
         R[i, j], accuracy on task j after task i.
     variant : {"best", "first"}
         Reference for the final accuracy on a task: the best accuracy after any task but the last, or the accuracy
@@ -185,9 +185,9 @@ def forgetting_split(accuracy_matrix: ArrayLike, restricted: ArrayLike) -> dict[
 
     Parameters
     ----------
-    accuracy_matrix : array_like of float (t,t)
+    accuracy_matrix : array-like of shape (t, t)
         R[i, j], accuracy on task j after task i, predicting among all classes seen by then.
-    restricted : array_like of float (t,)
+    restricted : array-like of shape (t,)
         Accuracy on task j after the last task, predicting only among the classes seen by task j.
 
     Returns
@@ -225,9 +225,9 @@ def forward_transfer(accuracy_matrix: ArrayLike, reference: ArrayLike) -> float:
 
     Parameters
     ----------
-    accuracy_matrix : array_like of float (t,t)
+    accuracy_matrix : array-like of shape (t, t)
         R[i, j], accuracy on task j after task i.
-    reference : array_like of float (t,)
+    reference : array-like of shape (t,)
         Accuracy of an untrained model on each task.
 
     Returns
@@ -261,9 +261,9 @@ def intransigence(accuracy_matrix: ArrayLike, joint: ArrayLike) -> float:
 
     Parameters
     ----------
-    accuracy_matrix : array_like of float (t,t)
+    accuracy_matrix : array-like of shape (t, t)
         R[i, j], accuracy on task j after task i.
-    joint : array_like of float (t,)
+    joint : array-like of shape (t,)
         Accuracy of the jointly trained model on each task.
 
     Returns
@@ -295,9 +295,9 @@ def anytime_accuracy(samples_seen: ArrayLike, accuracy: ArrayLike) -> float:
 
     Parameters
     ----------
-    samples_seen : array_like of int (p,)
+    samples_seen : array-like of shape (p,), integers
         Strictly increasing.
-    accuracy : array_like of float (p,)
+    accuracy : array-like of shape (p,)
         Accuracy at each point.
 
     Returns
@@ -338,7 +338,7 @@ def min_accuracy(accuracy_matrix: ArrayLike) -> float:
 
     Parameters
     ----------
-    accuracy_matrix : array_like of float (t,t)
+    accuracy_matrix : array-like of shape (t, t)
         R[i, j], accuracy on task j after task i.
 
     Returns
@@ -373,7 +373,7 @@ def worst_case_accuracy(accuracy_matrix: ArrayLike) -> float:
 
     Parameters
     ----------
-    accuracy_matrix : array_like of float (t,t)
+    accuracy_matrix : array-like of shape (t, t)
         R[i, j], accuracy on task j after task i.
 
     Returns
@@ -406,7 +406,7 @@ def mean_class_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
     Parameters
     ----------
-    y_true, y_pred : array_like (n,)
+    y_true, y_pred : array-like of shape (n,)
         Labels and predictions.
 
     Returns
@@ -433,7 +433,7 @@ def prequential_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
     Parameters
     ----------
-    y_true, y_pred : array_like (n,)
+    y_true, y_pred : array-like of shape (n,)
         Labels, and the prediction for each sample by a model that had learned only earlier samples.
 
     Returns

@@ -11,7 +11,7 @@ def rejection_auroc(known: ArrayLike, unknown: ArrayLike) -> float:
 
     Parameters
     ----------
-    known, unknown : array_like of float (n,), (u,)
+    known, unknown : array-like of shape (n,) and (u,)
         Novelty scores of samples of learned and of other classes; larger means more novel.
 
     Returns

@@ -10,7 +10,7 @@ def forget_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
     Parameters
     ----------
-    y_true, y_pred : array_like (n,)
+    y_true, y_pred : array-like of shape (n,)
         Labels and predictions of the forgotten samples.
 
     Returns
@@ -52,7 +52,7 @@ def retrain_gap(y_pred: ArrayLike, y_retrained: ArrayLike) -> float:
 
     Parameters
     ----------
-    y_pred, y_retrained : array_like (n,)
+    y_pred, y_retrained : array-like of shape (n,)
         Predictions of the model that forgot, and of the model retrained without the forgotten samples.
 
     Returns

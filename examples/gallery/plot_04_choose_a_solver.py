@@ -28,7 +28,7 @@ methods = {
     "sgd": DKVBClassifier(KeyEncoder(128, 256, 8, random_state=0), solver="sgd", solver_params={"learning_rate": 30.0}),
     "nearest class mean": NearestClassMean(),
     "streaming LDA": StreamingLDA(),
-    "random-projection ridge": RandomProjectionRidge(1000, random_state=0),
+    "RP ridge 1,000": RandomProjectionRidge(1000, random_state=0),
 }
 rows = []
 for method in methods.values():

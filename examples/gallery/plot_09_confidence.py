@@ -26,7 +26,7 @@ joint = DKVBClassifier(KeyEncoder(128, 64, random_state=0)).fit(X_train, y_train
 
 # %%
 # Top probabilities of ``counts`` before and after; ``calibrate`` changes no prediction. ``joint`` chooses its mixture
-# by the likelihood of held-out rows, and needs no temperature.
+# by leave-one-out scores of training rows, and needs no temperature.
 before = model.predict_proba(X_test)
 after = model.calibrate(X_held, y_held).predict_proba(X_test)
 curves = {

@@ -3,7 +3,7 @@
 Enters: a description, layers to read, the side of the images. Leaves: the immutable record that other modules use.
 Must not know: settings files, data sets, caches.
 
-Defaults for a checkpoint file: mean and standard deviation of ImageNet, bilinear interpolation, a crop ratio of 1, no
+Defaults for a checkpoint file: mean and standard deviation of ImageNet, bilinear interpolation, ``crop_pct`` 1, no
 prefix, with classifier. For weights that a library knows by name, the library provides all of this.
 """
 
@@ -36,7 +36,7 @@ def describe_backbone(described: Mapping[str, Any], layers: str | Sequence[str],
     ----------
     described : mapping
         ``id``, ``file`` (None: the library's own weights), ``library``, ``model``, ``weights``, and other fields that
-        `pipeline.params.InlineBackbone` lists.
+        `pipeline.config.embeddings.InlineBackbone` lists.
     layers : str or sequence of str
         ``avgpool`` of timm's models, ``projected`` of open_clip's, any nodes of torchvision's.
     image_side : int
@@ -227,7 +227,7 @@ def _width(network: torch.nn.Module, record: Backbone, layer: str, side: int, ex
         ) from error
     found = found[layer] if isinstance(found, dict) else found
     shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-    # square images give square maps: anything else is no map, or has its channels last
+    # square images give square maps: anything else is not a map, or has its channels last
     if len(shape) != 2 and not (len(shape) == 4 and shape[2] == shape[3]):
         raise ValueError(
             f"layer {layer!r} of {record.id} gives {shape} for one image; expected features (1, f) or a map "

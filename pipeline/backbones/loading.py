@@ -91,7 +91,7 @@ def load_backbone(record: Backbone, layers: str | Sequence[str], state: Mapping[
     layers : str or sequence of str
         The columns of several layers follow each other in this order.
     state : mapping from name to Tensor
-        As :func:`pipeline.weights.read_weights` returns it.
+        As :func:`pipeline.backbones.weights.read_weights` returns it.
 
     Raises
     ------

@@ -117,7 +117,7 @@ class SplitRows:
 
     Parameters
     ----------
-    blocks : iterable of ndarray (rows, f)
+    blocks : iterable of ndarray of shape (rows, f)
         In order, with any number of rows each.
     labels : ndarray of shape (n,), integers
         −1: unlabelled.
@@ -215,7 +215,7 @@ def _check_format(file: h5py.File) -> None:
     version = _attribute(file, "version")
     if version not in (VERSION, VERSION_OF_LAYERS):
         raise NotACacheError(
-            f"cache {name} has format version {version}; this release reads versions {VERSION} and "
+            f"cache {name} has format version {version}; expected {VERSION} or "
             f"{VERSION_OF_LAYERS}. Update the checkout, or run `dvc repro extract` to rebuild it."
         )
 

@@ -151,7 +151,7 @@ def export_cache(path: str | Path, output: str | Path, split: str | None = None)
 
 def _check_options(args: argparse.Namespace) -> None:
     if args.tap is not None:
-        raise ValueError("--tap is now --layer. Rename the option.")
+        raise ValueError("--tap was given; expected its new name, --layer. Rename the option.")
     if Path(args.output).suffix.lower() not in CACHES:
         raise ValueError(f"--output {args.output} was given; expected a file ending in {', '.join(CACHES)}. Rename it.")
     ways = {"--test-embeddings": args.test_embeddings, "--splits": args.splits, "--test-fraction": args.test_fraction}

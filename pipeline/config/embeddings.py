@@ -19,8 +19,8 @@ class InlineBackbone(Record):
 
     `weights` is a checkpoint file, relative to the working directory, or a library's own name of weights.
     Preprocessing, `prefix`, `extra_keys` and `without_classifier` apply to files only: the library knows them for its
-    own weights. Missing fields get the defaults of `pipeline.inline_backbones`. `sha256` (at least its first eight
-    digits) pins the file, because DVC does not track its content.
+    own weights. Missing fields get the defaults of `pipeline.backbones.custom`. `sha256` (at least its first
+    eight digits) pins the file, because DVC does not track its content.
     """
 
     library: Literal["torchvision", "timm", "open_clip"]

@@ -136,8 +136,8 @@ def load_params(path: str | Path) -> Params:
     Raises
     ------
     ValueError
-        As `pipeline.plain_yaml.load_plain`, or if a key is unknown or missing, or a value is out of range.
-        The message names the key's path and, where there is one, the nearest valid key.
+        As `pipeline.config.plain_yaml.load_plain`, or if a key is unknown or missing, or a value is out of
+        range. The message names the key's path and, where there is one, the nearest valid key.
     OSError
         If the file cannot be read.
     """

@@ -56,8 +56,18 @@ def first_sentence(error: ValidationError, whole: type[BaseModel]) -> str:
         )
     if _is_type(first["loc"]):
         return f"{place} is {first['input']!r}; expected a finite number, text, true or false. Correct the value{more}."
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{place} is {first['input']!r}; {message}. Correct the value{more}."
+    return f"{place} is {first['input']!r}; {_expected(first['msg'])}. Correct the value{more}."
+
+
+def _expected(message: str) -> str:
+    """Word a message of pydantic, such as "Input should be greater than 0", as what is expected."""
+    found = re.fullmatch(r"(\w+) should (be|have) (.*)", message)
+    if not found:
+        return message[0].lower() + message[1:]
+    what, verb, rest = found.groups()
+    if verb == "have":
+        return f"expected a {what.lower()} with {rest}"
+    return f"expected {'a value ' if rest.startswith(('greater', 'less')) else ''}{rest}"
 
 
 TYPES = re.compile(r"bool|int|float|str|none|(dict|list|nullable|union)\[.*")
@@ -102,6 +112,6 @@ def _valid_keys(location: tuple[int | str, ...], whole: type[BaseModel]) -> list
 
 
 def nearest(given: str, names: Iterable[str]) -> str:
-    """Return a question that suggests the nearest name, as part of a sentence, or an empty text."""
+    """Return a question in parentheses that suggests the nearest name, or an empty text."""
     close = difflib.get_close_matches(given, list(names), n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -286,7 +286,7 @@ def _lines(manifest: Manifest) -> Iterable[str]:
         "class_names": list(manifest.class_names),
         "n_samples": len(
             manifest.sample_ids
-        ),  # a file that was truncated between two lines must not pass for a smaller one
+        ),  # a file that was truncated between two lines must not be mistaken for a shorter one
     }
     if manifest.skipped:
         header["skipped"] = list(manifest.skipped)
@@ -522,7 +522,7 @@ ARRAY_KINDS: dict[
     "photos": (_photos_manifest, _photo_crop),
     **dict.fromkeys(_TORCHVISION, (_torchvision_manifest, _torchvision_pixels)),
 }
-"""Kind of a data set that is no folder → what lists its images, and what gives the pixels of one."""
+"""Kind of a data set that is not a folder → what lists its images, and what gives the pixels of one."""
 
 
 def _pixels_sha256(pixels: np.ndarray) -> str:

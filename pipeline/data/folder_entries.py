@@ -77,7 +77,7 @@ def walk(root: Path, *, follow_links: bool = False) -> Found:
     Raises
     ------
     OSError
-        If a folder cannot be read, or a link leads nowhere.
+        If a folder cannot be read, or a link is broken.
     ValueError
         If a link leads out of the root and may not, or an image's name is not text.
     """

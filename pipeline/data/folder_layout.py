@@ -50,7 +50,7 @@ def list_images(name: str, root: Path, *, follow_links: bool = False) -> Listing
     Raises
     ------
     FileNotFoundError
-        If the root is no folder, or a link leads nowhere.
+        If the root is not a folder, or a link is broken.
     ValueError
         If classes and splits cannot be distinguished, a class or a split has no images, a link leads out of the
         root, or a name is not text.

@@ -1,6 +1,6 @@
 """Streams of tasks, the loop that learns and tests on them, methods and baselines, and tables of results."""
 
-from .baselines import Probe, measure_baselines
+from .baselines import GradientClassifier, measure_baselines
 from .factory import check_method, encode, learn_codes, make_method, place_keys
 from .loop import Bench, make_bench, rows_for_keys
 from .runs import Evaluation, measure_run
@@ -12,7 +12,7 @@ __all__ = [
     "PREQUENTIAL_COLUMNS",
     "Bench",
     "Evaluation",
-    "Probe",
+    "GradientClassifier",
     "Source",
     "Tables",
     "check_method",

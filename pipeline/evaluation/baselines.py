@@ -33,11 +33,11 @@ from pipeline.evaluation.course import Course, cost_facts, per_order
 from pipeline.evaluation.loop import Bench, learn_rows, timed
 from pipeline.evaluation.tables import MethodResult
 
-__all__ = ["PROBES", "Baseline", "Probe", "make_baseline", "measure_baselines"]
+__all__ = ["GRADIENT_METHODS", "Baseline", "GradientClassifier", "make_baseline", "measure_baselines"]
 
 # Chosen once on 300 held-out training digits over five orders: each task is learned to .98, and the joint probe is at
 # its best. At 1e-3 the MLP failed on some late tasks, which would look like forgetting.
-PROBES: Mapping[str, Mapping[str, Any]] = {
+GRADIENT_METHODS: Mapping[str, Mapping[str, Any]] = {
     "linear_probe": {"hidden": None, "learning_rate": 1e-3, "epochs": 20},
     "mlp": {"hidden": 256, "learning_rate": 3e-4, "epochs": 20},
 }
@@ -48,7 +48,7 @@ WIDEST_BY_BATCHES = 2000
 """Number of random features beyond which solving per batch takes longer than everything else together."""
 
 
-class Probe:
+class GradientClassifier:
     """scikit-learn's MLP, or a linear softmax, trained by Adam on one task at a time.
 
     Parameters
@@ -65,7 +65,7 @@ class Probe:
         Minimum number of steps of each `partial_fit`; a short task gets more passes.
     batch_size : int
         Rows per step, 1 or more.
-    scale : ndarray (n,f) or None
+    scale : ndarray of shape (n, f) or None
         Unlabelled rows; each feature is standardised by their mean and standard deviation. None: features are not
         scaled.
     random_state : int
@@ -76,8 +76,8 @@ class Probe:
     >>> rng = np.random.default_rng(0)
     >>> y = np.arange(40) % 2
     >>> X = rng.normal(size=(40, 3)).astype(np.float32) + 4 * y[:, None].astype(np.float32)
-    >>> probe = Probe(n_classes=2, learning_rate=0.1, scale=X).partial_fit(X, y)
-    >>> float((probe.predict(X) == y).mean())
+    >>> model = GradientClassifier(n_classes=2, learning_rate=0.1, scale=X).partial_fit(X, y)
+    >>> float((model.predict(X) == y).mean())
     1.0
     """
 
@@ -104,7 +104,7 @@ class Probe:
         return np.arange(self.n_classes)
 
     def partial_fit(self, X: np.ndarray, y: np.ndarray) -> Self:
-        """Train only on these rows (n,f) with labels (n,), for `epochs` passes or at least `min_steps` steps."""
+        """Train only on these rows (n, f) with labels (n,), for `epochs` passes or at least `min_steps` steps."""
         rows = min(self.batch_size, len(y))
         self.model.set_params(batch_size=rows)
         scaled = self._scaled(X)
@@ -113,11 +113,11 @@ class Probe:
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the most probable class (n,) of rows (n,f)."""
+        """Return the most probable class (n,) of rows (n, f)."""
         return self.model.predict(self._scaled(X))
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """Return the logits of rows (n,f): (n,k), or for two classes those of the second (n,).
+        """Return the logits of rows (n, f): (n, k), or for two classes those of the second (n,).
 
         Not probabilities: those of forgotten classes round to zero and could not be compared.
         """
@@ -175,8 +175,9 @@ def measure_baselines(settings: Baselines, bench: Bench, scale: list[np.ndarray]
         Settings.
     bench : Bench
         The data.
-    scale : list of ndarray (n,f)
-        Unlabelled rows that give probes the scale of features: one array for all orders, or one per order.
+    scale : list of ndarray of shape (n, f)
+        Unlabelled rows that set the scale of the features for the linear probe and the MLP: one array for all orders,
+        or one per order.
 
     Returns
     -------
@@ -188,12 +189,12 @@ def measure_baselines(settings: Baselines, bench: Bench, scale: list[np.ndarray]
     for name in bar:
         bar.set_postfix_str(name)
         clock: dict[str, float] = {}
-        as_is = name.removeprefix("joint_") in PROBES or not settings.normalize
+        as_is = name.removeprefix("joint_") in GRADIENT_METHODS or not settings.normalize
         own = bench if as_is else with_unit_blocks(bench)
         with timed(clock, "choose"):
             baseline = make_baseline(name, own, scale, normalize=settings.normalize)
-        meet = _meet_everything_at_once if name == "joint_linear_probe" else _meet_the_stream
-        results[name] = meet(baseline, own, clock)
+        learn = _learn_all_at_once if name == "joint_linear_probe" else _learn_stream
+        results[name] = learn(baseline, own, clock)
     return results
 
 
@@ -222,20 +223,21 @@ def make_baseline(name: str, bench: Bench, scale: list[np.ndarray], *, normalize
         One of `pipeline.config.BASELINES`; ``joint_linear_probe`` is the linear probe.
     bench : Bench
         The data that the method will learn.
-    scale : list of ndarray (n,f)
-        Unlabelled rows that give a probe the scale of features: one array for all orders, or one per order.
+    scale : list of ndarray of shape (n, f)
+        As for `measure_baselines`.
     normalize : bool
-        Whether all methods except the probes, which standardise, get rows of unit length.
+        Whether all methods get rows of unit length, except the linear probe and the MLP, which standardise features.
 
     Raises
     ------
     ValueError
         If there is no method of that name.
     """
-    if name in PROBES or name == "joint_linear_probe":
-        kind = PROBES[name.removeprefix("joint_")]
+    if name in GRADIENT_METHODS or name == "joint_linear_probe":
+        kind = GRADIENT_METHODS[name.removeprefix("joint_")]
         n_classes = int(max(bench.y.max(), bench.y_test.max())) + 1
-        return Baseline(partial(_make_probe, kind, n_classes, scale), passes=int(kind["epochs"]), needs_classes=True)
+        make = partial(_make_gradient_classifier, kind, n_classes, scale)
+        return Baseline(make, passes=int(kind["epochs"]), needs_classes=True)
     if name == "nearest_class_mean":
         return Baseline(lambda order: NearestClassMean(normalize=normalize))
     if name in ("streaming_lda", "classwise_lda", "random_fourier_discriminant"):
@@ -275,8 +277,10 @@ def _choose(model: Any, bench: Bench) -> Any:
     return model.fit(bench.X[labelled], bench.y[labelled])
 
 
-def _make_probe(kind: Mapping[str, Any], n_classes: int, scale: list[np.ndarray], order: int) -> Probe:
-    return Probe(n_classes, random_state=order, scale=scale[order % len(scale)], **kind)
+def _make_gradient_classifier(
+    kind: Mapping[str, Any], n_classes: int, scale: list[np.ndarray], order: int
+) -> GradientClassifier:
+    return GradientClassifier(n_classes, random_state=order, scale=scale[order % len(scale)], **kind)
 
 
 class _Neighbours:
@@ -320,7 +324,7 @@ class _NaiveBayes:
         return self.classes_[self.decision_function(X).argmax(axis=1)]
 
 
-def _meet_the_stream(baseline: Baseline, bench: Bench, clock: dict[str, float]) -> MethodResult:
+def _learn_stream(baseline: Baseline, bench: Bench, clock: dict[str, float]) -> MethodResult:
     """Learn every order; a one-pass method also predicts each batch of the first order before learning it."""
 
     def learn(model: Any, rows: np.ndarray) -> None:
@@ -336,7 +340,7 @@ def _mahalanobis(model: Any, X: np.ndarray) -> dict[str, np.ndarray]:
     return {"mahalanobis": -model.score_samples(X)}
 
 
-def _meet_everything_at_once(baseline: Baseline, bench: Bench, clock: dict[str, float]) -> MethodResult:
+def _learn_all_at_once(baseline: Baseline, bench: Bench, clock: dict[str, float]) -> MethodResult:
     labelled = bench.y >= 0
     model = baseline.make(0)
     with timed(clock, "fit"):

@@ -1,6 +1,6 @@
 """Calibration of probabilities, and detection of unseen classes.
 
-Enters: probabilities (n,k) or scores (n,) with labels.
+Enters: probabilities (n, k) or scores (n,) with labels.
 Leaves: plain numbers and lists, rounded to six digits.
 Must not know: methods, streams, files.
 """
@@ -32,8 +32,8 @@ def describe_calibration(probabilities: np.ndarray, y: np.ndarray) -> dict[str, 
 
     Parameters
     ----------
-    probabilities : ndarray of float (n,k)
-    y : ndarray of int (n,)
+    probabilities : ndarray of shape (n, k)
+    y : ndarray of shape (n,), integers
         Columns of the true classes; −1: none.
 
     Returns
@@ -62,7 +62,7 @@ def tell_unseen(scores: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, An
 
     Parameters
     ----------
-    scores : sequence of tuple of ndarray (known,), (unseen,)
+    scores : sequence of tuple of ndarray of shape (known,) and (unseen,)
         One pair per order; higher is more novel.
 
     Returns

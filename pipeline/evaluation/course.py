@@ -114,7 +114,7 @@ class Course:
         )  # fmt: skip
 
     def _predict_before_learning(self) -> np.ndarray | None:
-        """Return the labels of the first order as they arrived, and the predictions made before (2,n)."""
+        """Return the labels of the first order as they arrived, and the predictions made before (2, n)."""
         if not self.by_batches:
             return None
         if self.passes > 1:
@@ -164,7 +164,7 @@ class Prequential:
 
     Attributes
     ----------
-    arrived, predicted : list of ndarray of int64 (n_batch,)
+    arrived, predicted : list of ndarray of shape (n_batch,), int64
         Labels, and the prediction for each: −1 for the first batch, before anything is learned.
     seconds : float
         Spent on predictions.
@@ -188,7 +188,7 @@ class Prequential:
 
     @property
     def met(self) -> np.ndarray:
-        """Labels in order of arrival, and the predictions (2,n)."""
+        """Labels in order of arrival, and the predictions (2, n)."""
         return np.stack([np.concatenate(self.arrived), np.concatenate(self.predicted)])
 
 
@@ -200,7 +200,7 @@ class HalfSeen:
     ----------
     tasks : list of Task
         Without rows of classes of the other half.
-    known : ndarray of bool (n_test,)
+    known : ndarray of shape (n_test,), bool
         Which test rows have a class of these tasks.
     whole : bool
         Whether no row had to be left out.

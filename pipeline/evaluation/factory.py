@@ -95,7 +95,7 @@ def _with_labels(model: DKVBClassifier, class_names: Sequence[str]) -> DKVBClass
     labels = {name: label for label, name in enumerate(class_names)}
     for name in set(model.class_weight) - set(labels):
         raise ValueError(
-            f"method.class_weight names {name!r}, which is no class{nearest(name, class_names)}; expected names of "
+            f"method.class_weight names {name!r}, which is not a class{nearest(name, class_names)}; expected names of "
             "classes, as in the cache. Correct params.yaml."
         )
     return model.set_params(class_weight={labels[name]: weight for name, weight in model.class_weight.items()})
@@ -140,19 +140,19 @@ def set_method(model: DKVBClassifier, settings: Mapping[str, Any]) -> DKVBClassi
 
 
 def place_keys(model: DKVBClassifier, X: np.ndarray) -> DKVBClassifier:
-    """Place the keys on unlabelled embeddings (n,f) and freeze them; return the classifier."""
+    """Place the keys on unlabelled embeddings (n, f) and freeze them; return the classifier."""
     return model.set_params(encoder=FrozenEstimator(clone(model.encoder).fit(X)))
 
 
 def encode(model: DKVBClassifier, X: np.ndarray) -> np.ndarray:
-    """Return the codes (n, c·m) of embeddings (n,f) by the classifier's keys."""
+    """Return the codes (n, c · m) of embeddings (n, f) by the classifier's keys."""
     return np.asarray(_encoder(model).transform(X))
 
 
 def learn_codes(
     model: DKVBClassifier, codes: np.ndarray, y: np.ndarray, *, epochs: int = 1, classes: np.ndarray | None = None
 ) -> None:
-    """Let the classifier learn codes (n, c·m) with labels (n,) in some passes; classes (k,) are declared if given."""
+    """Let the classifier learn codes (n, c · m) with labels (n,) in some passes; classes (k,) are declared if given."""
     if epochs > 1:
         model.set_params(solver_params={**(model.solver_params or {}), "partial_fit_epochs": epochs})
     model.partial_fit(Codes.of(codes, _encoder(model)), y, classes=classes)
@@ -164,7 +164,7 @@ def fit_codes(model: DKVBClassifier, codes: np.ndarray, y: np.ndarray) -> DKVBCl
 
 
 def forget_codes(model: DKVBClassifier, codes: np.ndarray, y: np.ndarray) -> DKVBClassifier:
-    """Let the classifier forget learned codes (n, c·m) with labels (n,); return it."""
+    """Let the classifier forget learned codes (n, c · m) with labels (n,); return it."""
     return model.forget(Codes.of(codes, _encoder(model)), y)
 
 

@@ -23,9 +23,9 @@ def measure_guarantees(start: Any, codes: np.ndarray, y: np.ndarray, X_test: np.
     ----------
     start : DKVBClassifier
         With keys, without samples; it is not changed.
-    codes : ndarray of unsigned integers (n, c·m)
-    y : ndarray of int64 (n,)
-    X_test : ndarray of float32 (n_test,f)
+    codes : ndarray of shape (n, c · m), unsigned integers
+    y : ndarray of shape (n,), int64
+    X_test : ndarray of shape (n_test, f), float32
         Rows whose scores are compared.
     """
     if not adds_up(start) or len(y) <= 2 * N_FORGOTTEN:
@@ -46,5 +46,5 @@ def measure_guarantees(start: Any, codes: np.ndarray, y: np.ndarray, X_test: np.
 def _compare(model: Any, other: Any, X: np.ndarray, what: str) -> str:
     largest = float(np.abs(model.decision_function(X) - other.decision_function(X)).max())
     if largest == 0:
-        return f"scores of {len(X):,} test rows are equal to those of {what}"
-    return f"scores differ from those of {what} by at most {largest:.1e}"
+        return f"scores of {len(X):,} test rows are equal to those of {what}."
+    return f"scores differ from those of {what} by at most {largest:.1e}."

@@ -56,17 +56,17 @@ class Outcome:
     ----------
     task_classes : tuple of tuple of int
         Classes of each task, in the order of learning.
-    accuracy_matrix : ndarray of float64 (t,t)
+    accuracy_matrix : ndarray of shape (t, t), float64
         Accuracy on the test rows of task j after task i, including tasks that are not yet learned.
-    seen_accuracy : ndarray of float64 (t,)
+    seen_accuracy : ndarray of shape (t,), float64
         Accuracy on test rows of all classes seen so far.
-    all_accuracy : ndarray of float64 (t,)
+    all_accuracy : ndarray of shape (t,), float64
         Accuracy on all test rows.
-    samples_seen, classes_seen : ndarray of int64 (t,)
+    samples_seen, classes_seen : ndarray of shape (t,), int64
         Training rows and distinct classes so far.
-    predictions : ndarray of int64 (n,)
+    predictions : ndarray of shape (n,), int64
         Predictions on all test rows after the last task.
-    restricted : ndarray of float64 (t,) or None
+    restricted : ndarray of shape (t,), float64, or None
         Accuracy on the test rows of task j after the last task, with answers restricted to the classes of tasks 0 to j;
         None for a method without class scores.
     """
@@ -87,9 +87,9 @@ class Bench:
 
     Attributes
     ----------
-    X, X_test : ndarray of float32 (n,f), (n_test,f)
+    X, X_test : ndarray of shape (n, f) and (n_test, f), float32
         Embeddings; unlabelled test rows are left out.
-    y, y_test : ndarray of int64 (n,), (n_test,)
+    y, y_test : ndarray of shape (n,) and (n_test,), int64
         Their labels; −1 for unlabelled training rows, which belong to no task.
     seeds : tuple of int
         One per order.
@@ -176,7 +176,7 @@ def learn_rows(model: Any, X: np.ndarray, y: np.ndarray) -> None:
 
 
 def rows_for_keys(reader: CacheReader, keys: CacheReader, key_rows: str, first_task: Task) -> np.ndarray:
-    """Return the unlabelled embeddings (n,f) float32 that keys are placed on.
+    """Return the unlabelled embeddings (n, f) float32 that keys are placed on.
 
     Parameters
     ----------
@@ -219,17 +219,17 @@ def feed_then_test(
         predictions and the restricted accuracies.
     tasks : sequence of Task
         Order of learning.
-    X : ndarray (n,...)
+    X : ndarray of shape (n, ...)
         Training rows as `learn` takes them: embeddings or codes.
-    y : ndarray of int (n,)
+    y : ndarray of shape (n,), integers
         Their labels.
-    X_test : ndarray (n_test,f)
+    X_test : ndarray of shape (n_test, f)
         Test embeddings.
-    y_test : ndarray of int (n_test,)
+    y_test : ndarray of shape (n_test,), integers
         Their labels.
     learn : callable, optional
         ``learn(model, X_task, y_task)``, called once per task.
-    tested : list of ndarray of int (n_test,), optional
+    tested : list of ndarray of shape (n_test,), integers, optional
         Predictions after the first tasks, which the model has already learned; gains those after the others.
     seconds : dict, optional
         Gains ``fit``, the time to learn up to the first prediction after every task (some methods solve then), and
@@ -264,14 +264,14 @@ def feed_then_test(
 
 
 class Scores(NamedTuple):
-    """The classes (k,) of a method, and its scores for some rows (n,k)."""
+    """The classes (k,) of a method, and its scores for some rows (n, k)."""
 
     classes: np.ndarray
     values: np.ndarray
 
 
 def answer(model: Any, X: np.ndarray) -> tuple[np.ndarray, Scores | None]:
-    """Return predictions (n,) for rows (n,f), and their scores, or None for a method without scores.
+    """Return predictions (n,) for rows (n, f), and their scores, or None for a method without scores.
 
     Examples
     --------
@@ -297,9 +297,9 @@ def restricted_accuracy(tasks: Sequence[Task], scores: Scores, y: np.ndarray, y_
         Order of learning.
     scores : Scores
         After the last task, for all test rows.
-    y : ndarray of int (n,)
+    y : ndarray of shape (n,), integers
         Labels of the rows that tasks name.
-    y_test : ndarray of int (n_test,)
+    y_test : ndarray of shape (n_test,), integers
         Labels of the test rows.
 
     Raises
@@ -325,7 +325,7 @@ def restricted_accuracy(tasks: Sequence[Task], scores: Scores, y: np.ndarray, y_
 def outcome_of(
     tasks: Sequence[Task], predictions: np.ndarray, y: np.ndarray, y_test: np.ndarray, scores: Scores | None = None
 ) -> Outcome:
-    """Return the outcome of predictions (t,n_test) on all test rows after each task, and of scores after the last one.
+    """Return the outcome of predictions (t, n_test) on all test rows after each task, and of scores after the last one.
 
     Raises
     ------
@@ -352,7 +352,7 @@ def summarise(outcomes: Sequence[Outcome], y_test: np.ndarray) -> dict[str, floa
     ----------
     outcomes : sequence of Outcome
         One per order.
-    y_test : ndarray of int (n_test,)
+    y_test : ndarray of shape (n_test,), integers
         Labels of the test rows.
 
     Returns

@@ -72,7 +72,7 @@ class Evaluation:
 
 
 def training_codes(model: Any, reader: CacheReader, folder: str | Path) -> np.ndarray:
-    """Return the codes (n,c,m) of a cache's training rows by a model's keys; they are kept in a folder."""
+    """Return the codes (n, c, m) of a cache's training rows by a model's keys; they are kept in a folder."""
     return stored_codes(reader, "train", lambda X: encode(model, X), codes_name(model), folder)
 
 

@@ -36,6 +36,7 @@ from pipeline.evaluation.factory import (
     set_method,
 )
 from pipeline.evaluation.runs import training_codes
+from pipeline.io import counted
 
 __all__ = ["Candidate", "Source", "search_settings"]
 
@@ -62,11 +63,11 @@ class Source:
     folder: str
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
-        """Return embeddings (n,f) float32 of training rows."""
+        """Return embeddings (n, f) float32 of training rows."""
         return _embeddings(self.cache)[positions]
 
     def started(self, method: DKVBClassifier) -> tuple[DKVBClassifier, np.ndarray]:
-        """Return the method with its keys, and the codes (n,c,m) of all training rows, both computed at most once."""
+        """Return the method with its keys, and the codes (n, c, m) of all training rows, both computed at most once."""
         name = hashlib.sha256(key_settings(method).encode()).hexdigest()[:24]
         path = Path(self.folder) / f"{name}.npz"
         if not path.exists():
@@ -76,7 +77,7 @@ class Source:
 
 
 class Candidate(ClassifierMixin, BaseEstimator):
-    """Fit and test a method on training rows that are given by their positions (n,1).
+    """Fit and test a method on training rows that are given by their positions (n, 1).
 
     If it cannot be fitted, it keeps the reason as ``error_`` and scores NaN, so that the others continue.
 
@@ -125,7 +126,7 @@ def search_settings(
         The grid, the settings that all candidates share, folds.
     source : Source
         The source of rows and keys.
-    labels : ndarray of int (n,)
+    labels : ndarray of shape (n,), integers
         Labels of all training rows; rows with −1 are left out.
     n_jobs : int
         Jobs at a time.
@@ -164,7 +165,10 @@ def search_settings(
 def _check_folds(labels: np.ndarray, n_folds: int) -> None:
     classes, counts = np.unique(labels, return_counts=True)
     if not len(classes) or counts.min() < n_folds:
-        fewest = f"class {classes[counts.argmin()]} has {counts.min()} rows" if len(classes) else "no row is labelled"
+        fewest = "no row is labelled"
+        if len(classes):
+            least = counts.argmin()
+            fewest = f"class {classes[least]} has {counted(counts[least], 'row')}"
         raise ValueError(
             f"folds is {n_folds}, but {fewest}; expected a row of every class in each fold. Lower folds, or "
             "extract more rows."

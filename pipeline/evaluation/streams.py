@@ -1,7 +1,7 @@
 """Orders in which training rows arrive.
 
 Index arithmetic only; no other module decides an order of samples.
-Enters: the labels of all training rows (n,) and a seed or a written order of classes.
+Enters: the labels of all training rows (n,) and a seed or a given order of classes.
 Leaves: a list of `Task`, each with its classes and the row positions (n_task,) in order of arrival.
 Must not know: embeddings, caches, models, paths.
 """
@@ -23,7 +23,7 @@ class Task:
     ----------
     classes : tuple of int
         Classes of the task, sorted.
-    rows : ndarray of int64 (n_task,)
+    rows : ndarray of shape (n_task,), int64
         Positions of training rows in order of arrival.
     """
 
@@ -61,7 +61,7 @@ def class_incremental(
 
     Parameters
     ----------
-    labels : ndarray of int (n,)
+    labels : ndarray of shape (n,), integers
         Class of each training row; rows with −1 carry no label and are left out.
     classes_per_task : int
         1 or more; the last task has fewer if the number of classes is not a multiple.
@@ -98,7 +98,7 @@ def shuffled(labels: np.ndarray, n_tasks: int, seed: int) -> list[Task]:
 
     Parameters
     ----------
-    labels : ndarray of int (n,)
+    labels : ndarray of shape (n,), integers
         Class of each training row; rows with −1 are left out.
     n_tasks : int
         1 or more; lengths differ by one row at most.
@@ -124,7 +124,7 @@ def shuffled(labels: np.ndarray, n_tasks: int, seed: int) -> list[Task]:
     rows = np.flatnonzero(np.asarray(labels) >= 0)
     if not 1 <= n_tasks <= len(rows):
         raise ValueError(
-            f"n_tasks is {n_tasks} for {len(rows)} labelled rows; expected 1 to the number of rows. Lower n_tasks."
+            f"n_tasks is {n_tasks} for {len(rows)} labelled rows; expected 1 to {len(rows)}. Correct n_tasks."
         )
     mixed = np.random.default_rng((seed, 2)).permutation(rows)
     return [Task(tuple(classes), part) for part in np.array_split(mixed, n_tasks)]
@@ -187,7 +187,7 @@ def make_tasks(
     ----------
     kind : {"class_incremental", "shuffled", "blurry"}
         The function of this module to use.
-    labels : ndarray of int (n,)
+    labels : ndarray of shape (n,), integers
         Class of each training row.
     seed, classes_per_task, n_tasks, blur, order
         As for that function.
@@ -233,7 +233,7 @@ def _labelled_classes(labels: np.ndarray) -> list[int]:
     classes = np.unique(labels[labels >= 0])
     if not len(classes):
         raise ValueError(
-            f"none of {len(labels)} training rows carries a label; expected labels. Choose embeddings of a "
-            "labelled dataset."
+            f"none of {len(labels)} training rows carries a label; expected at least one labelled row. Choose "
+            "embeddings of a labelled dataset."
         )
     return [int(label) for label in classes]

@@ -32,9 +32,9 @@ class MethodResult:
     ----------
     outcomes : list of Outcome
         One per order; empty for a method that sees all classes at once.
-    predictions : ndarray of int64 (n_test,)
+    predictions : ndarray of shape (n_test,), int64
         On all test rows, after the last task of the first order.
-    met : ndarray of int64 (2,n) or None
+    met : ndarray of shape (2, n), int64, or None
         Labels of the first order as they arrived, and the predictions made before learning them.
     facts : mapping
         Further numbers: costs that do not depend on the clock, confidence.
@@ -200,7 +200,7 @@ def _prequential_points(met: np.ndarray, batch_rows: int) -> list[list[Any]]:
 
 
 def _confusion(bench: Bench, predictions: np.ndarray) -> np.ndarray:
-    """Count test rows (k,k): one row per true class, one column per predicted class."""
+    """Count test rows (k, k): one row per true class, one column per predicted class."""
     counts = np.zeros((len(bench.class_names),) * 2, dtype=np.int64)
     np.add.at(counts, (bench.y_test, predictions.astype(np.int64)), 1)
     return counts

@@ -180,7 +180,7 @@ def extract(job: Job, output: str | Path, scratch: str | Path, *, device: str = 
         If the weights do not fit, or an embedding is not finite; the sample is named.
     OSError
         If an image is missing, damaged, or not the one that the manifest lists; the sample is named. If the store
-        loses rows again and again.
+        loses rows repeatedly.
     RuntimeError
         If another process extracts the same embeddings.
     """

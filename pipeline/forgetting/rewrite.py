@@ -62,7 +62,7 @@ def forget(
     Raises
     ------
     ValueError
-        If the folder is no project, a sample is unknown, or a data set would keep none; nothing is changed.
+        If the folder is not a project, a sample is unknown, or a data set would keep none; nothing is changed.
     RuntimeError
         If a file is in use; nothing is changed.
     OSError

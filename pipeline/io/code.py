@@ -5,7 +5,7 @@ Enters: a module's name. Leaves: a digest. Must not know: what any module does.
 
 from __future__ import annotations
 
-import ast
+import dis
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +15,7 @@ __all__ = ["closure", "code_digest"]
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("pipeline", "dkvb_estimator", "benchmarks")
+IMPORT = dis.opmap["IMPORT_NAME"]
 OTHER_SOURCES = (".h", ".cpp", ".html", ".css")
 """Other files that modules use; files with these suffixes beside a module count as part of it."""
 
@@ -30,30 +31,30 @@ def code_digest(module: str) -> str:
     True
     """
     digest = hashlib.sha256()
-    for path, tree in sorted(closure(module).items()):
+    for path, code in sorted(closure(module).items()):
         digest.update(path.relative_to(ROOT).as_posix().encode())
-        if tree is not None:
-            _update(digest, compile(tree, path.name, "exec", dont_inherit=True, optimize=2))
+        if code is not None:
+            _update(digest, code)
         else:
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def closure(module: str, without: Iterable[str] = ()) -> dict[Path, ast.Module | None]:
-    """Return the code files that a module imports; Python files are parsed.
+def closure(module: str, without: Iterable[str] = ()) -> dict[Path, CodeType | None]:
+    """Return the code files that a module imports; Python files are compiled, without docstrings.
 
     Modules in `without` are left out, with the modules that only they import.
     """
-    files: dict[Path, ast.Module | None] = {}
+    files: dict[Path, CodeType | None] = {}
     waiting, left_out = [module], {_file_of(name) for name in without}
     while waiting:
         path = _file_of(waiting.pop())
         if path is None or path in files or path in left_out:
             continue
-        tree = ast.parse(path.read_bytes())
-        files[path] = tree
+        code = compile(path.read_bytes(), path.name, "exec", dont_inherit=True, optimize=2)
+        files[path] = code
         files |= {other: None for other in path.parent.iterdir() if other.suffix in OTHER_SOURCES}
-        waiting.extend(_imported(path, tree))
+        waiting.extend(_imported(path, code))
     return files
 
 
@@ -64,21 +65,28 @@ def _file_of(module: str) -> Path | None:
     return path / "__init__.py" if (path / "__init__.py").is_file() else None
 
 
-def _imported(path: Path, tree: ast.Module) -> Iterator[str]:
-    """Yield the modules of this project that a file imports anywhere, and their parent packages."""
+def _imported(path: Path, code: CodeType) -> Iterator[str]:
+    """Yield the modules of this project that a file's code imports anywhere, and their parent packages."""
     package = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
+    for level, names, module in _imports(code):
+        above = package[: len(package) - level + 1] if level else ()
+        base = ".".join([*above, *([module] if module else [])])
+        for name in (base, *(f"{base}.{name}" for name in names)):
             parts = name.split(".")
             if parts[0] in OURS:
                 yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+def _imports(code: CodeType) -> Iterator[tuple[int, tuple[str, ...], str]]:
+    """Yield the level, the names and the module of each import; this is several times as fast as a syntax tree."""
+    if IMPORT in code.co_code[::2]:
+        instructions = [one for one in dis.get_instructions(code) if one.opname != "EXTENDED_ARG"]
+        for level, names, imported in zip(instructions, instructions[1:], instructions[2:], strict=False):
+            if imported.opcode == IMPORT:
+                yield level.argval, names.argval or (), imported.argval
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _imports(value)
 
 
 def _update(digest: hashlib._Hash, code: CodeType) -> None:

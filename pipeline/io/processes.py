@@ -31,7 +31,7 @@ def helpers(command: Sequence[str], number: int, device: str, workers: int) -> I
     >>> with helpers(["sleep", "60"], 3, "cpu", 1):
     ...     pass  # both are ended here
     """
-    import torch  # here: most commands need files alone, and need not wait for it
+    import torch  # here: most commands only handle files, and need not wait for it
 
     usual = torch.get_num_threads()
     threads = min(usual, share_of_threads(number))

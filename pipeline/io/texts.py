@@ -23,7 +23,7 @@ def read_text(path: str | Path) -> str:
     Raises
     ------
     ValueError
-        If the bytes are no text in that encoding.
+        If the bytes are not text in that encoding.
     OSError
         If the file cannot be read.
     """

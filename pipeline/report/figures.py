@@ -137,7 +137,7 @@ class Figures:
             display.ax_.set_xticks(x if len(x) <= 12 - 6 * narrow else x[:: -(-len(x) // (12 - 6 * narrow))])
 
         said = ", ".join(method_name(method) for method in methods)
-        return self._twice(draw, title, f"Over {x_title}: {said}.", 400, 300 + 11 * len(methods))
+        return self._twice(draw, title, f"A line per method over {x_title}: {said}.", 400, 300 + 11 * len(methods))
 
     def accuracy_matrices(self, found: Mapping[str, Any], tasks: Sequence[Sequence[str]]) -> list[tuple[str, Markup]]:
         """Draw accuracy on each task after each task, side by side."""
@@ -178,20 +178,20 @@ class Figures:
 
         return self._map(draw, title)
 
-    def calibration(self, trust: Mapping[str, Any]) -> Markup:
-        """Draw the share of correct predictions against their confidence."""
-        points = {kind: [some[:2] for some in found["bins"]] for kind, found in trust.items()}
-        lines = [(*CALIBRATION.get(kind, (kind, kind)), found) for kind, found in points.items()]
-        return self._square(lines, "confidence", "share right")
+    def calibration(self, found: Mapping[str, Any]) -> Markup:
+        """Draw accuracy against confidence, over bins of confidence."""
+        points = {kind: [some[:2] for some in numbers["bins"]] for kind, numbers in found.items()}
+        lines = [(*CALIBRATION.get(kind, (kind, kind)), some) for kind, some in points.items()]
+        return self._square(lines, "confidence", "accuracy")
 
     def novelty(self, scores: Mapping[str, Mapping[str, Any]]) -> Markup:
-        """Draw how well scores separate unseen classes from learned ones."""
+        """Draw how well scores separate unseen classes from known ones."""
         found = {name: one["noticed"] for by_name in scores.values() for name, one in by_name.items()}
         lines = [
             (*SCORES.get(name, (name, name)), list(zip(np.linspace(0, 1, len(noticed)), noticed)))
             for name, noticed in found.items()
         ]
-        return self._square(lines, "known samples rejected", "unseen samples noticed", marker="")
+        return self._square(lines, "known samples rejected", "unseen samples detected", marker="")
 
     def _square(self, lines: Iterable[tuple[str, str, Any]], x_title: str, y_title: str, **changes: Any) -> Markup:
         with mpl.rc_context(STYLE):
@@ -204,7 +204,7 @@ class Figures:
                 axis.set_major_formatter(_percent)
             ax.grid()
             ax.legend(loc="upper left", bbox_to_anchor=(-0.2, -0.16))
-            title, described = f"{y_title} against {x_title}", "The table next to it gives the summary."
+            title, described = f"{y_title} against {x_title}".capitalize(), "The table beside it gives the summary."
             return self._svg(ax.figure, "square", title, described, tight=True)
 
     def _side_by_side(self, found: Mapping[str, Any], draw: Callable[..., Any], title: str) -> list[tuple[str, Markup]]:
@@ -293,7 +293,9 @@ def _answer_row(left: Any, right: Any, row: Mapping[str, Any], y: int) -> None:
         style |= {"markerfacecolor": "none", "markeredgecolor": style["color"]}
     if row["accuracy"] is not None:
         left.errorbar(row["accuracy"], y, xerr=row["spread"] or 0, ecolor=style["color"], elinewidth=4, **style)
-    said = f"{written(row['accuracy'], 'share')} ± {written(row['spread'], 'points')}"
+    said = written(row["accuracy"], "share")
+    if row["spread"] is not None:
+        said += f" ± {written(row['spread'], 'points')}"
     left.annotate(said, (1, y), (-4, 0), ("axes fraction", "data"), textcoords="offset points", ha="right", **text)
     seconds = row["seconds"] or 0
     right.barh(y, seconds, height=0.4, color=style["color"])

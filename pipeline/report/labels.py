@@ -20,9 +20,9 @@ METHODS = {
     "gaussian_naive_bayes": ("naive Bayes", "naive Bayes"),
     "random_projection_ridge_5000": ("random-projection ridge 5,000", "RP 5,000"),
     "random_projection_ridge_10000": ("random-projection ridge 10,000", "RP 10,000"),
-    "fly_ridge_10000": ("sparse top-share ridge 10,000", "Fly 10,000"),
-    "random_fourier_discriminant": ("random Fourier discriminant", "Fourier LDA"),
-    "classwise_lda": ("class-wise LDA", "class-wise LDA"),
+    "fly_ridge_10000": ("Fly-CL ridge 10,000", "Fly 10,000"),
+    "random_fourier_discriminant": ("random Fourier LDA", "Fourier LDA"),
+    "classwise_lda": ("classwise LDA", "classwise LDA"),
 }
 SHOWN_FIRST = ("dkvb", "nearest_class_mean", "linear_probe", "mlp")
 MAPPED = ("dkvb", "linear_probe", "mlp")

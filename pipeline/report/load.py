@@ -1,4 +1,4 @@
-"""Read all results from the files of earlier stages; missing files are noted, not refused.
+"""Read all results from the files of earlier stages; missing files are listed, and raise no error.
 
 Enters: folders. Leaves: `RunResult`, `SearchResult`, `Toy`. Must not know: how results were measured or are drawn.
 """
@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 
 from pipeline.io import read_text
 
-FOLDERS = ("metrics", "matrices", "curves", "prequential", "confidence", "audits", "timings", "cards", "figures",
-           "searches")  # fmt: skip
-# Part of a run → folder, file, the DVC stage that writes it, and what the file must hold.
+FOLDERS = ("metrics", "matrices", "curves", "prequential", "confidence", "key_usage", "timings", "cards",
+           "figures", "searches")  # fmt: skip
+# Part of a run → folder, file, the DVC stage that writes it, and what the file must contain.
 FILES = {
     "metrics": ("metrics", "{}.json", "run", ()),
     "curves": ("curves", "{}.csv", "run", ("method", "order_seed", "task", "classes_seen", "seen_accuracy")),
     "matrices": ("matrices", "{}.json", "run", ("task_classes", "methods")),
     "prequential": ("prequential", "{}.csv", "run", ("method", "samples_seen", "accuracy")),
-    "confidence": ("confidence", "{}.json", "run", ("trust", "novelty")),
-    "audit": ("audits", "{}.json", "run", ("classes", "used_share", "overlap")),
+    "confidence": ("confidence", "{}.json", "run", ("calibration", "novelty")),
+    "key_usage": ("key_usage", "{}.json", "run", ("classes", "used_share", "overlap")),
     "seconds": ("timings", "run/{}.json", "run", ()),
     "training": ("metrics", "train_{}.json", "run", ()),
 }
@@ -46,7 +46,7 @@ class RunResult:
     matrices: Mapping[str, Any] = field(default_factory=dict)
     prequential: list[Mapping[str, str]] = field(default_factory=list)
     confidence: Mapping[str, Any] = field(default_factory=dict)
-    audit: Mapping[str, Any] = field(default_factory=dict)
+    key_usage: Mapping[str, Any] = field(default_factory=dict)
     seconds: dict[str, Mapping[str, float]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     cards: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -60,8 +60,8 @@ class RunResult:
 
     @property
     def n_orders(self) -> int:
-        """Number of measured orders of classes."""
-        return len({row["order_seed"] for row in self.curves}) or 1
+        """Number of measured orders of classes; 0 if the curves are missing."""
+        return len({row["order_seed"] for row in self.curves})
 
 
 class SearchResult(NamedTuple):
@@ -86,7 +86,7 @@ def read_run(name: str, settings: Mapping[str, Any], folders: Mapping[str, Path]
     Raises
     ------
     ValueError
-        If a file is there and is not what its name promises.
+        If a file exists but cannot be read, or lacks what this page needs.
     """
     run = RunResult(name, settings)
     for part, kind in FILES.items():
@@ -97,7 +97,7 @@ def read_run(name: str, settings: Mapping[str, Any], folders: Mapping[str, Path]
     for entry in dict.fromkeys((settings["embeddings"], settings["keys"])):
         if (card := _read(folders, CARD, entry, run.missing)) is not None:
             run.cards[entry] = card
-    run.guarantees = run.audit.get("guarantees", {})
+    run.guarantees = run.key_usage.get("guarantees", {})
     return run
 
 
@@ -109,7 +109,7 @@ def read_search(name: str, folders: Mapping[str, Path]) -> SearchResult:
 
 
 def read_toy(folders: Mapping[str, Path]) -> Toy | None:
-    """Read the example in the plane, if it was drawn. Raises as `read_run`."""
+    """Read the example in the plane; None if it was not drawn. Raises as `read_run`."""
     picture = folders["figures"] / "toy.png"
     if not picture.exists():
         return None
@@ -117,12 +117,12 @@ def read_toy(folders: Mapping[str, Path]) -> Toy | None:
 
 
 def read_receipts(folder: Path) -> list[Mapping[str, Any]]:
-    """Read the receipts of deletions, the earliest first; a project without any has none.
+    """Read the receipts of deletions, the earliest first; none if there was no deletion.
 
     Raises
     ------
     ValueError
-        If a file is there and is no receipt.
+        If a file of the folder is not a receipt.
     """
     receipts = []
     for path in sorted(folder.glob("*.json")):
@@ -153,7 +153,7 @@ def _read(folders: Mapping[str, Path], kind: tuple[str, str, str, Iterable[str]]
         missing.append(f"{folder}/{path.name} is missing. Run `dvc repro {target}` to make it.")
         return None
     except ValueError as error:
-        wanted = f"expected a file as {target} writes it. {rebuild}"
+        wanted = f"expected a file as the stage {target} writes it. {rebuild}"
         raise ValueError(f"{path} cannot be read ({error}); {wanted}") from error
     rows = content if isinstance(content, list) and path.suffix == ".csv" else [content]
     records = [row for row in rows if isinstance(row, dict)]

@@ -11,10 +11,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.io import counted
 from pipeline.report import labels
 from pipeline.report.figures import CSS, Figures
 from pipeline.report.labels import METRICS, TABLED_ELSEWHERE, flat, method_name, metric_words, number, ordered, written
-from pipeline.report.load import FILES, RunResult, SearchResult, Toy
+from pipeline.report.load import RunResult, SearchResult, Toy
 
 
 def build_page(
@@ -26,17 +27,17 @@ def build_page(
     params: str = "params.yaml",
     empty_tables: Sequence[str] = (),
 ) -> str:
-    """Write the whole page as text; name the `empty_tables` of the settings file `params`, and all that is missing."""
+    """Return the page as text; it names the `empty_tables` of the settings file `params`, and all missing files."""
     loader = PackageLoader("pipeline.report", ".")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     jinja.filters |= {"method": method_name, "written": written, "number": number, "ordered": ordered, "flat": flat}
-    asked = (answer, best_baseline, best_of, beyond_accuracy, deletion, flat, headline, losses, metric_columns,
-             metric_words, provenance, scores_of, seconds_to_learn, served, usage_facts)  # fmt: skip
+    asked = (answer, best_baseline, best_of, beyond_accuracy, counted, deletion, flat, headline, losses, metric_columns,
+             metric_words, over_orders, provenance, scores_of, seconds_to_learn, served, usage_facts)  # fmt: skip
     jinja.globals |= {function.__name__: function for function in asked} | {"labels": labels, "b64encode": b64encode}
     measured: list[Any] = [*runs, *searches]
     return jinja.get_template("template.html").render(
         css=CSS.strip(), runs=runs, lead=lead_of(runs), searches=searches, toy=toy, receipts=receipts,
-        params=params, figures=Figures(), empty_tables=empty_tables, stage=FILES["metrics"][2],
+        params=params, figures=Figures(), empty_tables=empty_tables,
         missing=dict.fromkeys(chain.from_iterable(part.missing for part in measured)),
     )  # fmt: skip
 
@@ -50,23 +51,24 @@ def best_baseline(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[str | None,
 
 
 def headline(metrics: Mapping[str, Mapping[str, Any]], tasks: Sequence[Sequence[str]]) -> list[str]:
-    """Summarise a run in sentences: above, below or level with the best baseline, and the loss of each method.
+    """Summarise a run in sentences: its accuracy against the best baseline, and the loss of each method.
 
     Examples
     --------
     >>> numbers = {"dkvb": {"final_accuracy": 0.859, "forgetting_first": 0.061},
-    ...            "nearest_class_mean": {"final_accuracy": 0.807},
+    ...            "linear_probe": {"final_accuracy": 0.807},
     ...            "mlp": {"final_accuracy": 0.2, "forgetting_first": 0.97}}
-    >>> print(*headline(numbers, [["a", "b"], ["c"]]), sep=" / ")
-    After 3 classes in 2 tasks, DKVB recognises 85.9%, 5.2 points above the best baseline, nearest class mean (80.7%). /
-    Of what it had learned, DKVB lost 6.1 points; the MLP lost 97.0 points and ends at 20.0%.
+    >>> for line in headline(numbers, [["a", "b"], ["c"]]):
+    ...     print(line)
+    After 3 classes in 2 tasks, DKVB has an accuracy of 85.9%, 5.2 points above the best baseline, linear probe (80.7%).
+    DKVB lost 6.1 points of what it had learned; the MLP lost 97.0 points and ends at 20.0%.
     """
     n_classes, n_tasks = len({name for names in tasks for name in names}), len(tasks)
     met = f"{n_classes} class{'es' * (n_classes != 1)} in {n_tasks} task{'s' * (n_tasks != 1)}"
     own = number(metrics.get("dkvb", {}).get("final_accuracy"))
     if own is None:
         return [f"{met}; the accuracy of DKVB was not measured."]
-    text = f"After {met}, DKVB recognises {written(own, 'share')}"
+    text = f"After {met}, DKVB has an accuracy of {written(own, 'share')}"
     baseline, best = best_baseline(metrics)
     if baseline is not None and best is not None:
         apart = 100 * (own - best)
@@ -76,11 +78,11 @@ def headline(metrics: Mapping[str, Mapping[str, Any]], tasks: Sequence[Sequence[
     for method in ("dkvb", "linear_probe", "mlp"):
         lost, end = (number(metrics.get(method, {}).get(name)) for name in ("forgetting_first", "final_accuracy"))
         if lost is not None and end is not None:
-            who = "of what it had learned, DKVB" if method == "dkvb" else f"the {method_name(method)}"
-            ends = "" if method == "dkvb" else f" and ends at {written(end, 'share')}"
-            clauses.append(f"{who} lost {'nothing' if lost < 0.0005 else f'{100 * lost:.1f} points'}{ends}")
-    rest = "; ".join(clauses)
-    return [f"{text}.", *([f"{rest[0].upper()}{rest[1:]}."] if rest else [])]
+            who = "DKVB" if method == "dkvb" else f"the {method_name(method)}"
+            rest = "of what it had learned" if method == "dkvb" else f"and ends at {written(end, 'share')}"
+            clauses.append(f"{who} lost {'nothing' if lost < 0.0005 else f'{100 * lost:.1f} points'} {rest}")
+    said = "; ".join(clauses)
+    return [f"{text}.", *([f"{said[0].upper()}{said[1:]}."] if said else [])]
 
 
 def lead_of(runs: Sequence[RunResult]) -> RunResult | None:
@@ -96,7 +98,7 @@ def answer(run: RunResult) -> list[dict[str, Any]]:
         {
             "method": method,
             "accuracy": number(found.get("final_accuracy")),
-            "spread": number(found.get("accuracy_std_over_orders")),
+            "spread": None if run.n_orders == 1 else number(found.get("accuracy_std_over_orders")),
             "seconds": seconds_to_learn(run, method),
             "bound": method.startswith("joint"),
         }
@@ -105,25 +107,38 @@ def answer(run: RunResult) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0), row["method"]))
 
 
+def over_orders(n_orders: int) -> str:
+    """Say of how many orders of classes a number is the mean; 0: their number is not known.
+
+    Examples
+    --------
+    >>> over_orders(1), over_orders(3)
+    ('in one order of classes', 'mean of 3 orders of classes')
+    """
+    if n_orders == 1:
+        return "in one order of classes"
+    return f"mean of {n_orders} orders of classes" if n_orders else "mean over the orders of classes"
+
+
 def beyond_accuracy(run: RunResult) -> list[tuple[str, str]]:
     """Return one line for each result of a run beyond accuracy."""
     lines = [(str(name), written(value)) for name, value in run.guarantees.items()]
     if lost := next((row for row in losses(run) if row["method"] == "dkvb"), None):
         total, real, growth = (written(lost[part], "points") for part in ("total", "real", "growth"))
         said = f"{real} are real forgetting, and {growth} come from having more classes to choose from."
-        lines.append(("Points lost since each class was learned", f"{total}, of which {said}"))
-    if run.audit:
-        shares = fmean(run.audit["used_share"]), run.audit["classes_per_key"][1]
+        lines.append(("Points lost since each task was learned", f"{total}, of which {said}"))
+    if run.key_usage:
+        shares = fmean(run.key_usage["used_share"]), run.key_usage["classes_per_key"][1]
         used, alone = (written(share, "share") for share in shares)
-        lines.append(("Key usage", f"{used} of the keys are in use; {alone} of those serve a single class."))
-    if trust := run.confidence.get("trust"):
-        errors = [(kind, written(found["expected_calibration_error"], "share")) for kind, found in trust.items()]
+        lines.append(("Key usage", f"{used} of the keys are in use; {alone} of these serve a single class."))
+    if kinds := run.confidence.get("calibration"):
+        errors = [(kind, written(found["expected_calibration_error"], "share")) for kind, found in kinds.items()]
         said = ", ".join(f"{share} ({labels.CALIBRATION.get(kind, (kind,))[0]})" for kind, share in errors)
         lines.append(("Calibration error", said + "."))
     if scores := run.confidence.get("novelty", {}).get("dkvb"):
         auroc, name = max((found["auroc"], name) for name, found in scores.items())
         by = labels.SCORES.get(name, (name,))[0]
-        lines.append(("Unseen classes", f"noticed with an AUROC of {written(auroc, 'share')}, by {by}."))
+        lines.append(("Unseen classes", f"detected with an AUROC of {written(auroc, 'share')} by {by}."))
     return lines
 
 

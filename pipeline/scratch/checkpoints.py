@@ -26,9 +26,9 @@ class Kept:
     ----------
     model : DKVBClassifier
         After its last finished task.
-    tested : list of ndarray of int64 (n_test,)
+    tested : list of ndarray of shape (n_test,), int64
         Predictions on all test rows after each of these tasks.
-    met : tuple of list of ndarray of int64 (n_batch,)
+    met : tuple of list of ndarray of shape (n_batch,), int64
         Labels as they arrived, and the earlier prediction for each; empty if nothing was predicted.
     """
 

@@ -40,7 +40,7 @@ def stored_codes(
         The embeddings.
     split : str
     encode : callable
-        ``encode(X)`` for embeddings (n,f): codes (n,c,m) of unsigned integers.
+        ``encode(X)`` returns the codes of embeddings of shape (n, f), unsigned integers of shape (n, c, m).
     fingerprint : str
         Fingerprint of projection and keys: others have a different file.
     folder : str or Path
@@ -48,7 +48,7 @@ def stored_codes(
 
     Returns
     -------
-    ndarray of unsigned integers (n,c,m)
+    ndarray of shape (n, c, m), unsigned integers
         A read-only view of the file: only rows in use are loaded.
 
     Raises

@@ -99,7 +99,10 @@ def main(argv: Sequence[str]) -> int:
     parser = build_parser()
     args = parser.parse_args(own)
     if (args.entries is None) != (args.record is None):
-        parser.error("came with one of --entries and --record; expected both, or neither to run the stage once")
+        parser.error(
+            "only one of --entries and --record was given; expected both, or neither to run the stage once. Add the "
+            "other, or remove this one."
+        )
     if args.entries is not None:
         return _run_entries(args, options)
     module = _imported(args.stage)
@@ -184,7 +187,7 @@ def _announce(stage: str, entries: Sequence[Entry], waiting: Sequence[Entry]) ->
 def _imported(stage: str) -> ModuleType:
     """Import a stage only when it is needed: if nothing has changed, nothing waits for torch.
 
-    Imported modules are no garbage. Searching them for it takes a fifth of the import, and a second at the end.
+    Imported modules are not garbage. Searching them takes a fifth of the import, and a second at the end.
     """
     module = importlib.import_module(f"pipeline.stages.{stage}")
     if not gc.isenabled():  # in a process of its own

@@ -1,6 +1,6 @@
 """The stage that measures other methods, once for all runs on the same embeddings and stream.
 
-Enters: an entry of ``baselines``, its cache, and the cache whose rows give probes the scale of features.
+Enters: an entry of ``baselines``, its cache, and the cache whose rows set the scale of the features.
 Leaves: tables of all its methods (JSON), seconds (JSON).
 Must not know: the bottleneck; internals of caches; paths beyond its arguments.
 """
@@ -9,7 +9,7 @@ import argparse
 
 import numpy as np
 
-from pipeline import cli as console
+from pipeline import cli
 from pipeline.cache import CacheReader, check_cache, open_cache
 from pipeline.config import Baselines, load_params
 from pipeline.evaluation import Bench, make_bench, make_tables, measure_baselines, rows_for_keys
@@ -19,7 +19,7 @@ __all__ = ["build_parser", "main"]
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    return console.stage_parser(
+    return cli.stage_parser(
         "baselines",
         "Measure other methods on the same stream.",
         {
@@ -41,10 +41,10 @@ def main(args: argparse.Namespace) -> None:
         bench = make_bench(reader, settings.stream)
         results = measure_baselines(settings, bench, _scale_rows(settings, bench, reader, keys))
     tables = make_tables(bench, results)
-    console.write_json(args.output, tables.record())
-    console.write_json(args.timings, {method: result.seconds for method, result in results.items()})
+    cli.write_json(args.output, tables.record())
+    cli.write_json(args.timings, {method: result.seconds for method, result in results.items()})
     finals = ", ".join(f"{method} {numbers['final_accuracy']:.3f}" for method, numbers in tables.metrics.items())
-    console.say(f"baselines {args.name}", f"final accuracy: {finals} → {args.output}")
+    cli.say(f"baselines {args.name}", f"final accuracy: {finals} → {args.output}")
 
 
 def _scale_rows(settings: Baselines, bench: Bench, reader: CacheReader, keys: CacheReader) -> list[np.ndarray]:
@@ -53,4 +53,4 @@ def _scale_rows(settings: Baselines, bench: Bench, reader: CacheReader, keys: Ca
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main, build_parser()))
+    raise SystemExit(cli.run(main, build_parser()))

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from pipeline import cli as console
+from pipeline import cli
 from pipeline.cache import describe_cache, file_sha256
 from pipeline.config import load_params
 from pipeline.data import Manifest, read_manifest
@@ -47,7 +47,7 @@ def _helping(args: argparse.Namespace) -> list[str]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    parser = console.stage_parser(
+    parser = cli.stage_parser(
         "extract",
         "Embed the images of a manifest with a frozen backbone. Environment variables: DKVB_DEVICE, DKVB_WORKERS, "
         "DKVB_PROCESSES and DKVB_SCRATCH. Kinds of devices differ in the last bits of results.",
@@ -76,13 +76,13 @@ def main(args: argparse.Namespace) -> None:
     _refuse_forgotten(job.manifest)
     check_files([job.weights], [args.output, args.card, args.timings])
     if "-nc" in job.record.license.lower():
-        console.say(f"extract {args.name}", f"the weights of {job.record.id} are licensed {job.record.license}")
+        cli.say(f"extract {args.name}", f"the weights of {job.record.id} are licensed {job.record.license}")
     device, number = os.environ.get("DKVB_DEVICE", "auto"), _number("DKVB_PROCESSES", 1)
     workers = _number("DKVB_WORKERS", share_of_threads(number))
     scratch = os.environ.get("DKVB_SCRATCH", ".scratch")
     if args.store_only:
         embedded = add_blocks(job, args.output, scratch, parent=args.parent, device=device, workers=workers)
-        console.say(
+        cli.say(
             f"extract {args.name}", f"{embedded:,} images added to the store, for the process that writes the cache"
         )
         return
@@ -106,16 +106,16 @@ def _report(args: argparse.Namespace, job: Job, computed: Computed, seconds: flo
     card = describe_cache(args.output) | {"file_sha256": file_sha256(args.output)}
     if job.manifest.skipped:
         card["skipped_images"] = list(job.manifest.skipped)
-    console.write_json(args.card, card)
-    console.write_json(args.timings, {"seconds": round(seconds, 3), "images": computed.images})
+    cli.write_json(args.card, card)
+    cli.write_json(args.timings, {"seconds": round(seconds, 3), "images": computed.images})
     known = len(job.manifest.sample_ids) - computed.images
     note = f" ({known:,} already known)" if known else ""
     rate = f", {computed.images / seconds:.0f} images/s" if computed.images else ""
     if len(computed.blocks) > 1:
         *most, last = map(str, computed.blocks)
         rate += f", {len(computed.blocks)} processes computed {', '.join(most)} and {last} blocks"
-    console.say(f"extract {args.name}", f"{computed.images:,} images{note}{rate} → {args.output}")
+    cli.say(f"extract {args.name}", f"{computed.images:,} images{note}{rate} → {args.output}")
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main, build_parser()))
+    raise SystemExit(cli.run(main, build_parser()))

@@ -10,7 +10,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from pipeline import cli as console
+from pipeline import cli
 from pipeline.cache import describe_cache, file_sha256, open_cache, verify_cache
 from pipeline.config import load_params
 from pipeline.io import check_files, replaced
@@ -19,7 +19,7 @@ from pipeline.suppression import refuse_forgotten
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    return console.stage_parser(
+    return cli.stage_parser(
         "import_cache",
         "Copy a cache that was imported or made elsewhere.",
         {
@@ -40,9 +40,9 @@ def main(args: argparse.Namespace) -> None:
     card = describe_cache(source) | {"file_sha256": file_sha256(source)}
     with replaced(args.output) as neighbour:
         shutil.copyfile(source, neighbour)
-    console.write_json(args.card, card)
-    console.say(f"import_cache {args.name}", f"{'; '.join(facts[1:])} → {args.output}")
+    cli.write_json(args.card, card)
+    cli.say(f"import_cache {args.name}", f"{'; '.join(facts[1:])} → {args.output}")
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main, build_parser()))
+    raise SystemExit(cli.run(main, build_parser()))

@@ -13,7 +13,7 @@ import argparse
 import os
 from pathlib import Path
 
-from pipeline import cli as console
+from pipeline import cli
 from pipeline.config import load_params
 from pipeline.data import build_manifest, remarks, write_manifest
 from pipeline.suppression import read_suppression
@@ -21,7 +21,7 @@ from pipeline.suppression import read_suppression
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    return console.stage_parser(
+    return cli.stage_parser(
         "manifest", "List the images of a dataset.", {"--output": "manifest to write (JSON lines)"}, table="datasets"
     )
 
@@ -34,8 +34,8 @@ def main(args: argparse.Namespace) -> None:
     manifest = build_manifest(args.name, recipe, index, rehash=rehash, suppression=suppression)
     write_manifest(manifest, args.output)
     count, *others = remarks(manifest)
-    console.say(f"manifest {args.name}", f"{count} → {args.output}", *others)
+    cli.say(f"manifest {args.name}", f"{count} → {args.output}", *others)
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main, build_parser()))
+    raise SystemExit(cli.run(main, build_parser()))

@@ -1,4 +1,4 @@
-"""The stage that turns measured numbers into one page.
+"""The stage that writes one page about all results.
 
 Enters: all that earlier stages measured, and the settings file.
 Leaves: one HTML file without external references, byte for byte the same for the same input.
@@ -11,9 +11,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from pipeline import cli as console
+from pipeline import cli
 from pipeline.config import load_params
-from pipeline.io import replaced
+from pipeline.io import counted, replaced
 from pipeline.report import FOLDERS, build_page, read_receipts, read_run, read_search, read_toy
 
 __all__ = ["build_parser", "main", "opener"]
@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace) -> None:
     )
     with replaced(arguments.output) as neighbour:  # a reader must never load half a page
         neighbour.write_text(page, encoding="utf-8", newline="\n")
-    console.say("report", f"{len(runs)} runs → {arguments.output}")
+    cli.say("report", f"{counted(len(runs), 'run')} → {arguments.output}")
     page_path, params_path = arguments.output, arguments.params
     print(f"{page_path}: open it with `{opener(page_path)}`; to change a run, edit {params_path} and run `dvc repro`")
 
@@ -58,12 +58,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe the command line: folders, the settings file and the page."""
     parser = argparse.ArgumentParser("python -m pipeline.stages.report", description="Write one page about all runs.")
     for folder in FOLDERS:
-        parser.add_argument(f"--{folder}", type=Path, default=Path(folder), help=f"folder of {folder}")
+        option, text = f"--{folder.replace('_', '-')}", f"folder of {folder.replace('_', ' ')}"
+        parser.add_argument(option, type=Path, default=Path(folder), help=text)
     parser.add_argument("--receipts", type=Path, default=Path("forgotten/receipts"), help="folder of receipts")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings file")
     parser.add_argument("--output", type=Path, default=Path("report/index.html"), help="the page to write")
-    return console.guarded(parser, ("--params", "--receipts", *FOLDERS), ("--output",))
+    return cli.guarded(parser, ("--params", "--receipts", *FOLDERS), ("--output",))
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main, build_parser()))
+    raise SystemExit(cli.run(main, build_parser()))

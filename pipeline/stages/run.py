@@ -1,4 +1,4 @@
-"""The stage that measures one run, keeps its model, and puts it beside its baselines.
+"""The stage that measures one run, compares it with its baselines, and saves its model.
 
 Enters: the settings of a run, its cache, the cache that its keys come from, and the tables of its baselines.
 Leaves: the model of the first order; metrics by method (JSON), curves by method, order and task, and by method and
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dkvb_estimator import __version__, save_model
-from pipeline import cli as console
+from pipeline import cli
 from pipeline.cache import CacheReader, check_cache, file_sha256, open_cache
 from pipeline.config import Run, load_params
 from pipeline.evaluation import (
@@ -35,7 +35,7 @@ __all__ = ["build_parser", "main"]
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    parser = console.stage_parser(
+    parser = cli.stage_parser(
         "run",
         "Measure one run and save its model.",
         {
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
             "--prequential": "CSV file to write: prequential accuracy after every batch",
             "--matrices": "JSON file to write: accuracy and confusion matrices",
             "--confidence": "JSON file to write: calibration, and detection of unseen classes",
-            "--audit": "JSON file to write: key usage",
+            "--key-usage": "JSON file to write: key usage",
             "--timings": "JSON file to write: seconds",
         },
         table="runs",
@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> None:
         _write(args, tables, found)
         checkpoint.clear()  # last: a run that is killed earlier resumes
     finals = ", ".join(f"{method} {numbers['final_accuracy']:.3f}" for method, numbers in tables.metrics.items())
-    console.say(f"run {args.name}", f"final accuracy: {finals} → {args.metrics}, {args.model}")
+    cli.say(f"run {args.name}", f"final accuracy: {finals} → {args.metrics}, {args.model}")
 
 
 def _fingerprint(run: Run, digests: Mapping[str, str], device: str) -> str:
@@ -116,15 +116,15 @@ def _card(
 
 
 def _write(args: argparse.Namespace, tables: Tables, found: Evaluation) -> None:
-    console.write_json(args.training, found.training)
-    console.write_json(args.metrics, tables.metrics)
+    cli.write_json(args.training, found.training)
+    cli.write_json(args.metrics, tables.metrics)
     write_csv(args.curves, CURVE_COLUMNS, tables.curves)
     write_csv(args.prequential, PREQUENTIAL_COLUMNS, tables.prequential)
-    console.write_json(args.matrices, tables.matrices)
-    console.write_json(args.confidence, {"trust": found.calibration, "novelty": tables.novelty})
-    console.write_json(args.audit, found.keys)
-    console.write_json(args.timings, {"dkvb": found.result.seconds})
+    cli.write_json(args.matrices, tables.matrices)
+    cli.write_json(args.confidence, {"calibration": found.calibration, "novelty": tables.novelty})
+    cli.write_json(args.key_usage, found.keys)
+    cli.write_json(args.timings, {"dkvb": found.result.seconds})
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main, build_parser()))
+    raise SystemExit(cli.run(main, build_parser()))

@@ -18,7 +18,7 @@ from typing import Any
 
 import joblib
 
-from pipeline import cli as console
+from pipeline import cli
 from pipeline.cache import check_cache, open_cache
 from pipeline.config import load_params, with_settings
 from pipeline.evaluation import Source, search_settings
@@ -29,7 +29,7 @@ __all__ = ["build_parser", "main"]
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    return console.stage_parser(
+    return cli.stage_parser(
         "search",
         "Compare settings by cross-validation. DKVB_WORKERS is the number of processes, or DKVB_DASK the address "
         "of a dask cluster.",
@@ -62,24 +62,25 @@ def main(args: argparse.Namespace) -> None:
         )
     _write_table(Path(args.table), found)
     best = {name: found[0][name] for name in entry.grid}
-    console.write_json(
-        args.best,
-        {
-            "best_params": with_settings(entry.method, best),
-            "best_score": found[0]["mean_score"],
-            "heat_map": entry.axes(),
-        },
-    )
-    console.write_json(args.timings, seconds)
+    record = {"best_params": with_settings(entry.method, best), "best_score": found[0]["mean_score"]}
+    cli.write_json(args.best, record | {"heat_map": entry.axes()})
+    cli.write_json(args.timings, seconds)
     for candidate in found:
         if candidate["error"]:
             failed = {name: candidate[name] for name in entry.grid}
-            console.say(f"search {args.name}", f"{failed} failed: {candidate['error']}")
-    console.say(f"search {args.name}", f"best of {len(found)}: {best}, accuracy {found[0]['mean_score']:.3f}")
+            cli.say(f"search {args.name}", f"{failed} failed: {candidate['error']}")
+    cli.say(f"search {args.name}", f"best of {len(found)}: {best}, accuracy {found[0]['mean_score']:.3f}")
 
 
 def _device() -> str:
     return os.environ.get("DKVB_DEVICE", "auto")
+
+
+def _n_workers() -> int:
+    text = os.environ.get("DKVB_WORKERS", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"DKVB_WORKERS is {text!r}; expected a whole number, 1 or more. Correct it, or unset it.")
+    return int(text)
 
 
 @contextmanager
@@ -87,7 +88,7 @@ def _workers() -> Iterator[int]:
     """Return the number of parallel jobs, and where they run."""
     address = os.environ.get("DKVB_DASK")
     if not address:
-        yield int(os.environ.get("DKVB_WORKERS", "1"))
+        yield _n_workers()
         return
     from distributed import Client
 
@@ -103,4 +104,4 @@ def _write_table(path: Path, candidates: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main, build_parser()))
+    raise SystemExit(cli.run(main, build_parser()))

@@ -1,11 +1,11 @@
-"""The example in the plane: eight classes, two at a time. Which method still knows the first ones?
+"""The example in the plane: eight classes, two at a time. Which method still recognises the first ones at the end?
 
-Enters: the settings of the toy.
+Enters: the settings of the example.
 Leaves: accuracies after every task (JSON), one figure of decision regions (PNG).
 Must not know: caches, runs, paths beyond its arguments.
 
 The problem is that of figure 2 of Träuble et al. (2023), "Discrete Key-Value Bottleneck", ICML: a linear probe and an
-MLP learn every task as if it were the only one; the bottleneck writes to the keys that a task's samples select.
+MLP learn every task as if it were the only one; the bottleneck writes only to the keys that a task's samples select.
 """
 
 import argparse
@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline import cli as console
+from pipeline import cli
 from pipeline.config import Method, Toy, load_params
-from pipeline.evaluation import Probe, encode, learn_codes, make_method, place_keys
+from pipeline.evaluation import GradientClassifier, encode, learn_codes, make_method, place_keys
 from pipeline.io import replaced
 
-__all__ = ["CENTRES", "TASKS", "Course", "Plane", "build_parser", "draw_plane", "learn_toy", "main"]
+__all__ = ["CENTRES", "TASKS", "Plane", "ToyResult", "build_parser", "draw_plane", "learn_toy", "main"]
 
 CENTRES = np.array(
     [(0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75), (0.75, 0.5), (0.5, 0.75), (0.25, 0.5), (0.5, 0.25)]
@@ -39,7 +39,7 @@ BOTTLENECKS: Mapping[str, Mapping[str, Any]] = {
 ENCODER = {"key_dim": 2, "normalize": False, "key_init": "ema"}
 SGD: Mapping[str, Any] = {"learning_rate": 0.3, "batch_size": 100}
 EPOCHS = {"joint": 1, "ridge": 1, "counts": 1, "sgd": 20}
-PROBES: Mapping[str, Mapping[str, Any]] = {
+GRADIENT_METHODS: Mapping[str, Mapping[str, Any]] = {
     "linear_probe": {"hidden": None, "learning_rate": 0.01},
     "mlp": {"hidden": 32, "learning_rate": 0.001},
 }
@@ -52,16 +52,18 @@ class _Method(Protocol):
 
 @dataclass(frozen=True)
 class Plane:
-    """Rows of the toy.
+    """The points of the example.
 
     Attributes
     ----------
-    tasks : list of tuple of ndarray (n,2) float32, (n,) int64
-        Training points and labels, in the order of the tasks.
-    X_test, y_test : ndarray (1600,2) float32, (1600,) int64
-        Fresh points of all classes.
-    key_rows : ndarray (2000,2) float32
-        Uniform points of the unit square, without labels: where keys come from.
+    tasks : list of tuple of ndarray of shape (n, 2), float32, and ndarray of shape (n,), int64
+        Training points and their labels, in the order of the tasks.
+    X_test : ndarray of shape (1600, 2), float32
+        Test points of all classes.
+    y_test : ndarray of shape (1600,), int64
+        Their labels.
+    key_rows : ndarray of shape (2000, 2), float32
+        Uniform points of the unit square, without labels, on which keys are placed.
     """
 
     tasks: list[tuple[np.ndarray, np.ndarray]]
@@ -71,19 +73,19 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Course:
+class ToyResult:
     """The results of one method.
 
     Attributes
     ----------
     accuracy : list of float
         On test points of all eight classes after each task: .25, .5, .75 and 1 where nothing is forgotten.
-    regions : list of ndarray (100,100) int64
+    regions : list of ndarray of shape (100, 100), int64
         Predicted class over the unit square after each task, rows from below.
-    keys : ndarray (j,2) float32 or None
+    keys : ndarray of shape (j, 2), float32, or None
         Keys of a method whose keys are in the plane.
-    used : list of ndarray (j,) bool
-        Keys that learning had touched after each task; pruning at the end drops the others.
+    used : list of ndarray of shape (j,), bool
+        Whether each key was in use after each task; pruning at the end drops the others.
     """
 
     accuracy: list[float]
@@ -112,17 +114,17 @@ def draw_plane(toy: Toy) -> Plane:
     return Plane(tasks, around(y_test), y_test, rng.random((KEY_ROWS, 2)).astype(np.float32))
 
 
-def learn_toy(toy: Toy, plane: Plane) -> dict[str, Course]:
-    """Let every method learn the four tasks in sequence.
+def learn_toy(toy: Toy, plane: Plane) -> dict[str, ToyResult]:
+    """Let every method learn the four tasks one after another.
 
     Returns
     -------
-    dict of str to Course
-        Linear probe, MLP, and both bottlenecks; the latter are not told the classes.
+    dict of str to ToyResult
+        Linear probe, MLP and both bottlenecks. The bottlenecks do not know the classes in advance.
     """
-    courses = {}
-    for name, kind in PROBES.items():
-        probe = Probe(
+    results = {}
+    for name, kind in GRADIENT_METHODS.items():
+        method = GradientClassifier(
             N_CLASSES,
             **kind,
             epochs=toy.steps,
@@ -130,18 +132,18 @@ def learn_toy(toy: Toy, plane: Plane) -> dict[str, Course]:
             batch_size=toy.samples_per_task,
             random_state=toy.seed,
         )
-        courses[name] = _learn(probe, plane, Probe.partial_fit)
+        results[name] = _learn(method, plane, GradientClassifier.partial_fit)
     for name, kind in BOTTLENECKS.items():
         encoder = {**kind, **ENCODER, "random_state": toy.seed}
         settings: Method = {"solver": toy.solver, "solver_params": dict(SGD), "encoder": encoder}
         model = place_keys(make_method(settings), plane.key_rows)
-        courses[name] = _learn(model, plane, _teach)
-    return courses
+        results[name] = _learn(model, plane, _teach)
+    return results
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of this stage."""
-    return console.stage_parser(
+    return cli.stage_parser(
         "toy",
         "Draw the example in the plane.",
         {
@@ -153,22 +155,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Learn the toy and write the files that the arguments name."""
+    """Learn the example and write the files that the arguments name."""
     toy = load_params(args.params).toy or Toy()
     plane = draw_plane(toy)
-    courses = learn_toy(toy, plane)
-    console.write_json(args.metrics, _metrics(courses))
+    results = learn_toy(toy, plane)
+    cli.write_json(args.metrics, _metrics(results))
     with replaced(args.figure) as neighbour:
-        _draw(neighbour, plane, courses)
-    finals = ", ".join(f"{name} {course.accuracy[-1]:.3f}" for name, course in courses.items())
-    console.say("toy", f"final accuracy: {finals} → {args.figure}")
+        _draw(neighbour, plane, results)
+    finals = ", ".join(f"{name} {result.accuracy[-1]:.3f}" for name, result in results.items())
+    cli.say("toy", f"final accuracy: {finals} → {args.figure}")
 
 
 def _teach(model: Any, X: np.ndarray, y: np.ndarray) -> None:
     learn_codes(model, encode(model, X), y, epochs=EPOCHS[model.solver])
 
 
-def _learn(method: Any, plane: Plane, learn: Any) -> Course:
+def _learn(method: Any, plane: Plane, learn: Any) -> ToyResult:
     accuracy, regions, used = [], [], []
     for X, y in plane.tasks:
         learn(method, X, y)
@@ -176,7 +178,7 @@ def _learn(method: Any, plane: Plane, learn: Any) -> Course:
         regions.append(_regions(method))
         if _lies_in_the_plane(method):
             used.append(copy.copy(method.key_counts_[0] > 0))
-    return Course(accuracy, regions, method.encoder_.keys_[0] if used else None, used)
+    return ToyResult(accuracy, regions, method.encoder_.keys_[0] if used else None, used)
 
 
 def _lies_in_the_plane(method: Any) -> bool:
@@ -189,19 +191,19 @@ def _regions(method: _Method) -> np.ndarray:
     return method.predict(points).reshape(GRID, GRID)
 
 
-def _metrics(courses: Mapping[str, Course]) -> dict[str, dict[str, float]]:
+def _metrics(results: Mapping[str, ToyResult]) -> dict[str, dict[str, float]]:
     """Return method → final accuracy, the accuracy after each task, and the share of keys that pruning keeps."""
     metrics = {}
-    for name, course in courses.items():
-        numbers = {"final_accuracy": course.accuracy[-1]}
-        numbers |= {f"accuracy_after_task_{i}": share for i, share in enumerate(course.accuracy, start=1)}
-        if course.used:
-            numbers["keys_kept_by_pruning"] = round(float(course.used[-1].mean()), 6)
+    for name, result in results.items():
+        numbers = {"final_accuracy": result.accuracy[-1]}
+        numbers |= {f"accuracy_after_task_{i}": share for i, share in enumerate(result.accuracy, start=1)}
+        if result.used:
+            numbers["keys_kept_by_pruning"] = round(float(result.used[-1].mean()), 6)
         metrics[name] = numbers
     return metrics
 
 
-def _draw(path: Path, plane: Plane, courses: Mapping[str, Course]) -> None:
+def _draw(path: Path, plane: Plane, results: Mapping[str, ToyResult]) -> None:
     """Draw methods (rows) after each task (columns): regions, the task's points, keys and those pruned."""
     # Imported here: everything else in this module works without matplotlib.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -212,7 +214,7 @@ def _draw(path: Path, plane: Plane, courses: Mapping[str, Course]) -> None:
     panels = figure.subplots(len(DRAWN), len(TASKS), sharex=True, sharey=True)
     for name, row in zip(DRAWN, panels):
         for task, panel in enumerate(row):
-            _draw_panel(panel, plane.tasks[task], courses[name], task)
+            _draw_panel(panel, plane.tasks[task], results[name], task)
         row[0].set_ylabel(DRAWN[name], fontsize=12)
     for panel, classes in zip(panels[0], TASKS):
         panel.set_title("learning classes " + " and ".join(map(str, classes)), fontsize=12)
@@ -222,27 +224,27 @@ def _draw(path: Path, plane: Plane, courses: Mapping[str, Course]) -> None:
     canvas.print_png(path, metadata={"Software": None})
 
 
-def _draw_panel(panel: Any, rows: tuple[np.ndarray, np.ndarray], course: Course, task: int) -> None:
+def _draw_panel(panel: Any, rows: tuple[np.ndarray, np.ndarray], result: ToyResult, task: int) -> None:
     from matplotlib.colors import ListedColormap
 
     colours = ["#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#e69f00"]
     X, y = rows
     shown = {"cmap": ListedColormap(colours), "vmin": -0.5, "vmax": N_CLASSES - 0.5}
-    panel.imshow(course.regions[task], origin="lower", extent=(0, 1, 0, 1), alpha=0.55, **shown)
+    panel.imshow(result.regions[task], origin="lower", extent=(0, 1, 0, 1), alpha=0.55, **shown)
     panel.scatter(*X.T, c=y, s=14, edgecolors="black", linewidths=0.5, label="samples of this task", **shown, zorder=3)
     for label, centre in enumerate(CENTRES):
         panel.annotate(str(label), (centre[0], centre[1] + 0.115), ha="center", va="center", fontsize=9)
-    if course.keys is not None:
+    if result.keys is not None:
         last = task == len(TASKS) - 1
-        used = course.used[task]
+        used = result.used[task]
         free = ("#b00020", 3.2, "unused keys, pruned at the end") if last else ("#777777", 1.4, "")
         for chosen, (shade, width, name) in ((used, ("#111111", 3.6, "keys in use")), (~used, free)):
-            panel.plot(*course.keys[chosen].T, ".", color=shade, markersize=width, label=name, zorder=2)
-    share = f"{100 * course.accuracy[task]:.0f}% of all eight"
+            panel.plot(*result.keys[chosen].T, ".", color=shade, markersize=width, label=name, zorder=2)
+    share = f"accuracy {100 * result.accuracy[task]:.0f}%"
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2.5}
     panel.text(0.03, 0.03, share, transform=panel.transAxes, fontsize=10, bbox=box, zorder=4)
     panel.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main, build_parser()))
+    raise SystemExit(cli.run(main, build_parser()))

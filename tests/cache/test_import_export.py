@@ -95,7 +95,7 @@ def test_one_layer_is_named_by_layer_and_its_old_option_is_answered(files, capsy
     assert read(files)[3].tap == "avgpool"
     capsys.readouterr()
     assert import_(files, "--tap", "avgpool", embeddings="X.npy", labels="y.npy") == 1
-    assert_one_sentence(capsys, "--tap is now --layer. Rename the option.")
+    assert_one_sentence(capsys, "--tap was given; expected its new name, --layer. Rename the option.")
 
 
 def test_the_cache_says_which_files_it_was_made_of(files):

@@ -90,7 +90,21 @@ def test_unknown_key_is_refused_with_its_path_and_the_nearest_name(tree, load, p
     for key in path:
         table = table[key]
     table[wrong] = 1
-    with pytest.raises(ValueError, match=rf"{path[0]}\..*{wrong} is not a setting.*mean '{right}'\?; exp"):
+    with pytest.raises(ValueError, match=rf"{path[0]}\..*{wrong} is not a setting.*mean '{right}'\?\); exp"):
+        load(tree)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (4, "image_side is 4; expected a value greater than or equal to 8. Correct the value"),
+        ("big", "image_side is 'big'; expected a valid integer"),
+        ([], r"image_side is \[\]; expected a valid integer"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_what_is_expected(tree, load, value, said):
+    tree["embeddings"]["digits"]["image_side"] = value
+    with pytest.raises(ValueError, match=rf"embeddings\.digits\.{said}"):
         load(tree)
 
 
@@ -132,7 +146,7 @@ def test_reference_to_a_missing_entry_names_the_nearest(tree, load):
 
 
 def test_unknown_run_names_the_nearest(tree, load):
-    with pytest.raises(ValueError, match=r"'conts' is not an entry of runs, did you mean 'counts'\?"):
+    with pytest.raises(ValueError, match=r"'conts' is not an entry of runs \(did you mean 'counts'\?"):
         load(tree).run("conts")
 
 
@@ -202,7 +216,7 @@ def test_baselines_that_met_something_else_are_refused(tree, load, changes, fiel
         load(tree)
     tree["runs"]["counts"]["baselines"] = "digit"
     with pytest.raises(
-        ValueError, match=r"runs\.counts\.baselines: 'digit' is not an entry of baselines, did you mean"
+        ValueError, match=r"runs\.counts\.baselines: 'digit' is not an entry of baselines \(did you mean"
     ):
         load(tree)
 
@@ -235,8 +249,12 @@ def test_missing_file_is_an_os_error(tmp_path):
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),
     [
-        ("image_side: 96", "image_sid: 96", r"image_sid is not a setting, did you mean 'image_side'\?"),
-        ("kind: digits", "kind: digit", r"datasets\.digits\.kind is 'digit', did you mean 'digits'\?; expected one of"),
+        ("image_side: 96", "image_sid: 96", r"image_sid is not a setting \(did you mean 'image_side'\?"),
+        (
+            "kind: digits",
+            "kind: digit",
+            r"datasets\.digits\.kind is 'digit' \(did you mean 'digits'\?\); expected one of",
+        ),
     ],
 )
 def test_a_misspelling_in_the_real_settings_is_named_with_the_nearest_name(tmp_path, right, wrong, said):
@@ -274,7 +292,7 @@ def test_a_described_network_is_known_by_library_architecture_and_weights(tree, 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"means": [0, 0, 0]}, r"backbone\.means is not a setting, did you mean 'mean'\?; expected one of library"),
+        ({"means": [0, 0, 0]}, r"backbone\.means is not a setting \(did you mean 'mean'\?\); expected one of library"),
         ({"library": "keras"}, r"backbone\.library is 'keras'; .*'torchvision', 'timm' or 'open_clip'"),
         ({"model": "hf-hub:some/net"}, r"backbone\.model is 'hf-hub:some/net'; .*Correct the value"),
         ({"mean": [0.5, 0.5]}, r"backbone\.mean is \[0\.5, 0\.5\]; .*at least 3 items.*Correct the value"),
@@ -303,7 +321,7 @@ def test_a_backbone_is_a_name_or_a_description(tree, load):
     with pytest.raises(ValueError, match=r"embeddings\.digits\.backbone is missing"):
         load(tree)
     tree["embeddings"]["digits"]["backbon"] = "dino_resnet50"
-    with pytest.raises(ValueError, match=r"backbon is not a setting, did you mean 'backbone'\?"):
+    with pytest.raises(ValueError, match=r"backbon is not a setting \(did you mean 'backbone'\?"):
         load(tree)
 
 
@@ -385,9 +403,9 @@ def test_a_name_of_older_settings_is_answered_with_the_new_one(load, name):
         (
             "datasets",
             {"kind": "folder", "root": "x", "skip_corupt": True},
-            "skip_corupt is not a setting, did you mean 'skip_corrupt'",
+            "skip_corupt is not a setting (did you mean 'skip_corrupt'",
         ),
-        ("imports", {"cahce": "x"}, "imports.pets.cahce is not a setting, did you mean 'cache'"),
+        ("imports", {"cahce": "x"}, "imports.pets.cahce is not a setting (did you mean 'cache'"),
         ("imports", {"cache": ""}, "imports.pets.cache is ''; "),
     ],
 )  # fmt: skip
@@ -400,7 +418,7 @@ def test_a_wrong_folder_or_import_is_named(tree, load, table, entry, text):
 def test_an_unknown_reference_offers_both_tables(tree, load):
     tree["imports"] = {"mine": {"cache": "x.h5"}}
     tree["runs"]["counts"]["embeddings"] = "mime"
-    with pytest.raises(ValueError, match=r"'mime' is not an entry of embeddings or imports, did you mean 'mine'\?"):
+    with pytest.raises(ValueError, match=r"'mime' is not an entry of embeddings or imports \(did you mean 'mine'\?"):
         load(tree)
 
 

@@ -1,4 +1,4 @@
-"""DKVBClassifier: guarantees beyond scikit-learn's contract, and the defects of older code that it avoids."""
+"""DKVBClassifier: guarantees beyond scikit-learn's contract, and errors of earlier implementations that it avoids."""
 
 import copy
 
@@ -89,15 +89,15 @@ def test_one_sgd_step_with_all_classes_declared_equals_the_oracle(blobs):
     np.testing.assert_allclose(model.values_, expected, atol=1e-7)
 
 
-# Defects of earlier implementations, each avoided
+# Errors of earlier implementations, each avoided
 
 
-def test_defect_pooling_over_the_wrong_axis_outputs_have_one_column_a_class(blobs):
+def test_outputs_have_one_column_per_class(blobs):
     X, y = blobs
     assert small(n_heads=7).fit(X, y).predict_proba(X[:4]).shape == (4, 5)
 
 
-def test_defect_heads_seen_by_every_codebook_a_code_depends_on_its_own_projection_only(blobs):
+def test_a_code_depends_only_on_the_projection_of_its_own_head(blobs):
     X, _ = blobs
     model = placed(small(), X)
     other = copy.deepcopy(model)
@@ -106,7 +106,7 @@ def test_defect_heads_seen_by_every_codebook_a_code_depends_on_its_own_projectio
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_defect_learned_projection_only_values_learn(blobs, solver):
+def test_only_values_learn(blobs, solver):
     X, y = blobs
     model = placed(small(solver=solver), X)
     before = frozen(model)
@@ -116,7 +116,7 @@ def test_defect_learned_projection_only_values_learn(blobs, solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_defect_drifting_keys_projection_and_keys_do_not_move_after_partial_fit(blobs, solver):
+def test_projection_and_keys_do_not_move_after_partial_fit(blobs, solver):
     X, y = blobs
     model = small(solver=solver).partial_fit(X[:100], y[:100])
     before = frozen(model)
@@ -126,7 +126,7 @@ def test_defect_drifting_keys_projection_and_keys_do_not_move_after_partial_fit(
     assert frozen(model) == before
 
 
-def test_defect_state_left_out_of_files_a_new_process_predicts_the_same(blobs, tmp_path, elsewhere):
+def test_a_new_process_predicts_the_same_from_a_file(blobs, tmp_path, elsewhere):
     X, y = blobs
     model = small(solver="sgd", learning_rate=100.0).fit(X, y)
     save_model(model, tmp_path / "model.npz")
@@ -139,46 +139,46 @@ def test_defect_state_left_out_of_files_a_new_process_predicts_the_same(blobs, t
 
 
 @pytest.mark.parametrize("key_dim", [1, 5, 30])
-def test_defect_wrong_contraction_key_dimension_may_differ_from_features(blobs, key_dim):
+def test_keys_may_have_other_dimensions_than_features(blobs, key_dim):
     X, y = blobs
     assert encoder_of(small(key_dim=key_dim).fit(X, y)).keys_.shape == (6, 16, key_dim)
 
 
-def test_defect_scalar_chunks_a_chunk_head_reads_all_its_features(blobs):
+def test_a_head_of_a_chunk_reads_all_its_features(blobs):
     X, _ = blobs
     model = placed(small(n_heads=4, key_dim=3, projection="chunk", normalize=False), X)
     expected = oracle.nearest(X.reshape(len(X), 4, 3), encoder_of(model).keys_, 1)
     np.testing.assert_array_equal(codes_of(model, X), expected)
 
 
-def test_defect_growing_heads_projection_columns_have_unit_length(blobs):
+def test_columns_of_the_projection_have_unit_length(blobs):
     X, _ = blobs
     lengths = np.linalg.norm(encoder_of(placed(small(), X)).projection_.astype(np.float64), axis=0)
     np.testing.assert_allclose(lengths, np.ones((6, 3)), rtol=1e-6)
 
 
-def test_defect_keys_off_the_data_keys_are_placed_where_data_is(blobs):
+def test_keys_are_placed_where_the_data_is(blobs):
     X, _ = blobs
     report = encoder_of(placed(small(n_keys=32), X)).key_report_
     assert report["unused_share"] < 0.05
     assert report["n_rows"] == 240
 
 
-def test_defect_random_values_sgd_rows_never_hit_are_zero(blobs):
+def test_sgd_leaves_rows_that_were_never_hit_at_zero(blobs):
     X, y = blobs
     model = placed(small(solver="sgd"), X).partial_fit(X[:5], y[:5])
     assert not model.values_[model.key_counts_ == 0].any()
     assert model.values_[model.key_counts_ > 0].any()
 
 
-def test_defect_double_precision_keys_and_values_are_float32(blobs):
+def test_projection_keys_and_values_are_float32(blobs):
     model = small().fit(blobs[0].astype(np.float64), blobs[1])
     assert {encoder_of(model).keys_.dtype, model.values_.dtype, encoder_of(model).projection_.dtype} == {
         np.dtype(np.float32)
     }
 
 
-def test_defect_no_seeds_one_random_state_gives_one_model(blobs):
+def test_one_random_state_gives_one_model(blobs):
     first, second = (small(solver="sgd").fit(*blobs).predict_proba(blobs[0]) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 

@@ -16,7 +16,7 @@ import torch
 from models import by_codes, codes_of, flat, placed
 from PIL import Image
 
-from pipeline import cli as console
+from pipeline import cli
 from pipeline.config import Toy
 from pipeline.stages import toy as stage
 from pipeline.stages.toy import TASKS, draw_plane, learn_toy
@@ -101,7 +101,7 @@ def layer(n_in, n_out, generator):
 @pytest.mark.slow
 @pytest.mark.parametrize(("widths", "learning_rate"), [((2, 8), 0.01), ((2, 32, 8), 0.001)], ids=["probe", "mlp"])
 def test_a_gradient_head_keeps_the_last_stage_alone(widths, learning_rate):
-    """Adam with 1,000 full-batch steps per task on unscaled points, like ``Probe`` without a scale."""
+    """Adam with 1,000 full-batch steps per task on unscaled points, like ``GradientClassifier`` without a scale."""
     toys = [draw_toy(seed) for seed in SEEDS]
     generator = torch.Generator().manual_seed(0)
     layers = [layer(*pair, generator) for pair in pairwise(widths)]
@@ -131,28 +131,28 @@ QUICK = Toy(samples_per_task=40, steps=150)
 
 
 @pytest.fixture(scope="module")
-def courses():
+def results():
     return learn_toy(QUICK, draw_plane(QUICK))
 
 
-def test_the_stage_shows_who_forgets(courses):
-    assert list(courses) == ["linear_probe", "mlp", "dkvb", "dkvb_20_heads"]
+def test_the_stage_shows_who_forgets(results):
+    assert list(results) == ["linear_probe", "mlp", "dkvb", "dkvb_20_heads"]
     for name in ("linear_probe", "mlp"):
-        assert max(courses[name].accuracy) < 0.4
+        assert max(results[name].accuracy) < 0.4
     for name in ("dkvb", "dkvb_20_heads"):
-        np.testing.assert_allclose(courses[name].accuracy, [0.25, 0.5, 0.75, 1.0], atol=0.03)
+        np.testing.assert_allclose(results[name].accuracy, [0.25, 0.5, 0.75, 1.0], atol=0.03)
 
 
-def test_keys_in_use_never_fall_out_of_use(courses):
-    used = courses["dkvb"].used
+def test_keys_in_use_never_fall_out_of_use(results):
+    used = results["dkvb"].used
     assert len(used) == 4
     assert all((before <= after).all() for before, after in pairwise(used))
-    assert courses["dkvb"].keys.shape == (400, 2)
-    assert courses["dkvb_20_heads"].keys is None
+    assert results["dkvb"].keys.shape == (400, 2)
+    assert results["dkvb_20_heads"].keys is None
 
 
-def test_regions_are_rows_from_below(courses):
-    last = courses["dkvb"].regions[-1]
+def test_regions_are_rows_from_below(results):
+    last = results["dkvb"].regions[-1]
     assert last.shape == (100, 100)
     assert [last[25, 25], last[25, 75], last[75, 75], last[75, 25]] == [0, 1, 2, 3]
 
@@ -166,7 +166,7 @@ def test_the_stage_writes_numbers_and_one_figure_of_twelve_panels_with_the_same_
     for name in ("a", "b"):
         argv = ["toy", "--params", str(tmp_path / "params.yaml"), "--metrics", str(tmp_path / name / "toy.json")]
         argv += ["--figure", str(tmp_path / name / "figures" / "toy.png")]
-        assert console.run(stage.main, stage.build_parser(), argv) == 0
+        assert cli.run(stage.main, stage.build_parser(), argv) == 0
         written.append([path.read_bytes() for path in sorted((tmp_path / name).rglob("toy.*"))])
     assert written[0] == written[1]
     metrics = json.loads((tmp_path / "a" / "toy.json").read_text())
@@ -177,9 +177,9 @@ def test_the_stage_writes_numbers_and_one_figure_of_twelve_panels_with_the_same_
     assert "[toy] final accuracy: linear_probe" in capsys.readouterr().err
 
 
-def test_the_figure_has_a_panel_a_head_and_stage(courses, monkeypatch):
+def test_the_figure_has_a_panel_a_head_and_stage(results, monkeypatch):
     drawn = []
-    monkeypatch.setattr(stage, "_draw_panel", lambda panel, rows, course, number: drawn.append((id(course), number)))
+    monkeypatch.setattr(stage, "_draw_panel", lambda panel, rows, result, number: drawn.append((id(result), number)))
     plane = draw_plane(QUICK)
-    stage._draw(io.BytesIO(), plane, courses)
-    assert drawn == [(id(courses[name]), number) for name in ("linear_probe", "mlp", "dkvb") for number in range(4)]
+    stage._draw(io.BytesIO(), plane, results)
+    assert drawn == [(id(results[name]), number) for name in ("linear_probe", "mlp", "dkvb") for number in range(4)]

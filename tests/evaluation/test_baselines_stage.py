@@ -12,7 +12,7 @@ from dkvb_estimator.baselines import StreamingLDA
 from pipeline.cache import open_cache, write_cache
 from pipeline.config import BASELINES, ON_REQUEST, Baselines
 from pipeline.evaluation import baselines as room
-from pipeline.evaluation.baselines import Probe, make_baseline, measure_baselines
+from pipeline.evaluation.baselines import GradientClassifier, make_baseline, measure_baselines
 from pipeline.evaluation.loop import answer, make_bench
 from pipeline.stages import baselines as stage
 
@@ -53,7 +53,7 @@ def found(bench, scale):
 
 def run_stage(folder, paths, **changes):
     argv = command(folder, paths, baselines={"pets": ENTRY | changes})
-    return stage.console.run(stage.main, stage.build_parser(), [*argv, "--output", str(folder / "tables.json")])
+    return stage.cli.run(stage.main, stage.build_parser(), [*argv, "--output", str(folder / "tables.json")])
 
 
 def test_every_method_meets_every_order(found):
@@ -104,11 +104,11 @@ def test_scores_lead_to_the_same_predictions(bench, scale, name, n_classes):
 
 
 @pytest.mark.parametrize("hidden", [None, 16])
-def test_logits_of_a_probe_are_those_of_its_probabilities(four_classes, hidden):
+def test_logits_of_a_gradient_method_are_those_of_its_probabilities(four_classes, hidden):
     X, y = four_classes
-    probe = Probe(4, hidden=hidden, scale=X).partial_fit(X, y)
-    expected = probe.model.predict_proba(probe._scaled(X))
-    np.testing.assert_allclose(softmax(probe.decision_function(X), axis=1), expected, rtol=1e-4, atol=1e-6)
+    method = GradientClassifier(4, hidden=hidden, scale=X).partial_fit(X, y)
+    expected = method.model.predict_proba(method._scaled(X))
+    np.testing.assert_allclose(softmax(method.decision_function(X), axis=1), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_wide_ridge_is_not_solved_once_a_batch(found):
@@ -189,7 +189,7 @@ def test_cache_without_test_images_is_refused(tmp_path, paths, capsys):
     assert "expected a split named test" in capsys.readouterr().err
 
 
-# Probes: scikit-learn's networks, trained well on each task and on nothing else.
+# Linear probe and MLP: scikit-learn's networks, trained well on each task and on nothing else.
 
 
 @pytest.fixture(scope="module")
@@ -203,49 +203,51 @@ def four_classes():
 @pytest.mark.parametrize(
     "hidden", [pytest.param(None, id="linear", marks=pytest.mark.slow), pytest.param(32, id="mlp")]
 )
-def test_a_probe_learns_each_task_and_forgets_those_before(hidden):
+def test_a_gradient_method_learns_each_task_and_forgets_those_before(hidden):
     rng, y = np.random.default_rng(0), np.arange(400) % 8
     places = [(1, 1), (3, 1), (3, 3), (1, 3), (3, 2), (2, 3), (1, 2), (2, 1)]  # the classes on a ring
     X = np.array(places)[y] + rng.normal(scale=0.1, size=(400, 2))
-    probe = Probe(8, hidden=hidden, learning_rate=0.03, epochs=150, scale=X)
+    method = GradientClassifier(8, hidden=hidden, learning_rate=0.03, epochs=150, scale=X)
     for task in ((0, 4), (1, 5), (2, 6), (3, 7)):
         rows = np.isin(y, task)
-        probe.partial_fit(X[rows], y[rows])
-        assert (probe.predict(X[rows]) == y[rows]).mean() > 0.95
-    assert (probe.predict(X) == y).mean() < 0.5
+        method.partial_fit(X[rows], y[rows])
+        assert (method.predict(X[rows]) == y[rows]).mean() > 0.95
+    assert (method.predict(X) == y).mean() < 0.5
 
 
-def test_a_probe_makes_as_many_steps_on_few_rows_as_they_need(four_classes):
+def test_a_gradient_method_makes_as_many_steps_on_few_rows_as_they_need(four_classes):
     X, y = four_classes
     steps = [
-        Probe(4, learning_rate=0.01, epochs=1, min_steps=least, scale=X).partial_fit(X[:8], y[:8]).model.t_ // 8
+        GradientClassifier(4, learning_rate=0.01, epochs=1, min_steps=least, scale=X).partial_fit(X[:8], y[:8]).model.t_
+        // 8
         for least in (200, 1)
     ]
     assert steps == [200, 1]
 
 
 @pytest.mark.parametrize("hidden", [None, 32], ids=["linear", "mlp"])
-def test_a_probe_learns_all_classes_at_once(four_classes, hidden):
+def test_a_gradient_method_learns_all_classes_at_once(four_classes, hidden):
     X, y = four_classes
-    probe = Probe(4, hidden=hidden, learning_rate=0.01, scale=X).partial_fit(X, y)
-    assert (probe.predict(X) == y).mean() > 0.95
+    method = GradientClassifier(4, hidden=hidden, learning_rate=0.01, scale=X).partial_fit(X, y)
+    assert (method.predict(X) == y).mean() > 0.95
 
 
 @pytest.mark.parametrize("hidden", [None, 8], ids=["linear", "mlp"])
-def test_a_probe_of_the_same_seed_has_the_same_bits(four_classes, hidden):
+def test_a_gradient_method_of_the_same_seed_has_the_same_bits(four_classes, hidden):
     X, y = four_classes
     first, second, other = (
-        Probe(4, hidden=hidden, epochs=2, random_state=seed).partial_fit(X, y).model.coefs_[0] for seed in (0, 0, 1)
+        GradientClassifier(4, hidden=hidden, epochs=2, random_state=seed).partial_fit(X, y).model.coefs_[0]
+        for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, other)
 
 
-def test_a_probes_scale_comes_from_the_rows_given_and_stays(four_classes):
+def test_a_gradient_methods_scale_comes_from_the_rows_given_and_stays(four_classes):
     X, y = four_classes
     flat = X * 3 + 5
     flat[:, 0] = 1.0
-    mean, deviation = Probe(4, scale=flat).partial_fit(X, y).scale
+    mean, deviation = GradientClassifier(4, scale=flat).partial_fit(X, y).scale
     np.testing.assert_allclose(mean, flat.mean(axis=0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(deviation[1:], flat[:, 1:].std(axis=0), rtol=1e-5)
     assert deviation[0] == pytest.approx(0.1 * flat.std(axis=0).mean(), rel=1e-4)  # and does not dominate the others

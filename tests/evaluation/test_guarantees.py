@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation import guarantees as room
+from pipeline.evaluation import guarantees
 from pipeline.evaluation.factory import encode, make_method, place_keys
 from pipeline.evaluation.guarantees import measure_guarantees
 
@@ -37,6 +37,6 @@ def test_gradient_steps_claim_nothing(learned):
 def test_a_model_that_does_not_forget_is_found_out(learned, monkeypatch):
     X, y = learned
     start = place_keys(make_method({"encoder": ENCODER, "solver": "counts"}), X)
-    monkeypatch.setattr(room, "forget_codes", lambda model, codes, y: model)
+    monkeypatch.setattr(guarantees, "forget_codes", lambda model, codes, y: model)
     said = measure_guarantees(start, encode(start, X), y, X)["Forgetting 50 samples"]
     assert said.startswith("scores differ from those of a model that never saw them by")

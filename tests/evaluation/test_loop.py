@@ -248,7 +248,7 @@ def test_settings_reach_the_method():
     ],
 )
 def test_unknown_setting_names_the_nearest(settings, wrong, right):
-    with pytest.raises(ValueError, match=rf"{wrong} is not a setting, did you mean '{right}'\?; expected one of "):
+    with pytest.raises(ValueError, match=rf"{wrong} is not a setting \(did you mean '{right}'\?\); expected one of "):
         make_method(settings)
     (name, value), *_ = settings.items()
     with pytest.raises(ValueError, match=rf"{wrong} is not a setting"):

@@ -241,7 +241,7 @@ def test_confidence_file_holds_scores_of_run_and_baselines(written):
         "dkvb": ["score_samples", "max_softmax"],
         "streaming_lda": ["mahalanobis"],
     }
-    assert set(confidence["trust"]) == {"plain", "calibrated"}
+    assert set(confidence["calibration"]) == {"plain", "calibrated"}
 
 
 def test_two_runs_give_the_same_bytes(written, tmp_path, paths, baselines):
@@ -446,13 +446,13 @@ def test_device_of_the_environment_leaves_no_trace_in_the_model(tmp_path, paths,
 def test_unknown_run_is_one_sentence(tmp_path, paths, capsys):
     assert run_stage(tmp_path, paths, name="pet") == 1
     err = capsys.readouterr().err
-    assert "'pet' is not an entry of runs, did you mean 'pets'?" in err
+    assert "'pet' is not an entry of runs (did you mean 'pets'?" in err
     assert "Traceback" not in err
 
 
 def test_unknown_setting_of_the_method_is_one_sentence(tmp_path, paths, capsys):
     assert run_stage(tmp_path, paths, run=SETTINGS | {"method": {"encoder": {"n_head": 3}}}) == 1
-    assert "method.encoder.n_head is not a setting, did you mean 'n_heads'?" in capsys.readouterr().err
+    assert "method.encoder.n_head is not a setting (did you mean 'n_heads'?" in capsys.readouterr().err
 
 
 def test_class_weights_name_classes(paths):
@@ -461,7 +461,7 @@ def test_class_weights_name_classes(paths):
             measure_run(settings(**with_method(solver="counts", **more)), own, keys).model
             for more in ({}, {"class_weight": {"bee": 1e6}})
         )
-        with pytest.raises(ValueError, match="names 'bea', which is no class, did you mean 'bee'"):
+        with pytest.raises(ValueError, match=r"names 'bea', which is not a class \(did you mean 'bee'"):
             measure_run(settings(**with_method(class_weight={"bea": 2.0})), own, keys)
         X = own.read("test")
     assert weighted.class_weight == {1: 1e6}
@@ -473,7 +473,7 @@ def test_class_weights_name_classes(paths):
     [
         ({"solver": "rigde"}, r"runs\.pets: solver='rigde' is not valid; expected .* Correct params\.yaml"),
         ({"smoothing": -1.0}, r"runs\.pets: smoothing=-1.0 is not valid; .* Correct params\.yaml"),
-        ({"encoder": {"nheads": 3}}, r"runs\.pets: method\.encoder\.nheads is not a setting, did you mean 'n_heads'"),
+        ({"encoder": {"nheads": 3}}, r"runs\.pets: method\.encoder\.nheads is not a setting \(did you mean 'n_heads'"),
     ],
 )
 def test_settings_of_methods_are_checked_before_anything_is_extracted(tmp_path, method, message):

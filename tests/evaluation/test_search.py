@@ -114,7 +114,7 @@ def test_codes_of_another_number_of_selected_keys_are_others(source):
 
 
 def test_unknown_settings_and_too_many_folds_are_refused(source):
-    with pytest.raises(ValueError, match=r"method\.encoder\.n_key is not a setting, did you mean 'n_keys'"):
+    with pytest.raises(ValueError, match=r"method\.encoder\.n_key is not a setting \(did you mean 'n_keys'"):
         found(source, grid={"encoder__n_key": [4]})
     with pytest.raises(
         ValueError, match=r"folds is 21, but class 0 has 20 rows; expected a row of every class in each"
@@ -166,7 +166,7 @@ def run(folder, source, monkeypatch, params=None):
     ]
     argv += ["--table", str(folder / "out/pets.csv"), "--best", str(folder / "out/pets.json")]
     monkeypatch.setattr(sys, "argv", ["search", *argv, "--timings", str(folder / "out/seconds.json")])
-    return stage.console.run(stage.main, stage.build_parser())
+    return stage.cli.run(stage.main, stage.build_parser())
 
 
 def test_the_stage_writes_table_best_and_seconds_the_same_each_time(tmp_path, source, monkeypatch, capsys):
@@ -197,6 +197,13 @@ def test_a_search_of_which_nothing_can_be_fitted_says_why(tmp_path, source, monk
     assert "all 2 candidates failed, the first with ValueError: n_selected=9" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["many", "0", "-1"])
+def test_a_number_of_processes_that_is_none_is_named(tmp_path, source, monkeypatch, capsys, text):
+    monkeypatch.setenv("DKVB_WORKERS", text)
+    assert run(tmp_path, source, monkeypatch) == 1
+    assert f"DKVB_WORKERS is '{text}'; expected a whole number, 1 or more" in capsys.readouterr().err
+
+
 def test_wrong_entries_are_refused(tmp_path):
     params = settings_file(tmp_path)
     for change, said in {
@@ -208,8 +215,11 @@ def test_wrong_entries_are_refused(tmp_path):
             {"heat_map": {"x": "alpha", "y": "solver"}},
             "heat_map names 'alpha'; expected one of solver, encoder__",
         ),
-        "misspelt": ({"fold": 3}, "searches.pets.fold is not a setting, did you mean 'folds'"),
-        "reference": ({"keys": "key"}, "searches.pets.keys: 'key' is not an entry of embeddings, did you mean 'keys'"),
+        "misspelt": ({"fold": 3}, r"searches\.pets\.fold is not a setting \(did you mean 'folds'"),
+        "reference": (
+            {"keys": "key"},
+            r"searches\.pets\.keys: 'key' is not an entry of embeddings \(did you mean 'keys'",
+        ),
         "empty": ({"grid": {}}, "searches.pets.grid"),
     }.values():
         tables = json.loads(settings_file(tmp_path).read_text())

@@ -286,7 +286,7 @@ def test_the_report_shows_every_receipt(project):
     first, second = receipts = read_receipts(project / "forgotten/receipts")
     assert (first["kind"], second["kind"]) == ("samples", "a class's samples")
     page = build_page([], receipts=receipts)
-    assert "2 deletions reached the files" in page
+    assert "2 deletions in this project" in page
     for receipt in receipts:
         for file in receipt["files"]:
             assert f"{file['sha256_before']}</div><div>{file['sha256_after'] or 'deleted'}" in page

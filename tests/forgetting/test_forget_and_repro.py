@@ -47,7 +47,7 @@ def test_repro_makes_the_files_that_forgetting_left_and_the_same_values(tmp_path
     assert set(before.sample_ids) - set(after.sample_ids) == set(IDS)
     with open_cache(folder / "caches/digits.h5") as reader:
         assert not set(IDS) & {one for split in reader.split_names for one in reader.sample_ids(split)}
-    assert "1 deletion reached the files" in (folder / "report/index.html").read_text(encoding="utf-8")
+    assert "1 deletion in this project" in (folder / "report/index.html").read_text(encoding="utf-8")
     (receipt,) = (folder / "forgotten/receipts").iterdir()
     objects = json.loads(receipt.read_text())["not_reached"][0]["files"]
     assert len(objects) >= 3

@@ -1,7 +1,6 @@
-"""The method's checklist, line by line, and the defects of re-implementations, each with a test that detects it.
+"""The properties of a Discrete Key-Value Bottleneck, and the errors of earlier re-implementations.
 
-Lines and defects are those of the fact sheet: the properties of a Discrete Key-Value Bottleneck, and the errors of
-earlier re-implementations. Most are tested in depth elsewhere; this module is complete.
+Each has a test here. Most are tested in depth elsewhere; this module is complete.
 """
 
 import copy
@@ -56,10 +55,10 @@ def frozen(model):
     return hashlib.sha256(encoder_of(model).projection_.tobytes() + encoder_of(model).keys_.tobytes()).hexdigest()
 
 
-# Line 1: heads
+# Heads
 
 
-def test_line_1_a_head_is_the_embedding_times_its_unit_columns(blobs):
+def test_a_head_is_the_embedding_times_its_unit_columns(blobs):
     X, _ = blobs
     model = placed(small(normalize=False), X)
     assert encoder_of(model).projection_.shape == (12, 6, 3)
@@ -70,7 +69,7 @@ def test_line_1_a_head_is_the_embedding_times_its_unit_columns(blobs):
     np.testing.assert_array_equal(codes_of(model, X[:40]), codes)
 
 
-def test_line_1_another_process_draws_the_same_projection_and_keys(blobs, tmp_path, elsewhere):
+def test_another_process_draws_the_same_projection_and_keys(blobs, tmp_path, elsewhere):
     np.save(tmp_path / "X.npy", blobs[0])
     program = (
         "import numpy as np; from dkvb_estimator import KeyEncoder\n"
@@ -80,23 +79,23 @@ def test_line_1_another_process_draws_the_same_projection_and_keys(blobs, tmp_pa
     assert elsewhere(program).strip() == encoder_of(placed(small(), blobs[0])).fingerprint_
 
 
-def test_line_1_chunks_must_fill_the_features(blobs):
+def test_chunks_must_fill_the_features(blobs):
     X, _ = blobs
     assert encoder_of(placed(small(projection="chunk", n_heads=4), X)).keys_.shape == (4, 16, 3)
     with pytest.raises(ValueError, match="reads 18 features; expected 12"):
         placed(small(projection="chunk"), X)
 
 
-# Line 2: nearest key
+# Nearest key
 
 
-def test_line_2_ties_go_to_the_lowest_key():
+def test_ties_go_to_the_lowest_key():
     X = np.float32([[0, 0], [2, 0]])
     model = placed(small(n_heads=1, n_keys=2, projection="identity", key_init="sample", normalize=False), X)
     assert codes_of(model, np.float32([[1, 5], [1, -3]])).ravel().tolist() == [0, 0]
 
 
-def test_line_2_codes_equal_a_float64_reference_but_where_two_keys_almost_tie(blobs):
+def test_codes_equal_a_float64_reference_except_where_two_keys_almost_tie(blobs):
     X, _ = blobs
     model = placed(small(n_heads=12, n_keys=64, normalize=False), X)
     away = np.sort(
@@ -110,11 +109,11 @@ def test_line_2_codes_equal_a_float64_reference_but_where_two_keys_almost_tie(bl
     np.testing.assert_array_equal(codes_of(model, X[:80])[:, :, 0][clear], expected[clear])
 
 
-# Line 3: logits
+# Logits
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_line_3_logits_are_the_mean_of_the_nearest_values_one_column_a_class(blobs, solver):
+def test_logits_are_the_mean_of_the_nearest_values_with_one_column_per_class(blobs, solver):
     X, y = blobs
     model = small(n_heads=7, n_selected=1, solver=solver, learning_rate=30, normalize=False).fit(X, y)
     heads = oracle.project(X[:20], encoder_of(model).projection_)
@@ -126,7 +125,7 @@ def test_line_3_logits_are_the_mean_of_the_nearest_values_one_column_a_class(blo
     np.testing.assert_allclose(oracle.pool(codes[:, order], model.values_[order]), logits, atol=1e-5)
 
 
-# Line 4: initial values, and the first step
+# Initial values, and the first step
 
 
 @pytest.fixture
@@ -138,12 +137,12 @@ def two_heads():
     return model, np.float32([[0.1, 0.9], [0.2, 0.1]]), encoder_of(model).keys_[:, :, 0].argmin(axis=1)
 
 
-def test_line_4_before_any_step_all_classes_are_equally_probable():
+def test_before_any_step_all_classes_are_equally_probable():
     logits = read_values(torch.tensor([[[0], [1]]]), torch.zeros((2, 2, 3)))
     assert logits.softmax(dim=1).tolist() == [[pytest.approx(1 / 3)] * 3]
 
 
-def test_line_4_the_first_step_equals_the_published_vector(two_heads):
+def test_the_first_step_equals_the_published_vector(two_heads):
     model, X, zero = two_heads
     model.partial_fit(X, [0, 2], classes=[0, 1, 2])
     assert zero[0] == zero[1]
@@ -157,16 +156,16 @@ def test_line_4_the_first_step_equals_the_published_vector(two_heads):
     assert np.linalg.norm(model.values_) / 0.3 == pytest.approx(0.318198, abs=1e-6)
 
 
-def test_line_4_the_smallest_dose_leaves_probabilities_uniform(blobs):
+def test_the_smallest_dose_leaves_probabilities_uniform(blobs):
     X, y = blobs
     model = placed(small(solver="sgd", learning_rate=1e-9), X).partial_fit(X, y, classes=range(5))
     np.testing.assert_allclose(model.predict_proba(X), np.full((240, 5), 0.2), atol=1e-6)
 
 
-# Line 5: locality
+# Locality
 
 
-def test_line_5_with_sgd_all_but_the_hit_rows_keep_every_bit(blobs):
+def test_sgd_changes_no_bit_of_rows_that_are_not_hit(blobs):
     X, y = blobs
     model = placed(small(solver="sgd", learning_rate=50, n_keys=64), X).partial_fit(X[:120], y[:120])
     values, hits = model.values_.copy(), model.key_counts_.copy()
@@ -178,7 +177,7 @@ def test_line_5_with_sgd_all_but_the_hit_rows_keep_every_bit(blobs):
     assert (model.values_[~still] != values[~still]).any(axis=1).all()
 
 
-def test_line_5_with_counts_hits_of_other_keys_keep_every_bit(blobs):
+def test_learning_adds_hits_only_to_the_selected_keys(blobs):
     X, y = blobs
     model = placed(small(n_keys=64), X).partial_fit(X[:120], y[:120])
     before = model.key_counts_.copy()
@@ -188,11 +187,11 @@ def test_line_5_with_counts_hits_of_other_keys_keep_every_bit(blobs):
     )
 
 
-# Line 6: frozen parts (for the network see defect 12)
+# Frozen parts (the network is below, with backbones and caches)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_line_6_projection_and_keys_keep_every_bit_in_any_order_of_classes(blobs, solver):
+def test_projection_and_keys_keep_every_bit_in_any_order_of_classes(blobs, solver):
     X, y = blobs
     model = placed(small(solver=solver), X[:100])
     before = frozen(model)
@@ -203,10 +202,10 @@ def test_line_6_projection_and_keys_keep_every_bit_in_any_order_of_classes(blobs
     assert frozen(model.fit(X, y)) == before
 
 
-# Line 7: the mask
+# The mask
 
 
-def test_line_7_a_query_goes_to_the_nearest_key_that_training_hit():
+def test_a_query_goes_to_the_nearest_key_that_training_hit():
     X = np.float32([[0], [1], [2], [100]])
     model = placed(small(n_heads=1, n_keys=4, projection="identity", key_init="sample", normalize=False), X)
     model.partial_fit(X[2:], ["two", "hundred"])
@@ -215,7 +214,7 @@ def test_line_7_a_query_goes_to_the_nearest_key_that_training_hit():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("n_selected", [1, 3])
-def test_line_7_rows_never_hit_may_hold_nan_without_effect(blobs, solver, n_selected):
+def test_rows_that_were_never_hit_may_hold_nan_without_effect(blobs, solver, n_selected):
     X, y = blobs
     model = placed(small(solver=solver, n_keys=64, n_selected=n_selected), X).partial_fit(X[:20], y[:20])
     twin = copy.deepcopy(model)
@@ -225,19 +224,19 @@ def test_line_7_rows_never_hit_may_hold_nan_without_effect(blobs, solver, n_sele
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_line_7_a_result_does_not_depend_on_its_batch(blobs, solver):
+def test_a_result_does_not_depend_on_its_batch(blobs, solver):
     X, y = blobs
     model = placed(small(solver=solver, learning_rate=30), X).partial_fit(X[:30], y[:30])
     alone = np.concatenate([model.predict_proba(X[i : i + 1]) for i in range(100, 120)])
     np.testing.assert_allclose(model.predict_proba(X)[100:120], alone, atol=1e-6)
 
 
-def test_line_7_before_any_training_there_is_a_clear_error(blobs):
+def test_before_any_training_there_is_a_clear_error(blobs):
     with pytest.raises(NotFittedError, match="not fitted yet"):
         placed(small(), blobs[0]).predict(blobs[0])
 
 
-def test_line_7_training_selects_among_all_keys():
+def test_training_selects_among_all_keys():
     X = np.float32([[0], [1], [2], [100]])
     model = placed(small(n_heads=1, n_keys=4, projection="identity", key_init="sample", normalize=False), X)
     model.partial_fit(X[3:], [0]).partial_fit(X[:1], [1])
@@ -245,7 +244,7 @@ def test_line_7_training_selects_among_all_keys():
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_line_7_evaluating_changes_no_counter(blobs, solver):
+def test_evaluating_changes_no_counter(blobs, solver):
     X, y = blobs
     model = placed(small(solver=solver), X).partial_fit(X[:30], y[:30])
     keys, classes = model.key_counts_.copy(), model.class_counts_.copy()
@@ -254,10 +253,10 @@ def test_line_7_evaluating_changes_no_counter(blobs, solver):
     np.testing.assert_array_equal(model.class_counts_, classes)
 
 
-# Line 8: key placement
+# Key placement
 
 
-def test_line_8_moving_averages_equal_the_published_vector():
+def test_moving_averages_equal_the_published_vector():
     keys, size = torch.tensor([[[0.0], [1.0]]]), torch.zeros((1, 2), dtype=torch.float64)
     total, batch = keys.double(), torch.tensor([[[0.1]], [[0.2]], [[0.9]]])
     keys, size, total = key_room.ema_step(batch, keys, size, total)
@@ -270,7 +269,7 @@ def test_line_8_moving_averages_equal_the_published_vector():
     np.testing.assert_allclose(found, [[0.150005, 19.898673], [0.303070, 19.897171], [0.341059, 19.896520]], atol=1e-5)
 
 
-def test_line_8_the_mended_start_wastes_few_keys_and_beats_random_samples():
+def test_the_corrected_start_wastes_few_keys_and_beats_random_samples():
     X = np.random.default_rng(0).standard_normal((2000, 32)).astype(np.float32)
     unused, error = {}, {}
     for name in ("kmeans", "ema", "ema-faithful", "sample"):
@@ -288,11 +287,11 @@ def test_line_8_the_mended_start_wastes_few_keys_and_beats_random_samples():
     assert 0.2 < unused["ema-faithful"] < 0.3  # the cost of the original's order of operations
 
 
-# Line 9: the toy example (complete in test_toy.py)
+# The toy example (complete in test_toy.py)
 
 
 @pytest.mark.parametrize("solver", ["joint", "counts"])
-def test_line_9_the_toys_classes_are_learned_two_by_two(solver):
+def test_the_toys_classes_are_learned_two_by_two(solver):
     rng = np.random.default_rng(0)
     places = np.array([(1, 1), (3, 1), (3, 3), (1, 3), (3, 2), (2, 3), (1, 2), (2, 1)]) / 4
     y_test = np.repeat(np.arange(8), 200)
@@ -307,7 +306,7 @@ def test_line_9_the_toys_classes_are_learned_two_by_two(solver):
     np.testing.assert_allclose(found, [0.25, 0.5, 0.75, 1.0], atol=0.01)
 
 
-# Line 10: the paper's settings
+# The paper's settings
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +315,7 @@ def preset():
     return load_params(ROOT / "examples/paper/params.yaml").run("c10_dino")
 
 
-def test_line_10_the_papers_settings_are_ready(preset):
+def test_the_papers_settings_are_ready(preset):
     assert preset.epochs_per_task == 2000
     assert preset.declare_classes
     assert preset.keys.startswith("c100_")
@@ -331,13 +330,13 @@ def test_line_10_the_papers_settings_are_ready(preset):
     }  # fmt: skip
 
 
-def test_line_10_keys_are_placed_with_the_papers_constants():
+def test_keys_are_placed_with_the_papers_constants():
     constants = (key_room.EMA_EPOCHS, key_room.EMA_BATCH, key_room.EMA_DECAY, key_room.EMA_EPSILON)
     assert constants == (10, 256, 0.95, 1e-5)
     assert key_room._dead_below(256, 4096) == pytest.approx(0.00625)
 
 
-def test_line_10_the_papers_settings_train_a_small_bottleneck(preset, blobs):
+def test_the_papers_settings_train_a_small_bottleneck(preset, blobs):
     X, y = blobs
     few = preset.method["encoder"] | {"n_heads": 24, "n_keys": 16, "key_dim": 4}
     steps = {**preset.method.get("solver_params", {}), "partial_fit_epochs": 20}
@@ -349,11 +348,11 @@ def test_line_10_the_papers_settings_train_a_small_bottleneck(preset, blobs):
     assert model.score(X, y) > 0.9
 
 
-# Line 11: clipping
+# Clipping
 
 
 @pytest.mark.parametrize("n_unseen", [0, 1])
-def test_line_11_no_gradient_reaches_the_clipping_norm(coded, n_unseen):
+def test_no_gradient_reaches_the_clipping_norm(coded, n_unseen):
     codes, labels, weights = torch.from_numpy(coded[0].astype(np.int64)), torch.from_numpy(coded[1]), torch.ones(90)
     tables = {}
     for clip_norm in (1.0, float("inf")):
@@ -367,16 +366,16 @@ def test_line_11_no_gradient_reaches_the_clipping_norm(coded, n_unseen):
     assert tables[1.0].abs().max() > 1
 
 
-def test_line_11_a_whole_estimator_is_the_same_without_clipping(blobs):
+def test_a_whole_estimator_is_the_same_without_clipping(blobs):
     X, y = blobs
     clipped, free = (small(solver="sgd", learning_rate=300, clip_norm=norm).fit(X, y) for norm in (1.0, 1e30))
     np.testing.assert_array_equal(clipped.values_, free.values_)
 
 
-# Line 12: order
+# Order
 
 
-def test_line_12_counts_depend_on_no_order_of_classes_batches_or_merges(blobs):
+def test_counts_do_not_depend_on_the_order_of_classes_batches_or_merges(blobs):
     X, y = blobs
     keyed = placed(small(), X)
     whole = copy.deepcopy(keyed).partial_fit(X, y)
@@ -394,7 +393,7 @@ def test_line_12_counts_depend_on_no_order_of_classes_batches_or_merges(blobs):
         np.testing.assert_array_equal(other.predict_proba(X), whole.predict_proba(X))
 
 
-# Line 13: gradient steps at the paper's dose, compared with plain counting
+# Gradient steps at the paper's dose, compared with plain counting
 
 
 PIXELS = {"n_heads": 64, "n_keys": 256, "key_dim": 8, "normalize": False}
@@ -424,7 +423,7 @@ def sum_counts(model, codes, y, X):
 
 @pytest.mark.parametrize("learning_rate", [0.3, 12.0], ids=["small-dose", "papers-dose"])
 @pytest.mark.parametrize("order", ["by-class", "mixed"])
-def test_line_13_small_steps_in_equal_batches_agree_with_counts(pixels, order, learning_rate):
+def test_small_steps_in_equal_batches_agree_with_counts(pixels, order, learning_rate):
     """One pass at 12 is forty at 0.3: a dose of 12 / (20 · 64) = .0094 per sample, as in the paper's 2,000 epochs."""
     stepping, counting, codes, y, X_test = pixels
     model = copy.deepcopy(stepping)
@@ -442,10 +441,10 @@ def test_line_13_small_steps_in_equal_batches_agree_with_counts(pixels, order, l
         assert (predicted == shares.predict(X_test)).mean() >= 0.98
 
 
-# Line 14: orders of classes, and the metric
+# Orders of classes, and the metric
 
 
-def test_line_14_the_papers_orders_stand_in_its_settings(preset):
+def test_the_papers_orders_are_in_its_settings(preset):
     assert [order for _, order in preset.stream.orders()] == list(ORDERS.values())
     for seed, order in ORDERS.items():
         shuffled = list(range(10))
@@ -454,14 +453,14 @@ def test_line_14_the_papers_orders_stand_in_its_settings(preset):
 
 
 @pytest.mark.parametrize("seed", ORDERS)
-def test_line_14_stages_follow_a_written_order_two_classes_each(preset, seed):
+def test_tasks_follow_a_given_order_with_two_classes_each(preset, seed):
     labels = np.random.default_rng(0).permutation(np.arange(100) % 10)
     settings, order = preset.stream, ORDERS[seed]
     stages = class_incremental(labels, settings.classes_per_task, 0, order=order)
     assert [set(found.classes) for found in stages] == [set(order[first : first + 2]) for first in range(0, 10, 2)]
 
 
-def test_line_14_the_metric_is_the_mean_over_all_classes_of_their_accuracies():
+def test_the_metric_is_the_mean_over_all_classes_of_their_accuracies():
     truth = np.repeat(np.arange(4), [50, 30, 15, 5])
     found = np.where(truth == 0, 0, np.where(np.arange(100) % 2 == 0, truth, 0))
     expected = np.mean([(found[truth == label] == label).mean() for label in range(4)])
@@ -469,11 +468,11 @@ def test_line_14_the_metric_is_the_mean_over_all_classes_of_their_accuracies():
     assert mean_class_accuracy(truth, np.zeros(100)) == 0.25  # classes that are not learned yet count as zero
 
 
-# Line 15: round trip
+# Round trip
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_line_15_a_saved_model_predicts_and_goes_on_alike_mask_and_counters_included(blobs, solver, tmp_path):
+def test_a_saved_model_predicts_and_continues_alike_with_its_mask_and_counters(blobs, solver, tmp_path):
     X, y = blobs
     model = placed(small(solver=solver, n_keys=64, learning_rate=30), X).partial_fit(X[:60], y[:60])
     save_model(model, tmp_path / "model.npz")
@@ -487,17 +486,17 @@ def test_line_15_a_saved_model_predicts_and_goes_on_alike_mask_and_counters_incl
     np.testing.assert_array_equal(loaded.values_, model.values_)
 
 
-# Defects 1 to 11 and 15: the bottleneck
+# Errors of earlier implementations: the bottleneck
 
 
-def test_defect_1_a_sample_has_one_output_a_class_not_one_a_head(blobs):
+def test_a_sample_has_one_output_per_class_not_per_head(blobs):
     X, y = blobs
     model = small(n_heads=16).fit(X, y)
     assert model.predict_proba(X[:4]).shape == (4, 5)
     assert model.decision_function(X[:4]).shape == (4, 5)
 
 
-def test_defect_2_a_codebook_sees_its_own_head_alone(blobs):
+def test_a_codebook_reads_only_its_own_head(blobs):
     X, _ = blobs
     model = placed(small(), X)
     other = copy.deepcopy(model)
@@ -506,7 +505,7 @@ def test_defect_2_a_codebook_sees_its_own_head_alone(blobs):
     assert (codes_of(other, X)[:, 1:] != codes_of(model, X)[:, 1:]).any()
 
 
-def test_defect_3_heads_times_keys_times_classes_numbers_learn_and_nothing_else(blobs):
+def test_only_values_learn_one_per_head_key_and_class(blobs):
     X, y = blobs
     model = placed(small(solver="sgd", learning_rate=30), X).partial_fit(X[:120], y[:120], classes=range(5))
     before = copy.deepcopy(model.encoder_.__getstate__()["_codebook"])
@@ -517,7 +516,7 @@ def test_defect_3_heads_times_keys_times_classes_numbers_learn_and_nothing_else(
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_defect_4_keys_do_not_drift_while_learning_or_predicting(blobs, solver):
+def test_keys_do_not_drift_while_learning_or_predicting(blobs, solver):
     X, y = blobs
     model = placed(small(solver=solver), X)
     before = frozen(model)
@@ -527,7 +526,7 @@ def test_defect_4_keys_do_not_drift_while_learning_or_predicting(blobs, solver):
 
 
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def test_defect_5_values_learn_and_are_stored_on_every_device(blobs, device, tmp_path):
+def test_values_learn_and_are_stored_on_every_device(blobs, device, tmp_path):
     X, y = blobs
     model = placed(small(solver="sgd", learning_rate=30, device=device), X).partial_fit(X[:60], y[:60])
     before = model.values_.copy()
@@ -536,7 +535,7 @@ def test_defect_5_values_learn_and_are_stored_on_every_device(blobs, device, tmp
     np.testing.assert_array_equal(load_model(tmp_path / "model.npz").values_, model.values_)
 
 
-def test_defect_6_a_new_process_loads_projection_keys_and_mask(blobs, tmp_path, elsewhere):
+def test_a_new_process_loads_projection_keys_and_mask(blobs, tmp_path, elsewhere):
     X, y = blobs
     model = small(n_keys=64).fit(X[:60], y[:60])
     save_model(model, tmp_path / "model.npz")
@@ -550,27 +549,27 @@ def test_defect_6_a_new_process_loads_projection_keys_and_mask(blobs, tmp_path, 
 
 
 @pytest.mark.parametrize(("n_features", "key_dim"), [(3, 2), (2, 3), (12, 1)])
-def test_defect_7_keys_may_have_other_dimensions_than_features(blobs, n_features, key_dim):
+def test_keys_may_have_other_dimensions_than_features(blobs, n_features, key_dim):
     X, y = blobs
     model = small(key_dim=key_dim).fit(X[:, :n_features], y)
     assert encoder_of(model).projection_.shape == (n_features, 6, key_dim)
     assert model.predict(X[:, :n_features]).shape == (240,)
 
 
-def test_defect_8_a_chunk_is_several_features_not_one(blobs):
+def test_a_chunk_is_several_features_not_one(blobs):
     X, _ = blobs
     model = placed(small(n_heads=4, projection="chunk", normalize=False), X)
     np.testing.assert_array_equal(codes_of(model, X), oracle.nearest(X.reshape(240, 4, 3), encoder_of(model).keys_, 1))
 
 
 @pytest.mark.parametrize("n_features", [8, 512])
-def test_defect_9_heads_do_not_grow_with_the_number_of_features(n_features):
+def test_heads_do_not_grow_with_the_number_of_features(n_features):
     X = np.random.default_rng(0).standard_normal((500, n_features)).astype(np.float32)
     keys = encoder_of(placed(small(n_heads=64, n_keys=64, normalize=False, key_init="sample"), X)).keys_
     assert 0.9 < keys.std() < 1.1  # the standard deviation of the data is one
 
 
-def test_defect_10_keys_stand_where_the_data_is(blobs):
+def test_keys_are_placed_where_the_data_is(blobs):
     X, _ = blobs
     there = encoder_of(placed(small(n_keys=32, normalize=False), X)).key_report_
     blind = encoder_of(placed(small(n_keys=32, normalize=False, key_init="gaussian"), X)).key_report_
@@ -579,7 +578,7 @@ def test_defect_10_keys_stand_where_the_data_is(blobs):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_defect_11_keys_never_trained_vote_for_nothing(blobs, solver):
+def test_keys_that_were_never_trained_vote_for_nothing(blobs, solver):
     X, y = blobs
     model = placed(small(solver=solver, n_keys=64, learning_rate=30), X).partial_fit(X[:30], y[:30], classes=range(5))
     rest = model.values_[model.key_counts_ == 0]
@@ -592,7 +591,7 @@ def test_defect_11_keys_never_trained_vote_for_nothing(blobs, solver):
     np.testing.assert_array_equal(model.decision_function(X), logits)
 
 
-def test_defect_15_single_precision_fixed_seeds_and_no_ones_home_path(blobs):
+def test_arrays_are_float32_seeds_are_fixed_and_no_source_names_a_home_folder(blobs):
     X, y = blobs
     model = small(solver="sgd").fit(X.astype(np.float64), y)
     assert {encoder_of(model).projection_.dtype, encoder_of(model).keys_.dtype, model.values_.dtype} == {
@@ -603,7 +602,7 @@ def test_defect_15_single_precision_fixed_seeds_and_no_ones_home_path(blobs):
     assert not [path.name for path in sources if "/home/" in path.read_text() or "/Users/" in path.read_text()]
 
 
-# Defects 12 to 14: backbones and caches
+# Errors of earlier implementations: backbones and caches
 
 
 @pytest.fixture
@@ -631,7 +630,7 @@ def with_batch_norm(monkeypatch):
     return networks.load_backbone(record, "avgpool", build(record).state_dict())
 
 
-def test_defect_12_embedding_images_changes_nothing_in_the_network(with_batch_norm):
+def test_embedding_images_changes_nothing_in_the_network(with_batch_norm):
     before = {name: tensor.clone() for name, tensor in with_batch_norm.state_dict().items()}
     with_batch_norm(torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 9)
     assert any(name.endswith("running_mean") for name in before)
@@ -640,7 +639,7 @@ def test_defect_12_embedding_images_changes_nothing_in_the_network(with_batch_no
     assert not any(module.training for module in with_batch_norm.modules())
 
 
-def test_defect_12_an_embedding_does_not_depend_on_its_batch(with_batch_norm):
+def test_an_embedding_does_not_depend_on_its_batch(with_batch_norm):
     images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     together = with_batch_norm(images)
     assert together.shape == (6, 4)
@@ -679,7 +678,7 @@ def extraction(monkeypatch, tmp_path):
     return network, tmp_path / "cache.h5"
 
 
-def test_defect_13_an_image_goes_through_the_network_once_however_often_it_is_learned(extraction):
+def test_an_image_goes_through_the_network_once_however_often_it_is_learned(extraction):
     network, path = extraction
     assert network.n_images == 40
     with open_cache(path) as reader:
@@ -689,7 +688,7 @@ def test_defect_13_an_image_goes_through_the_network_once_however_often_it_is_le
     assert network.n_images == 40
 
 
-def test_defect_14_a_cache_names_its_network_layer_width_weights_and_transform(extraction):
+def test_a_cache_names_its_network_layer_width_weights_and_transform(extraction):
     _, path = extraction
     record = BACKBONES["swav_resnet50w2"]
     with open_cache(path) as reader:
@@ -711,19 +710,19 @@ def test_defect_14_a_cache_names_its_network_layer_width_weights_and_transform(e
         ("resnet50_imagenet", "resnet50", {"avgpool": 2048, "layer3": 1024}),
     ],
 )
-def test_defect_14_a_record_names_the_papers_model_and_its_widths(name, model, layers):
+def test_a_record_names_the_papers_model_and_its_widths(name, model, layers):
     assert (BACKBONES[name].model, dict(BACKBONES[name].layers)) == (model, layers)
 
 
 @pytest.mark.parametrize("name", ["swav_resnet50w2", "dino_resnet50"])
-def test_defect_14_the_layer_before_the_last_has_the_width_that_its_record_says(name):
+def test_the_layer_before_the_last_has_the_width_that_its_record_says(name):
     record = BACKBONES[name]
     with torch.device("meta"):
         network = networks.Tapped(networks.build_network(record), record.library, "layer3").eval()
         assert network(torch.zeros(2, 3, 32, 32)).shape == (2, record.layers["layer3"])
 
 
-def test_defect_14_no_network_reads_images_prepared_for_another():
+def test_no_network_reads_images_prepared_for_another():
     transforms = {name: (record.mean, record.std, record.crop_pct) for name, record in BACKBONES.items()}
     assert transforms["swav_resnet50w2"] != transforms["resnet50_imagenet"]
     assert transforms["clip_vit_b32"][0] != transforms["resnet50_imagenet"][0]

@@ -1,4 +1,5 @@
 import csv
+import html
 import io
 import json
 import pickle
@@ -12,15 +13,18 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import yaml
 from markupsafe import escape
 from PIL import Image
 
+from pipeline.config import load_params
 from pipeline.report import labels, read_run
 from pipeline.report import page as pages
 from pipeline.report.figures import Figures, gather
 from pipeline.stages import report
 
-FOLDERS = ("metrics", "matrices", "curves", "prequential", "confidence", "audits", "timings", "cards")
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("metrics", "matrices", "curves", "prequential", "confidence", "key_usage", "timings", "cards")
 TASKS = [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["8", "9"]]
 # method → accuracy right after learning, share of it kept per later task, spread over orders.
 COURSES = {
@@ -117,10 +121,10 @@ def confidence(rng):
     for name, power in (("score_samples", 0.9), ("max_softmax", 0.4)):
         noticed = [round((step / 20) ** power, 6) for step in range(21)]
         scores[name] = {"auroc": 1 / (1 + power), "fpr_at_95_tpr": rng.uniform(0.2, 0.6), "noticed": noticed}
-    return {"trust": kinds, "novelty": {"dkvb": scores, "streaming_lda": {"mahalanobis": scores["max_softmax"]}}}
+    return {"calibration": kinds, "novelty": {"dkvb": scores, "streaming_lda": {"mahalanobis": scores["max_softmax"]}}}
 
 
-def audit(rng):
+def key_usage(rng):
     overlap = [[1.0 if i == j else round(0.1 + 0.3 * ((i * j) % 7) / 7, 6) for j in range(10)] for i in range(10)]
     busiest = [{"head": 3 * i, "key": 7 * i + 1, "served": {str(j): 40.0 - j for j in range(i + 1)}} for i in range(8)]
     return {
@@ -198,7 +202,7 @@ def write_run(folder, name, courses, settings):
     maps = {"task_classes": TASKS, "class_names": [str(i) for i in range(10)], "methods": matrices}
     write_json(folder / "matrices" / f"{name}.json", maps | {"confusion": counts, "class_accuracy": of_class})
     write_json(folder / "confidence" / f"{name}.json", confidence(rng))
-    write_json(folder / "audits" / f"{name}.json", audit(rng))
+    write_json(folder / "key_usage" / f"{name}.json", key_usage(rng))
     own = {"dkvb": {"keys": 3.5, "encode": 0.4, "fit": 0.6, "predict_1000": 0.31}}
     write_json(folder / "timings" / "run" / f"{name}.json", own)
     write_rows(
@@ -421,8 +425,35 @@ def test_page_names_numbers_keys_provenance_and_settings(page, written):
     for found in metrics.values():
         assert f"{100 * found['final_accuracy']:.1f}%" in page
     facts = ["57934424" * 8, "c0ffee12" * 8, "a91b" * 16, "Apache-2.0", "bicubic", "3e8d" * 16, "0.4172"]
-    for fact in [*facts, "stream.order_seeds", "method.encoder.n_keys", "dvc repro run"]:
+    for fact in [*facts, "stream.order_seeds", "method.encoder.n_keys"]:
         assert fact in page, fact
+
+
+def test_every_target_of_dvc_repro_is_a_stage(inputs):
+    for folder in FOLDERS:
+        shutil.rmtree(getattr(inputs, folder))
+    page = html.unescape(written_page(inputs))
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    found = [words.split() for words in re.findall(r"dvc repro((?: [\w@-]+)*)", page)]
+    assert {"run", "baselines", "extract"} <= {word for words in found for word in words} <= set(stages)
+    assert [] in found
+
+
+def test_printed_experiments_change_one_run_of_the_shipped_settings(inputs, tmp_path):
+    from dvc.utils.cli_parse import to_path_overrides
+    from dvc.utils.hydra import apply_overrides
+
+    shutil.copy(ROOT / "params.yaml", inputs.params)
+    commands = re.findall("dvc exp run -S '(.*)'", html.unescape(written_page(inputs)))
+    before = load_params(inputs.params).runs
+    assert len(commands) == len(before) > 1
+    for name, command in zip(before, commands):
+        shutil.copy(ROOT / "params.yaml", inputs.params)
+        ((path, overrides),) = to_path_overrides([command]).items()
+        apply_overrides(tmp_path / path, overrides)
+        after = load_params(inputs.params).runs
+        assert [other for other in after if after[other] != before[other]] == [name]
+        assert after[name].method["encoder"] == {**before[name].method["encoder"], "random_state": 1}
 
 
 def test_methods_and_metrics_beyond_the_expected_ones_are_shown(inputs):
@@ -468,6 +499,22 @@ def test_a_method_that_was_measured_only_at_the_end_has_one_point(inputs):
     assert "joint linear probe 94%" in written_page(inputs)
 
 
+def test_a_mean_over_one_order_is_called_by_what_it_is(page, inputs):
+    assert page.count("mean of 3 orders of classes") == 3
+    lines = (inputs.curves / "digits.csv").read_text().splitlines(keepends=True)
+    (inputs.curves / "digits.csv").write_text("".join([lines[0], *(line for line in lines if ",0," in line[:30])]))
+    page = written_page(inputs)
+    assert "Final accuracy, in one order of classes, and seconds to learn the stream." in page
+    assert "Test accuracy on all classes seen so far, in one order of classes." in page
+    assert "±" not in page[: page.index("<details")]
+
+
+def test_the_glossary_explains_every_method_and_metric(page):
+    terms = [term.lower() for term in re.findall("<dt>(.*?)</dt>", page[page.index('id="words"') :])]
+    names = [name.lower() for name, *_ in (*labels.METHODS.values(), *labels.METRICS.values())]
+    assert not [name for name in names if not name.startswith(tuple(terms))]
+
+
 def test_best_of_a_column_knows_which_way_is_better():
     run = {
         "dkvb": {"final_accuracy": 0.9, "forgetting_best": 0.1},
@@ -482,9 +529,9 @@ def test_best_of_a_column_knows_which_way_is_better():
 @pytest.mark.parametrize(
     ("own", "other", "words"),
     [
-        (0.859, 0.807, "DKVB recognises 85.9%, 5.2 points above the best baseline, nearest class mean (80.7%)"),
-        (0.807, 0.859, "DKVB recognises 80.7%, 5.2 points below the best baseline, nearest class mean (85.9%)"),
-        (0.8591, 0.8589, "DKVB recognises 85.9%, level with the best baseline, nearest class mean (85.9%)"),
+        (0.859, 0.807, "DKVB has an accuracy of 85.9%, 5.2 points above the best baseline, nearest class mean (80.7%)"),
+        (0.807, 0.859, "DKVB has an accuracy of 80.7%, 5.2 points below the best baseline, nearest class mean (85.9%)"),
+        (0.8591, 0.8589, "DKVB has an accuracy of 85.9%, level with the best baseline, nearest class mean (85.9%)"),
     ],
 )
 def test_headline_says_above_below_or_level(own, other, words):
@@ -503,7 +550,7 @@ def test_headline_says_what_each_method_lost():
         "linear_probe": {"final_accuracy": 0.2, "forgetting_first": 0.95},
     }
     assert pages.headline(metrics, TASKS[:2])[1] == (
-        "Of what it had learned, DKVB lost nothing; the linear probe lost 95.0 points and ends at 20.0%."
+        "DKVB lost nothing of what it had learned; the linear probe lost 95.0 points and ends at 20.0%."
     )
 
 
@@ -527,7 +574,8 @@ def test_page_leads_with_the_default_method_and_orders_by_accuracy(inputs):
 
 
 def test_what_was_measured_of_guarantees_leads_too(inputs):
-    changed(inputs.audits / "digits.json", lambda audit: audit.update(guarantees={"Change after forgetting <b>": 0.0}))
+    measured = {"Change after forgetting <b>": 0.0}
+    changed(inputs.key_usage / "digits.json", lambda usage: usage.update(guarantees=measured))
     assert "Change after forgetting &lt;b&gt;:</strong> 0</li>" in written_page(inputs)
 
 
@@ -551,14 +599,14 @@ def test_missing_file_is_named_with_the_command(inputs, folder):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("metrics/digits.json", "{", "expected a file as run writes it\\. .* -f run"),
+        ("metrics/digits.json", "{", "expected a file as the stage run writes it\\. .* -f run"),
         ("metrics/train_digits.json", "[1]", "expected an object\\. .* -f run"),
         ("matrices/digits.json", '{"methods": {}}', "expected task_classes\\. .* -f run"),
         ("curves/digits.csv", "method,task\ndkvb,1\n", "expected order_seed, classes_seen, seen_accuracy\\. "),
         ("curves/digits.csv", "", "seen_accuracy\\. .* -f run"),
         ("cards/photos.json", "[]", "expected an object\\. .* -f extract"),
-        ("confidence/digits.json", "{}", "expected trust, novelty\\. .* -f run"),
-        ("timings/baselines/digits.json", "{", "a file as baselines writes it\\. .* -f baselines"),
+        ("confidence/digits.json", "{}", "expected calibration, novelty\\. .* -f run"),
+        ("timings/baselines/digits.json", "{", "a file as the stage baselines writes it\\. .* -f baselines"),
         ("searches/sizes.csv", "rank\n1\n", "expected mean_score\\. .* -f search"),
     ],
 )
@@ -594,7 +642,7 @@ def test_the_page_is_opened_by_what_the_platform_has(platform, found, command, m
 
 
 def test_command_line_takes_every_path():
-    words = [word for name in (*report.FOLDERS, "receipts") for word in (f"--{name}", name[:3])]
+    words = [word for name in (*report.FOLDERS, "receipts") for word in (f"--{name.replace('_', '-')}", name[:3])]
     found = vars(report.build_parser().parse_args([*words, "--params", "p.yaml", "--output", "r.html"]))
     wanted = {name: name[:3] for name in (*report.FOLDERS, "receipts")} | {"params": "p.yaml", "output": "r.html"}
     assert {key: str(found[key]) for key in wanted} == wanted
@@ -637,7 +685,7 @@ def test_a_run_measured_before_forgetting_was_split_has_no_such_block(inputs):
         changed(inputs.metrics / f"{name}.json", drop)
     page = written_page(inputs)
     assert "Forgotten, or outnumbered?" not in page
-    assert "more classes to choose among" not in page[: page.index("<details")]
+    assert "more classes to choose from" not in page[: page.index("<details")]
 
 
 def test_losses_below_zero_are_drawn_too():
@@ -646,7 +694,7 @@ def test_losses_below_zero_are_drawn_too():
     assert {"\N{MINUS SIGN}2.0", "10.0", "90.0", "\N{MINUS SIGN}30.0"} <= set(re.findall("<text[^>]*>([^<]*)", drawn))
 
 
-def test_confidence_novelty_and_audit_are_drawn(page):
+def test_confidence_novelty_and_key_usage_are_drawn(page):
     for word in ("Can its probabilities be trusted?", "temperature from held-out rows", "30.0%", "0.19"):
         assert word in page, word
     for word in ("Does it notice what it never learned?", "Mahalanobis distance (streaming LDA)", "52.6%"):
@@ -660,8 +708,8 @@ def test_confidence_novelty_and_audit_are_drawn(page):
 
 
 def test_runs_without_held_out_rows_or_unseen_classes_have_no_such_block(inputs):
-    changed(inputs.confidence / "digits.json", lambda found: found.update(trust={}, novelty={}))
-    changed(inputs.confidence / "digits_sgd.json", lambda found: found.update(trust={}, novelty={}))
+    changed(inputs.confidence / "digits.json", lambda found: found.update(calibration={}, novelty={}))
+    changed(inputs.confidence / "digits_sgd.json", lambda found: found.update(calibration={}, novelty={}))
     page = written_page(inputs)
     assert "Can its probabilities be trusted?" not in page
     assert "Does it notice what it never learned?" not in page
@@ -699,14 +747,14 @@ def test_a_page_without_any_entry_says_what_is_missing(inputs):
 def test_the_page_does_not_overwrite_what_it_is_made_of(inputs, tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     before = (tmp_path / "params.yaml").read_bytes()
-    assert report.console.run(report.main, report.build_parser(), ["--output", name]) == 1
+    assert report.cli.run(report.main, report.build_parser(), ["--output", name]) == 1
     assert re.search(rf"the output {name} would overwrite the input .*; expected another", capsys.readouterr().err)
     assert (tmp_path / "params.yaml").read_bytes() == before
 
 
 def test_deletions_stand_folded_with_gap_digests_and_what_they_did_not_reach(page):
     section = page[page.rindex("<details>", 0, page.index('id="deletions"')) : page.index('id="toy"')]
-    assert "1 deletion reached the files of this project" in section
+    assert "1 deletion in this project" in section
     assert section.index("<details>") < section.index('id="deletions"')
     row = section[section.index("<tbody>") : section.index("</tbody>")]
     assert re.findall('data-value="([^"]*)"', row) == ["6.0", "1.0", "1.0", "1.0", "0.0", "0.0"]
@@ -726,7 +774,7 @@ def test_deletions_stand_folded_with_gap_digests_and_what_they_did_not_reach(pag
 def test_deletions_are_shown_in_the_order_in_which_they_were_made(inputs):
     write_receipt(inputs.receipts, "2025-12-31T00:00:00+00:00", kind="a class's samples", models=[])
     page = written_page(inputs)
-    assert "2 deletions reached" in page
+    assert "2 deletions in this project" in page
     assert page.index("2025-12-31T00") < page.index("2026-03-01T10")
 
 
@@ -745,7 +793,7 @@ def test_a_file_among_the_receipts_that_is_none_is_named(inputs, text):
 
 
 def test_toy_is_inside_the_page(page):
-    assert "at the end DKVB knows 100.0% of all, a linear probe 25.0%" in page
+    assert "at the end DKVB classifies 100.0% of their samples correctly, a linear probe 25.0%" in page
     assert '<img src="data:image/png;base64,' in page
 
 

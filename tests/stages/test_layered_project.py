@@ -128,7 +128,7 @@ def test_forgetting_rewrites_a_cache_of_two_layers_and_its_model(project):
     [
         ({"layer": "features"}, "embeddings.both: layer and layers are both set; expected one"),
         ({"layers": None}, "embeddings.both: neither layer nor layers is set; expected one"),
-        ({"layers": "features"}, "embeddings.both.layers is 'features'; input should be a valid list"),
+        ({"layers": "features"}, "embeddings.both.layers is 'features'; expected a valid list"),
     ],
 )
 def test_where_the_network_is_read_is_said_once(tmp_path, changes, text):

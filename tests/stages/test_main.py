@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import small_cache
 
-from pipeline import cli as console
+from pipeline import cli
 from pipeline.__main__ import build_parser, main
 from pipeline.cache import describe_cache
 from pipeline.data import build_manifest, write_manifest
@@ -25,7 +25,7 @@ V1 = ROOT / "tests" / "data" / "cache_v1.h5"
 
 
 def run(*arguments):
-    return console.run(main, build_parser(), [str(argument) for argument in arguments])
+    return cli.run(main, build_parser(), [str(argument) for argument in arguments])
 
 
 def test_info_prints_where_a_cache_comes_from_as_json(capsys):
@@ -149,5 +149,5 @@ def test_settings_are_written_again_into_their_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DKVB_SCRATCH", str(tmp_path / "scratch"))
     words = ["--params", str(ROOT / "params.yaml"), "--output", str(tmp_path / "settings")]
     for _ in "ab":
-        assert console.run(settings.main, settings.build_parser(), words) == 0
+        assert cli.run(settings.main, settings.build_parser(), words) == 0
     assert (tmp_path / "settings/runs.json").is_file()

@@ -138,12 +138,21 @@ def test_a_network_brings_its_side_and_its_layer(tmp_path, network):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", [arrays, lambda folder: photographs(folder / "digits")], ids=["embeddings", "images"])
-def test_a_project_runs_from_an_empty_directory(tmp_path, given):
+@pytest.mark.parametrize(
+    ("given", "without"),
+    [(arrays, []), (lambda folder: photographs(folder / "digits"), ["counts"])],
+    ids=["embeddings", "images"],
+)
+def test_a_project_runs_from_an_empty_directory(tmp_path, given, without):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = {"cwd": tmp_path, "env": environment, "check": True, "capture_output": True, "text": True}
     words = [str(word) for word in given(tmp_path)]
     subprocess.run([sys.executable, "-m", "dkvb_pipeline", "new", "mine", *words], **run)
+    if without:  # as a user would edit it; the other case runs the file as it is
+        params = tmp_path / "mine/params.yaml"
+        tables = yaml.safe_load(params.read_text(encoding="utf-8"))
+        tables["runs"] = {name: entry for name, entry in tables["runs"].items() if name not in without}
+        params.write_text(yaml.safe_dump(tables), encoding="utf-8")
     done = subprocess.run(["dvc", "repro"], **run | {"cwd": tmp_path / "mine"})
     assert (tmp_path / "mine/report/index.html").is_file(), done.stdout + done.stderr
     assert not (tmp_path / "mine/figures/toy.png").exists()

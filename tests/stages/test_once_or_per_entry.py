@@ -59,7 +59,7 @@ def test_one_of_entries_and_record_is_refused(capsys):
     with pytest.raises(SystemExit) as caught:
         stages.main(["manifest", "--entries", "settings/datasets.json", "--"])
     assert caught.value.code == 2
-    assert "came with one of --entries and --record; expected both" in capsys.readouterr().err
+    assert "only one of --entries and --record was given; expected both" in capsys.readouterr().err
 
 
 def test_garbage_is_collected_again_once_a_stage_is_imported():

@@ -17,7 +17,7 @@ OUTPUTS = (
     "prequential.csv",
     "matrices.json",
     "confidence.json",
-    "audit.json",
+    "key-usage.json",
 )
 CENTRES = np.random.default_rng(7).normal(size=(4, 24)).astype(np.float32)
 
@@ -68,9 +68,9 @@ def with_method(encoder=None, **rest):
 
 
 def make_few_steps(patch):
-    """Let probes take a tenth of their steps, each ten times as large, which is enough for a small run."""
-    few = {name: kind | {"min_steps": 20, "learning_rate": 1e-2} for name, kind in baselines.PROBES.items()}
-    patch.setattr(baselines, "PROBES", few)
+    """Let gradient methods take a tenth of their steps, each ten times as large, which is enough for a small run."""
+    few = {name: kind | {"min_steps": 20, "learning_rate": 1e-2} for name, kind in baselines.GRADIENT_METHODS.items()}
+    patch.setattr(baselines, "GRADIENT_METHODS", few)
 
 
 def params_file(folder, run=SETTINGS, **tables):
