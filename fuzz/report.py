@@ -56,11 +56,13 @@ def read(paths: list[str]) -> list[dict[str, Any]]:
 
 
 def tested(records: list[dict[str, Any]], group: str) -> str:
-    """Return the table of one group of tests."""
+    """Return the table of one group of tests, which must have been recorded."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
         if record["kind"] == "test" and record["group"] == group:
             found[record["tried"]].update(record["outcomes"])
+    if not found:
+        raise ValueError(f"the records have no test of {group!r}; expected those of all commands. Run them.")
     rows = [
         [tried, f"{sum(outcomes.values()):,}", ", ".join(f"{n:,} × {what}" for what, n in outcomes.most_common())]
         for tried, outcomes in found.items()

@@ -1,6 +1,9 @@
 """Findings of fuzzing stay fixed, inputs of its corpus are run again, and the kernel passes the sanitizers."""
 
+import json
+import runpy
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -57,11 +60,25 @@ def test_the_page_adds_up_what_was_recorded(tmp_path, monkeypatch):
     build = {"kind": "sanitizer", "build": "x86-64", "problems": 9, "code": 0, "said": ""}
     wrong = {"kind": "test", "group": "bad input", "tried": "n=0", "outcomes": {"ValueError": 1}}
     unbroken = found | {"seconds": 5, "findings": []}
-    text = report.attempts([test, test, found, unbroken, build, wrong])
+    others = [test | {"group": group} for group in report.TITLES if group != "faults"]
+    text = report.attempts([test, test, *others, found, unbroken, build, wrong])
     assert "| a flood | 4 | 4 × dry |" in text
     assert "| cache | 1,400 | 2 | 1 | 5 | `ab` |" in text
     assert "| x86-64 | 9 | clean |" in text
     assert "1 wrong inputs" in text
+    with pytest.raises(ValueError, match="the records have no test of 'attacks'; expected those of all commands"):
+        report.attempts([record for record in (test, *others, found, build, wrong) if record.get("group") != "attacks"])
+
+
+def test_what_was_tried_is_recorded_in_the_file_that_was_named_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DKVB_RELIABILITY", "records.jsonl")
+    note = runpy.run_path(str(Path(__file__).parents[1] / "support/reliability.py"))["note"]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    note("faults", "a flood", ["dry", "wet", "dry"])
+    expected = {"kind": "test", "group": "faults", "tried": "a flood", "outcomes": {"dry": 2, "wet": 1}}
+    assert json.loads((tmp_path / "records.jsonl").read_text(encoding="utf-8")) == expected
 
 
 @pytest.mark.slow
