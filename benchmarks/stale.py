@@ -1,8 +1,8 @@
 """Which measured tables are older than the code that they measure? ``python -m benchmarks stale``
 
 Every table that a benchmark writes into a page has a stamp: the date, and a digest of the project's sources that the
-benchmark imports, directly or not, without comments, docstrings and the wording of messages. This prints each table
-whose sources have changed since, and the command that measures it again.
+benchmark imports, directly or not, without comments, docstrings and the wording of messages, and wherever a module is.
+This prints each table whose sources have changed since, and the command that measures it again.
 """
 
 import ast
@@ -66,27 +66,45 @@ def stamp(page, name):
 
 @functools.cache
 def digest(benchmark):
-    """Return twelve digits that identify the sources of a benchmark, without positions and texts for people."""
-    files, found = {}, hashlib.sha256()
+    """Return twelve digits that identify the sources of a benchmark, wherever they are, without texts for people."""
+    files = {}
     for module in SOURCES.get(benchmark, (f"benchmarks.{benchmark}",)):
         files |= code.closure(module, without=LEFT_OUT)
-    for path in sorted(files):
-        found.update(path.relative_to(code.ROOT).as_posix().encode() + _content(path))
-    return found.hexdigest()[:12]
+    return hashlib.sha256(b"".join(sorted(map(_content, files)))).hexdigest()[:12]
 
 
 @functools.cache
 def _content(path):
     content = path.read_bytes()
-    return hashlib.sha256(repr(_plain(ast.parse(content))).encode() if path.suffix == ".py" else content).digest()
+    if path.suffix == ".py":
+        content = repr(_plain(_ordered(ast.parse(content), path.name == "__init__.py"))).encode()
+    return hashlib.sha256(content).digest()
+
+
+def _ordered(tree, is_package):
+    """Return a module with its imports in a fixed order; a package without its imports and list of names."""
+    imports, rest = [], []
+    for part in tree.body:
+        listed = isinstance(part, ast.Assign) and [getattr(target, "id", "") for target in part.targets] == ["__all__"]
+        if isinstance(part, ast.Import | ast.ImportFrom):
+            imports.append(part)
+        elif not (is_package and listed):
+            rest.append(part)
+    tree.body = [*([] if is_package else sorted(imports, key=lambda part: repr(_plain(part)))), *rest]
+    return tree
 
 
 def _plain(node, said=False):
-    """Return a syntax tree as lists and text, without empty parts, positions, docstrings and what it says to people."""
+    """Return a syntax tree as lists and text, without empty parts, positions, docstrings and what it says to people.
+
+    Of an import the names count, and not where they come from.
+    """
     if isinstance(node, list):
         return [_plain(part, said) for part in node if not _is_docstring(part)]
     if not isinstance(node, ast.AST):
         return repr(node)
+    if isinstance(node, ast.ImportFrom):
+        return ["ImportFrom", _plain(node.names)]
     said = said or _is_message(node)
     if said and (isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))):
         return "text"

@@ -10,7 +10,7 @@ head, ``d`` key coordinate, ``m`` selected keys of a head, ``k`` class.
 
 from ._classifier import DKVBClassifier
 from ._encoder import Codes, KeyEncoder
-from ._persistence.files import load_model, read_card, save_model
+from ._persistence import load_model, read_card, save_model
 from ._version import __version__
 from .inspection import KeyUsage
 

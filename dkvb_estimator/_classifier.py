@@ -24,8 +24,8 @@ from ._device import DeviceCache, resolve_device
 from ._encoder import SCHEMA_VERSION, Codes, KeyEncoder, check_features, check_schema, show_stored
 from ._encoding import KeySearch
 from ._labels import as_classes, as_labels, check_known_labels, check_labels, positions_of
-from ._persistence import check_classifier_state
 from ._progress import Progress
+from ._state_checks import check_classifier_state
 from ._validation import (
     FLOATS,
     JOINT,

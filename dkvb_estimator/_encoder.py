@@ -23,8 +23,8 @@ from ._blocks import comes_in_blocks, is_lazy, refuse_blocks, split_blocks, stre
 from ._device import resolve_device
 from ._encoding import Block, Codebook, DeviceEncoder, Sketches, draw_codebook
 from ._labels import as_labels, check_labels
-from ._persistence import check_encoder_state
 from ._progress import Progress
+from ._state_checks import check_encoder_state
 from ._validation import (
     FLOATS,
     Layout,

@@ -1,5 +1,5 @@
-"""Model files, and checks of stored states."""
+"""Model files: write, read and describe them."""
 
-from .state_checks import check_classifier_state, check_encoder_state
+from .files import load_model, read_card, save_model
 
-__all__ = ["check_classifier_state", "check_encoder_state"]
+__all__ = ["load_model", "read_card", "save_model"]

@@ -208,18 +208,25 @@ def test_a_table_that_is_filled_now_is_stamped_and_older_figures_keep_their_stam
 
 
 def test_a_digest_changes_with_code_and_not_with_comments_docstrings_places_or_messages():
-    first = "def f(a, *, b=None):\n    if b:\n        raise ValueError('wrong')\n    return a['x']\n"
+    first = "from there import x\ndef f(a, *, b=None):\n    if b:\n        raise ValueError('wrong')\n"
+    first += "    return a['x']\n"
     same = [
         '"""Says more."""\n\n# why\n' + first.replace(":\n    if", ':\n    """Say."""\n    if'),
         first.replace("'wrong'", "f'{a} is wrong; ' 'expected another'"),
+        first.replace("there", ".elsewhere"),
     ]
     others = [("b=None", "b=1"), ("['x']", "['y']"), ("ValueError", "TypeError"), ("return a", "raise a")]
+    others += [("import x", "import y")]
 
-    def plain(text):
-        return stale._plain(stale.ast.parse(text))
+    def plain(text, is_package=False):
+        return stale._plain(stale._ordered(stale.ast.parse(text), is_package))
 
     assert all(plain(text) == plain(first) for text in same)
     assert all(plain(first.replace(*change)) != plain(first) for change in others)
+    assert plain("from b import c\nimport a\n") == plain("import a\nfrom b import c\n")
+    package = "from .a import b\n\n__all__ = ['b']\n\nKIND = 1\n"
+    assert plain(package, True) == plain("from .b import c, d\n\n__all__ = ['c', 'd']\n\nKIND = 1\n", True)
+    assert plain(package, True) != plain(package.replace("1", "2"), True)
 
 
 def test_figures_measured_with_other_sources_are_known_as_such(tmp_path, monkeypatch):
