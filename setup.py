@@ -45,6 +45,7 @@ def extras_of(line: str) -> list[str]:
 
 setup(
     cmdclass={"bdist_wheel": Wheel},
+    options={"build_ext": {"parallel": True}},  # one process per core
     ext_modules=[
         Extension(
             f"dkvb_estimator._kernel._kernel{suffix}",
